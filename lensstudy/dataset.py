@@ -1,0 +1,162 @@
+"""The one currency between data, training and prediction: images, a catalogue and the order of classes.
+
+A `LensDataset` is an array of images and a table with one row an image. On disk it is a folder of three files,
+`images.npy`, `catalogue.parquet` and `dataset.json`; the last is written last, so a folder that has it is whole.
+The order of the class names is data: it is stored, and it is the order of a network's outputs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import train_test_split
+
+__all__ = ["CLASS_ALIASES", "DataError", "LensDataset", "canonical_class"]
+
+# What people call the classes of DeepLense. Alphabetical order differs between namings, so the match is by name.
+CLASS_ALIASES = {
+    "no_sub": ("no_sub", "no", "nosub", "no_substructure", "smooth"),
+    "cdm": ("cdm", "sphere", "subhalo", "subhalos"),
+    "axion": ("axion", "vort", "vortex"),
+    "sub": ("sub", "substructure"),
+    "lens": ("lens", "lenses"),
+    "nonlens": ("nonlens", "nonlenses", "non_lens"),
+}
+PARTS = ("train", "validation", "test")
+
+
+class DataError(ValueError):
+    """Data that the study cannot use. The message names the file, what was found and the way out."""
+
+
+def canonical_class(name: str, where: str = "") -> str:
+    """The study's name for a class, matched by name through `CLASS_ALIASES` (case, `-` and spaces do not count).
+
+    Raises `DataError` for a name that no alias matches; `where` (a file or folder) goes into the message.
+    """
+    plain = name.strip().lower().replace("-", "_").replace(" ", "_")
+    aliases = {alias: known for known, group in CLASS_ALIASES.items() for alias in group}
+    if plain in aliases:
+        return aliases[plain]
+    near = difflib.get_close_matches(plain, aliases, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    known = "; ".join(f"{known} (also {', '.join(group[1:])})" for known, group in CLASS_ALIASES.items())
+    place = f"{where}: " if where else ""
+    raise DataError(f"{place}class '{name}' is unknown.{hint} Known classes: {known}.")
+
+
+@dataclass
+class LensDataset:
+    """Images with their truth.
+
+    `images` is `(N, C, H, W)` of any real dtype, a memory map when loaded from disk; `catalogue` has one row an image
+    with at least `name` (unique) and `class`; `classes` is the order of a network's outputs; `description` says in
+    JSON where the set comes from (`source`, `preset`, `pixel_scale` in arcseconds, ...).
+    """
+
+    images: np.ndarray
+    catalogue: pd.DataFrame
+    classes: tuple[str, ...]
+    description: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.classes = tuple(self.classes)
+        if self.images.ndim != 4:
+            raise DataError(f"images have shape {self.images.shape}; expected four axes (N, C, H, W)")
+        if len(self.images) != len(self.catalogue):
+            raise DataError(f"{len(self.images)} images, but {len(self.catalogue)} rows in the catalogue")
+        unknown = set(self.catalogue["class"]) - set(self.classes)
+        if unknown:
+            raise DataError(f"the catalogue has classes {sorted(unknown)}, which are not among {self.classes}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class of each image as an index into `classes`, int64."""
+        return self.catalogue["class"].map({name: i for i, name in enumerate(self.classes)}).to_numpy(np.int64)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels along one side of the (square) images."""
+        height, width = self.images.shape[-2:]
+        if height != width:
+            raise DataError(f"images are {height}x{width} pixels; turning by 90 degrees needs square ones: crop them")
+        return height
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of pixels, labels and class order: equal fingerprints mean equal sets, whoever made them."""
+        digest = hashlib.sha256(json.dumps([self.classes, self.images.shape, str(self.images.dtype)]).encode())
+        digest.update(self.labels.tobytes())
+        for start in range(0, len(self), 1024):  # in pieces, so that a memory map is never read whole
+            digest.update(np.ascontiguousarray(self.images[start : start + 1024]).tobytes())
+        return digest.hexdigest()[:16]
+
+    def subset(self, rows: Sequence[int] | np.ndarray) -> LensDataset:
+        """The images at `rows` (indices or a mask), as a set of its own."""
+        rows = np.asarray(rows)
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+        return replace(self, images=self.images[rows], catalogue=self.catalogue.iloc[rows].reset_index(drop=True))
+
+    def part(self, name: str) -> LensDataset:
+        """The `train`, `validation` or `test` part; `split` comes first."""
+        if "part" not in self.catalogue:
+            raise DataError("this data set is not split yet: call split() first")
+        if name not in PARTS:
+            raise DataError(f"part '{name}' does not exist; there are {', '.join(PARTS)}")
+        return self.subset((self.catalogue["part"] == name).to_numpy())
+
+    def split(self, test_fraction: float, validation_fraction: float, seed: int) -> LensDataset:
+        """The same set with a column `part`: `test_fraction` of every class for the test, `validation_fraction` of
+        the rest for choosing epochs and parameters. Stratified by class and seeded."""
+        rows = np.arange(len(self))
+        try:
+            train, test = train_test_split(rows, test_size=test_fraction, stratify=self.labels, random_state=seed)
+            train, validation = train_test_split(
+                train, test_size=validation_fraction, stratify=self.labels[train], random_state=seed
+            )
+        except ValueError as error:
+            counts = self.catalogue["class"].value_counts().to_dict()
+            raise DataError(
+                f"cannot split {counts} images into test ({test_fraction:.0%}) and validation "
+                f"({validation_fraction:.0%}): {error}. Use more images of the smallest class or larger fractions."
+            ) from error
+        part = np.full(len(self), "train", dtype=object)
+        part[validation], part[test] = "validation", "test"
+        return replace(self, catalogue=self.catalogue.assign(part=part))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the set to `folder`; `dataset.json` comes last, so an interrupted write does not look whole."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "dataset.json").unlink(missing_ok=True)
+        images = folder / "images.npy"
+        if getattr(self.images, "filename", None) != str(images.resolve()):  # a memory map of this very file stays
+            np.save(images.with_suffix(".partial.npy"), self.images)
+            images.with_suffix(".partial.npy").replace(images)
+        self.catalogue.to_parquet(folder / "catalogue.parquet")
+        about = {"classes": self.classes, "fingerprint": self.fingerprint, "description": self.description}
+        partial = folder / "dataset.json.partial"
+        partial.write_text(json.dumps(about, indent=1, default=str))
+        partial.replace(folder / "dataset.json")
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> LensDataset:
+        """Open a folder that `save` wrote, its images as a memory map. Raises `DataError` if it is not whole."""
+        folder = Path(folder)
+        if not (folder / "dataset.json").exists():
+            raise DataError(f"{folder}: no dataset.json, so this is no finished data set; run 01-explore-data first")
+        about = json.loads((folder / "dataset.json").read_text())
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        catalogue = pd.read_parquet(folder / "catalogue.parquet")
+        return cls(images, catalogue, tuple(about["classes"]), about["description"])
