@@ -1,0 +1,165 @@
+"""What can be set in a study, in one typed and flat schema.
+
+A study is one YAML file of `params/`. Its keys are the fields of `Study`, and they carry the same names in the
+notebooks' `parameters` cells and in the reports. The defaults are those of the `smoke` study, which takes seconds.
+Unknown keys, wrong types and values out of range are errors before anything runs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+__all__ = ["ParameterError", "Study", "home"]
+
+
+class ParameterError(ValueError):
+    """A parameter that the study cannot use; the message says which, why, and what would do."""
+
+
+class Study(BaseModel):
+    """Every parameter of a study. Sizes are in pixels, angles in degrees, noise in units of an image's peak."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    study: str = Field("smoke", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the study and its folders")
+    question: str = Field(
+        "Does a network that knows rotations and reflections tell dark matter apart better than one that does not?",
+        description="the question on top of every report",
+    )
+
+    # data
+    data_path: str = Field("", description="folder, tar or zip with one folder a class; empty: simulate")
+    preset: Literal["model_1", "model_2", "model_3", "common_test", "realistic"] = Field(
+        "model_3", description="recipe of the simulated images"
+    )
+    population: dict[str, float | int | str | bool] = Field({}, description="changes to the recipe's population")
+    images_per_class: int = Field(60, ge=10, description="simulated images of each class")
+    image_size: int = Field(32, ge=16, le=1024, description="pixels along one side of a simulated image")
+    noise_level: float = Field(0.02, ge=0, le=10, description="noise added to noise-free recipes, in units of the peak")
+    data_seed: int = Field(1, ge=0, description="seed of the images and of the split")
+    test_fraction: float = Field(0.1, gt=0, lt=1, description="share of the images kept for the test")
+    validation_fraction: float = Field(0.1, gt=0, lt=1, description="share of the rest on which epochs are chosen")
+
+    # what a network sees
+    crop: int = Field(0, ge=0, description="central pixels shown to the networks; 0: as many as keep exact symmetry")
+    scaling: Literal["none", "min-max", "maximum", "asinh", "z-score"] = Field(
+        "asinh", description="how brightness is stretched"
+    )
+
+    # networks
+    networks: list[str] = Field(["d4-steerable-cnn", "resnet18"], min_length=1, description="networks to compare")
+    network: str = Field("d4-steerable-cnn", description="the network of one training")
+    width: float = Field(1.0, gt=0, le=16, description="channels, as a multiple of each network's own number")
+
+    # training, the same for every network
+    seeds: list[int] = Field([1], min_length=1, description="seeds of weights, order and augmentation, one training each")
+    seed: int = Field(1, ge=0, description="the seed of one training")
+    epochs: int = Field(2, ge=1, description="passes over the training images")
+    batch_size: int = Field(32, ge=1, description="images in one step")
+    learning_rate: float = Field(0.003, gt=0, le=10, description="highest learning rate of the schedule")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay of AdamW")
+    gradient_clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0: no clipping")
+    schedule: Literal["one-cycle", "cosine", "constant"] = Field("one-cycle", description="decay of the learning rate")
+    warmup_fraction: float = Field(0.2, ge=0, lt=1, description="share of the steps in which the rate rises")
+    augmentation: bool = Field(True, description="turn by any angle and reflect at random while training")
+    patience: int = Field(0, ge=0, description="epochs without progress before training stops; 0: never")
+    monitor: Literal["validation_loss", "validation_auc"] = Field(
+        "validation_loss", description="what chooses the epoch that is kept"
+    )
+
+    # analysis
+    random_turns: int = Field(1, ge=1, description="random angles at which every test image is shown")
+    bootstrap_samples: int = Field(200, ge=50, description="resamplings of the test images for an interval")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], where: str = "parameters") -> Study:
+        """Check `values`; `where` names their source in an error. Raises `ParameterError`."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise ParameterError(f"{where}: " + "; ".join(map(_explain, error.errors()))) from None
+
+    @classmethod
+    def read(cls, file: str | Path) -> Study:
+        """The study of one YAML file; without a key `study` it is named after the file. Raises `ParameterError`."""
+        file = Path(file)
+        try:
+            values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ParameterError(f"{file}: cannot be read ({error.strerror}); params/ holds the studies") from None
+        except yaml.YAMLError as error:
+            raise ParameterError(f"{file}: is no valid YAML: {error}") from None
+        if not isinstance(values, dict):
+            raise ParameterError(f"{file}: holds no 'name: value' lines; params/smoke.yml shows all of them")
+        return cls.of({"study": file.stem, **values}, str(file))
+
+    @classmethod
+    def here(cls, namespace: Mapping[str, Any]) -> Study:
+        """The parameters that a notebook has set: `parameters = Study.here(globals())`."""
+        return cls.of({name: namespace[name] for name in cls.model_fields if name in namespace}, "this notebook")
+
+    @property
+    def folder(self) -> Path:
+        """`runs/<study>`, where the stages of this study leave their files."""
+        return home() / "runs" / self.study
+
+    def training_folder(self, network: str | None = None, seed: int | None = None) -> Path:
+        """The run folder of one network and seed."""
+        name = f"{network or self.network}-s{self.seed if seed is None else seed}"
+        return self.folder / "training" / name
+
+    def changes(self) -> dict[str, Any]:
+        """The parameters that differ from the defaults, `study` and `question` aside."""
+        defaults = Study()
+        return {
+            name: value
+            for name, value in self.model_dump().items()
+            if value != getattr(defaults, name) and name not in ("study", "question")
+        }
+
+
+def home() -> Path:
+    """The folder that holds `runs/` and `reports/`: `LENSSTUDY_HOME`, else the nearest folder upwards from here with
+    `notebooks/` and `params/`, else the current one."""
+    if folder := os.environ.get("LENSSTUDY_HOME"):
+        return Path(folder).expanduser().resolve()
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
+            return folder
+    return here
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    """One pydantic error in a sentence: the parameter, the value, what was expected, the way out."""
+    name = str(problem["loc"][0])
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, Study.model_fields, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(Study.model_fields)}"
+        return f"parameter '{name}' is unknown; {hint}"
+    value, message = problem["input"], problem["msg"]
+    message = message[0].lower() + message[1:]
+    hint = ""
+    if isinstance(value, str) and problem["type"] in ("float_type", "int_type"):
+        try:
+            number = float(value)
+            hint = f"; YAML reads {value} as text, write {_yaml_number(number, problem['type'])}"
+        except ValueError:
+            pass
+    return f"{name} = {value!r}: {message}{hint} ({Study.model_fields[name].description})"
+
+
+def _yaml_number(number: float, kind: str) -> str:
+    """`number` as YAML 1.1 reads it: with a decimal point before the exponent."""
+    if kind == "int_type":
+        return str(int(number))
+    mantissa, exponent = f"{number:e}".split("e")
+    mantissa = mantissa.rstrip("0")
+    return f"{mantissa}0e{int(exponent):+d}" if mantissa.endswith(".") else f"{mantissa}e{int(exponent):+d}"
