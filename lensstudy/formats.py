@@ -1,0 +1,184 @@
+"""From the bytes of one file to pixels: `.npy` with or without a pickle inside, `.npz`, HDF5, FITS, PNG, JPEG, TIFF.
+
+Nothing in a file is ever run. `.npy` headers are parsed here, so `allow_pickle=True` appears nowhere; DeepLense's pickled
+`[image, axion mass]` arrays go through an unpickler that knows NumPy arrays and plain numbers and refuses the rest.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lensstudy.dataset import DataError
+
+__all__ = ["FITS", "HDF5", "PICTURES", "READABLE", "decode", "read_npy", "stacked"]
+
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+FITS = (".fits", ".fit", ".fts", ".fits.gz")
+HDF5 = (".h5", ".hdf5")
+READABLE = (".npy", ".npz", *PICTURES, *FITS, *HDF5)
+
+PIXEL_LIMIT = 2**26  # an image of more than 8192 x 8192 pixels is no lens cutout
+ARRAY_LIMIT = 2**30  # bytes in one compressed array; more belongs into .npy, which needs no unpacking
+
+
+def _unpickle(data: bytes, name: str) -> object:
+    """What a pickle of NumPy arrays and plain numbers holds. Anything else in it is refused before it runs."""
+
+    def reconstruct(*_):
+        return np.ndarray.__new__(np.ndarray, (0,), "b")
+
+    def dtype(code, *_):
+        if not re.fullmatch(r"[biufO]\d{0,2}", str(code)):
+            raise pickle.UnpicklingError(f"dtype {code}")
+        return np.dtype(code, copy=True)  # a copy: the pickle goes on to set its byte order
+
+    def scalar(kind, content):
+        return np.frombuffer(content, kind)[0]
+
+    def frombuffer(content, kind, shape, order):
+        return np.frombuffer(content, kind).reshape(shape, order=order)
+
+    def encode(text, encoding):
+        return text.encode("latin1")
+
+    allowed = {("numpy", "ndarray"): None, ("numpy", "dtype"): dtype, ("_codecs", "encode"): encode}
+    for core in ("numpy.core", "numpy._core"):
+        allowed |= {(f"{core}.multiarray", "_reconstruct"): reconstruct, (f"{core}.multiarray", "scalar"): scalar}
+        allowed |= {(f"{core}.numeric", "_frombuffer"): frombuffer}
+
+    class ArraysOnly(pickle.Unpickler):
+        def find_class(self, module, attribute):
+            if (module, attribute) not in allowed:
+                raise DataError(
+                    f"{name}: this pickled file asks for '{module}.{attribute}', which is no array. It could run "
+                    "anything on loading, so it was not opened. Do not load it with allow_pickle=True either."
+                )
+            return allowed[module, attribute]
+
+    return ArraysOnly(io.BytesIO(data)).load()
+
+
+def read_npy(payload: bytes | Path, name: str) -> tuple[np.ndarray, dict]:
+    """The array in a `.npy` file and the truth beside it; a large file on disk comes back as a memory map."""
+    with open(payload, "rb") if isinstance(payload, Path) else io.BytesIO(payload) as file:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = header(file)
+        start = file.tell()
+        if dtype.hasobject:
+            return _image_and_mass(_unpickle(file.read(), name))
+        stored, expected = file.seek(0, io.SEEK_END) - start, int(np.prod(shape, dtype=object)) * dtype.itemsize
+        if stored < expected:
+            raise ValueError(f"truncated: {stored:,} bytes of pixels where its header promises {expected:,}")
+        order = "F" if fortran else "C"
+        if isinstance(payload, Path) and expected > 2**24:
+            return np.memmap(payload, dtype, "r", start, shape, order), {}
+        file.seek(start)
+        return np.frombuffer(file.read(expected), dtype).reshape(shape, order=order), {}
+
+
+def _image_and_mass(content: object) -> tuple[np.ndarray, dict]:
+    """DeepLense stores axion images as an object array `[image, axion mass in eV]`."""
+    items = list(content.ravel()) if isinstance(content, np.ndarray) and content.dtype == object else [content]
+    images = [item for item in items if isinstance(item, np.ndarray) and item.ndim >= 2]
+    numbers = [float(item) for item in items if np.ndim(item) == 0 and isinstance(item, (int, float, np.number))]
+    if len(images) != 1 or len(images) + len(numbers) != len(items) or len(numbers) > 1:
+        raise ValueError(f"an object array of {len(items)} items; expected [image] or [image, axion mass]")
+    return images[0], {"axion_mass": numbers[0]} if numbers else {}
+
+
+def _picture(data: bytes | Path) -> np.ndarray:
+    with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as picture:
+        if picture.width * picture.height > PIXEL_LIMIT:
+            raise ValueError(f"{picture.width} x {picture.height} pixels, too large for a lens image")
+        if picture.format == "PNG" and picture.tile and picture.tile[0].args == "RGB;16B":
+            raise ValueError("16-bit colour PNG, which would silently become 8-bit; store it as .npy or FITS")
+        if picture.mode in ("P", "RGBA", "CMYK", "YCbCr"):
+            return np.asarray(picture.convert("RGB"))
+        return np.asarray(picture.convert("L") if picture.mode in ("1", "LA") else picture)
+
+
+def _fits(data: bytes | Path, extension: str | int | None) -> np.ndarray:
+    from astropy.io import fits
+
+    with fits.open(io.BytesIO(data) if isinstance(data, bytes) else data, memmap=False) as hdus:
+        planes = [hdu.name or str(i) for i, hdu in enumerate(hdus) if hdu.is_image and hdu.header["NAXIS"] >= 2]
+        if extension is None:
+            extension = next((i for i, hdu in enumerate(hdus) if hdu.is_image and hdu.header["NAXIS"] >= 2), None)
+        if extension is None:
+            raise ValueError("a FITS file without an image")
+        try:
+            return np.asarray(hdus[extension].data)
+        except (KeyError, IndexError) as error:
+            raise ValueError(f"no FITS extension '{extension}'; there are {', '.join(planes)}") from error
+
+
+def _hdf5(data: bytes | Path, extension: str | None) -> np.ndarray:
+    import h5py
+
+    with h5py.File(io.BytesIO(data) if isinstance(data, bytes) else data) as file:
+        found = []
+        file.visititems(lambda key, node: found.append(key) if getattr(node, "ndim", 0) >= 2 else None)
+        key = extension or (found[0] if len(found) == 1 else next((k for k in found if "image" in k.lower()), None))
+        if key not in file:
+            raise ValueError(f"no dataset '{key}'; there are {', '.join(found) or 'none'}: choose one with extension=")
+        return file[key][...]
+
+
+def _npz(data: bytes | Path, name: str, extension: str | None) -> tuple[np.ndarray, dict]:
+    with zipfile.ZipFile(io.BytesIO(data) if isinstance(data, bytes) else data) as archive:
+        keys = [key.removesuffix(".npy") for key in archive.namelist()]
+        key = extension or (keys[0] if len(keys) == 1 else next((k for k in keys if "image" in k.lower()), None))
+        if key not in keys:
+            raise ValueError(f"no array '{key}'; there are {', '.join(keys)}: choose one with extension=")
+        if archive.getinfo(f"{key}.npy").file_size > ARRAY_LIMIT:
+            raise ValueError("more than 1 GiB in one array; store it as .npy")
+        return read_npy(archive.read(f"{key}.npy"), name)
+
+
+def stacked(array: np.ndarray) -> np.ndarray:
+    """Any array of images as `(N, C, H, W)`; an axis of at most four is the channels."""
+    if array.size == 0 or array.ndim not in (2, 3, 4, 5):
+        raise ValueError(f"shape {array.shape} is neither an image nor a stack of images")
+    if array.ndim == 2:
+        return array[None, None]
+    if array.ndim == 5:  # batches [n_batches, batch, C, H, W]
+        return stacked(array.reshape(-1, *array.shape[2:]))
+    if array.ndim == 3:
+        if array.shape[0] <= 4:
+            return array[None]
+        return np.moveaxis(array, 2, 0)[None] if array.shape[2] <= 4 else array[:, None]
+    if array.shape[1] > 4 and array.shape[3] <= 4:
+        return np.moveaxis(array, 3, 1)
+    return array
+
+
+def decode(name: str, content: bytes | Path, extension: str | int | None = None) -> tuple[np.ndarray, dict]:
+    """Images `(N, C, H, W)` in a file, and the truth stored beside them (`axion_mass` in eV).
+
+    `name` tells the kind of file, `extension` names the FITS extension, HDF5 dataset or npz key. Raises `ValueError`
+    for a damaged file and `DataError` for a hostile one.
+    """
+    lower, truth = name.lower(), {}
+    if (content.stat().st_size if isinstance(content, Path) else len(content)) == 0:
+        raise ValueError("empty file")
+    if lower.endswith(".npy"):
+        array, truth = read_npy(content, name)
+    elif lower.endswith(".npz"):
+        array, truth = _npz(content, name, extension)
+    elif lower.endswith(PICTURES):
+        array = _picture(content)
+    elif lower.endswith(FITS):
+        array = _fits(content, extension)
+    else:
+        array = _hdf5(content, extension)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"dtype {array.dtype} is no pixel")
+    return stacked(array), truth
