@@ -1,0 +1,227 @@
+"""The layers of the equivariant networks: steerable convolutions, batch norm over fields, symmetric pooling.
+
+A feature map is a plain tensor `(B, C, H, W)`; its channels are fields of an e2cnn `FieldType`, which says how they
+move when the image turns. e2cnn supplies field types and the bases of steerable filters; the layers themselves are
+plain torch modules, because e2cnn's own keep filters that go stale, share bases between networks, cannot be pickled,
+and force a slow memory layout. All run fastest in the channels-last layout and hold nothing but learned weights in
+their state.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lensstudy.symmetry import e2cnn
+
+__all__ = ["FieldBatchNorm", "GroupPool", "SteerableConv", "SymmetricPool", "describe_fields"]
+
+
+def describe_fields(fields) -> str:
+    """An e2cnn field type in words: '8 regular(D4)', '4 trivial(SO2) + 4 irrep_1(SO2)'."""
+    counts = Counter("trivial" if field.is_trivial() else field.name for field in fields.representations)
+    group = fields.fibergroup.name.replace("(", "").replace(")", "")
+    return " + ".join(f"{count} {name}({group})" for name, count in counts.items())
+
+
+class SteerableConv(nn.Module):
+    """A convolution that commutes with the group: `(B, C_in, H, W)` to `(B, C_out, H, W)`, zero padding, no bias.
+
+    Its filter is a learned combination of e2cnn's basis of steerable kernels, `filter = sum_b weight_b basis_b`, built
+    anew in each pass, so it is never stale. `weight` has the order of `e2cnn.nn.R2Conv.weights` and e2cnn's
+    generalised He initialisation (Weiler and Cesa 2019); `options` go to R2Conv (`frequencies_cutoff`, `rings`, ...).
+    Fields of one kind must be neighbours in `in_fields` and `out_fields`.
+    """
+
+    def __init__(self, in_fields, out_fields, kernel_size: int, **options):
+        super().__init__()
+        self.fields, self.kernel_size = describe_fields(out_fields), kernel_size
+        self.in_channels, self.out_channels = in_fields.size, out_fields.size
+        conv = e2cnn.nn.R2Conv(in_fields, out_fields, kernel_size, bias=False, initialize=False, **options)
+        expansion = conv.basisexpansion
+        counts = Counter(field.name for field in in_fields.representations)
+        self._in_blocks = {field.name: (counts[field.name], field.size) for field in in_fields.representations}
+        counts = Counter(field.name for field in out_fields.representations)
+        self._out_blocks = {field.name: (counts[field.name], field.size) for field in out_fields.representations}
+        self._ranges = dict(expansion._weights_ranges)
+        for number, pair in enumerate(self._ranges):
+            basis = getattr(expansion, f"block_expansion_{pair}").sampled_basis  # (basis, out, in, pixels)
+            self.register_buffer(f"basis_{number}", basis.transpose(2, 3).contiguous(), persistent=False)
+        self.weight = nn.Parameter(_he_deviations(expansion, self._in_blocks) * torch.randn(expansion.dimension()))
+
+    def filter(self) -> Tensor:
+        """The filter `(C_out, C_in, k, k)`, channels-last in memory."""
+        blocks = {pair: self._block(pair, getattr(self, f"basis_{n}")) for n, pair in enumerate(self._ranges)}
+        rows = []
+        for out_name, (out_count, out_size) in self._out_blocks.items():
+            row = []
+            for in_name, (in_count, in_size) in self._in_blocks.items():
+                empty = self.weight.new_zeros(()).expand(out_count * out_size, self.kernel_size**2, in_count * in_size)
+                row.append(blocks.get((in_name, out_name), empty))
+            rows.append(torch.cat(row, dim=2) if len(row) > 1 else row[0])
+        rows = torch.cat(rows) if len(rows) > 1 else rows[0]
+        return rows.view(self.out_channels, self.kernel_size, self.kernel_size, -1).permute(0, 3, 1, 2)
+
+    def _block(self, pair, basis: Tensor) -> Tensor:
+        """The part of the filter between two kinds of fields, `(C_out, pixels, C_in)`."""
+        (in_count, in_size), (out_count, out_size) = self._in_blocks[pair[0]], self._out_blocks[pair[1]]
+        coefficients = self.weight[slice(*self._ranges[pair])].view(out_count * in_count, -1)
+        block = (coefficients @ basis.flatten(1)).view(out_count, in_count, out_size, self.kernel_size**2, in_size)
+        return block.permute(0, 2, 3, 1, 4).reshape(out_count * out_size, self.kernel_size**2, in_count * in_size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.conv2d(features, self.filter(), padding=self.kernel_size // 2)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels} channels -> {self.fields}, kernel_size={self.kernel_size}"
+
+
+def _he_deviations(expansion, in_blocks: dict) -> Tensor:
+    """e2cnn's generalised He initialisation: the standard deviation of each weight, without its slow loop.
+
+    For an output irrep fed by n kinds of irreps, each of them through m weights, it is 1 / sqrt(n m).
+    """
+    ranges = expansion._weights_ranges
+    attributes = {pair: list(getattr(expansion, f"block_expansion_{pair}").get_basis_info()) for pair in ranges}
+    weights = defaultdict(Counter)  # output irrep -> input irrep -> number of weights between them
+    for (in_name, out_name), elements in attributes.items():
+        for element in elements:
+            weights[out_name, element["out_irrep_idx"]][element["in_irrep"]] += in_blocks[in_name][0]
+    deviations = torch.empty(expansion.dimension())
+    for pair, (start, stop) in ranges.items():
+        targets = [(weights[pair[1], element["out_irrep_idx"]], element["in_irrep"]) for element in attributes[pair]]
+        block = torch.tensor([(len(counts) * counts[irrep]) ** -0.5 for counts, irrep in targets])
+        deviations[start:stop] = block.repeat((stop - start) // len(block))
+    return deviations
+
+
+class FieldBatchNorm(nn.Module):
+    """Batch norm with one mean and variance for all `field_size` channels of a field, which the group permutes.
+
+    Equal to `e2cnn.nn.InnerBatchNorm`, at no more than the cost of plain batch norm in the channels-last layout.
+    """
+
+    def __init__(self, channels: int, field_size: int, momentum: float = 0.1, eps: float = 1e-5):
+        super().__init__()
+        self.channels, self.field_size, self.momentum, self.eps = channels, field_size, momentum, eps
+        count = channels // field_size
+        self.weight, self.bias = nn.Parameter(torch.ones(count)), nn.Parameter(torch.zeros(count))
+        self.register_buffer("running_mean", torch.zeros(count))
+        self.register_buffer("running_var", torch.ones(count))
+
+    def per_channel(self, values: Tensor) -> Tensor:
+        """One value a field, repeated for each of its channels."""
+        return values.repeat_interleave(self.field_size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        if not self.training:
+            mean, variance, weight, bias = map(
+                self.per_channel, (self.running_mean, self.running_var, self.weight, self.bias)
+            )
+            return F.batch_norm(features, mean, variance, weight, bias, False, 0.0, self.eps)
+        channels_last = features.is_contiguous(memory_format=torch.channels_last)
+        if features.device.type == "cpu" and channels_last:
+            features, mean, variance = _ChannelsLastFieldNorm.apply(features, self.weight, self.bias, self.eps)
+            with torch.no_grad():
+                count = features.numel() / len(mean)
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)
+            return features
+        stacked = features.reshape(len(features), -1, self.field_size * features.shape[2], features.shape[3])
+        statistics = (self.running_mean, self.running_var, self.weight, self.bias)
+        return F.batch_norm(stacked, *statistics, True, self.momentum, self.eps).view(features.shape)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels // self.field_size} fields of {self.field_size} channels"
+
+
+class _ChannelsLastFieldNorm(torch.autograd.Function):
+    """Training-mode batch norm over fields of a channels-last tensor.
+
+    Normalising is an affine map a channel. Written on rows of W*C values, which lie side by side in this layout, it
+    runs at memory speed; sums over pixels come from torch's own batch norm kernels and are then joined by field.
+    """
+
+    @staticmethod
+    def forward(ctx, features, weight, bias, eps):
+        field_size = features.shape[1] // len(weight)
+        unused = features.new_zeros(features.shape[1])
+        means, variances = torch.batch_norm_update_stats(features, unused, unused.clone(), 0.0)
+        means, variances = means.view(-1, field_size), variances.view(-1, field_size)
+        mean = means.mean(1)
+        variance = (variances + (means - mean[:, None]).square()).mean(1)
+        inverse = torch.rsqrt(variance + eps)
+        scale = weight * inverse
+        output = torch.empty_like(features)
+        shift = _row(bias - scale * mean, features)
+        torch.addcmul(shift, _rows(features), _row(scale, features), out=_rows(output))
+        ctx.save_for_backward(features, weight, mean, inverse)
+        ctx.mark_non_differentiable(mean, variance)
+        return output, mean, variance
+
+    @staticmethod
+    def backward(ctx, gradient, _mean, _variance):
+        features, weight, mean, inverse = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        field_size = features.shape[1] // len(weight)
+        means, inverses = mean.repeat_interleave(field_size), inverse.repeat_interleave(field_size)
+        _, by_scale, by_shift = torch.ops.aten.native_batch_norm_backward(
+            gradient, features, None, None, None, means, inverses, True, 0.0, [False, True, True]
+        )
+        by_scale, by_shift = by_scale.view(-1, field_size).sum(1), by_shift.view(-1, field_size).sum(1)
+        count = features.numel() / len(weight)
+        # d loss/d x = w/s (g - mean(g) - xhat mean(g xhat)), gathered as  a g + b x + c  with one value a field
+        a = weight * inverse
+        b = -a * inverse * by_scale / count
+        c = -a * by_shift / count - b * mean
+        by_features = torch.empty_like(features)
+        rows = torch.addcmul(_row(c, features), _rows(features), _row(b, features), out=_rows(by_features))
+        rows.addcmul_(_rows(gradient), _row(a, features))
+        return by_features, by_scale, by_shift, None
+
+
+def _rows(features: Tensor) -> Tensor:
+    """A channels-last tensor seen as `(B*H, W*C)`, without a copy."""
+    batch, channels, height, width = features.shape
+    return features.permute(0, 2, 3, 1).view(batch * height, width * channels)
+
+
+def _row(values: Tensor, features: Tensor) -> Tensor:
+    """One value a field, laid out as one row of `_rows(features)`."""
+    return values.repeat_interleave(features.shape[1] // len(values)).repeat(features.shape[3])
+
+
+class SymmetricPool(nn.Module):
+    """Average pooling that halves a map of `size` pixels and commutes exactly with turns by 90 degrees.
+
+    Even sizes take 2x2 windows; odd ones 3x3 windows with stride 2 and a pixel of padding, so that first and last row
+    are treated alike (Mohamed et al. 2020, "A data and compute efficient design for limited-resources deep learning").
+    """
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.kernel_size, self.padding = (3, 1) if size % 2 else (2, 0)
+        self.size = (size + 1) // 2
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.avg_pool2d(features, self.kernel_size, 2, self.padding)
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride=2, padding={self.padding}"
+
+
+class GroupPool(nn.Module):
+    """The largest value of each regular field over its group: `(B, F*|G|, H, W)` to `(B, F, H, W)`, invariant."""
+
+    def __init__(self, field_size: int):
+        super().__init__()
+        self.field_size = field_size
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.unflatten(1, (-1, self.field_size)).amax(2)
+
+    def extra_repr(self) -> str:
+        return f"{self.field_size} channels a field"

@@ -1,0 +1,242 @@
+"""Turning and reflecting images, and the groups that do it.
+
+A lens turned by 90 degrees is the same lens. This room holds what follows from that: the groups C_N, D_N, SO(2) and
+O(2) of e2cnn (`gspace`), turning images (`rotate`, `random_turn`), the image sizes on which a network with pooling
+keeps the symmetry exactly (`working_size`, `centre_crop`), and how far a network is from being invariant
+(`invariance_error`). It is also the one place that adapts e2cnn 0.2.3 to today's NumPy and torch: import e2cnn from
+here, or after this module.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "SymmetryError",
+    "centre_crop",
+    "e2cnn",
+    "exact_sizes",
+    "gspace",
+    "interpolation_floor",
+    "invariance_curve",
+    "invariance_error",
+    "random_turn",
+    "rotate",
+    "working_size",
+]
+
+
+class SymmetryError(ValueError):
+    """A group, grid or angle that the study cannot use. The message names the way out."""
+
+
+class _Changed:
+    """A module as e2cnn expects to find it: the names in `changes` differ, all others are the module's own."""
+
+    def __init__(self, module, **changes):
+        self.__dict__.update(changes, _module=module)
+
+    def __getattr__(self, name):
+        return getattr(self._module, name)
+
+
+def _array(values, *args, copy=True, **options):
+    """`np.array` in which `copy=False` still means 'copy only if you must', as it did before NumPy 2."""
+    return np.array(values, *args, copy=copy or None, **options)
+
+
+def _hash_of_basis(basis) -> int:
+    parts = (basis.in_irrep, basis.out_irrep, np.asarray(basis.mu).tobytes(), np.asarray(basis.gamma).tobytes())
+    return sum(map(hash, parts))
+
+
+def _adapt_e2cnn():
+    """e2cnn 0.2.3, no longer developed, made to run on NumPy 2 and torch 2.13. Its four breakages:
+
+    `np.array(copy=False)` and `np.float` are gone from NumPy 2, `ndarray.tostring` from NumPy 2.3, and torch no longer
+    takes a uint8 tensor as a mask. Each is mended in the module that has it, for this process only.
+    """
+    if version("e2cnn") != "0.2.3":
+        raise ImportError(
+            f"e2cnn {version('e2cnn')} is installed, but lensstudy adapts exactly version 0.2.3 to today's NumPy and "
+            "torch: pip install e2cnn==0.2.3"
+        )
+    import e2cnn
+    import e2cnn.nn
+    from e2cnn.group.groups import o2group
+    from e2cnn.kernels import irreps_basis, utils
+    from e2cnn.nn.modules.r2_conv import basisexpansion_singleblock as block
+
+    utils.np = _Changed(np, array=_array)
+    o2group.np = _Changed(np, float=float)
+    block.np, block.torch = _Changed(np, uint8=bool), _Changed(torch, uint8=torch.bool)
+    for basis in vars(irreps_basis).values():
+        if isinstance(basis, type) and "__hash__" in vars(basis) and hasattr(basis, "sample"):
+            basis.__hash__ = _hash_of_basis
+    return e2cnn
+
+
+e2cnn = _adapt_e2cnn()
+
+
+def gspace(group: str, maximum_frequency: int = 3):
+    """The e2cnn space of the plane under `group`: 'C4', 'D8', 'SO2', 'O2' and so on, in any case.
+
+    C_N are turns by 360/N degrees, D_N the same with reflections (2N elements), SO(2) and O(2) all turns, whose
+    irreducible representations are built up to `maximum_frequency`. Raises `SymmetryError` for any other name.
+    """
+    match = re.fullmatch(r"(SO2|O2|[CD][1-9]\d*)", group.upper())
+    if match is None:
+        raise SymmetryError(f"group '{group}' is unknown; expected C1, C4, C8, ..., D1, D4, D8, ..., SO2 or O2")
+    name, on_plane = match.group(), e2cnn.gspaces
+    if name in ("SO2", "O2"):
+        space = on_plane.Rot2dOnR2 if name == "SO2" else on_plane.FlipRot2dOnR2
+        return space(N=-1, maximum_frequency=maximum_frequency)
+    order = int(name[1:])
+    if order == 1:
+        return on_plane.TrivialOnR2() if name[0] == "C" else on_plane.Flip2dOnR2()
+    return (on_plane.Rot2dOnR2 if name[0] == "C" else on_plane.FlipRot2dOnR2)(N=order)
+
+
+# Turning images ------------------------------------------------------------------------------------------------------
+
+
+def rotate(
+    images: Tensor,
+    degrees: float | Tensor,
+    reflect: bool | Tensor = False,
+    size: int | None = None,
+    padding: str = "reflection",
+) -> Tensor:
+    """Turn square images `(B, C, H, H)` counter-clockwise about their centre, row 0 drawn at the top.
+
+    `degrees` and `reflect` are one value for all images or tensors of length B; a reflection (left and right
+    exchanged) comes before the turn. One angle that is a multiple of 90 moves pixels exactly; any other is
+    interpolated bilinearly. `size` keeps the central `size` x `size` pixels of the turned image, sampled directly, so
+    that its corners show what lay outside the crop. Where no pixel exists, `padding` decides: 'reflection' (the
+    default: its noise and sky level are those of the image, so a network cannot see that it was turned), 'border' or
+    'zeros'.
+    """
+    height, width = images.shape[-2:]
+    if height != width:
+        raise SymmetryError(f"images of {height}x{width} pixels cannot be turned: crop them to a square first")
+    scalars = not isinstance(degrees, Tensor) and not isinstance(reflect, Tensor)
+    if scalars and degrees % 90 == 0:
+        images = images if size is None else centre_crop(images, size)
+        images = images.flip(-1) if reflect else images
+        return torch.rot90(images, int(degrees // 90) % 4, dims=(-2, -1))
+    sources = _turned_grid(images, degrees, reflect, width if size is None else _checked_crop(width, size))
+    return nn.functional.grid_sample(images, sources, mode="bilinear", padding_mode=padding, align_corners=False)
+
+
+def _turned_grid(images: Tensor, degrees: float | Tensor, reflect: bool | Tensor, size: int) -> Tensor:
+    """Where each pixel of the turned image is read from: `(B, size, size, 2)`, in grid_sample's units."""
+    count, width = len(images), images.shape[-1]
+    like = {"dtype": images.dtype, "device": images.device}
+    angle = torch.deg2rad(torch.as_tensor(degrees, **like)).expand(count)
+    mirror = 1 - 2 * torch.as_tensor(reflect, **like).expand(count)
+    offset = (torch.arange(size, **like) - (size - 1) / 2) * (2 / width)
+    x, y = offset.view(1, 1, -1), offset.view(1, -1, 1)  # y grows downwards, as rows do
+    cos, sin = torch.cos(angle).view(-1, 1, 1), torch.sin(angle).view(-1, 1, 1)
+    return torch.stack([(cos * x - sin * y) * mirror.view(-1, 1, 1), sin * x + cos * y], dim=-1)
+
+
+def random_turn(images: Tensor, generator: torch.Generator | None = None, size: int | None = None) -> Tensor:
+    """Each image `(B, C, H, H)` turned by its own random angle and reflected with probability one half: the
+    augmentation of training. `size` as in `rotate`; `generator` lives on the CPU and makes it repeatable."""
+    degrees = 360 * torch.rand(len(images), generator=generator)
+    reflect = torch.rand(len(images), generator=generator) < 0.5
+    return rotate(images, degrees.to(images.device), reflect.to(images.device), size)
+
+
+# The grid ------------------------------------------------------------------------------------------------------------
+
+
+def exact_sizes(image_size: int, levels: int = 3) -> tuple[int, int]:
+    """The nearest sizes (at most, at least `image_size`, of its parity) that `levels` halvings keep symmetric.
+
+    An even size must be divisible by 2^levels (pooling 2x2); an odd one 1 modulo 2^levels (pooling 3x3 with stride 2
+    and one pixel of padding, whose windows then sit on the first and the last row alike).
+    """
+    step = 2**levels
+    smaller = image_size - (image_size - image_size % 2) % step
+    return smaller, smaller if smaller == image_size else smaller + step
+
+
+def working_size(image_size: int, levels: int = 3, at_most: int | None = None) -> int:
+    """The largest size up to `image_size` and `at_most` on which `levels` halvings keep the symmetry of the square.
+
+    It has the parity of `image_size`, so that a symmetric centre crop leads there: 150 gives 144, 101 gives 97.
+    """
+    limit = image_size if at_most is None else min(image_size, at_most)
+    limit -= (image_size - limit) % 2
+    size = exact_sizes(limit, levels)[0]
+    if size < 2**levels:
+        raise SymmetryError(
+            f"no size up to {limit} pixels survives {levels} halvings; at least {2**levels + image_size % 2} are "
+            "needed: use larger images or fewer levels"
+        )
+    return size
+
+
+def centre_crop(images, size: int):
+    """The central `size` x `size` pixels of `images` `(..., H, W)`, an array or a tensor, as a view.
+
+    Only a size of the images' own parity has a centre in common with them; any other raises `SymmetryError`.
+    """
+    top, left = ((extent - _checked_crop(extent, size)) // 2 for extent in images.shape[-2:])
+    return images[..., top : top + size, left : left + size]
+
+
+def _checked_crop(extent: int, size: int) -> int:
+    if size > extent:
+        raise SymmetryError(f"cannot crop {extent} pixels to {size}: the images are smaller than that")
+    if (extent - size) % 2:
+        raise SymmetryError(
+            f"cropping {extent} pixels to {size} moves the centre by half a pixel, which breaks the symmetry; "
+            f"use {size - 1} or {size + 1}"
+        )
+    return size
+
+
+# How invariant a network is -------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def invariance_error(network: nn.Module, images: Tensor, degrees: float = 90.0, reflect: bool = False) -> float:
+    """How much the logits change when the images turn, relative to how much they differ from image to image.
+
+    The root mean square of `logits(turned) - logits` over the root mean square of `logits - mean over images`: 0 is
+    invariant, 1 means that turning an image changes the answer as much as taking another image does. The network is
+    judged as it is used, in evaluation mode. Images larger than `network.image_size` are turned first, cropped then.
+    """
+    return _relative_change(network, images, lambda size: rotate(images, degrees, reflect, size))
+
+
+@torch.no_grad()
+def interpolation_floor(network: nn.Module, images: Tensor, degrees: float) -> float:
+    """The part of `invariance_error` that interpolation alone causes: images turned by `degrees` and back again."""
+    return _relative_change(network, images, lambda size: rotate(rotate(images, degrees), -degrees, False, size))
+
+
+def invariance_curve(network: nn.Module, images: Tensor, degrees) -> np.ndarray:
+    """`invariance_error` at each of `degrees`, as an array of the same length."""
+    return np.array([invariance_error(network, images, float(angle)) for angle in degrees])
+
+
+def _relative_change(network: nn.Module, images: Tensor, turned) -> float:
+    size = getattr(network, "image_size", images.shape[-1])
+    training = network.training
+    network.eval()
+    upright, other = network(centre_crop(images, size)).double(), network(turned(size)).double()
+    network.train(training)
+    spread = (upright - upright.mean(0)).square().mean()
+    if spread == 0:
+        raise SymmetryError(f"the network gives all {len(images)} images the same logits; use images that differ")
+    return math.sqrt((other - upright).square().mean() / spread)

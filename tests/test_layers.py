@@ -1,0 +1,144 @@
+"""Each layer against e2cnn's own, and under the group it claims."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from lensstudy.layers import FieldBatchNorm, GroupPool, SteerableConv, SymmetricPool, describe_fields
+from lensstudy.symmetry import e2cnn, gspace, rotate
+
+enn = e2cnn.nn
+
+
+def regular(group, count):
+    space = gspace(group)
+    return enn.FieldType(space, [space.regular_repr] * count)
+
+
+def mixed(group):
+    space = gspace(group)
+    return enn.FieldType(space, [space.trivial_repr] * 3 + [space.regular_repr] * 2)
+
+
+@pytest.mark.parametrize("group", ["C4", "C8", "D4", "D8"])
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+def test_steerable_filter_is_that_of_e2cnn(group, kernel_size):
+    for inputs, outputs in [(mixed(group), regular(group, 3)), (regular(group, 2), mixed(group))]:
+        conv, reference = SteerableConv(inputs, outputs, kernel_size), enn.R2Conv(inputs, outputs, kernel_size)
+        assert conv.weight.shape == reference.weights.shape
+        reference.weights.data = conv.weight.data
+        expected, _ = reference.expand_parameters()
+        assert torch.allclose(conv.filter(), expected, atol=1e-6)
+        assert conv.filter().is_contiguous(memory_format=torch.channels_last)
+
+
+def test_initial_weights_have_the_deviations_of_e2cnn():
+    inputs, outputs = mixed("D4"), regular("D4", 2)
+    conv = enn.R2Conv(inputs, outputs, 5, initialize=False)
+    expected = e2cnn.nn.init._generalized_he_init_variances(conv.basisexpansion)  # deviations, despite the name
+    torch.manual_seed(0)
+    weight = SteerableConv(inputs, outputs, 5).weight
+    torch.manual_seed(0)
+    assert torch.allclose(weight, expected * torch.randn(len(expected)))
+
+
+def test_filter_follows_its_weights_in_every_mode():
+    conv = SteerableConv(regular("C4", 1), regular("C4", 1), 3).eval()
+    before = conv.filter()
+    conv.weight.data.mul_(2)
+    assert torch.allclose(conv.filter(), 2 * before)
+    assert set(conv.state_dict()) == {"weight"}
+
+
+def test_precision_and_copies_of_one_layer_leave_others_alone():
+    first, second = (SteerableConv(regular("D4", 1), regular("D4", 1), 3) for _ in range(2))
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(first)))
+    assert torch.equal(twin.filter(), first.filter())
+    assert first.double().filter().dtype == torch.float64 and second.filter().dtype == torch.float32
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_field_batch_norm_is_that_of_e2cnn(channels_last):
+    fields = regular("D4", 3)
+    ours, reference = FieldBatchNorm(fields.size, 8), enn.InnerBatchNorm(fields)
+    inner = getattr(reference, "batch_norm_[8]")
+    for parameter, other in [(ours.weight, inner.weight), (ours.bias, inner.bias)]:
+        parameter.data = torch.randn(3)
+        other.data = parameter.data.clone()
+    for step in range(3):
+        features = torch.randn(4, fields.size, 6, 6) * 3 + 20 + torch.arange(fields.size).view(1, -1, 1, 1)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        x, y = (features.clone(memory_format=layout).requires_grad_() for _ in range(2))
+        weights = torch.randn(features.shape)
+        a, b = ours(x), reference(enn.GeometricTensor(y, fields)).tensor
+        assert torch.allclose(a, b, atol=2e-5), step
+        (a * weights).sum().backward()
+        (b * weights).sum().backward()
+        assert torch.allclose(x.grad, y.grad, atol=2e-5)
+        assert torch.allclose(ours.weight.grad, inner.weight.grad, atol=1e-4, rtol=1e-4)
+        assert torch.allclose(ours.bias.grad, inner.bias.grad, atol=1e-4, rtol=1e-4)
+    assert torch.allclose(ours.running_mean, inner.running_mean, rtol=1e-5)
+    assert torch.allclose(ours.running_var, inner.running_var, rtol=1e-5)
+    ours.eval(), reference.eval()
+    assert torch.allclose(ours(features), reference(enn.GeometricTensor(features, fields)).tensor, atol=1e-5)
+
+
+def test_field_batch_norm_gradient():
+    norm = FieldBatchNorm(6, 3).double()
+    norm.weight.data.uniform_(0.5, 2)
+    features = torch.randn(2, 6, 3, 3, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    assert torch.autograd.gradcheck(norm, features.requires_grad_())
+
+
+@pytest.mark.parametrize("size", [12, 13])
+def test_pooling_commutes_with_the_square(size):
+    pool, features = SymmetricPool(size), torch.randn(2, 3, size, size)
+    assert pool.size == pool(features).shape[-1]
+    for degrees in (90, 180, 270):
+        turned = pool(rotate(features, degrees, reflect=True))
+        assert torch.allclose(turned, rotate(pool(features), degrees, reflect=True), atol=1e-6)
+
+
+def test_group_pooling_is_that_of_e2cnn():
+    fields, features = regular("D4", 3), torch.randn(2, 24, 5, 5)
+    expected = enn.GroupPooling(fields)(enn.GeometricTensor(features, fields)).tensor
+    assert torch.equal(GroupPool(8)(features), expected)
+
+
+class Typed(enn.EquivariantModule):
+    """One of our layers with its field types, as e2cnn's own check of equivariance wants it."""
+
+    def __init__(self, layer: nn.Module, in_type, out_type):
+        super().__init__()
+        self.layer, self.in_type, self.out_type = layer, in_type, out_type
+
+    def forward(self, features):
+        return enn.GeometricTensor(self.layer(features.tensor), self.out_type)
+
+    def evaluate_output_shape(self, input_shape):
+        return input_shape[0], self.out_type.size, *input_shape[2:]
+
+
+@pytest.mark.parametrize("group", ["C4", "D4"])
+def test_equivariance_by_the_check_of_e2cnn(group, capsys):
+    fields, order = regular(group, 2), regular(group, 1).size
+    scalars = enn.FieldType(fields.gspace, [fields.gspace.trivial_repr] * 2)
+    layers = [
+        Typed(SteerableConv(scalars, fields, 5), scalars, fields),
+        Typed(SteerableConv(fields, fields, 3), fields, fields),
+        Typed(SteerableConv(fields, fields, 1), fields, fields),
+        Typed(FieldBatchNorm(fields.size, order), fields, fields),
+        Typed(nn.ReLU(), fields, fields),
+        Typed(SymmetricPool(10), fields, fields),
+        Typed(GroupPool(order), fields, scalars),
+    ]
+    for layer in layers:
+        errors = layer.check_equivariance(atol=2e-5)
+        assert len(errors) == order
+
+
+def test_fields_in_words():
+    assert describe_fields(mixed("D4")) == "3 trivial(D4) + 2 regular(D4)"
