@@ -10,19 +10,30 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import train_test_split
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CLASS_ALIASES", "DataError", "LensDataset", "Scaling", "canonical_class", "sky_and_noise"]
+__all__ = [
+    "CLASS_ALIASES",
+    "DataError",
+    "LensDataset",
+    "Scaling",
+    "batches",
+    "canonical_class",
+    "ellipticity",
+    "sky_and_noise",
+]
 
 # What people call the classes of DeepLense. Alphabetical order differs between namings, so the match is by name.
 CLASS_ALIASES = {
@@ -87,7 +98,7 @@ class LensDataset:
     @property
     def labels(self) -> np.ndarray:
         """Class of each image as an index into `classes`, int64."""
-        return self.catalogue["class"].map({name: i for i, name in enumerate(self.classes)}).to_numpy(np.int64)
+        return self.catalogue["class"].map({name: i for i, name in enumerate(self.classes)}).to_numpy(np.int64, copy=True)
 
     @property
     def image_size(self) -> int:
@@ -107,10 +118,12 @@ class LensDataset:
         return digest.hexdigest()[:16]
 
     def subset(self, rows: Sequence[int] | np.ndarray) -> LensDataset:
-        """The images at `rows` (indices or a mask), as a set of its own."""
+        """The images at `rows` (indices or a mask), as a set of its own; of a memory map nothing is copied."""
         rows = np.asarray(rows)
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
-        return replace(self, images=self.images[rows], catalogue=self.catalogue.iloc[rows].reset_index(drop=True))
+        lazy = isinstance(self.images, np.memmap | Rows)
+        images = Rows(self.images, rows) if lazy else self.images[rows]
+        return replace(self, images=images, catalogue=self.catalogue.iloc[rows].reset_index(drop=True))
 
     def part(self, name: str) -> LensDataset:
         """The `train`, `validation` or `test` part; `split` comes first."""
@@ -120,24 +133,77 @@ class LensDataset:
             raise DataError(f"part '{name}' does not exist; there are {', '.join(PARTS)}")
         return self.subset((self.catalogue["part"] == name).to_numpy())
 
-    def split(self, test_fraction: float, validation_fraction: float, seed: int) -> LensDataset:
+    def share(self, fraction: float, seed: int) -> LensDataset:
+        """A random `fraction` of every class, in nested subsets: what a smaller fraction has, a larger one has too."""
+        if not 0 < fraction <= 1:
+            raise DataError(f"a share of {fraction} of the images does not exist; expected more than 0 and at most 1")
+        shuffled = np.random.default_rng(seed).permutation(len(self))
+        labels = self.labels[shuffled]
+        chosen = [shuffled[labels == label] for label in range(len(self.classes))]
+        return self.subset(np.sort(np.concatenate([rows[: int(np.ceil(fraction * len(rows)))] for rows in chosen])))
+
+    def split(
+        self, test_fraction: float, validation_fraction: float, seed: int, group_by: Sequence[str] = ("group",)
+    ) -> LensDataset:
         """The same set with a column `part`: `test_fraction` of every class for the test, `validation_fraction` of
-        the rest for choosing epochs and parameters. Stratified by class and seeded."""
-        rows = np.arange(len(self))
+        the rest for choosing epochs and parameters. Stratified by class and seeded.
+
+        Rows that agree in any of the columns `group_by` that the catalogue has (duplicates, other images of one lens)
+        come into one part together. Rows with a reason in `excluded_because` come into the part `excluded`.
+        """
+        part = np.full(len(self), "excluded", dtype=object)
+        kept = np.flatnonzero(_kept(self.catalogue))
+        _, first, group = np.unique(
+            _groups(self.catalogue.iloc[kept], group_by), return_index=True, return_inverse=True
+        )
+        labels = self.labels[kept[first]]
         try:
-            train, test = train_test_split(rows, test_size=test_fraction, stratify=self.labels, random_state=seed)
+            train, test = train_test_split(
+                np.arange(len(first)), test_size=test_fraction, stratify=labels, random_state=seed
+            )
             train, validation = train_test_split(
-                train, test_size=validation_fraction, stratify=self.labels[train], random_state=seed
+                train, test_size=validation_fraction, stratify=labels[train], random_state=seed
             )
         except ValueError as error:
-            counts = self.catalogue["class"].value_counts().to_dict()
+            counts = self.catalogue["class"].iloc[kept].value_counts().to_dict()
             raise DataError(
                 f"cannot split {counts} images into test ({test_fraction:.0%}) and validation "
                 f"({validation_fraction:.0%}): {error}. Use more images of the smallest class or larger fractions."
             ) from error
-        part = np.full(len(self), "train", dtype=object)
-        part[validation], part[test] = "validation", "test"
+        of_group = np.full(len(first), "train", dtype=object)
+        of_group[validation], of_group[test] = "validation", "test"
+        part[kept] = of_group[group]
         return replace(self, catalogue=self.catalogue.assign(part=part))
+
+    def check_leaks(self, group_by: Sequence[str] = ("group",)) -> None:
+        """Raise `DataError` if an image, a copy of it turned by a multiple of 90 degrees or mirrored, or another image
+        of its group lies in two parts. Copies turned by other angles are found by `filtering.find_duplicates`."""
+        if "part" not in self.catalogue:
+            raise DataError("this data set is not split yet: call split() first")
+        used = self.subset(self.catalogue["part"].isin(PARTS).to_numpy())
+        rows = used.catalogue[["name", "part"]]
+        for what, key in {
+            "copies of one image": used.orientation_free_hash(),
+            "of one group": _groups(used.catalogue, group_by),
+        }.items():
+            leaking = rows[rows["part"].groupby(key).transform("nunique") > 1]
+            if len(leaking):
+                together = rows[key == key[leaking.index[0]]].head(4)
+                names = ", ".join(f"'{name}' ({part})" for name, part in together.to_numpy())
+                raise DataError(
+                    f"{len(leaking)} images leak between parts; {names} are {what}. Run filtering.filter_images "
+                    "before split(), which keeps copies together, or split() with the column that tells lenses apart."
+                )
+
+    def orientation_free_hash(self) -> np.ndarray:
+        """One hash an image, the same for its eight copies turned by multiples of 90 degrees and mirrored."""
+        hashes = []
+        for start in range(0, len(self), 256):
+            for image in self.images[start : start + 256]:
+                turned = [np.rot90(image, k, (1, 2)) for k in range(4)]
+                copies = [np.ascontiguousarray(copy).tobytes() for t in turned for copy in (t, t[:, :, ::-1])]
+                hashes.append(hashlib.blake2b(min(copies), digest_size=8).hexdigest())
+        return np.array(hashes)
 
     def save(self, folder: str | Path) -> Path:
         """Write the set to `folder`; `dataset.json` comes last, so an interrupted write does not look whole."""
@@ -145,9 +211,14 @@ class LensDataset:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "dataset.json").unlink(missing_ok=True)
         images = folder / "images.npy"
-        if getattr(self.images, "filename", None) != str(images.resolve()):  # a memory map of this very file stays
-            np.save(images.with_suffix(".partial.npy"), self.images)
-            images.with_suffix(".partial.npy").replace(images)
+        own = getattr(self.images, "filename", None)
+        if own is None or Path(own).resolve() != images.resolve():  # a memory map of this very file stays
+            partial = images.with_suffix(".partial.npy")
+            target = np.lib.format.open_memmap(partial, "w+", self.images.dtype, self.images.shape)
+            for start in range(0, len(self), 1024):
+                target[start : start + 1024] = self.images[start : start + 1024]
+            target.flush()
+            partial.replace(images)
         self.catalogue.to_parquet(folder / "catalogue.parquet")
         about = {"classes": self.classes, "fingerprint": self.fingerprint, "description": self.description}
         partial = folder / "dataset.json.partial"
@@ -165,6 +236,66 @@ class LensDataset:
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         catalogue = pd.read_parquet(folder / "catalogue.parquet")
         return cls(images, catalogue, tuple(about["classes"]), about["description"])
+
+
+class Rows:
+    """Some rows of a large array, read when asked for: indexing and slicing give arrays, `np.asarray` gives all."""
+
+    def __init__(self, array: np.ndarray | Rows, rows: np.ndarray):
+        nested = isinstance(array, Rows)
+        self.array, self.rows = (array.array, array.rows[rows]) if nested else (array, rows)
+        self.dtype, self.ndim = self.array.dtype, self.array.ndim
+        self.shape = (len(rows), *self.array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key):
+        first, *rest = key if isinstance(key, tuple) else (key,)
+        if first is Ellipsis or first is None:
+            return np.asarray(self)[key]
+        taken = self.array[self.rows[first]]
+        return taken[(slice(None), *rest)] if rest and np.ndim(self.rows[first]) else taken[tuple(rest)]
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return self.array[self.rows].astype(dtype or self.dtype, copy=False)
+
+
+def _kept(catalogue: pd.DataFrame) -> np.ndarray:
+    """Mask of the rows that no rule has excluded."""
+    if "excluded_because" not in catalogue:
+        return np.ones(len(catalogue), dtype=bool)
+    return (catalogue["excluded_because"].fillna("") == "").to_numpy()
+
+
+def _groups(catalogue: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
+    """A number for each row, the same for rows that agree, directly or through others, in any of the `columns`."""
+    group = np.arange(len(catalogue))
+    for column in columns:
+        if column not in catalogue:
+            continue
+        own = pd.Series(np.arange(len(catalogue)), catalogue.index).map("row {}".format)  # where nothing is known
+        other = pd.factorize(catalogue[column].astype(object).where(catalogue[column].notna(), own))[0] + len(catalogue)
+        edges = coo_array((np.ones(len(group)), (group, other)), shape=(2 * len(group),) * 2)
+        group = connected_components(edges, directed=False)[1][group]
+    # numbered by first appearance, so that a set without groups is split as if groups did not exist
+    return pd.factorize(group)[0]
+
+
+def batches(
+    part: LensDataset, batch_size: int, generator: np.random.Generator | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images `(B, C, H, W)` in float32 and labels `(B,)`, once through `part`, shuffled if a `generator` is given.
+
+    Each batch is read when its turn comes, so that a set larger than memory streams from disk.
+    """
+    import torch
+
+    labels = torch.as_tensor(part.labels)
+    order = np.arange(len(part)) if generator is None else generator.permutation(len(part))
+    for start in range(0, len(part), batch_size):
+        rows = order[start : start + batch_size]
+        yield torch.from_numpy(np.asarray(part.images[rows], dtype=np.float32)), labels[rows]
 
 
 @dataclass(frozen=True)
@@ -259,3 +390,25 @@ def _asinh(x: Tensor) -> Tensor:
     """asinh in a form three times as fast as torch's where |x| < 1, which in the sky is everywhere, and as accurate."""
     a = x.abs()
     return (a + a * a / (1 + (1 + a * a).sqrt())).log1p().copysign(x)
+
+
+def ellipticity(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Components e1 and e2 of the flux of each image `(N, C, H, W)`, from the second moments of its brightness above
+    the median, within the largest circle that fits.
+
+    e1 = (Qxx - Qyy) / (Qxx + Qyy) and e2 = 2 Qxy / (Qxx + Qyy) about the centre of light (Bartelmann and Schneider
+    2001, section 4.2). x runs along rows to the right and y along columns upwards, as the figures show an image.
+    """
+    height, width = images.shape[-2:]
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+    inside = np.hypot(x - (width - 1) / 2, y - (height - 1) / 2) <= min(height, width) / 2
+    x, y = x[inside], y[inside]
+    result = np.empty((2, len(images)))
+    for i, image in enumerate(images):
+        light = np.asarray(image, np.float64).mean(0)[inside]
+        light = np.clip(light - np.median(light), 0, None)
+        light /= light.sum() or 1
+        dx, dy = x - light @ x, y - light @ y
+        xx, yy, xy = light @ dx**2, light @ dy**2, light @ (dx * dy)
+        result[:, i] = (xx - yy, 2 * xy) / np.maximum(xx + yy, TINY)
+    return result[0], result[1]

@@ -7,7 +7,9 @@ Unknown keys, wrong types and values out of range are errors before anything run
 
 from __future__ import annotations
 
+import ast
 import difflib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-__all__ = ["ParameterError", "Study", "home"]
+__all__ = ["ParameterError", "Study", "home", "notebook_parameters"]
 
 
 class ParameterError(ValueError):
@@ -28,7 +30,9 @@ class Study(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    study: str = Field("smoke", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the study and its folders")
+    study: str = Field(
+        "smoke", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the study and its folders"
+    )
     question: str = Field(
         "Does a network that knows rotations and reflections tell dark matter apart better than one that does not?",
         description="the question on top of every report",
@@ -59,7 +63,9 @@ class Study(BaseModel):
     width: float = Field(1.0, gt=0, le=16, description="channels, as a multiple of each network's own number")
 
     # training, the same for every network
-    seeds: list[int] = Field([1], min_length=1, description="seeds of weights, order and augmentation, one training each")
+    seeds: list[int] = Field(
+        [1], min_length=1, description="seeds of weights, order and augmentation, one training each"
+    )
     seed: int = Field(1, ge=0, description="the seed of one training")
     epochs: int = Field(2, ge=1, description="passes over the training images")
     batch_size: int = Field(32, ge=1, description="images in one step")
@@ -68,6 +74,7 @@ class Study(BaseModel):
     gradient_clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0: no clipping")
     schedule: Literal["one-cycle", "cosine", "constant"] = Field("one-cycle", description="decay of the learning rate")
     warmup_fraction: float = Field(0.2, ge=0, lt=1, description="share of the steps in which the rate rises")
+    threads: int = Field(1, ge=1, description="processor threads of one training")
     augmentation: bool = Field(True, description="turn by any angle and reflect at random while training")
     patience: int = Field(0, ge=0, description="epochs without progress before training stops; 0: never")
     monitor: Literal["validation_loss", "validation_auc"] = Field(
@@ -137,6 +144,13 @@ def home() -> Path:
     return here
 
 
+def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
+    """The names that a notebook's `parameters` cell assigns, with their defaults."""
+    cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
+    source = next("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", ()))
+    return {line.target.id: ast.literal_eval(line.value) for line in ast.parse(source).body if hasattr(line, "target")}
+
+
 def _explain(problem: Mapping[str, Any]) -> str:
     """One pydantic error in a sentence: the parameter, the value, what was expected, the way out."""
     name = str(problem["loc"][0])
@@ -150,7 +164,7 @@ def _explain(problem: Mapping[str, Any]) -> str:
     if isinstance(value, str) and problem["type"] in ("float_type", "int_type"):
         try:
             number = float(value)
-            hint = f"; YAML reads {value} as text, write {_yaml_number(number, problem['type'])}"
+            hint = f"; this is text for YAML, write {_yaml_number(number, problem['type'])}"
         except ValueError:
             pass
     return f"{name} = {value!r}: {message}{hint} ({Study.model_fields[name].description})"

@@ -1,0 +1,48 @@
+# Everything sets itself up: `make study` on a fresh clone creates .venv, installs the pinned versions and runs.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
+BIN := .venv/bin
+INSTALLED := .venv/installed
+STUDY ?= quick
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# One thread a process and as many processes as cores: two threads of torch stall whenever anything else runs.
+export OMP_NUM_THREADS = 1
+
+.PHONY: study test lab bench reports lint clean help
+
+help:
+	@echo "make study    run params/$(STUDY).yml and write reports/$(STUDY)/index.html (STUDY=name for another)"
+	@echo "make test     all tests, and every notebook from top to bottom"
+	@echo "make lab      open the notebooks in JupyterLab"
+	@echo "make bench    measure speed side by side with the alternatives"
+	@echo "make reports  render the reports of finished studies again"
+	@echo "make lint     check style"
+	@echo "make clean    remove .venv and caches (runs/ and reports/ stay)"
+
+study: $(INSTALLED)
+	$(BIN)/lensstudy run params/$(STUDY).yml
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+	LENSSTUDY_BATCH=1 LENSSTUDY_HOME="$$(mktemp -d)" $(BIN)/python -m pytest -p no:cacheprovider --nbval-lax \
+		--nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
+
+lab: $(INSTALLED)
+	$(BIN)/jupyter lab notebooks
+
+bench: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks
+
+reports: $(INSTALLED)
+	$(BIN)/lensstudy report
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 13) or sys.exit("lensstudy needs Python 3.11 or 3.12, and $(PYTHON) is %d.%d; say make PYTHON=/path/to/python3.11" % v)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@

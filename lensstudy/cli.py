@@ -1,0 +1,209 @@
+"""The command `lensstudy`: run a study, make or look at data, render reports.
+
+Each command is a few lines over the package; heavy imports wait until a command needs them, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lensstudy.parameters import ParameterError, Study, home
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="What does symmetry buy? Equivariant networks for dark matter in gravitational lenses.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+PACKAGE = Path(__file__).resolve().parent
+# In a checkout the notebooks lie beside the package, in an installed wheel inside it.
+BUNDLE = PACKAGE.parent if (PACKAGE.parent / "Snakefile").exists() else PACKAGE / "bundled"
+CELL_TIMEOUT_S = 24 * 3600
+StudyFile = Annotated[Path, typer.Argument(help="parameter file of the study, such as params/quick.yml")]
+
+
+@app.command()
+def run(
+    study_file: StudyFile,
+    cores: Annotated[int, typer.Option(help="processes at a time; 0: as many as processors")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would be done")] = False,
+) -> None:
+    """Run a whole study: only what is missing or has changed; then write its report."""
+    study = _study(study_file)
+    folder = home()
+    log = study.folder / "logs" / "run.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    cores = cores or len(os.sched_getaffinity(0))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", BUNDLE / "Snakefile", "--directory", folder]
+    command += ["--cores", cores, "--keep-going", "--rerun-incomplete", "--nolock", "--nocolor"]
+    command += ["--config", f"study={study_file.resolve()}", f"notebooks={BUNDLE / 'notebooks'}", f"package={PACKAGE}"]
+    command += ["--dry-run"] if dry_run else []
+    bin_folder = str(Path(sys.executable).parent)
+    environment = os.environ | {
+        "LENSSTUDY_HOME": str(folder),
+        "LENSSTUDY_BATCH": "1",
+        "OMP_NUM_THREADS": str(study.threads),
+        "PATH": bin_folder + os.pathsep + os.environ.get("PATH", ""),
+    }
+    if dry_run:
+        raise typer.Exit(subprocess.run([*map(str, command), "--quiet", "rules"], env=environment).returncode)
+    with _only_one(study), log.open("w") as output:
+        job = subprocess.Popen(list(map(str, command)), env=environment, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            _watch(job, log, study)
+        except KeyboardInterrupt:
+            job.wait()  # Snakemake got the signal too and ends its jobs
+            _fail(f"{study.study}: interrupted; the same command goes on from here")
+    index = _index(study)
+    if job.returncode:
+        _fail(_failures(study, log))
+    typer.echo(f"{study.study}: done. The report is {_shown(index)}")
+
+
+@app.command()
+def notebook(
+    page: Annotated[str, typer.Argument(help="notebook without its ending, such as 03-train")],
+    study_file: StudyFile,
+    network: Annotated[str | None, typer.Option(help="the network of 03-train")] = None,
+    seed: Annotated[int | None, typer.Option(help="the seed of 03-train")] = None,
+) -> None:
+    """Run one notebook of a study and render its page; `lensstudy run` does this for all."""
+    from lensstudy import report
+
+    study = _study(study_file)
+    chosen = {name: value for name, value in (("network", network), ("seed", seed)) if value is not None}
+    study = Study.of(study.model_dump() | chosen)
+    name = f"{page}-{network}-s{seed}" if chosen else page
+    executed = study.folder / "notebooks" / f"{name}.ipynb"
+    html = _reports(study) / f"{name}.html"
+    html.unlink(missing_ok=True)  # no page of an older run beside a failed notebook
+    try:
+        report.execute(
+            BUNDLE / "notebooks" / f"{page}.ipynb",
+            executed,
+            study.model_dump(),
+            log=study.folder / "logs" / f"{name}.log",
+            timeout_s=CELL_TIMEOUT_S,
+            cwd=home(),
+        )
+    except report.NotebookFailed as failure:
+        _fail(str(failure))
+    report.render(executed, html, parameter_file=study_file)
+
+
+@app.command()
+def report(
+    studies: Annotated[list[str] | None, typer.Argument(help="names of studies; all that have run, if none")] = None,
+) -> None:
+    """Render the pages of finished studies again, from their executed notebooks, and the lists of pages."""
+    from lensstudy import report as pages
+
+    names = studies or sorted(p.name for p in (home() / "runs").glob("*") if (p / "notebooks").is_dir())
+    if not names:
+        _fail("no study has run yet; `lensstudy run params/quick.yml` runs one")
+    for name in names:
+        study = _study(home() / "params" / f"{name}.yml")
+        file = home() / "params" / f"{name}.yml"
+        for executed in sorted((study.folder / "notebooks").glob("*.ipynb")):
+            if not executed.name.endswith(".failed.ipynb"):
+                pages.render(executed, _reports(study) / f"{executed.stem}.html", parameter_file=file)
+        typer.echo(f"{name}: {_shown(_index(study))}")
+
+
+def _study(study_file: Path) -> Study:
+    try:
+        return Study.read(study_file)
+    except ParameterError as error:
+        _fail(str(error))
+
+
+def _reports(study: Study) -> Path:
+    return home() / "reports" / study.study
+
+
+def _index(study: Study) -> Path:
+    from lensstudy import report
+
+    index = report.write_index(study.folder, _reports(study))
+    report.write_study_list(home() / "reports")
+    return index
+
+
+def _shown(path: Path) -> str:
+    """`path` as seen from the current folder, where that is shorter."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"lensstudy: {message}", err=True)
+    raise typer.Exit(1)
+
+
+class _only_one:
+    """Two runs of one study at a time would write the same files: the second is refused."""
+
+    def __init__(self, study: Study):
+        self.study, self.path = study, study.folder / "running.lock"
+
+    def __enter__(self):
+        import fcntl
+
+        self.file = self.path.open("w")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _fail(f"{self.study.study}: is being run already; wait for it, or stop it, and say this again")
+
+    def __exit__(self, *_):
+        self.file.close()  # which releases the lock, as would the death of this process
+
+
+def _watch(job: subprocess.Popen, log: Path, study: Study) -> None:
+    """A progress bar over the jobs of a run, with the state of the trainings that are under way."""
+    from tqdm import tqdm
+
+    begin = time.time()
+    layout = "{desc}: {n_fmt}/{total_fmt} jobs [{elapsed}]{postfix}"
+    with tqdm(desc=study.study, bar_format=layout) as bar:
+        while job.poll() is None:
+            time.sleep(1)
+            steps = re.findall(r"(\d+) of (\d+) steps", log.read_text(errors="replace"))
+            total = re.search(r"^total\s+(\d+)", log.read_text(errors="replace"), re.M)
+            bar.total = int(steps[-1][1]) if steps else int(total[1]) if total else None
+            bar.n = int(steps[-1][0]) if steps else 0
+            bar.set_postfix_str(_under_way(study, begin), refresh=True)
+
+
+def _under_way(study: Study, since: float) -> str:
+    """What is being trained now, with its epoch and validation AUC."""
+    states = []
+    for card in sorted((study.folder / "training").glob("*/card.json")):
+        history = card.with_name("history.csv")
+        if card.stat().st_mtime < since or card.with_name("metrics.json").exists():
+            continue
+        rows = history.read_text().splitlines() if history.exists() else []
+        if len(rows) > 1:
+            last = dict(zip(rows[0].split(","), rows[-1].split(","), strict=False))
+            states.append(f"{card.parent.name} {last['epoch']}/{study.epochs} AUC {float(last['validation_auc']):.3f}")
+        else:
+            states.append(f"{card.parent.name} 0/{study.epochs}")
+    return ", ".join(states)
+
+
+def _failures(study: Study, log: Path) -> str:
+    """What failed in a run: the message of each failed notebook, or the end of the run's log."""
+    text = log.read_text(errors="replace")
+    messages = list(dict.fromkeys(re.findall(r"^lensstudy: (.+(?:\n  .*)*)", text, re.M)))
+    if not messages:
+        messages = ["\n".join(text.strip().splitlines()[-15:])]
+    return f"{study.study}: something failed.\n" + "\n".join(messages) + f"\nLog of the whole run: {_shown(log)}"

@@ -1,0 +1,316 @@
+"""Every figure of the study, in one style: units on the axes, a caption, an alternative text, colours that every
+reader can tell apart.
+
+A function draws and returns a matplotlib figure; `show(figure, caption, alt)` puts it into a notebook as an HTML figure
+that reports number. A network keeps its colour through the whole study (Okabe & Ito 2008).
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from IPython.display import HTML, display
+from matplotlib.figure import Figure
+
+__all__ = [
+    "class_means",
+    "colour",
+    "comparison",
+    "confusion_matrices",
+    "examples",
+    "image_row",
+    "invariance_curves",
+    "orientation",
+    "png",
+    "radial_profiles",
+    "roc_curves",
+    "schedule",
+    "show",
+    "swings",
+    "training_curves",
+]
+
+IMAGES = "magma"  # perceptually uniform, dark where there is no light
+_OKABE_ITO = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+# Equivariant networks in cool colours, plain ones in warm: the contrast that the study is about.
+_NETWORKS = {
+    "d4": "#0072B2",
+    "c4": "#56B4E9",
+    "c8": "#009E73",
+    "d8": "#004D40",
+    "resnet": "#D55E00",
+    "plain": "#E69F00",
+    "p4": "#CC79A7",
+    "so2": "#7A5195",
+    "o2": "#3B1F5B",
+}
+_VIEWS = {"upright": "as observed", "turned by 90°": "turned by 90°", "random turns": "turned at random"}
+
+sns.set_theme(
+    context="notebook",
+    style="ticks",
+    palette=_OKABE_ITO,
+    rc={
+        "figure.dpi": 110,
+        "figure.constrained_layout.use": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": "medium",
+        "axes.titleweight": "normal",
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "legend.frameon": False,
+        "font.family": "DejaVu Sans",
+    },
+)
+
+
+def colour(network: str) -> str:
+    """The colour of a network, by the start of its name."""
+    for start, value in _NETWORKS.items():
+        if network.startswith(start):
+            return value
+    return _OKABE_ITO[sum(map(ord, network)) % len(_OKABE_ITO)]
+
+
+def png(figure: Figure, width: float = 1.5) -> bytes:
+    """The figure as a PNG, crisp at `width` times its nominal size."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=figure.dpi * width, facecolor="white")
+    return buffer.getvalue()
+
+
+def show(figure: Figure, caption: str, alt: str, save_as: str | Path | None = None) -> None:
+    """Display a figure with its caption and alternative text; `save_as` also keeps the PNG in a file."""
+    picture = png(figure)
+    plt.close(figure)
+    if save_as:
+        Path(save_as).parent.mkdir(parents=True, exist_ok=True)
+        Path(save_as).write_bytes(picture)
+    source = base64.b64encode(picture).decode()
+    display(
+        HTML(
+            f'<figure class="lensstudy-figure"><img alt="{html.escape(alt)}" style="max-width:100%" '
+            f'src="data:image/png;base64,{source}"><figcaption>{html.escape(caption)}</figcaption></figure>'
+        )
+    )
+
+
+def _image(axes, image: np.ndarray, pixel_scale: float | None = None, symmetric: bool = False, **limits) -> None:
+    """One image on its axes, north of the array up; with a bar of one arcsecond where the scale is known."""
+    if symmetric:
+        reach = np.abs(image).max() or 1
+        limits = {"vmin": -reach, "vmax": reach, **limits}
+    axes.imshow(image, cmap="RdBu_r" if symmetric else IMAGES, interpolation="nearest", origin="lower", **limits)
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if pixel_scale:
+        size = image.shape[-1]
+        length = 1 / pixel_scale
+        if length < 0.8 * size:
+            ink = "black" if symmetric else "white"
+            axes.plot([0.06 * size, 0.06 * size + length], [0.07 * size] * 2, color=ink, lw=1.5, solid_capstyle="butt")
+            axes.text(0.06 * size, 0.1 * size, '1"', color=ink, fontsize=7, va="bottom")
+
+
+def image_row(
+    images: Sequence[np.ndarray], titles: Sequence[str], pixel_scale: float | None = None, symmetric: bool = False
+) -> Figure:
+    """Images `(H, W)` side by side under their titles."""
+    figure, axes = plt.subplots(1, len(images), figsize=(min(1.7 * len(images), 10), 2.1), squeeze=False)
+    for axis, image, title in zip(axes[0], images, titles, strict=True):
+        _image(axis, image, pixel_scale, symmetric)
+        axis.set_title(title, fontsize=8)
+    return figure
+
+
+def examples(
+    images: np.ndarray, labels: np.ndarray, classes: Sequence[str], columns: int = 6, pixel_scale=None
+) -> Figure:
+    """The first `columns` images of every class, one class a row; each image on its own brightness scale."""
+    figure, axes = plt.subplots(
+        len(classes), columns, figsize=(1.45 * columns, 1.5 * len(classes)), squeeze=False, gridspec_kw={"wspace": 0.05}
+    )
+    for row, name in enumerate(classes):
+        chosen = np.flatnonzero(labels == row)[:columns]
+        for axis in axes[row]:
+            axis.set_axis_off()
+        for axis, index in zip(axes[row], chosen, strict=False):
+            axis.set_axis_on()
+            _image(axis, np.asarray(images[index]).mean(0), pixel_scale)
+        axes[row, 0].set_axis_on()
+        axes[row, 0].set(xticks=[], yticks=[])
+        axes[row, 0].set_ylabel(name)
+    return figure
+
+
+def class_means(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], pixel_scale=None) -> Figure:
+    """Mean image of each class above its difference from the mean of all."""
+    means = [
+        np.mean([np.asarray(images[i], np.float64).mean(0) for i in np.flatnonzero(labels == k)], 0)
+        for k in range(len(classes))
+    ]
+    overall = np.mean(means, 0)
+    figure, axes = plt.subplots(2, len(classes), figsize=(2.1 * len(classes), 4.2), squeeze=False)
+    reach = max(np.abs(mean - overall).max() for mean in means) or 1
+    for column, (name, mean) in enumerate(zip(classes, means, strict=True)):
+        _image(axes[0, column], mean, pixel_scale)
+        axes[0, column].set_title(name)
+        _image(axes[1, column], mean - overall, symmetric=True, vmin=-reach, vmax=reach)
+    axes[0, 0].set_ylabel("mean")
+    axes[1, 0].set_ylabel("minus mean of all")
+    return figure
+
+
+def radial_profiles(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], pixel_scale=None) -> Figure:
+    """Mean brightness against the distance from the centre, with the spread of single images (16 to 84 %)."""
+    size = images.shape[-1]
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    ring = np.hypot(x, y).astype(int).ravel()
+    inside = ring < size // 2
+    counts = np.bincount(ring[inside])
+    radius = np.arange(len(counts)) + 0.5
+    figure, axes = plt.subplots(figsize=(6.5, 3.4))
+    for k, name in enumerate(classes):
+        profiles = np.array(
+            [
+                np.bincount(ring[inside], np.asarray(images[i], np.float64).mean(0).ravel()[inside]) / counts
+                for i in np.flatnonzero(labels == k)[:400]
+            ]
+        )
+        low, middle, high = np.percentile(profiles, [16, 50, 84], axis=0)
+        axes.plot(radius * (pixel_scale or 1), middle, label=name, color=_OKABE_ITO[k])
+        axes.fill_between(radius * (pixel_scale or 1), low, high, color=_OKABE_ITO[k], alpha=0.15, lw=0)
+    axes.set(xlabel="radius [arcsec]" if pixel_scale else "radius [pixels]", ylabel="brightness")
+    axes.legend()
+    return figure
+
+
+def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
+    """Loss and validation AUC against the epoch; one line a training, the colour of its network."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+    for name, history in histories.items():
+        ink = colour(name)
+        left.plot(history["epoch"], history["train_loss"], color=ink, ls=":", marker=".", label=f"{name}, training")
+        left.plot(history["epoch"], history["validation_loss"], color=ink, marker=".", label=f"{name}, validation")
+        right.plot(history["epoch"], history["validation_auc"], color=ink, marker=".", label=name)
+    left.set(xlabel="epoch", ylabel="cross-entropy [nats]")
+    right.set(xlabel="epoch", ylabel="validation AUC")
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    left.legend(fontsize=8)
+    return figure
+
+
+def roc_curves(curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> Figure:
+    """ROC curves, one panel a class; `curves[class][network] = (false positive rate, true positive rate)`."""
+    figure, axes = plt.subplots(1, len(curves), figsize=(3.4 * len(curves), 3.4), squeeze=False, sharey=True)
+    for axis, (title, networks) in zip(axes[0], curves.items(), strict=True):
+        for network, (false_positive, true_positive) in networks.items():
+            axis.plot(false_positive, true_positive, color=colour(network), label=network)
+        axis.plot([0, 1], [0, 1], color="0.6", lw=0.8, ls="--")
+        axis.set(title=f"{title} against the rest", xlabel="false positive rate", aspect="equal")
+    axes[0, 0].set_ylabel("true positive rate")
+    axes[0, -1].legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def confusion_matrices(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
+    """Share of each true class (rows) that a network called each class (columns)."""
+    figure, axes = plt.subplots(1, len(matrices), figsize=(3.1 * len(matrices), 2.9), squeeze=False)
+    for axis, (name, matrix) in zip(axes[0], matrices.items(), strict=True):
+        sns.heatmap(
+            matrix, annot=True, fmt=".2f", cmap="Blues", vmin=0, vmax=1, cbar=False, square=True, ax=axis,
+            xticklabels=classes, yticklabels=classes,
+        )  # fmt: skip
+        axis.set(title=name, xlabel="predicted")
+        axis.set_ylabel("true" if axis is axes[0, 0] else "")
+    return figure
+
+
+def comparison(table: pd.DataFrame, metric: str = "auc", label: str = "test AUC") -> Figure:
+    """The headline: `metric` of every network in every view of the test set, with intervals, from
+    `evaluation.summarise`."""
+    networks = list(dict.fromkeys(table["network"]))
+    views = list(dict.fromkeys(table["view"]))
+    figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.62 * len(networks)))
+    markers = ["o", "s", "D", "^"]
+    for y, network in enumerate(networks):
+        for k, view in enumerate(views):
+            row = table[(table["network"] == network) & (table["view"] == view)].iloc[0]
+            height = y + 0.2 * (k - (len(views) - 1) / 2)
+            axes.plot([row[f"{metric}_low"], row[f"{metric}_high"]], [height] * 2, color=colour(network), lw=2)
+            axes.plot(row[metric], height, markers[k % 4], color=colour(network), ms=6, mfc="white" if k else None)
+    handles = [
+        plt.Line2D(
+            [], [], ls="", marker=markers[k % 4], color="0.3", mfc="white" if k else None, label=_VIEWS.get(view, view)
+        )
+        for k, view in enumerate(views)
+    ]
+    axes.legend(
+        handles=handles, title="test images", fontsize=8, title_fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
+    )
+    axes.set(yticks=range(len(networks)), xlabel=label, ylim=(len(networks) - 0.5, -0.5))
+    axes.set_yticklabels(networks)
+    return figure
+
+
+def orientation(e1: np.ndarray, e2: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Flux ellipticity of every image, with the mean of all as a cross."""
+    figure, axes = plt.subplots(figsize=(4.6, 4.2))
+    for k, name in enumerate(classes):
+        axes.scatter(e1[labels == k], e2[labels == k], s=5, alpha=0.4, lw=0, color=_OKABE_ITO[k], label=name)
+    axes.axhline(0, color="0.6", lw=0.8)
+    axes.axvline(0, color="0.6", lw=0.8)
+    axes.plot(e1.mean(), e2.mean(), "+", color="black", ms=14, mew=2)
+    reach = 1.1 * np.quantile(np.abs([e1, e2]), 0.998)
+    axes.set(xlabel="$e_1$ (along the axes)", ylabel="$e_2$ (along the diagonals)", aspect="equal")
+    axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
+    axes.legend(markerscale=3, fontsize=8)
+    return figure
+
+
+def schedule(rate: Sequence[float], steps_per_epoch: float) -> Figure:
+    """Learning rate against the epoch."""
+    figure, axes = plt.subplots(figsize=(5.5, 2.4))
+    axes.plot((np.arange(len(rate)) + 1) / steps_per_epoch, rate, color=_OKABE_ITO[0])
+    axes.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
+    return figure
+
+
+def swings(changes: Mapping[str, np.ndarray], orientations: int) -> Figure:
+    """Share of images whose answer moves by more than a given amount between orientations."""
+    figure, axes = plt.subplots(figsize=(6.5, 3.4))
+    for name, values in changes.items():
+        values = np.sort(values)
+        axes.step(np.maximum(values, 1e-4), 1 - np.arange(len(values)) / len(values), color=colour(name), label=name)
+    axes.set(
+        xscale="log",
+        xlim=(1e-4, 1),
+        ylim=(0, 1.02),
+        xlabel=f"largest change of a probability over {orientations} orientations",
+        ylabel="share of images that move more",
+    )
+    axes.legend(fontsize=8)
+    return figure
+
+
+def invariance_curves(degrees: np.ndarray, curves: Mapping[str, np.ndarray], label: str) -> Figure:
+    """How far a network's answer moves as the image turns; one line a network."""
+    figure, axes = plt.subplots(figsize=(7.5, 3.4))
+    for name, values in curves.items():
+        axes.plot(degrees, values, color=colour(name), label=name)
+    axes.set(xlabel="image turned by [degrees]", ylabel=label, xticks=np.arange(0, 361, 45))
+    axes.legend(fontsize=8, ncols=2)
+    return figure

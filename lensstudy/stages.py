@@ -1,0 +1,87 @@
+"""What each notebook starts from: the data set and the trained networks of a study, from its folder.
+
+Stages talk through files. In a batch every file is there before a notebook needs it; by hand, a notebook opened first
+finds nothing, and these functions then make what is missing from the same parameters, so that every notebook runs from
+a fresh kernel.
+"""
+
+from __future__ import annotations
+
+import json
+
+from lensstudy.dataset import LensDataset
+from lensstudy.parameters import Study
+from lensstudy.training import TrainedNetwork, fit, in_batch, load_trained
+
+__all__ = ["DATA_PARAMETERS", "dataset", "trained", "trainings"]
+
+# What a data set depends on.
+DATA_PARAMETERS = (
+    "data_path",
+    "preset",
+    "population",
+    "images_per_class",
+    "image_size",
+    "noise_level",
+    "data_seed",
+    "test_fraction",
+    "validation_fraction",
+)
+
+
+def dataset(study: Study) -> LensDataset:
+    """The data set of a study, filtered and split: read from `runs/<study>/dataset`, or made if it is not there or was
+    made with other parameters."""
+    folder = study.folder / "dataset"
+    wanted = {name: getattr(study, name) for name in DATA_PARAMETERS}
+    if (folder / "dataset.json").exists():
+        made = LensDataset.load(folder)
+        if made.description.get("parameters") == wanted:
+            return made
+    made = _read(study) if study.data_path else _simulated(study)
+    made = made.split(study.test_fraction, study.validation_fraction, study.data_seed)
+    made.description["parameters"] = wanted
+    made.save(folder)
+    return LensDataset.load(folder)
+
+
+def trained(study: Study, network: str, seed: int) -> TrainedNetwork:
+    """One trained network of a study, trained now if that has not been done."""
+    settings = study.model_copy(update={"network": network, "seed": seed})
+    return load_trained(fit(dataset(study), settings, study.training_folder(network, seed)))
+
+
+def trainings(study: Study) -> list[TrainedNetwork]:
+    """Every network and seed of a study, in the order of its parameters."""
+    return [trained(study, network, seed) for network in study.networks for seed in study.seeds]
+
+
+def _simulated(study: Study) -> LensDataset:
+    from lensstudy.simulate import simulate
+
+    return simulate(
+        study.preset,
+        study.images_per_class,
+        seed=study.data_seed,
+        image_size=study.image_size,
+        noise_level=study.noise_level,
+        progress=not in_batch(),
+        **study.population,
+    )
+
+
+def _read(study: Study) -> LensDataset:
+    from lensstudy.archive import read
+
+    return read(study.data_path, progress=not in_batch())
+
+
+def history(study: Study) -> dict:
+    """Metrics of every finished training of a study, by `(network, seed)`."""
+    found = {}
+    for network in study.networks:
+        for seed in study.seeds:
+            file = study.training_folder(network, seed) / "metrics.json"
+            if file.exists():
+                found[network, seed] = json.loads(file.read_text())
+    return found
