@@ -12,20 +12,28 @@ Ellipticity is `(e1, e2) = (1 - q)/(1 + q) (cos 2 phi, sin 2 phi)` with axis rat
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 __all__ = [
+    "derivatives",
+    "line",
+    "nfw",
+    "nfw_scales",
     "point_mass",
     "sersic",
     "sersic_total",
     "shear",
     "sie",
     "sum_of_point_masses",
+    "truncated_nfw",
 ]
 
-CORE = 1e-10  # arcsec; keeps a singular centre finite
+CORE = 1e-10  # arcsec; keeps the centre of an isothermal halo finite
+SOFTENING = 1e-15  # arcsec^2; keeps the place of a point or line mass finite, its square above the least float32
 
 
 def axis_ratio_and_angle(e1: Tensor, e2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,7 +71,7 @@ def shear(x, y, shear_1, shear_2) -> tuple[Tensor, Tensor]:
 def point_mass(x, y, einstein_radius, center_x=0.0, center_y=0.0) -> tuple[Tensor, Tensor]:
     """Point mass: `alpha = theta_E^2 r / |r|^2`, zero at the mass itself."""
     dx, dy = x - center_x, y - center_y
-    strength = einstein_radius**2 / (dx * dx + dy * dy + 1e-24)
+    strength = einstein_radius**2 / (dx * dx + dy * dy + SOFTENING)
     return strength * dx, strength * dy
 
 
@@ -73,13 +81,84 @@ def sum_of_point_masses(x, y, einstein_radius: Tensor, center_x: Tensor, center_
     The same as adding up `point_mass`, one mass after another, so that the running sums stay in the processor's cache.
     """
     dx, dy = x - center_x[..., None, None], y - center_y[..., None, None]  # (N, n, 1, W) and (N, n, H, 1)
-    dx2, dy2 = dx * dx + 1e-24, dy * dy
+    dx2, dy2 = dx * dx + SOFTENING, dy * dy
     dx, dy = dx * einstein_radius[..., None, None] ** 2, dy * einstein_radius[..., None, None] ** 2
     alpha_x = alpha_y = torch.zeros((), dtype=dx.dtype, device=dx.device)
     for i in range(einstein_radius.shape[1]):
         inverse = torch.reciprocal(dx2[:, i] + dy2[:, i])
         alpha_x, alpha_y = torch.addcmul(alpha_x, dx[:, i], inverse), torch.addcmul(alpha_y, dy[:, i], inverse)
     return alpha_x, alpha_y
+
+
+def line(x, y, einstein_radius, half_length, angle: Tensor, center_x=0.0, center_y=0.0) -> tuple[Tensor, Tensor]:
+    """Straight line of uniform mass, `2 half_length` long in direction `angle`; together as heavy as `point_mass`.
+
+    With u along and v across the line and k = theta_E^2 / (2 L), the integral of point masses over the line is
+    `alpha_u = k/2 ln(((u + L)^2 + v^2) / ((u - L)^2 + v^2))`, `alpha_v = k (atan((u + L)/v) - atan((u - L)/v))`, here
+    with one logarithm and one angle, which keep their digits for a short line.
+    """
+    cosine, sine = torch.cos(angle), torch.sin(angle)
+    dx, dy = x - center_x, y - center_y
+    u, v = cosine * dx + sine * dy, cosine * dy - sine * dx
+    k = einstein_radius**2 / (2 * half_length)
+    alpha_u = 0.5 * k * torch.log1p(4 * u * half_length / ((u - half_length) ** 2 + v * v + SOFTENING))
+    alpha_v = k * torch.atan2(2 * half_length * v, u * u + v * v - half_length**2 + SOFTENING)
+    return cosine * alpha_u - sine * alpha_v, sine * alpha_u + cosine * alpha_v
+
+
+def arc_over_root(x: Tensor) -> Tensor:
+    """`arccosh(1/x)/sqrt(1 - x^2)` below 1 and `arccos(1/x)/sqrt(x^2 - 1)` above: one smooth function, 1 at x = 1."""
+    t = (1 - x) * (1 + x)
+    near_one = t.abs() < 1e-3
+    root = torch.sqrt(torch.where(near_one, torch.ones_like(t), t).abs())
+    arc = torch.where(x < 1, torch.log((1 + root) / x), torch.atan(root))
+    return torch.where(near_one, 1 + t / 3 + t * t / 5 + t**3 / 7, arc / root)
+
+
+def scaled_radius(dx, dy, scale_radius) -> Tensor:
+    """Radius in scale radii, kept away from the centre, where a logarithm and its inverse cancel in rounding."""
+    radius_squared = (dx * dx + dy * dy) / scale_radius**2
+    return torch.sqrt(torch.clamp(radius_squared, min=torch.finfo(radius_squared.dtype).eps))
+
+
+def nfw(x, y, alpha_rs, scale_radius, center_x=0.0, center_y=0.0) -> tuple[Tensor, Tensor]:
+    """Navarro, Frenk and White halo; `alpha_rs` is its deflection at the scale radius, in arcseconds.
+
+    Bartelmann (1996): with X = r/R_s, `alpha = alpha_rs/(1 + ln(1/2)) (ln(X/2) + F(X))/X` and F as `arc_over_root`.
+    """
+    dx, dy = x - center_x, y - center_y
+    radius = scaled_radius(dx, dy, scale_radius)
+    mass = torch.log(radius / 2) + arc_over_root(radius)
+    strength = alpha_rs / (1 - math.log(2)) * mass / (radius * radius * scale_radius)
+    return strength * dx, strength * dy
+
+
+def truncated_nfw(x, y, alpha_rs, scale_radius, truncation_radius, center_x=0.0, center_y=0.0) -> tuple[Tensor, Tensor]:
+    """NFW halo whose density falls as `1/(1 + (r/r_t)^2)` beyond the truncation radius; `alpha_rs` is that of `nfw`.
+
+    Baltz, Marshall and Oguri (2009), eq. A.14, with X = r/R_s and tau = r_t/R_s.
+    """
+    dx, dy = x - center_x, y - center_y
+    radius = scaled_radius(dx, dy, scale_radius)
+    tau = truncation_radius / scale_radius
+    t2, root = tau * tau, torch.sqrt(tau * tau + radius * radius)
+    logarithm = torch.log(radius / (root + tau))
+    inner = (t2 + 1 + 2 * (radius * radius - 1)) * arc_over_root(radius) + (t2 - 1) * torch.log(tau)
+    mass = t2 / (t2 + 1) ** 2 * (inner + math.pi * (tau - root) + root * (t2 - 1) / tau * logarithm)
+    strength = alpha_rs / (1 - math.log(2)) * mass / (radius * radius * scale_radius)
+    return strength * dx, strength * dy
+
+
+def nfw_scales(mass, concentration, critical_surface_density: float, critical_density: float):
+    """Scale radius and deflection there, both in arcseconds, of halos of `mass` (200 times the critical density).
+
+    `critical_surface_density` in solar masses per arcsec^2 and `critical_density` in solar masses per arcsec^3 at the
+    lens. `R_s = r_200/c`, `rho_s = 200/3 rho_c c^3/(ln(1+c) - c/(1+c))`, `alpha_rs = 4 rho_s R_s^2 (1 - ln 2)/Sigma_c`.
+    """
+    scale_radius = (3 * mass / (800 * math.pi * critical_density)) ** (1 / 3) / concentration
+    concentrated = np.log(1 + concentration) - concentration / (1 + concentration)
+    scale_density = 200 / 3 * critical_density * concentration**3 / concentrated
+    return scale_radius, 4 * scale_density * scale_radius**2 * (1 - math.log(2)) / critical_surface_density
 
 
 def sersic(x, y, amplitude, radius, index, e1: Tensor, e2: Tensor, center_x=0.0, center_y=0.0) -> Tensor:
@@ -101,3 +180,15 @@ def sersic_total(radius: float, index: float) -> float:
     """Total light of a Sersic profile of amplitude 1, in square arcseconds: `2 pi n R^2 e^b b^(-2n) Gamma(2n)`."""
     b = 1.9992 * index - 0.3271
     return 2 * math.pi * index * radius**2 * math.exp(b) * b ** (-2 * index) * math.gamma(2 * index)
+
+
+def derivatives(deflection: Callable, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`(d alpha_x/dx, d alpha_x/dy, d alpha_y/dx, d alpha_y/dy)` of a field `deflection(x, y)`, by differentiation.
+
+    The convergence is half of first plus last; the magnification is one over the determinant of unity less the matrix.
+    `x` and `y` have the full shape of the field.
+    """
+    one, zero = torch.ones_like(x), torch.zeros_like(y)
+    _, (xx, yx) = torch.func.jvp(deflection, (x, y), (one, zero))
+    _, (xy, yy) = torch.func.jvp(deflection, (x, y), (zero, one))
+    return xx, xy, yx, yy
