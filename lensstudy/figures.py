@@ -39,6 +39,7 @@ __all__ = [
     "training_curves",
 ]
 
+WIDTH = 7.5  # inches of a figure that fills the column of a report
 IMAGES = "magma"  # perceptually uniform, dark where there is no light
 _OKABE_ITO = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 # Equivariant networks in cool colours, plain ones in warm: the contrast that the study is about.
@@ -57,6 +58,7 @@ _VIEWS = {"upright": "as observed", "turned by 90°": "turned by 90°", "random 
 
 sns.set_theme(
     context="notebook",
+    font_scale=0.82,
     style="ticks",
     palette=_OKABE_ITO,
     rc={
@@ -96,13 +98,10 @@ def show(figure: Figure, caption: str, alt: str, save_as: str | Path | None = No
     if save_as:
         Path(save_as).parent.mkdir(parents=True, exist_ok=True)
         Path(save_as).write_bytes(picture)
-    source = base64.b64encode(picture).decode()
-    display(
-        HTML(
-            f'<figure class="lensstudy-figure"><img alt="{html.escape(alt)}" style="max-width:100%" '
-            f'src="data:image/png;base64,{source}"><figcaption>{html.escape(caption)}</figcaption></figure>'
-        )
-    )
+    source = "data:image/png;base64," + base64.b64encode(picture).decode()
+    width = round(93 * figure.get_figwidth())  # so that letters have one size in all figures
+    image = f'<img alt="{html.escape(alt)}" width="{width}" style="max-width:100%;height:auto" src="{source}">'
+    display(HTML(f'<figure class="lensstudy-figure">{image}<figcaption>{html.escape(caption)}</figcaption></figure>'))
 
 
 def _image(axes, image: np.ndarray, pixel_scale: float | None = None, symmetric: bool = False, **limits) -> None:
@@ -128,7 +127,9 @@ def image_row(
     images: Sequence[np.ndarray], titles: Sequence[str], pixel_scale: float | None = None, symmetric: bool = False
 ) -> Figure:
     """Images `(H, W)` side by side under their titles."""
-    figure, axes = plt.subplots(1, len(images), figsize=(min(1.7 * len(images), 10), 2.1), squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(images), figsize=(min(1.6 * len(images), WIDTH), 1.75 if len(images) > 4 else 2.1), squeeze=False
+    )
     for axis, image, title in zip(axes[0], images, titles, strict=True):
         _image(axis, image, pixel_scale, symmetric)
         axis.set_title(title, fontsize=8)
@@ -140,7 +141,11 @@ def examples(
 ) -> Figure:
     """The first `columns` images of every class, one class a row; each image on its own brightness scale."""
     figure, axes = plt.subplots(
-        len(classes), columns, figsize=(1.45 * columns, 1.5 * len(classes)), squeeze=False, gridspec_kw={"wspace": 0.05}
+        len(classes),
+        columns,
+        figsize=(WIDTH, WIDTH / columns * len(classes)),
+        squeeze=False,
+        gridspec_kw={"wspace": 0.05},
     )
     for row, name in enumerate(classes):
         chosen = np.flatnonzero(labels == row)[:columns]
@@ -162,7 +167,7 @@ def class_means(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], 
         for k in range(len(classes))
     ]
     overall = np.mean(means, 0)
-    figure, axes = plt.subplots(2, len(classes), figsize=(2.1 * len(classes), 4.2), squeeze=False)
+    figure, axes = plt.subplots(2, len(classes), figsize=(min(2.1 * len(classes), WIDTH), 4.2), squeeze=False)
     reach = max(np.abs(mean - overall).max() for mean in means) or 1
     for column, (name, mean) in enumerate(zip(classes, means, strict=True)):
         _image(axes[0, column], mean, pixel_scale)
@@ -199,7 +204,7 @@ def radial_profiles(images: np.ndarray, labels: np.ndarray, classes: Sequence[st
 
 def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
     """Loss and validation AUC against the epoch; one line a training, the colour of its network."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3))
     for name, history in histories.items():
         ink = colour(name)
         left.plot(history["epoch"], history["train_loss"], color=ink, ls=":", marker=".", label=f"{name}, training")
@@ -215,7 +220,7 @@ def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
 
 def roc_curves(curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> Figure:
     """ROC curves, one panel a class; `curves[class][network] = (false positive rate, true positive rate)`."""
-    figure, axes = plt.subplots(1, len(curves), figsize=(3.4 * len(curves), 3.4), squeeze=False, sharey=True)
+    figure, axes = plt.subplots(1, len(curves), figsize=(min(3.6 * len(curves), WIDTH), 3), squeeze=False, sharey=True)
     for axis, (title, networks) in zip(axes[0], curves.items(), strict=True):
         for network, (false_positive, true_positive) in networks.items():
             axis.plot(false_positive, true_positive, color=colour(network), label=network)
@@ -228,7 +233,7 @@ def roc_curves(curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]
 
 def confusion_matrices(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
     """Share of each true class (rows) that a network called each class (columns)."""
-    figure, axes = plt.subplots(1, len(matrices), figsize=(3.1 * len(matrices), 2.9), squeeze=False)
+    figure, axes = plt.subplots(1, len(matrices), figsize=(min(2.8 * len(matrices), WIDTH), 2.7), squeeze=False)
     for axis, (name, matrix) in zip(axes[0], matrices.items(), strict=True):
         sns.heatmap(
             matrix, annot=True, fmt=".2f", cmap="Blues", vmin=0, vmax=1, cbar=False, square=True, ax=axis,
@@ -244,7 +249,7 @@ def comparison(table: pd.DataFrame, metric: str = "auc", label: str = "test AUC"
     `evaluation.summarise`."""
     networks = list(dict.fromkeys(table["network"]))
     views = list(dict.fromkeys(table["view"]))
-    figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.62 * len(networks)))
+    figure, axes = plt.subplots(figsize=(WIDTH, 1 + 0.6 * len(networks)))
     markers = ["o", "s", "D", "^"]
     for y, network in enumerate(networks):
         for k, view in enumerate(views):

@@ -1,7 +1,7 @@
 """What a telescope does to an image: pixels, point spread function and noise, every constant with its source.
 
-An `Instrument` turns the light that falls on its pixels into counts: `blur_matrix` and `blur` apply its point spread
-function, `noisy` draws its noise and `noise_variance` says how strong that noise is expected to be.
+An `Instrument` turns the light that falls on its pixels into counts: `blur` applies its point spread function, `noisy`
+draws its noise and `noise_variance` says how strong that noise is expected to be. Counts are photo-electrons.
 """
 
 from __future__ import annotations
@@ -10,49 +10,80 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
-__all__ = ["INSTRUMENTS", "Instrument", "blur", "blur_matrix", "gaussian_kernel", "noise_variance", "noisy"]
+__all__ = [
+    "INSTRUMENTS",
+    "Instrument",
+    "blur",
+    "blur_matrix",
+    "blur_with_kernel",
+    "gaussian_kernel",
+    "noise_variance",
+    "noisy",
+]
 
 SIGMA_PER_FWHM = 1 / (2 * math.sqrt(2 * math.log(2)))
 
 
 @dataclass(frozen=True)
 class Instrument:
-    """Constants of one instrument. Brightness in magnitudes of its own zero point (1 count a second), times in seconds.
+    """Constants of one instrument.
 
-    `photon_noise` is how many times the photon noise of the image enters (0 for a noise-free recipe, 1 for a detector),
-    `sky_counts` and `read_noise` are counts a pixel over the whole exposure.
+    `zero_point` is the magnitude of one count a second; `sky_magnitude` is per square arcsecond. `photon_noise` is how
+    often the photon noise of the image enters: 0 in a noise-free recipe, 1 in a detector, 2 in DeepLense's model 1.
     """
 
     name: str
     image_size: int
     pixel_scale: float  # arcsec
     psf_fwhm: float  # arcsec, Gaussian
-    psf_truncation: float = 5.0  # in sigma
+    psf_truncation: float = 5.0  # sigma
     zero_point: float = 0.0
-    exposure_time: float = 1.0
-    photon_noise: int = 0
-    sky_counts: float = 0.0
-    read_noise: float = 0.0
+    sky_magnitude: float = math.inf
+    exposure_time: float = 1.0  # seconds, all exposures together
+    exposures: int = 1
+    read_noise: float = 0.0  # counts rms a pixel and exposure
+    background_rms: float = 0.0  # counts a second and pixel, Gaussian
+    photon_noise: int = 1
     source: str = ""
 
     @property
     def field_of_view(self) -> float:
-        """Side of the image in arcseconds."""
+        """Side of the image in arcseconds. It stays when the number of pixels changes."""
         return self.image_size * self.pixel_scale
+
+    def count_rate(self, magnitude: float) -> float:
+        """Counts a second from a source of that magnitude, or a second and arcsec^2 from that surface brightness."""
+        return 10 ** (-0.4 * (magnitude - self.zero_point))
+
+    def sky_counts(self, image_size: int, exposure_time):
+        """Expected counts of the sky in one pixel."""
+        return self.count_rate(self.sky_magnitude) * (self.field_of_view / image_size) ** 2 * exposure_time
 
 
 INSTRUMENTS = {
     instrument.name: instrument
     for instrument in (
         Instrument(
+            name="deeplense-model-1",
+            image_size=150,
+            pixel_scale=0.05,
+            psf_fwhm=0.087,
+            psf_truncation=3.0,
+            background_rms=0.01,
+            photon_noise=2,
+            source="DeepLenseSim, Model_I; exposure times 10^U(3, 3.5) s belong to the image",
+        ),
+        Instrument(
             name="deeplense-model-2",
             image_size=64,
             pixel_scale=0.101,
             psf_fwhm=0.16,
             zero_point=24.0,
-            source="Euclid VIS of lenstronomy 1.9.2, as DeepLenseSim sets it; no noise is added",
+            photon_noise=0,
+            source="Euclid VIS of lenstronomy 1.9.2, as DeepLenseSim uses it; no noise is added",
         ),
         Instrument(
             name="deeplense-model-3",
@@ -60,7 +91,51 @@ INSTRUMENTS = {
             pixel_scale=0.08,
             psf_fwhm=0.08,
             zero_point=25.96,
-            source="HST WFC3 F160W of lenstronomy 1.9.2, as DeepLenseSim sets it; no noise is added",
+            photon_noise=0,
+            source="HST WFC3 F160W of lenstronomy 1.9.2, as DeepLenseSim uses it; no noise is added",
+        ),
+        Instrument(
+            name="deeplense-common-test",
+            image_size=150,
+            pixel_scale=0.05,
+            psf_fwhm=0.0875 / SIGMA_PER_FWHM,
+            sky_magnitude=-2.5 * math.log10(10 / 0.05**2),
+            source="recovered by fitting Common Test 1: PSF sigma 0.0875 arcsec, 10 counts of sky a pixel",
+        ),
+        Instrument(
+            name="hst-acs",
+            image_size=104,
+            pixel_scale=0.05,
+            psf_fwhm=0.10,
+            zero_point=25.94,
+            sky_magnitude=22.0,
+            exposure_time=2200.0,
+            exposures=4,
+            read_noise=4.0,
+            source="F814W, one orbit: ACS Instrument Handbook (scale, read noise, average sky), AB zero point",
+        ),
+        Instrument(
+            name="hst-wfc3-f160w",
+            image_size=64,
+            pixel_scale=0.08,
+            psf_fwhm=0.15,
+            zero_point=25.96,
+            sky_magnitude=22.3,
+            exposure_time=5400.0,
+            read_noise=4.0,
+            source="two orbits, drizzled: lenstronomy 1.14.2 HST configuration; FWHM of Windhorst et al. (2011)",
+        ),
+        Instrument(
+            name="euclid-vis",
+            image_size=52,
+            pixel_scale=0.1,
+            psf_fwhm=0.16,
+            zero_point=25.72,
+            sky_magnitude=22.3,
+            exposure_time=4 * 566.0,
+            exposures=4,
+            read_noise=4.2,
+            source="wide survey: lenstronomy 1.14.2 Euclid configuration; Euclid Collaboration (2025), Euclid II, VIS",
         ),
     )
 }
@@ -69,19 +144,17 @@ INSTRUMENTS = {
 def gaussian_kernel(sigma_pixels: float, truncation: float = 5.0) -> np.ndarray:
     """Sampled, normalised Gaussian out to `truncation` sigma, as `scipy.ndimage.gaussian_filter` has it."""
     reach = int(truncation * sigma_pixels + 0.5)
-    offsets = np.arange(-reach, reach + 1)
-    kernel = np.exp(-0.5 * (offsets / sigma_pixels) ** 2)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma_pixels) ** 2)
     return kernel / kernel.sum()
 
 
 def blur_matrix(instrument: Instrument, image_size: int) -> np.ndarray:
     """The Gaussian point spread function along one axis as a banded matrix `(image_size, image_size)`, float64.
 
-    `matrix @ image @ matrix.T` blurs an image; beyond its edge the image goes on with the edge pixel's value. The field
-    of view is the instrument's, whatever the number of pixels.
+    `matrix @ image @ matrix.T` blurs an image; beyond its edge the image goes on with the edge pixel's value.
     """
-    pixel_scale = instrument.field_of_view / image_size
-    kernel = gaussian_kernel(instrument.psf_fwhm * SIGMA_PER_FWHM / pixel_scale, instrument.psf_truncation)
+    sigma_pixels = instrument.psf_fwhm * SIGMA_PER_FWHM / (instrument.field_of_view / image_size)
+    kernel = gaussian_kernel(sigma_pixels, instrument.psf_truncation)
     rows, offsets = np.ogrid[:image_size, : len(kernel)]
     columns = np.clip(rows + offsets - len(kernel) // 2, 0, image_size - 1)
     matrix = np.zeros((image_size, image_size))
@@ -94,22 +167,59 @@ def blur(images: Tensor, matrix: Tensor) -> Tensor:
     return matrix @ (images @ matrix.T)
 
 
-def noise_variance(expected: np.ndarray, instrument: Instrument, noise_level: float | None = None) -> np.ndarray:
-    """Variance of each pixel's noise for expected counts `(N, H, W)`.
+def blur_with_kernel(images: Tensor, kernel: Tensor) -> Tensor:
+    """Images `(N, H, W)` seen through a tabulated point spread function with an odd number of pixels a side.
+
+    The kernel is normalised here; its centre is the middle pixel, and beyond the edge the edge pixel's value goes on.
+    """
+    if kernel.ndim != 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
+        raise ValueError(
+            f"point spread function has shape {tuple(kernel.shape)}; expected odd by odd, centred: crop it"
+        )
+    rows, columns = kernel.shape[0] // 2, kernel.shape[1] // 2
+    padded = torch.nn.functional.pad(images[:, None], (columns, columns, rows, rows), mode="replicate")
+    return torch.nn.functional.conv2d(padded, (kernel / kernel.sum()).flip(0, 1)[None, None])[:, 0]
+
+
+def noise_variance(
+    expected: np.ndarray, instrument: Instrument, exposure_time: float | np.ndarray, noise_level: float | None = None
+) -> np.ndarray:
+    """Variance of each pixel's noise for images `(..., H, W)` of expected counts.
 
     With `noise_level`, Gaussian noise of that many times each image's own peak takes the place of the instrument's.
     """
     if noise_level is not None:
         peak = expected.max(axis=(-2, -1), keepdims=True)
         return np.broadcast_to((noise_level * peak) ** 2, expected.shape)
-    return instrument.photon_noise * expected + instrument.sky_counts + instrument.read_noise**2
+    background = instrument.exposures * instrument.read_noise**2 + (instrument.background_rms * exposure_time) ** 2
+    if instrument.photon_noise:
+        background = background + instrument.sky_counts(expected.shape[-1], exposure_time)
+    return instrument.photon_noise * expected + background
 
 
 def noisy(
-    expected: np.ndarray, instrument: Instrument, generator: np.random.Generator, noise_level: float | None = None
+    expected: np.ndarray,
+    instrument: Instrument,
+    exposure_time: float,
+    generator: np.random.Generator,
+    noise_level: float | None = None,
 ) -> np.ndarray:
-    """One image `(H, W)` of expected counts with its noise, drawn from `generator`."""
+    """One image `(H, W)` of expected counts with its noise, the sky subtracted, drawn from `generator`.
+
+    A detector counts photons of image and sky together (Poisson) and adds read noise (Gaussian). Model 1 of DeepLense
+    adds Gaussian photon noise and background first, clips at zero and takes that for the expectation of its Poisson
+    draw, so photon noise enters twice.
+    """
     if noise_level is not None:
         noise = generator.standard_normal(expected.shape, dtype=np.float32)
-        return expected + np.float32(noise_level) * expected.max() * noise
-    return expected
+        return expected + np.float32(noise_level * expected.max()) * noise
+    if instrument.photon_noise == 0:
+        return expected
+    if instrument.photon_noise == 2:
+        variance = expected + (instrument.background_rms * exposure_time) ** 2
+        return generator.poisson(np.clip(generator.normal(expected, np.sqrt(variance)), 0, None))
+    sky = instrument.sky_counts(expected.shape[-1], exposure_time)
+    counts = generator.poisson(expected.astype(np.float64) + sky) - sky
+    if instrument.read_noise:
+        counts += generator.normal(0, instrument.read_noise * math.sqrt(instrument.exposures), expected.shape)
+    return counts

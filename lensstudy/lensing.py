@@ -28,8 +28,9 @@ __all__ = [
     "sersic_total",
     "shear",
     "sie",
-    "sum_of_point_masses",
+    "point_mass_sum",
     "truncated_nfw",
+    "truncated_nfw_sum",
 ]
 
 CORE = 1e-10  # arcsec; keeps the centre of an isothermal halo finite
@@ -75,7 +76,7 @@ def point_mass(x, y, einstein_radius, center_x=0.0, center_y=0.0) -> tuple[Tenso
     return strength * dx, strength * dy
 
 
-def sum_of_point_masses(x, y, einstein_radius: Tensor, center_x: Tensor, center_y: Tensor) -> tuple[Tensor, Tensor]:
+def point_mass_sum(x, y, einstein_radius: Tensor, center_x: Tensor, center_y: Tensor) -> tuple[Tensor, Tensor]:
     """Deflection of n point masses together: parameters `(N, n)`, `x` `(1, W)`, `y` `(H, 1)`, result `(N, H, W)`.
 
     The same as adding up `point_mass`, one mass after another, so that the running sums stay in the processor's cache.
@@ -147,6 +148,24 @@ def truncated_nfw(x, y, alpha_rs, scale_radius, truncation_radius, center_x=0.0,
     mass = t2 / (t2 + 1) ** 2 * (inner + math.pi * (tau - root) + root * (t2 - 1) / tau * logarithm)
     strength = alpha_rs / (1 - math.log(2)) * mass / (radius * radius * scale_radius)
     return strength * dx, strength * dy
+
+
+def truncated_nfw_sum(x, y, mass_radius, scale_radius, truncation, center_x, center_y) -> tuple[Tensor, Tensor]:
+    """Deflection of n truncated halos together: parameters `(N, n)`, shapes as in `point_mass_sum`.
+
+    `mass_radius` is the Einstein radius of a point of the same total mass, `truncation` is in scale radii. From eq. A.4
+    of Baltz, Marshall and Oguri (2009), far away the bracket of `truncated_nfw` tends to
+    `tau^2/(tau^2 + 1)^2 ((tau^2 - 1) ln tau + pi tau - tau^2 - 1)`.
+    """
+    t2 = truncation * truncation
+    total = t2 / (t2 + 1) ** 2 * ((t2 - 1) * torch.log(truncation) + math.pi * truncation - t2 - 1)
+    alpha_rs = mass_radius**2 * (1 - math.log(2)) / (scale_radius * total)
+    parameters = (alpha_rs, scale_radius, truncation * scale_radius, center_x, center_y)
+    alpha_x = alpha_y = torch.zeros((), dtype=alpha_rs.dtype, device=alpha_rs.device)
+    for one in zip(*(parameter[..., None, None].unbind(1) for parameter in parameters), strict=True):
+        part_x, part_y = truncated_nfw(x, y, *one)
+        alpha_x, alpha_y = alpha_x + part_x, alpha_y + part_y
+    return alpha_x, alpha_y
 
 
 def nfw_scales(mass, concentration, critical_surface_density: float, critical_density: float):

@@ -166,6 +166,8 @@ def _page_body(notebook: NotebookNode) -> tuple[str, str, list[dict]]:
         name += f"-{len(contents)}" if any(name == other["name"] for other in contents) else ""
         heading["id"] = name
         contents.append({"name": name, "text": text, "level": int(heading.name[1])})
+    for block in soup.find_all("pre"):
+        block["tabindex"] = "0"  # what scrolls must be reachable without a mouse
     for number, figure in enumerate(soup.find_all("figure"), start=1):
         _number_figure(soup, figure, number)
     for number, table in enumerate(soup.find_all("table"), start=1):
@@ -196,6 +198,8 @@ def _tame_table(soup: BeautifulSoup, table: Tag, number: int) -> None:
     for row in table.find_all("tr"):
         del row["style"]
         for cell in row.find_all(["th", "td"]):
+            if cell.name == "th" and not cell.get_text(strip=True):
+                cell.name = "td"  # a heading that says nothing is none
             if NUMBER.match(cell.get_text()) and not re.search("[a-z]{3}", cell.get_text()):
                 cell["class"] = [*cell.get("class", []), "number"]
     table.wrap(soup.new_tag("div", attrs=_scroll_box(f"Table {number}")))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import time
 import warnings
@@ -75,10 +76,10 @@ def schedule_factor(step: int, steps: int, schedule: str, warmup_fraction: float
     warmup = warmup_fraction * steps
     if step < warmup:
         rise = (step + 1) / (warmup + 1)
-        return 0.04 + 0.96 * 0.5 * (1 - np.cos(np.pi * rise)) if schedule == "one-cycle" else rise
+        return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * rise)) if schedule == "one-cycle" else rise
     if schedule == "constant":
         return 1.0
-    fall = 0.5 * (1 + np.cos(np.pi * (step - warmup) / max(steps - warmup, 1)))
+    fall = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
     return 1e-5 + (1 - 1e-5) * fall if schedule == "one-cycle" else fall
 
 
@@ -350,7 +351,7 @@ def _loader(part: LensDataset, batches) -> torch.utils.data.DataLoader:
 
 
 def _as_tensor(images: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(images, dtype=np.float32))
+    return torch.from_numpy(np.array(images, dtype=np.float32, order="C"))
 
 
 def _build(card: dict) -> torch.nn.Module:

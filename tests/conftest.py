@@ -1,0 +1,44 @@
+"""What the tests share: the folder of the checkout, the evaluation data, and a tiny data set."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lensstudy.dataset import LensDataset
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def evaluation_data() -> Path:
+    """The folder of real evaluation data; the tests that use it skip where it is not."""
+    folder = Path(os.environ.get("LENSSTUDY_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("no evaluation data: set LENSSTUDY_DATA to the folder that holds deeplense-model-3/ and the others")
+    return folder
+
+
+@pytest.fixture
+def blobs() -> LensDataset:
+    """Round and elongated blobs in any direction, with noise: two classes that a network learns in seconds."""
+    generator = np.random.default_rng(5)
+    size, each = 16, 60
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    images, classes = [], []
+    for name, ratio in (("no_sub", 1.0), ("sub", 3.0)):
+        for angle in generator.uniform(0, np.pi, each):
+            u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+            images.append(np.exp(-(u**2 / ratio + v**2 * ratio) / 8) + generator.normal(0, 0.05, x.shape))
+            classes.append(name)
+    names = [f"{name}-{i}" for i, name in enumerate(classes)]
+    catalogue = pd.DataFrame({"name": names, "class": classes})
+    images = np.array(images, np.float32)[:, None]
+    return LensDataset(images, catalogue, ("no_sub", "sub"), {"source": "blobs"}).split(0.2, 0.2, seed=1)
