@@ -101,7 +101,7 @@ def test_point_mass_closed_forms():
     assert [a.item() for a in alpha] == pytest.approx([0.3, 0.1])
     many = [torch.rand(2, 7, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in range(3)]
     x, y = X[:, :1].T, Y[:1].T
-    together = lensing.sum_of_point_masses(x, y, *many)
+    together = lensing.point_mass_sum(x, y, *many)
     one_by_one = [a.sum(1) for a in lensing.point_mass(x, y, *(value[..., None, None] for value in many))]
     for a, b in zip(together, one_by_one, strict=True):
         assert torch.allclose(a, b, atol=1e-12, rtol=1e-12)
