@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # One thread a process and as many processes as cores: two threads of torch stall whenever anything else runs.
 export OMP_NUM_THREADS = 1
 
-.PHONY: study test lab bench reports lint clean help
+.PHONY: study test lab bench reports notebooks lint clean help
 
 help:
 	@echo "make study    run params/$(STUDY).yml and write reports/$(STUDY)/index.html (STUDY=name for another)"
@@ -15,6 +15,7 @@ help:
 	@echo "make lab      open the notebooks in JupyterLab"
 	@echo "make bench    measure speed side by side with the alternatives"
 	@echo "make reports  render the reports of finished studies again"
+	@echo "make notebooks  run the notebooks with their defaults and keep the outputs that the tests compare"
 	@echo "make lint     check style"
 	@echo "make clean    remove .venv and caches (runs/ and reports/ stay)"
 
@@ -35,6 +36,9 @@ bench: $(INSTALLED)
 reports: $(INSTALLED)
 	$(BIN)/lensstudy report
 
+notebooks: $(INSTALLED)
+	$(BIN)/python tests/refresh_notebooks.py
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
@@ -43,6 +47,7 @@ clean:
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 13) or sys.exit("lensstudy needs Python 3.11 or 3.12, and $(PYTHON) is %d.%d; say make PYTHON=/path/to/python3.11" % v)'
+	@echo "Installing the pinned versions into .venv; this takes a minute or a few ..."
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@

@@ -53,6 +53,9 @@ class Study(BaseModel):
 
     # what a network sees
     crop: int = Field(0, ge=0, description="central pixels shown to the networks; 0: as many as keep exact symmetry")
+    binning: int = Field(
+        1, ge=1, le=8, description="pixels along each side averaged into one before a network sees them"
+    )
     scaling: Literal["none", "min-max", "maximum", "asinh", "z-score"] = Field(
         "asinh", description="how brightness is stretched"
     )

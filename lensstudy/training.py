@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import avg_pool2d, cross_entropy
 from torchmetrics.functional.classification import multiclass_auroc
 
 from lensstudy import dataset as dataset_module
@@ -51,8 +51,7 @@ RELEVANT = (
     "augmentation",
     "patience",
     "monitor",
-    "crop",
-    "scaling",
+    "binning",
     "threads",
 )
 
@@ -85,24 +84,25 @@ def schedule_factor(step: int, steps: int, schedule: str, warmup_fraction: float
 
 @dataclass
 class TrainedNetwork:
-    """A network with everything that belongs to it: how images are cropped and scaled, and its classes by name."""
+    """A network with everything that belongs to it: how images are cropped, binned and scaled, its classes by name."""
 
     network: torch.nn.Module
     scaling: Scaling
-    size: int
     classes: tuple[str, ...]
     card: dict
 
     @torch.no_grad()
     def predict(self, images: np.ndarray, degrees: float | np.ndarray = 0.0, batch_size: int = 128) -> np.ndarray:
         """Class probabilities `(N, classes)` of images `(N, C, H, W)`, turned by `degrees` (one angle or one an image)
-        counter-clockwise before the central `size` pixels are cut out."""
+        counter-clockwise before the central pixels are cut out."""
         self.network.eval()
         probabilities = []
         for start in range(0, len(images), batch_size):
             batch = _as_tensor(images[start : start + batch_size])
             angle = degrees if np.ndim(degrees) == 0 else torch.as_tensor(degrees[start : start + batch_size])
-            batch = self.scaling.apply(symmetry.rotate(batch, angle, size=self.size))
+            batch = self.scaling.apply(
+                _binned(symmetry.rotate(batch, angle, size=self.card["crop"]), self.card["binning"])
+            )
             probabilities.append(torch.softmax(self.network(batch).double(), dim=1).numpy())
         return np.concatenate(probabilities)
 
@@ -115,9 +115,7 @@ def load_trained(folder: str | Path) -> TrainedNetwork:
     card = json.loads((folder / "card.json").read_text())
     network = _build(card)
     networks.load_weights(network, folder / "weights.safetensors")
-    return TrainedNetwork(
-        network.eval(), Scaling.from_dict(card["scaling"]), card["size"], tuple(card["classes"]), card
-    )
+    return TrainedNetwork(network.eval(), Scaling.from_dict(card["scaling"]), tuple(card["classes"]), card)
 
 
 def fit(dataset: LensDataset, settings: Study, folder: str | Path) -> Path:
@@ -182,17 +180,17 @@ class _Fit(lightning.LightningModule):
     def __init__(self, card: dict, settings: Study, steps: int):
         super().__init__()
         self.network = _build(card)
-        self.size, self.settings, self.steps = card["size"], settings, steps
+        self.crop, self.binning, self.settings, self.steps = card["crop"], card["binning"], settings, steps
         self.scaling = Scaling.from_dict(card["scaling"])
 
     def training_step(self, batch, _):
         images, labels = batch
         if self.settings.augmentation:
             generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.global_step)
-            images = symmetry.random_turn(images, generator, size=self.size)
+            images = symmetry.random_turn(images, generator, size=self.crop)
         else:
-            images = symmetry.centre_crop(images, self.size)
-        loss = cross_entropy(self.network(self.scaling.apply(images)), labels)
+            images = symmetry.centre_crop(images, self.crop)
+        loss = cross_entropy(self.network(self.scaling.apply(_binned(images, self.binning))), labels)
         if not torch.isfinite(loss):
             rate = self.optimizers().param_groups[0]["lr"]
             raise TrainingDiverged(
@@ -207,7 +205,8 @@ class _Fit(lightning.LightningModule):
 
     def validation_step(self, batch, _):
         images, labels = batch
-        self.logits.append(self.network(self.scaling.apply(symmetry.centre_crop(images, self.size))))
+        images = _binned(symmetry.centre_crop(images, self.crop), self.binning)
+        self.logits.append(self.network(self.scaling.apply(images)))
         self.truth.append(labels)
 
     def on_validation_epoch_end(self):
@@ -354,6 +353,11 @@ def _as_tensor(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(images, dtype=np.float32, order="C"))
 
 
+def _binned(images: torch.Tensor, binning: int) -> torch.Tensor:
+    """Means of `binning` x `binning` pixels: a quarter of the cost where the PSF spreads over several pixels."""
+    return avg_pool2d(images, binning) if binning > 1 else images
+
+
 def _build(card: dict) -> torch.nn.Module:
     return networks.build_network(
         card["network"],
@@ -367,13 +371,16 @@ def _build(card: dict) -> torch.nn.Module:
 
 def _card(dataset: LensDataset, settings: Study) -> dict:
     """What the network is, what it was shown and by which code: enough to build it again and to trust it."""
-    size = symmetry.working_size(dataset.image_size, at_most=settings.crop or None)
+    binning = settings.binning
+    size = symmetry.working_size(dataset.image_size // binning, at_most=settings.crop // binning or None)
     train = dataset.part("train")
-    scaling = Scaling.fit(settings.scaling, train.images, size=size)
+    sample = _binned(_as_tensor(train.images[:: max(len(train) // 1024, 1)]), binning)
+    scaling = Scaling.fit(settings.scaling, sample.numpy(), size=size)
     card = {name: getattr(settings, name) for name in RELEVANT} | {
         "classes": list(dataset.classes),
         "in_channels": dataset.images.shape[1],
         "image_size": dataset.image_size,
+        "crop": size * binning,
         "size": size,
         "scaling": scaling.to_dict(),
         "training_images": len(train),

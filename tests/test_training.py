@@ -117,7 +117,7 @@ def test_divergence_stops_at_once_and_says_where(blobs, tmp_path, quiet):
 
 
 def test_gradients_are_clipped_at_the_norm_that_was_asked_for(blobs, tmp_path, quiet, monkeypatch):
-    """SGD-like check on real gradients: the recorded norms before clipping exceed the limit, the applied ones do not."""
+    """On real gradients: the norms recorded before clipping exceed the limit, those that AdamW is given do not."""
     applied = []
     original = torch.optim.AdamW.step
 
@@ -170,3 +170,11 @@ def test_turning_before_cropping_keeps_the_corners(blobs, tmp_path, quiet):
     turned = symmetry.rotate(images, 45.0, size=16)
     assert turned.shape[-1] == 16
     torch.testing.assert_close(turned, torch.ones(1, 1, 16, 16))
+
+
+def test_binning_keeps_the_symmetry_and_the_mean(blobs, tmp_path, quiet):
+    settings = SETTINGS.model_copy(update={"binning": 2, "epochs": 1})
+    run = training.load_trained(training.fit(blobs, settings, tmp_path / "run"))
+    assert (run.card["size"], run.card["crop"]) == (8, 16)
+    images = blobs.part("test").images
+    np.testing.assert_allclose(run.predict(images, 90.0), run.predict(images), atol=1e-5)

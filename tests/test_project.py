@@ -1,0 +1,77 @@
+"""The project's own promises: one list of versions, notebooks with guarded outputs alone, no path of a machine."""
+
+import json
+import re
+import tomllib
+from importlib.metadata import version
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+
+def pinned(root) -> dict[str, str]:
+    lines = (root / "constraints.txt").read_text().split()
+    assert all("==" in line for line in lines)
+    return {canonicalize_name(name): number for name, number in (line.split("==") for line in lines)}
+
+
+def project(root) -> dict:
+    return tomllib.loads((root / "pyproject.toml").read_text())["project"]
+
+
+def test_every_dependency_is_pinned_and_the_pin_satisfies_it(root):
+    pins = pinned(root)
+    extras = project(root)["optional-dependencies"]
+    for line in [*project(root)["dependencies"], *(one for group in extras.values() for one in group)]:
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), line
+
+
+def test_conda_users_get_the_same_versions(root):
+    environment = yaml.safe_load((root / "environment.yml").read_text())
+    (pip,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert "--constraint constraints.txt" in pip
+    assert "--editable .[test]" in pip
+    listed = {canonicalize_name(n): v for n, v in (line.split("==") for line in pip if "==" in line)}
+    assert listed == {name: pinned(root)[name] for name in listed}
+    assert listed.keys() == {"jupyterlab", "torch", "e2cnn", "papermill", "ipywidgets", "seaborn", "nbval"}
+    python = next(entry for entry in environment["dependencies"] if str(entry).startswith("python="))
+    assert Requirement(f"python{project(root)['requires-python']}").specifier.contains(python.split("=")[1])
+
+
+def test_what_is_installed_is_what_is_pinned(root):
+    """A mismatch means that this environment was not made by `make` or environment.yml."""
+    differing = {}
+    for name in ("torch", "e2cnn", "numpy", "pandas", "scikit-learn", "lightning", "papermill", "pydantic"):
+        installed = version(name).split("+")[0]
+        if installed != pinned(root)[canonicalize_name(name)]:
+            differing[name] = installed
+    assert not differing
+
+
+def test_notebooks_hold_the_outputs_that_are_compared_and_no_others(root):
+    notebooks = sorted((root / "notebooks").glob("*.ipynb"))
+    assert notebooks
+    for file in notebooks:
+        cells = json.loads(file.read_text())["cells"]
+        for cell in cells:
+            guarded = "nbval-check-output" in cell["metadata"].get("tags", [])
+            assert bool(cell.get("outputs")) == guarded, f"{file.name}: say make notebooks"
+        assert cells[0]["cell_type"] == "markdown" and cells[0]["source"][0].startswith("# "), file.name
+        assert sum("parameters" in cell["metadata"].get("tags", []) for cell in cells) == 1, file.name
+        for cell in cells:
+            if cell["cell_type"] == "code":
+                assert len(cell["source"]) <= 40, f"{file.name}: a cell longer than a screen belongs in the package"
+
+
+@pytest.mark.parametrize("pattern", [r"/(home|Users|root)/\w+", r"/tmp/\w+", r"pypi\.org|pythonhosted"])
+def test_no_path_or_host_of_a_machine_in_what_people_get(root, pattern):
+    folders = ("lensstudy", "notebooks", "params", "docs", "reports/reference")
+    files = [file for folder in folders for file in (root / folder).rglob("*") if file.is_file()]
+    files += [root / name for name in ("README.md", "Makefile", "Snakefile", "constraints.txt", "environment.yml")]
+    for file in files:
+        if file.suffix not in {".pyc", ".png"}:
+            found = re.search(pattern, file.read_text(encoding="utf-8"))
+            assert not found, f"{file.relative_to(root)}: {found}"
