@@ -120,6 +120,51 @@ def report(
         typer.echo(f"{name}: {_shown(_index(study))}")
 
 
+@app.command()
+def inspect(path: Annotated[Path, typer.Argument(help="folder, tar, zip or file of images")]) -> None:
+    """Say what lies at a path: layout, classes, shapes, values, and what would stop a study."""
+    from lensstudy import archive
+    from lensstudy.dataset import DataError
+
+    try:
+        found = archive.inspect(path)
+    except DataError as error:
+        _fail(str(error))
+    typer.echo(archive.inspect_text(found))
+    if found["problems"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def simulate(
+    preset: Annotated[str, typer.Option(help="recipe, such as model_3 or realistic")],
+    per_class: Annotated[int, typer.Option(help="images of each class")],
+    seed: Annotated[int, typer.Option(help="seed of the images")],
+    out: Annotated[Path, typer.Option(help="folder of the data set")],
+    pixels: Annotated[int | None, typer.Option(help="pixels along one side; the recipe's own, if none")] = None,
+    noise_level: Annotated[float | None, typer.Option(help="noise of noise-free recipes, in units of the peak")] = None,
+    processes: Annotated[int, typer.Option(help="processes at a time; 0: as many as processors")] = 0,
+    layout: Annotated[str, typer.Option(help="lensstudy, or deeplense for one file an image")] = "lensstudy",
+) -> None:
+    """Simulate a data set; killed half-way, the same command goes on."""
+    from lensstudy import archive
+    from lensstudy.dataset import DataError
+    from lensstudy.simulate import simulate as make
+
+    if layout not in ("lensstudy", "deeplense"):
+        _fail(f"layout '{layout}' is unknown; there are lensstudy and deeplense")
+    folder = out if layout == "lensstudy" else out / "lensstudy"
+    cores = processes or len(os.sched_getaffinity(0))
+    options = {"image_size": pixels, "noise_level": noise_level, "processes": cores, "progress": True}
+    try:
+        dataset = make(preset, per_class, seed=seed, folder=folder, **options)
+        if layout == "deeplense":
+            archive.write_deeplense(dataset, out)
+    except (DataError, ValueError, OSError) as error:
+        _fail(str(error))
+    typer.echo(f"{len(dataset):,} images in {_shown(out)}; fingerprint {dataset.fingerprint}")
+
+
 def _study(study_file: Path) -> Study:
     try:
         return Study.read(study_file)
