@@ -64,7 +64,7 @@ def _simulated(study: Study) -> LensDataset:
         study.images_per_class,
         seed=study.data_seed,
         image_size=study.image_size,
-        noise_level=study.noise_level,
+        noise_level=study.noise_level or None,  # 0: the recipe has its own
         progress=not in_batch(),
         **study.population,
     )
