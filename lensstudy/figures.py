@@ -31,7 +31,9 @@ __all__ = [
     "invariance_curves",
     "orientation",
     "png",
+    "populations",
     "radial_profiles",
+    "residuals",
     "roc_curves",
     "schedule",
     "show",
@@ -124,14 +126,18 @@ def _image(axes, image: np.ndarray, pixel_scale: float | None = None, symmetric:
 
 
 def image_row(
-    images: Sequence[np.ndarray], titles: Sequence[str], pixel_scale: float | None = None, symmetric: bool = False
+    images: Sequence[np.ndarray],
+    titles: Sequence[str],
+    pixel_scale: float | None = None,
+    symmetric: Sequence[bool] | None = None,
 ) -> Figure:
-    """Images `(H, W)` side by side under their titles."""
+    """Images `(H, W)` side by side under their titles; those that are `symmetric` about zero in red and blue."""
+    symmetric = symmetric or [False] * len(images)
     figure, axes = plt.subplots(
         1, len(images), figsize=(min(1.6 * len(images), WIDTH), 1.75 if len(images) > 4 else 2.1), squeeze=False
     )
-    for axis, image, title in zip(axes[0], images, titles, strict=True):
-        _image(axis, image, pixel_scale, symmetric)
+    for axis, image, title, signed in zip(axes[0], images, titles, symmetric, strict=True):
+        _image(axis, image, pixel_scale, signed)
         axis.set_title(title, fontsize=8)
     return figure
 
@@ -157,6 +163,48 @@ def examples(
         axes[row, 0].set_axis_on()
         axes[row, 0].set(xticks=[], yticks=[])
         axes[row, 0].set_ylabel(name)
+    return figure
+
+
+def residuals(observed, noise_free, smooth, mass, titles: Sequence[str], pixel_scale: float | None = None) -> Figure:
+    """One row a lens: observed, without noise, minus its smooth twin, mass of the substructure; all `(H, W)`."""
+    figure, axes = plt.subplots(len(titles), 4, figsize=(WIDTH, 1.95 * len(titles)), squeeze=False)
+    columns = ["observed", "without noise", "minus smooth twin", "substructure"]
+    for row, pictures in zip(axes, zip(observed, noise_free, noise_free - smooth, mass, strict=True), strict=True):
+        _image(row[0], pictures[0], pixel_scale)
+        _image(row[1], pictures[1])
+        reach = np.abs(pictures[2]).max()
+        _image(row[2], pictures[2], symmetric=True)
+        row[2].set_xlabel(f"at most {reach / pictures[1].max():.1%} of the peak" if reach else "nothing", fontsize=7)
+        _image(row[3], np.log10(np.maximum(pictures[3], 1e6)), vmin=6, vmax=10)
+        row[3].images[0].set_cmap("Greys")
+    for axis, title in zip(axes[0], columns, strict=True):
+        axis.set_title(title)
+    for axis, title in zip(axes[:, 0], titles, strict=True):
+        axis.set_ylabel(title)
+    return figure
+
+
+def populations(truth: pd.DataFrame, columns: Mapping[str, str], classes: Sequence[str]) -> Figure:
+    """Histograms of the `columns` (name -> axis label) of a catalogue of truth, one line a class. Quantities that span
+    more than two decades are shown on a logarithmic axis, and a class in which they are zero is left out."""
+    figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 4.6))
+    for axis, (column, label) in zip(axes.flat, columns.items(), strict=True):
+        values = truth[column].replace([np.inf, -np.inf], np.nan)
+        some = values[values > 0].dropna()
+        logarithmic = len(some) and some.quantile(0.99) > 100 * some.quantile(0.01)
+        bins = 20
+        if len(some):
+            low, high = some.min(), some.max()
+            bins = np.geomspace(low, high * 1.001, 25) if logarithmic else np.linspace(low, high * 1.001 + 1e-9, 25)
+        for k, name in enumerate(classes):
+            mine = values[(truth["class"] == name) & (values > 0)].dropna()
+            if len(mine):
+                axis.hist(mine, bins=bins, histtype="step", lw=1.6, color=_OKABE_ITO[k], label=name)
+        axis.set(xlabel=label, ylabel="images")
+        if logarithmic:
+            axis.set_xscale("log")
+    axes.flat[0].legend(fontsize=8)
     return figure
 
 

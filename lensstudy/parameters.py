@@ -46,8 +46,11 @@ class Study(BaseModel):
     population: dict[str, float | int | str | bool] = Field({}, description="changes to the recipe's population")
     images_per_class: int = Field(60, ge=10, description="simulated images of each class")
     image_size: int = Field(32, ge=16, le=1024, description="pixels along one side of a simulated image")
-    noise_level: float = Field(0.02, ge=0, le=10, description="noise in units of each image's peak; 0: the recipe's own")
+    noise_level: float = Field(
+        0.02, ge=0, le=10, description="noise in units of each image's peak; 0: the recipe's own"
+    )
     data_seed: int = Field(1, ge=0, description="seed of the images and of the split")
+    preset_images: int = Field(30, ge=10, description="images of each class for the comparison of recipes")
     test_fraction: float = Field(0.1, gt=0, lt=1, description="share of the images kept for the test")
     validation_fraction: float = Field(0.1, gt=0, lt=1, description="share of the rest on which epochs are chosen")
 

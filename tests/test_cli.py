@@ -1,0 +1,118 @@
+"""The command: a whole tiny study, what runs again and what does not, and what is left when something fails."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LENSSTUDY = str(Path(sys.executable).with_name("lensstudy"))
+TINY = """\
+images_per_class: 20
+networks: [d4-steerable-cnn, plain-cnn]
+width: 0.25
+epochs: 1
+batch_size: 16
+preset_images: 10
+bootstrap_samples: 50
+"""
+
+
+def lensstudy(home: Path, *arguments: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"LENSSTUDY_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    environment.pop("LENSSTUDY_DATA", None)
+    return subprocess.run([LENSSTUDY, *arguments], env=environment, cwd=home, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """The home of a finished tiny study."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "tiny.yml").write_text(TINY)
+    result = lensstudy(home, "run", "tiny.yml")
+    assert result.returncode == 0, result.stderr
+    return home
+
+
+def executed_at(home: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_mtime_ns for file in (home / "runs/tiny/notebooks").glob("*.ipynb")}
+
+
+def test_a_run_leaves_every_stage_and_a_page_of_each(finished):
+    runs, reports = finished / "runs/tiny", finished / "reports/tiny"
+    summary = json.loads((runs / "analysis/summary.json").read_text())
+    assert "d4-steerable-cnn" in summary["answer"]
+    assert summary["largest_change_at_90_degrees"]["d4-steerable-cnn"] < 1e-5
+    assert (runs / "dataset/dataset.json").exists()
+    assert (runs / "networks.json").exists()
+    pages = {"01-explore-data", "02-build-models", "04-analyse", "index"}
+    pages |= {f"03-train-{network}-s1" for network in ("d4-steerable-cnn", "plain-cnn")}
+    assert {page.stem for page in reports.glob("*.html")} == pages
+    index = (reports / "index.html").read_text()
+    for page in pages - {"index"}:
+        assert f'href="{page}.html"' in index
+
+
+def test_a_second_run_does_nothing(finished):
+    before = executed_at(finished)
+    assert lensstudy(finished, "run", "tiny.yml").returncode == 0
+    assert executed_at(finished) == before
+
+
+def test_a_changed_parameter_runs_what_depends_on_it_and_no_more(finished, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(finished, home)  # copies keep their times
+    before = executed_at(home)
+    (home / "tiny.yml").write_text(TINY.replace("bootstrap_samples: 50", "bootstrap_samples: 60"))
+    result = lensstudy(home, "run", "tiny.yml")
+    assert result.returncode == 0, result.stderr
+    changed = {name for name, time in executed_at(home).items() if time != before[name]}
+    assert changed == {"04-analyse.ipynb"}
+
+
+def test_a_failed_notebook_leaves_its_log_and_no_page(tmp_path):
+    (tmp_path / "lost.yml").write_text("data_path: nowhere\n")
+    result = lensstudy(tmp_path, "run", "lost.yml")
+    assert result.returncode == 1
+    assert "01-explore-data.ipynb failed in cell" in result.stderr
+    assert "nowhere" in result.stderr
+    assert (tmp_path / "runs/lost/notebooks/01-explore-data.failed.ipynb").exists()
+    assert "nowhere" in (tmp_path / "runs/lost/logs/01-explore-data.log").read_text()
+    assert [page.name for page in (tmp_path / "reports/lost").glob("*.html")] == ["index.html"]
+
+
+def test_an_unset_variable_in_data_path_is_named(tmp_path):
+    (tmp_path / "lost.yml").write_text("data_path: $LENSSTUDY_DATA/lenses.tgz\n")
+    result = lensstudy(tmp_path, "run", "lost.yml")
+    assert result.returncode == 1
+    assert "LENSSTUDY_DATA" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "absent.yml"], "absent.yml: cannot be read"),
+        (["inspect", "absent"], "absent"),
+        (["report"], "no study has run yet"),
+        (["simulate", "--preset", "modle_3", "--per-class", "2", "--seed", "1", "--out", "x"], "model_3"),
+        (["simulate", "--preset", "model_3", "--per-class", "0", "--seed", "1", "--out", "x"], "images_per_class"),
+    ],
+)
+def test_a_slip_on_the_command_line_is_one_clear_line(tmp_path, arguments, message):
+    result = lensstudy(tmp_path, *arguments)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_simulate_writes_both_layouts(tmp_path):
+    options = ["--preset", "model_3", "--per-class", "3", "--seed", "1", "--processes", "1"]
+    assert lensstudy(tmp_path, "simulate", *options, "--pixels", "32", "--out", "ours").returncode == 0
+    assert (tmp_path / "ours/dataset.json").exists()
+    result = lensstudy(tmp_path, "simulate", *options, "--pixels", "32", "--out", "theirs", "--layout", "deeplense")
+    assert result.returncode == 0, result.stderr
+    assert len(list((tmp_path / "theirs").rglob("*.npy"))) >= 9
