@@ -178,6 +178,8 @@ def residuals(observed, noise_free, smooth, mass, titles: Sequence[str], pixel_s
         row[2].set_xlabel(f"at most {reach / pictures[1].max():.1%} of the peak" if reach else "nothing", fontsize=7)
         _image(row[3], np.log10(np.maximum(pictures[3], 1e6)), vmin=6, vmax=10)
         row[3].images[0].set_cmap("Greys")
+        for spine in row[3].spines.values():
+            spine.set(visible=True, color="0.8")
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title)
     for axis, title in zip(axes[:, 0], titles, strict=True):
@@ -192,6 +194,12 @@ def populations(truth: pd.DataFrame, columns: Mapping[str, str], classes: Sequen
     for axis, (column, label) in zip(axes.flat, columns.items(), strict=True):
         values = truth[column].replace([np.inf, -np.inf], np.nan)
         some = values[values > 0].dropna()
+        axis.set(xlabel=label, ylabel="images")
+        if len(some) and some.max() < 1.001 * some.min():
+            note = f"the same for every lens:\n{some.iloc[0]:.3g}"
+            axis.text(0.5, 0.5, note, transform=axis.transAxes, ha="center", va="center")
+            axis.set(xticks=[], yticks=[])
+            continue
         logarithmic = len(some) and some.quantile(0.99) > 100 * some.quantile(0.01)
         bins = 20
         if len(some):
@@ -201,10 +209,9 @@ def populations(truth: pd.DataFrame, columns: Mapping[str, str], classes: Sequen
             mine = values[(truth["class"] == name) & (values > 0)].dropna()
             if len(mine):
                 axis.hist(mine, bins=bins, histtype="step", lw=1.6, color=_OKABE_ITO[k], label=name)
-        axis.set(xlabel=label, ylabel="images")
         if logarithmic:
             axis.set_xscale("log")
-    axes.flat[0].legend(fontsize=8)
+    axes.flat[-1].legend(fontsize=8)
     return figure
 
 

@@ -74,10 +74,10 @@ def recipes(images_per_class: int, seed: int) -> pd.DataFrame:
         rows.append(
             {
                 "recipe": preset,
-                "ring moments, AUC of no_sub": baseline_auc(images, against=["no_sub"]),
+                "ring AUC": baseline_auc(images, against=["no_sub"]),
                 "mean e1": f"{e1.mean():+.3f} ± {np.std(e1) / np.sqrt(len(e1)):.3f}",
-                "detectability of cdm": seen["cdm"],
-                "detectability of axion": seen["axion"],
+                "cdm [sigma]": seen["cdm"],
+                "axion [sigma]": seen["axion"],
             }
         )
     return pd.DataFrame(rows)
