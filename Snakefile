@@ -12,8 +12,8 @@ NOTEBOOKS = Path(config["notebooks"])
 PACKAGE = Path(config["package"])
 RUNS = f"runs/{study.study}"
 REPORTS = f"reports/{study.study}"
-DATA = ["parameters", "stages", "dataset", "archive", "formats", "simulate", "lensing", "instrument"]
-LEARNING = ["parameters", "stages", "dataset", "symmetry", "layers", "networks", "training"]
+DATA = "parameters stages dataset archive formats filtering baselines simulate population lensing instrument".split()
+LEARNING = "parameters stages dataset symmetry layers networks training".split()
 
 
 def source(notebook, *modules):

@@ -50,6 +50,9 @@ class Study(BaseModel):
         0.02, ge=0, le=10, description="noise in units of each image's peak; 0: the recipe's own"
     )
     data_seed: int = Field(1, ge=0, description="seed of the images and of the split")
+    filtering: dict[str, float | int | None] = Field(
+        {}, description="changes to the thresholds by which read images are excluded; null leaves a rule out"
+    )
     preset_images: int = Field(30, ge=10, description="images of each class for the comparison of recipes")
     test_fraction: float = Field(0.1, gt=0, lt=1, description="share of the images kept for the test")
     validation_fraction: float = Field(0.1, gt=0, lt=1, description="share of the rest on which epochs are chosen")

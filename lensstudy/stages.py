@@ -8,12 +8,15 @@ a fresh kernel.
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import numpy as np
 import pandas as pd
 
+from lensstudy.archive import read
 from lensstudy.baselines import baseline_auc
-from lensstudy.dataset import LensDataset, ellipticity
+from lensstudy.dataset import DataError, LensDataset, ellipticity
+from lensstudy.filtering import Rules, filter_images
 from lensstudy.parameters import Study
 from lensstudy.simulate import PRESETS, simulate
 from lensstudy.training import TrainedNetwork, fit, in_batch, load_trained
@@ -28,6 +31,7 @@ DATA_PARAMETERS = (
     "images_per_class",
     "image_size",
     "noise_level",
+    "filtering",
     "data_seed",
     "test_fraction",
     "validation_fraction",
@@ -45,6 +49,7 @@ def dataset(study: Study) -> LensDataset:
             return made
     made = _read(study) if study.data_path else _simulated(study)
     made = made.split(study.test_fraction, study.validation_fraction, study.data_seed)
+    made.check_leaks()
     made.description["parameters"] = wanted
     made.save(folder)
     return LensDataset.load(folder)
@@ -96,9 +101,12 @@ def _simulated(study: Study) -> LensDataset:
 
 
 def _read(study: Study) -> LensDataset:
-    from lensstudy.archive import read
-
-    return read(study.data_path, progress=not in_batch())
+    try:
+        rules = Rules(**study.filtering)
+    except TypeError as error:
+        known = ", ".join(field.name for field in fields(Rules))
+        raise DataError(f"filtering = {study.filtering}: {error}; known rules: {known}") from None
+    return filter_images(read(study.data_path, progress=not in_batch()), rules, study.data_seed)
 
 
 def history(study: Study) -> dict:

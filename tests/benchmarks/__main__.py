@@ -1,6 +1,6 @@
 """`make bench`: every benchmark, side by side with its baseline in one run, as a table and in `runs/bench.json`.
 
-`ratio` above 1 is better than the baseline. A benchmark whose data or package is missing says so in place of its figure.
+`ratio` above 1 is better than the baseline. A benchmark that lacks its data or package says so in place of its figure.
 """
 
 import importlib
