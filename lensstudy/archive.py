@@ -1,9 +1,10 @@
 """Every DeepLense layout in and out: folders, tars and zips of images, stacks, `.npz` and HDF5.
 
-`read(path)` is told nothing but the path. It lists what is there, finds the class of each image from the folder it lies
-in (or, where there are no class folders, from its file name), decodes the files (`formats`) one after another and appends
-them to one array, in memory or, larger than memory, in a folder. Bad files are skipped and reported; files that try to do
-something (climb out of an archive, run code on loading, unpack to a thousand times their size) stop the reading.
+`read(path)` is told nothing but the path. It lists what is there (`containers`), finds the class of each image from the
+folder it lies in or, where there are no class folders, from its file name, decodes one file after another (`formats`)
+and appends the pixels to one array, in memory or, larger than memory, in a folder. Damaged files are skipped and
+reported; hostile ones stop the reading. `inspect` says what is there without keeping it, `write_deeplense` writes
+DeepLense's own layout.
 """
 
 from __future__ import annotations
@@ -13,213 +14,27 @@ import io
 import itertools
 import os
 import re
-import tarfile
 import warnings
-import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from lensstudy.containers import Listing, list_path, parents, resolve
 from lensstudy.dataset import CLASS_ALIASES, DataError, LensDataset, canonical_class
-from lensstudy.formats import HDF5, READABLE, decode, read_npy, stacked
+from lensstudy.formats import FITS, READABLE, contents, decode, read_npy, stacked
 
-__all__ = ["decode", "read", "resolve"]
+__all__ = ["inspect", "inspect_text", "read", "write_deeplense"]
 
-TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tbz2", ".txz")
 PART_NAMES = {"train": "train", "training": "train", "val": "validation", "valid": "validation"}
 PART_NAMES |= {"validation": "validation", "test": "test", "testing": "test"}
 # The smooth lens first and the sought class last, whatever the order of the folders.
 CLASS_ORDER = ("no_sub", "cdm", "axion", "sub", "nonlens", "lens")
 UNLABELLED = "unlabelled"
-
-# A set that unpacks to more than this and to more than 200 times its size is no data set. JPEGs and photon noise hardly
-# compress; noise-free images in float64 reach about 3; the most that deflate can do is 1032.
-EXPANSION_LIMIT = 200
-EXPANSION_FREE_BYTES = 2**30
-
-
-@dataclass
-class Listing:
-    """What lies at a path: image files and folders by name inside it, and a way to get their content in order."""
-
-    kind: str
-    names: list[str]
-    folders: set[str]
-    ignored: list[str]
-    stream: Callable[[], Iterator[tuple[str, object]]]
-
-
-# ---- what lies where ------------------------------------------------------------------------------------------------
-
-
-def resolve(path: str | Path) -> Path:
-    """`path` with `~` and environment variables such as `$LENSSTUDY_DATA` filled in.
-
-    Raises `DataError` where a variable is not set or nothing exists at the path.
-    """
-    filled = os.path.expandvars(os.path.expanduser(str(path)))
-    if unset := re.search(r"\$\{?(\w+)\}?", filled):
-        raise DataError(
-            f"{path}: the environment variable {unset[1]} is not set. "
-            f"Set it (export {unset[1]}=/folder/with/data) or write the path out."
-        )
-    if not os.path.exists(filled):
-        raise DataError(f"{filled}: nothing exists at this path. Check data_path in the parameters of the study.")
-    return Path(filled)
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
-
-
-def _list_folder(root: Path) -> Listing:
-    names, folders, ignored, seen = [], set(), [], set()
-    for place, below, files in os.walk(root, followlinks=True):
-        if os.path.realpath(place) in seen:  # a link that leads back up
-            below.clear()
-            continue
-        seen.add(os.path.realpath(place))
-        inside = Path(place).relative_to(root).as_posix()
-        below[:] = sorted(name for name in below if not _is_hidden(name))
-        folders.add(inside)
-        for file in files:
-            name = file if inside == "." else f"{inside}/{file}"
-            if not _is_hidden(name):
-                (names if file.lower().endswith(READABLE) else ignored).append(name)
-    names.sort()
-    return Listing("folder", names, folders - {"."}, ignored, lambda: ((name, root / name) for name in names))
-
-
-def _check_member(archive: Path, name: str, total: int) -> None:
-    parts = PurePosixPath(name.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts or re.match(r"[A-Za-z]:", name):
-        raise DataError(
-            f"{archive.name}: member '{name}' climbs out of the archive. No data set needs this; nothing of it was "
-            "read. Repack the archive from inside its folder."
-        )
-    if total > max(EXPANSION_FREE_BYTES, EXPANSION_LIMIT * archive.stat().st_size):
-        raise DataError(
-            f"{archive.name}: {archive.stat().st_size:,} bytes that unpack to more than {total:,}, over "
-            f"{EXPANSION_LIMIT} times as much. This looks like a decompression bomb; unpack it if you trust it."
-        )
-
-
-def _list_tar(path: Path) -> Listing:
-    names, folders, ignored, total = [], set(), [], 0
-    try:
-        with tarfile.open(path) as tar:
-            for member in tar:
-                total += member.size
-                _check_member(path, member.name, total)
-                if not (member.isfile() or member.isdir()):
-                    raise DataError(
-                        f"{path.name}: member '{member.name}' is a link or a device, not a file. Links can point "
-                        "anywhere; repack the archive with the files themselves (tar --dereference)."
-                    )
-                name = PurePosixPath(member.name).as_posix()
-                if _is_hidden(name):
-                    continue
-                if member.isdir():
-                    folders.add(name)
-                else:
-                    (names if name.lower().endswith(READABLE) else ignored).append(name)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(f"{path.name}: not a whole tar file ({error}). Fetch it again.") from error
-    wanted = set(names)
-
-    def stream():
-        with tarfile.open(path) as tar:
-            for member in tar:
-                if (name := PurePosixPath(member.name).as_posix()) in wanted and member.isfile():
-                    yield name, tar.extractfile(member).read()
-
-    return Listing("tar", names, folders | _parents(names), ignored, stream)
-
-
-def _list_zip(path: Path) -> Listing:
-    names, folders, ignored, total = [], set(), [], 0
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                total += member.file_size
-                _check_member(path, member.filename, total)
-                if member.flag_bits & 1:
-                    raise DataError(f"{path.name}: member '{member.filename}' is encrypted; unpack the archive first.")
-                if (member.external_attr >> 16) & 0o170000 == 0o120000:
-                    raise DataError(f"{path.name}: member '{member.filename}' is a link; repack with the file itself.")
-                if _is_hidden(member.filename):
-                    continue
-                if member.is_dir():
-                    folders.add(member.filename.rstrip("/"))
-                else:
-                    readable = member.filename.lower().endswith(READABLE)
-                    (names if readable else ignored).append(member.filename)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{path.name}: not a whole zip file ({error}). Fetch it again.") from error
-    names.sort()
-
-    def stream():
-        with zipfile.ZipFile(path) as archive:
-            for name in names:
-                try:
-                    yield name, archive.read(name)
-                except (zipfile.BadZipFile, EOFError, OSError) as error:
-                    yield name, ValueError(f"damaged in the archive ({error})")
-
-    kind = "npz" if path.suffix.lower() == ".npz" else "zip"
-    return Listing(kind, names, folders | _parents(names), ignored, stream)
-
-
-def _list_hdf5(path: Path) -> Listing:
-    import h5py
-
-    names, ignored = [], []
-
-    def note(name, node):
-        if isinstance(node, h5py.Dataset):
-            (names if node.ndim >= 1 and node.dtype.kind in "biufSO" else ignored).append(name)
-
-    with h5py.File(path) as file:
-        file.visititems(note)
-    names.sort()
-
-    def stream():
-        with h5py.File(path) as file:
-            for name in names:
-                yield name, file[name]
-
-    return Listing("hdf5", names, _parents(names), ignored, stream)
-
-
-def _parents(names: Iterable[str]) -> set[str]:
-    return {parent.as_posix() for name in names for parent in PurePosixPath(name).parents} - {"."}
-
-
-def _listing(path: Path, labelled: bool) -> Listing:
-    lower = path.name.lower()
-    if path.is_dir():
-        listing = _list_folder(path)
-        archives = [name for name in listing.ignored if name.lower().endswith((*TARS, ".zip"))]
-        if listing.names or not archives:
-            return listing
-        if len(archives) > 1:
-            raise DataError(f"{path}: several archives ({', '.join(archives[:5])}); give the path of one of them.")
-        return _listing(path / archives[0], labelled)
-    if lower.endswith(TARS):
-        return _list_tar(path)
-    if lower.endswith(".zip") or (labelled and lower.endswith(".npz")):
-        return _list_zip(path)
-    if labelled and lower.endswith(HDF5):
-        return _list_hdf5(path)
-    if lower.endswith(READABLE):
-        return Listing("file", [path.name], set(), [], lambda: iter([(path.name, path)]))
-    raise DataError(f"{path}: unknown kind of file; known: folders, {', '.join((*TARS, '.zip', *READABLE))}.")
 
 
 # ---- what an image is called ----------------------------------------------------------------------------------------
@@ -268,7 +83,7 @@ def _labels(listing: Listing, where: str) -> dict[str, tuple[str, str | None]]:
 
 def _check_folders(listing: Listing, where: str) -> None:
     """A class folder without an image is a mistake, and silence would turn three classes into two."""
-    filled = _parents(listing.names)
+    filled = parents(listing.names)
     for folder in sorted(listing.folders - filled):
         if _is_class(_part_and_class(PurePosixPath(folder).name)[1]):
             raise DataError(f"{where}: the class folder '{folder}' is empty. Fill it, or remove it to do without it.")
@@ -417,7 +232,7 @@ def read(
     path = resolve(path)
     if path.is_dir() and (path / "dataset.json").exists():
         return LensDataset.load(path)
-    listing, where = _listing(path, labelled), path.name
+    listing, where = list_path(path, labelled), path.resolve().name
     if not listing.names:
         raise DataError(f"{where}: no images ({len(listing.ignored)} other files). Known: {', '.join(READABLE)}.")
     paired = _pair(listing, classes, extension, where) if labelled and listing.kind in ("npz", "hdf5") else None
@@ -518,3 +333,149 @@ def _pair(listing: Listing, classes, extension, where: str) -> Iterator[tuple] |
 
 def _values(content, name: str) -> np.ndarray:
     return read_npy(content, name)[0] if isinstance(content, bytes) else np.asarray(content)
+
+
+# ---- inspecting and writing -----------------------------------------------------------------------------------------
+
+
+def inspect(path: str | Path, *, processes: int = 1, progress: bool = False) -> dict:
+    """What lies at `path`, read once and not kept: layout, classes, counts, shapes, dtypes, ranges and problems.
+
+    `errors` would stop a study, `warnings` would not. `samples` are up to six rows of each class, evenly spaced, in the
+    order in which `read` gives the images.
+    """
+    report = {"path": Path(path).resolve().name, "errors": [], "warnings": [], "classes": {}, "samples": {}}
+    try:
+        path = resolve(path)
+        rows, skipped = _survey(path, report, processes, progress)
+    except DataError as error:
+        return report | {"errors": [*report["errors"], str(error)]}
+    table = pd.DataFrame(rows).sort_values(["source", "index"], ignore_index=True)
+    report |= {"images": len(table), "shapes": _counts(table["shape"]), "dtypes": _counts(table["dtype"])}
+    for name in _ordered(set(table["class"]), None):
+        of_class = table[table["class"] == name]
+        report["classes"][name] = {
+            "images": len(of_class),
+            "parts": _counts(of_class["part"].dropna()),
+            "minimum": float(of_class["minimum"].min()),
+            "mean": float(of_class["mean"].mean()),
+            "maximum": float(of_class["maximum"].max()),
+        }
+        evenly = np.unique(np.linspace(0, len(of_class) - 1, 6).astype(int))
+        report["samples"][name] = of_class.index[evenly].tolist()
+    if len(report["classes"]) < 2 and not report["errors"]:
+        report["errors"].append(f"only one class ({', '.join(report['classes'])}); a study needs two or more")
+    for name, about in report["classes"].items():
+        if about["images"] < 10:
+            report["errors"].append(f"class {name} has {about['images']} images; training, validation and test need 10")
+    square = table["shape"].map(lambda shape: shape[1] == shape[2])
+    for bad, text in (
+        (~square, "images are not square: crop them, or turning them by 90 degrees is not possible"),
+        (~np.isfinite(table["mean"]), "images hold NaN or infinite pixels"),
+        (table["minimum"] == table["maximum"], "images are constant"),
+        (table["hash"].duplicated(), "images are exact copies of others"),
+        (table["shape"] != table["shape"].mode()[0], "images have another shape than most, and would be skipped"),
+    ):
+        if bad.any():
+            report["warnings"].append(f"{int(bad.sum())} {text}")
+    report["warnings"] += [f"skipped {entry['name']}: {entry['reason']}" for entry in skipped]
+    return report
+
+
+def _survey(path: Path, report: dict, processes: int, progress: bool) -> tuple[list[dict], list[dict]]:
+    """Figures of every image at `path` and the skipped files; layout, errors and contents go into `report`."""
+    rows, skipped = [], []
+    if path.is_dir() and (path / "dataset.json").exists():
+        dataset = LensDataset.load(path)
+        report |= {"layout": "study", "files": 3}
+        columns = zip(dataset.catalogue["name"], dataset.catalogue["class"], dataset.images, strict=True)
+        return [_figures(name, name_class, None, 0, image) for name, name_class, image in columns], skipped
+    listing = list_path(path)
+    report |= {"layout": listing.kind, "files": len(listing.names), "ignored": len(listing.ignored)}
+    if not listing.names:
+        raise DataError(f"{path.name}: no images ({len(listing.ignored)} other files). Known: {', '.join(READABLE)}.")
+    try:
+        labels = _labels(listing, path.resolve().name)
+        _check_folders(listing, path.resolve().name)
+    except DataError as error:
+        report["errors"].append(str(error))
+        labels = {name: (UNLABELLED, None) for name in listing.names}
+    first, content = next(listing.stream())
+    if first.lower().endswith(FITS):
+        report["contents"] = contents(content)
+    for name, stack, _, reason in _decoded(listing, None, processes, progress):
+        if stack is None:
+            skipped.append({"name": name, "reason": reason})
+            continue
+        found, part = labels[name]
+        known = found if found == UNLABELLED else canonical_class(found)
+        rows += [_figures(name, known, part, i, image) for i, image in enumerate(stack)]
+    if not rows:
+        raise DataError(
+            f"{path.name}: none of {len(skipped)} files is an image; {skipped[0]['name']}: {skipped[0]['reason']}"
+        )
+    return rows, skipped
+
+
+def _figures(source: str, name: str, part: str | None, index: int, image: np.ndarray) -> dict:
+    about = {"source": source, "class": name, "part": part, "index": index}
+    about |= {
+        "shape": image.shape,
+        "dtype": str(image.dtype.newbyteorder("=")),
+        "hash": hashlib.blake2b(image.tobytes()).hexdigest(),
+    }
+    return about | {"minimum": image.min(), "mean": image.mean(dtype=float), "maximum": image.max()}
+
+
+def _counts(values: pd.Series) -> dict[str, int]:
+    texts = values.map(lambda value: "x".join(map(str, value)) if isinstance(value, tuple) else value)
+    return {text: int(count) for text, count in texts.value_counts().items()}
+
+
+def inspect_text(report: dict) -> str:
+    """The report of `inspect` in plain text."""
+    lines = [f"{report['path']}: {report.get('layout', 'not readable')}, {report.get('files', 0)} files"]
+    if report["classes"]:
+        shapes = ", ".join(f"{shape} ({count})" for shape, count in report["shapes"].items())
+        lines += [f"{report['images']} images, shape {shapes}, dtype {', '.join(report['dtypes'])}", ""]
+        lines += [f"{'class':12} {'images':>7} {'minimum':>11} {'mean':>11} {'maximum':>11}  parts"]
+    for name, about in report["classes"].items():
+        parts = ", ".join(f"{part} {count}" for part, count in about["parts"].items()) or "-"
+        figures = " ".join(f"{about[key]:11.4g}" for key in ("minimum", "mean", "maximum"))
+        lines.append(f"{name:12} {about['images']:7} {figures}  {parts}")
+    if "contents" in report:
+        lines += ["", "extensions of the first file: " + ", ".join(report["contents"])]
+    for kind in ("errors", "warnings"):
+        some = report[kind][:10]
+        more = [f"... and {len(report[kind]) - 10} more"] if len(report[kind]) > 10 else []
+        lines += ["", f"{kind}:", *(f"  {text}" for text in some + more)] if some else []
+    return "\n".join([*lines, "", "fit for a study" if not report["errors"] else "NOT fit for a study"])
+
+
+def write_deeplense(dataset: LensDataset, folder: str | Path) -> Path:
+    """Write `dataset` as DeepLense does: one `.npy` an image under `<class>/`, or `{train,val,test}/<class>/` once it
+    is split, as `(H, W)` for one channel. Axion images of known mass become pickled `[image, axion mass]` arrays.
+
+    Excluded images are left out. Raises `DataError` if `folder` has something in it or two names fall together.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise DataError(f"{folder}: not empty; write to a new folder, so that old and new images do not mix.")
+    for row, about in enumerate(dataset.catalogue.to_dict("records")):
+        if about.get("excluded_because") or about.get("part") == "excluded":
+            continue
+        part = {"validation": "val"}.get(about.get("part"), about.get("part", ""))
+        name = re.sub(r"[^\w.-]", "_", str(about["name"]))
+        file = folder / part / about["class"] / f"{name}.npy"
+        if file.exists():
+            raise DataError(f"{file}: two images of this name ('{about['name']}'); give the catalogue unique names.")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image = dataset.images[row]
+        image = image[0] if len(image) == 1 else image
+        if about["class"] == "axion" and np.isfinite(about.get("axion_mass", np.nan)):
+            pair = np.empty(2, dtype=object)
+            pair[0], pair[1] = np.array(image), float(about["axion_mass"])
+            np.save(file, pair, allow_pickle=True)
+        else:
+            np.save(file, image)
+    return folder

@@ -98,7 +98,9 @@ class LensDataset:
     @property
     def labels(self) -> np.ndarray:
         """Class of each image as an index into `classes`, int64."""
-        return self.catalogue["class"].map({name: i for i, name in enumerate(self.classes)}).to_numpy(np.int64, copy=True)
+        return (
+            self.catalogue["class"].map({name: i for i, name in enumerate(self.classes)}).to_numpy(np.int64, copy=True)
+        )
 
     @property
     def image_size(self) -> int:
@@ -322,7 +324,7 @@ class Scaling:
             raise DataError(f"scaling '{self.kind}' is unknown; there are {', '.join(self.KINDS)}")
 
     @classmethod
-    def fit(cls, kind: str, images: np.ndarray, size: int | None = None, sample: int = 1024) -> Scaling:
+    def fit(cls, kind: str, images: np.ndarray, size: int | None = None, sample: int = 512) -> Scaling:
         """Parameters from at most `sample` of the `images` `(N, C, H, W)`, evenly spaced. Mean and deviation are those
         of the central `size` pixels, which is what the network sees; sky and noise come from the borders."""
         if kind not in ("asinh", "z-score"):

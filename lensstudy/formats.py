@@ -1,7 +1,8 @@
 """From the bytes of one file to pixels: `.npy` with or without a pickle inside, `.npz`, HDF5, FITS, PNG, JPEG, TIFF.
 
-Nothing in a file is ever run. `.npy` headers are parsed here, so `allow_pickle=True` appears nowhere; DeepLense's pickled
-`[image, axion mass]` arrays go through an unpickler that knows NumPy arrays and plain numbers and refuses the rest.
+Nothing in a file is ever run. `.npy` headers are parsed here, so nothing is loaded with `allow_pickle=True`, and
+DeepLense's pickled `[image, axion mass]` arrays go through an unpickler that knows NumPy arrays and numbers and refuses
+the rest.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from PIL import Image
 
 from lensstudy.dataset import DataError
 
-__all__ = ["FITS", "HDF5", "PICTURES", "READABLE", "decode", "read_npy", "stacked"]
+__all__ = ["FITS", "HDF5", "PICTURES", "READABLE", "contents", "decode", "read_npy", "stacked"]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 FITS = (".fits", ".fit", ".fts", ".fits.gz")
@@ -127,8 +128,9 @@ def _hdf5(data: bytes | Path, extension: str | None) -> np.ndarray:
         found = []
         file.visititems(lambda key, node: found.append(key) if getattr(node, "ndim", 0) >= 2 else None)
         key = extension or (found[0] if len(found) == 1 else next((k for k in found if "image" in k.lower()), None))
-        if key not in file:
-            raise ValueError(f"no dataset '{key}'; there are {', '.join(found) or 'none'}: choose one with extension=")
+        if key is None or key not in file:
+            wanted = f"no dataset '{key}'" if key else "no dataset is called image"
+            raise ValueError(f"{wanted}; there are {', '.join(found) or 'none'}: choose one with extension=")
         return file[key][...]
 
 
@@ -137,7 +139,8 @@ def _npz(data: bytes | Path, name: str, extension: str | None) -> tuple[np.ndarr
         keys = [key.removesuffix(".npy") for key in archive.namelist()]
         key = extension or (keys[0] if len(keys) == 1 else next((k for k in keys if "image" in k.lower()), None))
         if key not in keys:
-            raise ValueError(f"no array '{key}'; there are {', '.join(keys)}: choose one with extension=")
+            wanted = f"no array '{key}'" if key else "no array is called image"
+            raise ValueError(f"{wanted}; there are {', '.join(keys)}: choose one with extension=")
         if archive.getinfo(f"{key}.npy").file_size > ARRAY_LIMIT:
             raise ValueError("more than 1 GiB in one array; store it as .npy")
         return read_npy(archive.read(f"{key}.npy"), name)
@@ -182,3 +185,14 @@ def decode(name: str, content: bytes | Path, extension: str | int | None = None)
     if array.dtype.kind not in "biuf":
         raise ValueError(f"dtype {array.dtype} is no pixel")
     return stacked(array), truth
+
+
+def contents(content: bytes | Path) -> list[str]:
+    """Extensions of a FITS file, each with its number, name, shape and dtype."""
+    from astropy.io import fits
+
+    with fits.open(io.BytesIO(content) if isinstance(content, bytes) else content, memmap=False) as hdus:
+        shapes = ["x".join(map(str, hdu.shape)) or "empty" for hdu in hdus]
+        return [
+            f"{i} {hdu.name or '(no name)'} {shape}" for i, (hdu, shape) in enumerate(zip(hdus, shapes, strict=True))
+        ]
