@@ -209,6 +209,8 @@ def test_figures_are_numbered_and_described(page):
     assert [figure.find("b").string for figure in figures] == ["Figure 1", "Figure 2"]
     assert [figure.img["alt"] for figure in figures] == ["first figure", "second figure"]
     assert [figure["id"] for figure in figures] == ["figure-1", "figure-2"]
+    picture = Image.open(io.BytesIO(base64.b64decode(figures[0].img["src"].partition(",")[2])))
+    assert picture.size == (600, 300) and picture.getcolors() == [(600 * 300, (0, 0, 128))], "not a pixel changed"
 
 
 def test_contents_list_the_headings(page):
@@ -244,7 +246,17 @@ def test_tables_scroll_in_their_own_box_and_numbers_stand_to_the_right(page):
     assert table.parent["class"] == ["scroll"] and table.parent["tabindex"] == "0"
     values = {cell.get_text(): cell.get("class") for cell in table.select("tbody td")}
     assert values == {"a": None, "b": None, "1.5": ["number"], "-2.0": ["number"]}
+    heads = {cell.get_text(): cell.get("class") for cell in table.select("thead th")}
+    assert heads == {"name": None, "value": ["number"]}
     assert not page.select("main style")
+
+
+def test_code_without_output_between_shares_one_fold(page):
+    folds = [fold.get_text() for fold in page.select("main details.code")]
+    assert sum("hide-output" in fold or "secret output" in fold for fold in folds) == 1
+    shared = next(fold for fold in folds if "secret output" in fold)
+    assert "another slider" in shared
+    assert not any("import pandas" in fold and "print('seed'" in fold for fold in folds), "a table lies between"
 
 
 def test_a_page_needs_a_stamp(tmp_path):
@@ -305,6 +317,15 @@ def test_the_index_of_a_study_that_has_not_run_says_so(tmp_path):
     index = report.write_index(tmp_path / "runs/empty", tmp_path / "reports/empty")
     text = BeautifulSoup(index.read_text(encoding="utf-8"), "html.parser").main.get_text()
     assert "No answer yet" in text and "no notebook of this study has run" in text
+
+
+def test_a_notebook_that_was_cut_off_is_said_to_be(tmp_path):
+    folder = tmp_path / "runs/cut/notebooks"
+    folder.mkdir(parents=True)
+    (folder / "01-explore-data.failed.ipynb").write_text('{"cells": [')
+    index = report.write_index(tmp_path / "runs/cut", tmp_path / "reports/cut")
+    failed = BeautifulSoup(index.read_text(encoding="utf-8"), "html.parser").select_one("section.failed").get_text()
+    assert "01-explore-data" in failed and "interrupted" in failed
 
 
 def test_the_graph_of_jobs_runs_from_left_to_right(home):
