@@ -25,7 +25,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from lensstudy.containers import Listing, list_path, parents, resolve
-from lensstudy.dataset import CLASS_ALIASES, DataError, LensDataset, canonical_class
+from lensstudy.dataset import CLASS_ALIASES, PIECE, DataError, LensDataset, canonical_class
 from lensstudy.formats import FITS, READABLE, contents, decode, read_npy, stacked
 
 __all__ = ["inspect", "inspect_text", "read", "write_deeplense"]
@@ -194,8 +194,8 @@ def _collect(results, dtype, folder: Path | None) -> tuple[np.ndarray, pd.DataFr
 def _reordered(images: np.ndarray, order: np.ndarray, partial: Path) -> np.ndarray:
     ordered = partial.with_suffix(".ordered.npy")
     target = np.lib.format.open_memmap(ordered, "w+", images.dtype, images.shape)
-    for start in range(0, len(order), 256):
-        target[start : start + 256] = images[order[start : start + 256]]
+    for start in range(0, len(order), PIECE):
+        target[start : start + PIECE] = images[order[start : start + PIECE]]
     target.flush()
     os.replace(ordered, partial)
     return target

@@ -46,6 +46,7 @@ CLASS_ALIASES = {
 }
 PARTS = ("train", "validation", "test")
 TINY = 1e-12  # stands in for a divisor of zero
+PIECE = 64  # images handled at a time, so that a memory map is never read whole
 
 
 class DataError(ValueError):
@@ -115,8 +116,8 @@ class LensDataset:
         """Hash of pixels, labels and class order: equal fingerprints mean equal sets, whoever made them."""
         digest = hashlib.sha256(json.dumps([self.classes, self.images.shape, str(self.images.dtype)]).encode())
         digest.update(self.labels.tobytes())
-        for start in range(0, len(self), 1024):  # in pieces, so that a memory map is never read whole
-            digest.update(np.ascontiguousarray(self.images[start : start + 1024]).tobytes())
+        for start in range(0, len(self), PIECE):
+            digest.update(np.ascontiguousarray(self.images[start : start + PIECE]).tobytes())
         return digest.hexdigest()[:16]
 
     def subset(self, rows: Sequence[int] | np.ndarray) -> LensDataset:
@@ -200,8 +201,8 @@ class LensDataset:
     def orientation_free_hash(self) -> np.ndarray:
         """One hash an image, the same for its eight copies turned by multiples of 90 degrees and mirrored."""
         hashes = []
-        for start in range(0, len(self), 256):
-            for image in self.images[start : start + 256]:
+        for start in range(0, len(self), PIECE):
+            for image in self.images[start : start + PIECE]:
                 turned = [np.rot90(image, k, (1, 2)) for k in range(4)]
                 copies = [np.ascontiguousarray(copy).tobytes() for t in turned for copy in (t, t[:, :, ::-1])]
                 hashes.append(hashlib.blake2b(min(copies), digest_size=8).hexdigest())
@@ -217,8 +218,8 @@ class LensDataset:
         if own is None or Path(own).resolve() != images.resolve():  # a memory map of this very file stays
             partial = images.with_suffix(".partial.npy")
             target = np.lib.format.open_memmap(partial, "w+", self.images.dtype, self.images.shape)
-            for start in range(0, len(self), 1024):
-                target[start : start + 1024] = self.images[start : start + 1024]
+            for start in range(0, len(self), PIECE):
+                target[start : start + PIECE] = self.images[start : start + PIECE]
             target.flush()
             partial.replace(images)
         self.catalogue.to_parquet(folder / "catalogue.parquet")
