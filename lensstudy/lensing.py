@@ -59,8 +59,8 @@ def sie(x, y, einstein_radius: Tensor, e1: Tensor, e2: Tensor, center_x=0.0, cen
     core = CORE / torch.sqrt(q)
     psi = torch.sqrt((q * along) ** 2 + across**2 + (q * core) ** 2)
     strength = einstein_radius * torch.sqrt(q) / f
-    alpha_along = strength * torch.atan(f * along / (psi + core))
-    alpha_across = strength * torch.atanh(f * across / (psi + q * q * core))
+    alpha_along, alpha_across = torch.atan(f * along / (psi + core)), torch.atanh(f * across / (psi + q * q * core))
+    cosine, sine = strength * cosine, strength * sine
     return cosine * alpha_along - sine * alpha_across, sine * alpha_along + cosine * alpha_across
 
 
@@ -102,7 +102,9 @@ def line(x, y, einstein_radius, half_length, angle: Tensor, center_x=0.0, center
     dx, dy = x - center_x, y - center_y
     u, v = cosine * dx + sine * dy, cosine * dy - sine * dx
     k = einstein_radius**2 / (2 * half_length)
-    alpha_u = 0.5 * k * torch.log1p(4 * u * half_length / ((u - half_length) ** 2 + v * v + SOFTENING))
+    beyond = u.abs()  # alpha_u is odd in u; this half keeps the logarithm away from log(0) at the other end
+    log = torch.log1p(4 * beyond * half_length / ((beyond - half_length) ** 2 + v * v + SOFTENING))
+    alpha_u = 0.5 * k * log * torch.sign(u)
     alpha_v = k * torch.atan2(2 * half_length * v, u * u + v * v - half_length**2 + SOFTENING)
     return cosine * alpha_u - sine * alpha_v, sine * alpha_u + cosine * alpha_v
 
@@ -110,10 +112,10 @@ def line(x, y, einstein_radius, half_length, angle: Tensor, center_x=0.0, center
 def arc_over_root(x: Tensor) -> Tensor:
     """`arccosh(1/x)/sqrt(1 - x^2)` below 1 and `arccos(1/x)/sqrt(x^2 - 1)` above: one smooth function, 1 at x = 1."""
     t = (1 - x) * (1 + x)
-    near_one = t.abs() < 1e-3
+    near_one = t.abs() < math.sqrt(torch.finfo(x.dtype).eps)
     root = torch.sqrt(torch.where(near_one, torch.ones_like(t), t).abs())
     arc = torch.where(x < 1, torch.log((1 + root) / x), torch.atan(root))
-    return torch.where(near_one, 1 + t / 3 + t * t / 5 + t**3 / 7, arc / root)
+    return torch.where(near_one, 1 + t / 3, arc / root)
 
 
 def scaled_radius(dx, dy, scale_radius) -> Tensor:
@@ -192,7 +194,7 @@ def sersic(x, y, amplitude, radius, index, e1: Tensor, e2: Tensor, center_x=0.0,
     along, across = cosine * dx + sine * dy, cosine * dy - sine * dx
     b = 1.9992 * index - 0.3271
     radius_squared = torch.clamp((q * along * along + across * across / q) / radius**2, min=1e-10)
-    return amplitude * torch.exp(b - b * radius_squared ** (0.5 / index))
+    return amplitude * torch.exp(b - b * torch.exp(torch.log(radius_squared) * (0.5 / index)))  # exp(log) outruns pow
 
 
 def sersic_total(radius: float, index: float) -> float:
