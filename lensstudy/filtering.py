@@ -52,7 +52,7 @@ class Rules:
     near_duplicate: float | None = 0.3  # distance to a copy over the typical distance to the nearest neighbour
     off_centre: float | None = 0.6  # distance of the centre of light from the centre, in half-widths of the image
     signal_to_noise: float | None = 6.0  # of the brightest 3 x 3 pixels; the brightest of pure noise reaches about 4.5
-    outlier: float | None = 10.0  # robust deviations in the space of the images' power spectra
+    outlier: float | None = 5.0  # robust deviations in the space of the images' power spectra
     label_error: float | None = 0.05  # cross-validated probability of an image's own class
     largest_share: float = 0.1  # a rule that takes more than this of the images stops instead
 

@@ -107,16 +107,17 @@ def loader_64() -> dict:
 
 
 def arcs(count: int, seed: int, size: int = 64) -> np.ndarray:
-    """`count` images `(N, 1, size, size)` of two arcs each on a ring, with noise of 2 % of the peak."""
+    """`count` images `(N, 1, size, size)` of a ring with two brighter arcs, with noise of 2 % of the peak."""
     random = np.random.default_rng(seed)
     y, x = (np.mgrid[:size, :size] - (size - 1) / 2).astype(np.float32)
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
     images = random.normal(0, 0.02, (count, 1, size, size)).astype(np.float32)
     for image in images:
-        ring, width = random.uniform(12, 22), random.uniform(1.5, 3)
+        ring, width = size * random.uniform(0.18, 0.34), random.uniform(1.5, 3)
         profile = np.exp(-0.5 * ((radius - ring) / width) ** 2)
-        for brightness in random.uniform(0.3, 1, 2):
-            image[0] += brightness * profile * np.exp(random.uniform(2, 8) * (np.cos(angle - random.uniform(0, 7)) - 1))
+        for brightness in random.uniform(0.2, 0.7, 2):
+            arc = np.exp(random.uniform(2, 8) * (np.cos(angle - random.uniform(0, 7)) - 1))
+            image[0] += profile * (0.15 + brightness * arc)
     return images
 
 
