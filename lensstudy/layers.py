@@ -9,7 +9,9 @@ their state.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter, defaultdict
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,18 @@ from torch import Tensor, nn
 
 from lensstudy.symmetry import e2cnn
 
-__all__ = ["FieldBatchNorm", "GroupPool", "SteerableConv", "SymmetricPool", "describe_fields"]
+__all__ = [
+    "FieldBatchNorm",
+    "GatedReLU",
+    "GroupPool",
+    "IrrepBatchNorm",
+    "NormReLU",
+    "ScalarsAndNorms",
+    "SteerableConv",
+    "SymmetricPool",
+    "describe_fields",
+    "export",
+]
 
 
 def describe_fields(fields) -> str:
@@ -225,3 +238,127 @@ class GroupPool(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.field_size} channels a field"
+
+
+# Irreducible fields ---------------------------------------------------------------------------------------------------
+#
+# A map of irreducible fields of SO(2) or O(2) holds its scalars first, then its vectors: fields of two channels that
+# turn k times as fast as the image. Whatever acts on a vector must only look at its length.
+
+
+def _lengths(vectors: Tensor) -> Tensor:
+    """`(B, 2V, H, W)` to `(B, V, H, W)`; never quite zero, where the gradient of a length does not exist."""
+    return (vectors.unflatten(1, (-1, 2)).square().sum(2) + 1e-8).sqrt()
+
+
+class IrrepBatchNorm(nn.Module):
+    """Batch norm of scalars and vectors: vectors keep their direction and are divided by the root mean square of their
+    components, since the mean of a turning quantity is zero."""
+
+    def __init__(self, scalars: int, vectors: int, momentum: float = 0.1, eps: float = 1e-5):
+        super().__init__()
+        self.momentum, self.eps = momentum, eps
+        self.scalars = nn.BatchNorm2d(scalars, eps, momentum)
+        self.weight = nn.Parameter(torch.ones(vectors))
+        self.register_buffer("running_var", torch.ones(vectors))
+
+    def forward(self, features: Tensor) -> Tensor:
+        scalars, vectors = features.tensor_split([self.scalars.num_features], dim=1)
+        variance = self.running_var
+        if self.training:
+            variance = vectors.square().mean((0, 2, 3)).view(-1, 2).mean(1)
+            with torch.no_grad():
+                self.running_var.lerp_(variance, self.momentum)
+        scale = (self.weight * torch.rsqrt(variance + self.eps)).repeat_interleave(2)
+        return torch.cat([self.scalars(scalars), vectors * scale.view(1, -1, 1, 1)], dim=1)
+
+
+class NormReLU(nn.Module):
+    """ReLU of scalars; a vector v is shortened to `v relu(|v| - threshold) / |v|` (Worrall et al. 2017)."""
+
+    def __init__(self, scalars: int, vectors: int):
+        super().__init__()
+        self.scalars = scalars
+        self.threshold = nn.Parameter(torch.full((vectors, 1, 1), 0.5))  # batch norm makes lengths of about one
+
+    def forward(self, features: Tensor) -> Tensor:
+        scalars, vectors = features.tensor_split([self.scalars], dim=1)
+        length = _lengths(vectors)
+        kept = torch.relu(length - self.threshold) / length
+        return torch.cat([torch.relu(scalars), vectors * kept.repeat_interleave(2, dim=1)], dim=1)
+
+
+class GatedReLU(nn.Module):
+    """ReLU of scalars; a vector is multiplied by the sigmoid of a scalar of its own, its gate (Weiler et al. 2018).
+
+    Takes scalars, gates, vectors and returns scalars, vectors.
+    """
+
+    def __init__(self, scalars: int, vectors: int):
+        super().__init__()
+        self.scalars, self.vectors = scalars, vectors
+
+    def forward(self, features: Tensor) -> Tensor:
+        scalars, gates, vectors = features.tensor_split([self.scalars, self.scalars + self.vectors], dim=1)
+        return torch.cat([torch.relu(scalars), vectors * torch.sigmoid(gates).repeat_interleave(2, dim=1)], dim=1)
+
+
+class ScalarsAndNorms(nn.Module):
+    """What does not change when the image turns: scalars and the lengths of vectors, `(B, S + V, H, W)`."""
+
+    def __init__(self, scalars: int):
+        super().__init__()
+        self.scalars = scalars
+
+    def forward(self, features: Tensor) -> Tensor:
+        scalars, vectors = features.tensor_split([self.scalars], dim=1)
+        return torch.cat([scalars, _lengths(vectors)], dim=1)
+
+
+# Export ---------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def export(network: nn.Module) -> nn.Module:
+    """The same function in plain convolutions: a copy of `network` for inference, in evaluation mode.
+
+    Each steerable convolution becomes an `nn.Conv2d` with its filter as it is now, the batch norm that follows it is
+    folded in, and all is laid out channels-last. Outputs agree to 1e-5. Nothing of e2cnn is left: the result can be
+    pickled, traced by `torch.export` and written as ONNX. Plain networks are exported alike.
+    """
+    exported = copy.deepcopy(network).eval()
+    for module in list(exported.modules()):
+        for (name, child), (next_name, following) in pairwise([*module.named_children(), ("", None)]):
+            if isinstance(child, SteerableConv | nn.Conv2d):
+                norm = isinstance(following, nn.BatchNorm2d | FieldBatchNorm | IrrepBatchNorm)
+                setattr(module, name, _plain_convolution(child, following if norm else None))
+                if norm:
+                    setattr(module, next_name, nn.Identity())
+    return exported.requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def _plain_convolution(conv: SteerableConv | nn.Conv2d, norm: nn.Module | None) -> nn.Conv2d:
+    """`conv`, and the batch norm after it in evaluation mode, as one convolution."""
+    weight = conv.filter() if isinstance(conv, SteerableConv) else conv.weight
+    stride, padding = (
+        getattr(conv, "stride", 1),
+        conv.kernel_size // 2 if isinstance(conv, SteerableConv) else conv.padding,
+    )
+    plain = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, stride, padding, bias=norm is not None)
+    scale, shift = (weight.new_ones(len(weight)), None) if norm is None else _affine(norm)
+    plain.weight.copy_(weight * scale.view(-1, 1, 1, 1))
+    if norm is not None:
+        plain.bias.copy_(shift)
+    return plain
+
+
+def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Batch norm in evaluation mode as `scale x + shift`, one value a channel."""
+    if isinstance(norm, IrrepBatchNorm):
+        scale, shift = _affine(norm.scalars)
+        by_vector = (norm.weight * torch.rsqrt(norm.running_var + norm.eps)).repeat_interleave(2)
+        return torch.cat([scale, by_vector]), F.pad(shift, (0, len(by_vector)))
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    shift = norm.bias - scale * norm.running_mean
+    repeats = norm.field_size if isinstance(norm, FieldBatchNorm) else 1
+    return scale.repeat_interleave(repeats), shift.repeat_interleave(repeats)

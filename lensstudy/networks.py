@@ -1,17 +1,21 @@
 """Networks that differ in their symmetry and in nothing else, from one registry: `build_network(name, ...)`.
 
-An architecture (a plain stack of convolutions, a ResNet) is written once; a set of layers then decides which symmetry
-it has: plain layers give none, regular fields of C_N or D_N make every feature turn with the image. The head is
-invariant for all: pooling over the group, the mean over the image, one linear layer. Total channels are the same
-whatever the group, so the networks of one architecture cost the same.
+An architecture (a stack of convolutions, a ResNet) is written once; a set of layers then decides which symmetry it
+has. Plain layers give none; regular fields of C_N or D_N, and irreducible fields of SO(2) or O(2), make every feature
+turn with the image. The head is invariant for all: pooling over the group, the mean over the image, one linear layer.
+Total channels are the same whatever the group, so the networks of one architecture cost the same, and `twin` names
+the plain network to compare each one with, at equal channels or at equal parameters.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import math
+import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -20,10 +24,33 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lensstudy.layers import FieldBatchNorm, GroupPool, SteerableConv, SymmetricPool
-from lensstudy.symmetry import SymmetryError, e2cnn, exact_sizes, gspace
+from lensstudy.layers import (
+    FieldBatchNorm,
+    GatedReLU,
+    GroupPool,
+    IrrepBatchNorm,
+    NormReLU,
+    ScalarsAndNorms,
+    SteerableConv,
+    SymmetricPool,
+    export,
+)
+from lensstudy.symmetry import SymmetryError, e2cnn, gspace
 
-__all__ = ["Network", "build_network", "count_parameters", "describe", "load_weights", "network_names", "save_weights"]
+__all__ = [
+    "Network",
+    "build_network",
+    "count_parameters",
+    "describe",
+    "export",
+    "feature_maps",
+    "load_weights",
+    "multiply_accumulates",
+    "network_names",
+    "save_weights",
+    "turned_filters",
+    "twin",
+]
 
 CHANNELS_MULTIPLE = 16  # divisible by the order of every group up to D8, so all can have the same channels
 
@@ -31,14 +58,16 @@ CHANNELS_MULTIPLE = 16  # divisible by the order of every group up to D8, so all
 class Network(nn.Module):
     """A classifier of `(B, in_channels, image_size, image_size)` float32 images; returns logits `(B, n_classes)`.
 
-    `name` is the registry's, `group` the symmetry the logits are invariant under ('' for none).
+    `name` is the registry's, `group` the symmetry under which the logits do not change ('' for none).
     """
 
-    def __init__(self, body: nn.Module, invariant: nn.Module, n_features: int, n_classes: int):
+    def __init__(self, body: nn.Module, layers: PlainLayers, fields, n_classes: int):
         super().__init__()
-        self.body, self.invariant = body, invariant
+        self.body = body
+        self.invariant, n_features = layers.invariant(fields)
         self.classifier = nn.Linear(n_features, n_classes)
-        self.name, self.group, self.image_size, self.in_channels, self.n_classes = "", "", 0, 1, n_classes
+        self.name, self.group, self.n_classes = "", layers.group, n_classes
+        self.image_size, self.in_channels = 0, 1
 
     def forward(self, images: Tensor) -> Tensor:
         expected = (self.in_channels, self.image_size, self.image_size)
@@ -49,6 +78,9 @@ class Network(nn.Module):
             )
         features = self.body(images.contiguous(memory_format=torch.channels_last))
         return self.classifier(self.invariant(features).mean((2, 3)))
+
+
+# Layers: what gives an architecture its symmetry ----------------------------------------------------------------------
 
 
 class PlainLayers:
@@ -62,45 +94,139 @@ class PlainLayers:
     def fields(self, channels: int) -> int:
         return channels
 
-    def conv(self, inputs: int, outputs: int, kernel_size: int) -> nn.Module:
-        return nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2, bias=False)
+    def conv(self, inputs: int, outputs: int, kernel_size: int, stride: int = 1) -> nn.Module:
+        conv = nn.Conv2d(inputs, outputs, kernel_size, stride, kernel_size // 2, bias=False)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        return conv
 
     def norm(self, fields: int) -> nn.Module:
         return nn.BatchNorm2d(fields)
 
+    def activation(self, fields: int) -> tuple[nn.Module, int]:
+        """The nonlinearity, and the fields that it leaves."""
+        return nn.ReLU(inplace=True), fields
+
     def invariant(self, fields: int) -> tuple[nn.Module, int]:
+        """The map to invariant features, and their number."""
         return nn.Identity(), fields
 
+    def after_pooling(self, fields, level: int) -> tuple[PlainLayers, int]:
+        """The layers to go on with after the pooling numbered `level`, and their view of `fields`."""
+        return self, fields
 
-class RegularLayers:
-    """Layers of regular fields of C_N or D_N: each field is |G| channels, one for each element of the group."""
 
-    def __init__(self, group: str):
-        self.group, self.space = group, gspace(group)
+class RegularLayers(PlainLayers):
+    """Layers of regular fields of C_N or D_N: each field is |G| channels, one for each element of the group.
+
+    `filters` are options of e2cnn's basis, see `SteerableConv`.
+    """
+
+    def __init__(self, group: str, **filters):
+        self.group, self.space, self.filters = group, gspace(group), filters
         self.order = self.space.regular_repr.size
 
     def image(self, channels: int):
         return e2cnn.nn.FieldType(self.space, [self.space.trivial_repr] * channels)
 
     def fields(self, channels: int):
-        return e2cnn.nn.FieldType(self.space, [self.space.regular_repr] * (channels // self.order))
+        count, left = divmod(channels, self.order)
+        if left or not count:
+            raise SymmetryError(
+                f"{channels} channels are no whole number of regular fields of {self.group}, which have {self.order} "
+                f"channels each; use {max(1, count) * self.order} or {(count + 1) * self.order}"
+            )
+        return e2cnn.nn.FieldType(self.space, [self.space.regular_repr] * count)
 
     def conv(self, inputs, outputs, kernel_size: int) -> nn.Module:
-        return SteerableConv(inputs, outputs, kernel_size)
+        return SteerableConv(inputs, outputs, kernel_size, **self.filters)
 
     def norm(self, fields) -> nn.Module:
-        return FieldBatchNorm(fields.size, self.order)
+        return FieldBatchNorm(fields.size, fields.representations[0].size)
 
     def invariant(self, fields) -> tuple[nn.Module, int]:
         return GroupPool(self.order), fields.size // self.order
 
 
+class ClassicLayers(RegularLayers):
+    """The group convolutions of Cohen and Welling (2016): 3x3 filters that are free but for being moved by the group.
+
+    In e2cnn's terms, a basis that reaches every pixel: rings through centre, edges and corners, and all frequencies
+    that four pixels on a ring tell apart (-2 and 2 are the same there).
+    """
+
+    def __init__(self, group: str):
+        every_pixel = {"rings": [0.0, 1.0, math.sqrt(2)], "sigma": [0.005, 0.05, 0.05]}
+        frequencies = {"frequencies_cutoff": _two_but_for_the_centre, "basis_filter": _not_minus_two}
+        super().__init__(group, **every_pixel, **frequencies)
+
+
+def _two_but_for_the_centre(radius: float) -> int:
+    return 2 if radius else 0
+
+
+def _not_minus_two(element: dict) -> bool:
+    return element["frequency"] != -2
+
+
+class RestrictedLayers(RegularLayers):
+    """Regular fields of D_N that are seen as fields of the smaller D4 after the second pooling, where maps are too
+    coarse to tell finer turns apart."""
+
+    def after_pooling(self, fields, level: int):
+        if level != 2:
+            return self, fields
+        return RegularLayers("D4"), fields.restrict((0, 4))
+
+
+class IrrepLayers(PlainLayers):
+    """Layers of irreducible fields of SO(2) or O(2): scalars, and vectors turning once or twice as fast as the image.
+
+    Vectors pass `NormReLU`, or `GatedReLU` if `gated`; then some scalars of each convolution serve as gates.
+    """
+
+    def __init__(self, group: str, gated: bool):
+        self.group, self.gated, self.space = group, gated, gspace(group)
+        self.irreps = [self.space.irrep(*((1, k) if group == "O2" else (k,))) for k in (1, 2)]
+        self.scalars, self.vectors = 4, (2 if gated else 3)  # of 16 channels; vectors once for each frequency
+
+    def image(self, channels: int):
+        return e2cnn.nn.FieldType(self.space, [self.space.trivial_repr] * channels)
+
+    def _fields(self, scalars: int, vectors: int):
+        irreps = [irrep for irrep in self.irreps for _ in range(vectors)]
+        return e2cnn.nn.FieldType(self.space, [self.space.trivial_repr] * scalars + irreps)
+
+    def fields(self, channels: int):
+        times, left = divmod(channels, 16)
+        if left or not times:
+            raise SymmetryError(
+                f"{channels} channels cannot be shared between scalars and vectors; use a multiple of 16"
+            )
+        gates = 2 * self.vectors if self.gated else 0
+        return self._fields(times * (self.scalars + gates), times * self.vectors)
+
+    def _counts(self, fields) -> tuple[int, int]:
+        """Scalars (gates among them) and vectors of both frequencies."""
+        scalars = sum(irrep.is_trivial() for irrep in fields.representations)
+        return scalars, len(fields) - scalars
+
+    def conv(self, inputs, outputs, kernel_size: int) -> nn.Module:
+        return SteerableConv(inputs, outputs, kernel_size)
+
+    def norm(self, fields) -> nn.Module:
+        return IrrepBatchNorm(*self._counts(fields))
+
+    def activation(self, fields):
+        scalars, vectors = self._counts(fields)
+        if self.gated:
+            scalars -= vectors
+        return (GatedReLU if self.gated else NormReLU)(scalars, vectors), self._fields(scalars, vectors // 2)
+
+    def invariant(self, fields) -> tuple[nn.Module, int]:
+        return ScalarsAndNorms(self._counts(fields)[0]), len(fields)
+
+
 # Architectures --------------------------------------------------------------------------------------------------------
-
-
-def _scaled(channels: Sequence[int], width: float) -> list[int]:
-    """`channels` times `width`, rounded to what every group divides."""
-    return [max(1, round(count * width / CHANNELS_MULTIPLE)) * CHANNELS_MULTIPLE for count in channels]
 
 
 def _conv_network(
@@ -108,79 +234,146 @@ def _conv_network(
     image_size: int,
     n_classes: int,
     in_channels: int,
-    width: float,
     channels: Sequence[int] = (32, 64, 128, 192, 192),
+    depth: int = 1,
     kernel_sizes: Sequence[int] = (5, 5, 3, 3, 3),
     pool_after: Sequence[int] = (1, 2, 3),
 ) -> Network:
-    """Convolution, batch norm, ReLU; pooled after the convolutions numbered in `pool_after`."""
-    parts, size, inputs = OrderedDict(), image_size, layers.image(in_channels)
-    for number, (count, kernel_size) in enumerate(zip(_scaled(channels, width), kernel_sizes, strict=True), start=1):
-        outputs = layers.fields(count)
-        parts[f"conv{number}"] = layers.conv(inputs, outputs, kernel_size)
-        parts[f"norm{number}"] = layers.norm(outputs)
-        parts[f"relu{number}"] = nn.ReLU(inplace=True)
-        if number in pool_after:
+    """Convolution, batch norm, nonlinearity, `depth` times for each of `channels`; pooled after the entries numbered in
+    `pool_after`."""
+    parts, size, inputs, number = OrderedDict(), image_size, layers.image(in_channels), 0
+    for step, (count, kernel_size) in enumerate(zip(channels, kernel_sizes, strict=True), start=1):
+        for _ in range(depth):
+            number += 1
+            outputs = layers.fields(count)
+            parts[f"conv{number}"] = layers.conv(inputs, outputs, kernel_size)
+            parts[f"norm{number}"] = layers.norm(outputs)
+            parts[f"relu{number}"], inputs = layers.activation(outputs)
+        if step in pool_after:
             parts[f"pool{number}"] = SymmetricPool(size)
             size = parts[f"pool{number}"].size
-        inputs = outputs
-    return Network(nn.Sequential(parts), *layers.invariant(inputs), n_classes)
+            layers, inputs = layers.after_pooling(inputs, list(pool_after).index(step) + 1)
+    return Network(nn.Sequential(parts), layers, inputs, n_classes)
 
 
 class ResidualBlock(nn.Module):
-    """The basic block of He et al. (2016): two 3x3 convolutions and a shortcut, strided if `stride` is 2."""
+    """The basic block of He et al. (2016): two 3x3 convolutions and a shortcut."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int):
+    def __init__(self, layers, inputs, outputs, **stride):
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outputs)
+        self.conv1, self.norm1 = layers.conv(inputs, outputs, 3, **stride), layers.norm(outputs)
+        self.conv2, self.norm2 = layers.conv(outputs, outputs, 3), layers.norm(outputs)
         self.shortcut = nn.Identity()
-        if stride > 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        if stride or inputs != outputs:
+            self.shortcut = nn.Sequential(layers.conv(inputs, outputs, 1, **stride), layers.norm(outputs))
 
     def forward(self, features: Tensor) -> Tensor:
-        change = self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(features)))))
-        return torch.relu(change + self.shortcut(features))
+        change = self.norm2(self.conv2(torch.relu_(self.norm1(self.conv1(features)))))
+        return torch.relu_(change + self.shortcut(features))
 
 
 def _resnet(
-    image_size: int, n_classes: int, in_channels: int, width: float, blocks: Sequence[int] = (2, 2, 2, 2)
+    layers,
+    image_size: int,
+    n_classes: int,
+    in_channels: int,
+    channels: Sequence[int] = (32, 64, 128),
+    depth: int = 1,
+    blocks: Sequence[int] = (2, 2, 2),
+    kernel_size: int = 5,
 ) -> Network:
-    """ResNet-18 or -34 (He et al. 2016), as DeepLense uses it, for images of any number of channels."""
-    first, *_ = channels = _scaled((64, 128, 256, 512), width)
-    parts = [
-        nn.Conv2d(in_channels, first, 7, 2, 3, bias=False),
-        nn.BatchNorm2d(first),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(3, 2, 1),
-    ]
-    inputs = first
-    for stage, (outputs, count) in enumerate(zip(channels, blocks, strict=True)):
-        for block in range(count):
-            parts.append(ResidualBlock(inputs, outputs, stride=2 if stage and not block else 1))
+    """A ResNet that pools symmetrically where others take strides: a stem, then `blocks[i] * depth` residual blocks of
+    `channels[i]` channels, each stage on half the pixels of the one before."""
+    stem = layers.fields(channels[0])
+    parts = OrderedDict(conv=layers.conv(layers.image(in_channels), stem, kernel_size), norm=layers.norm(stem))
+    parts["relu"], inputs = layers.activation(stem)
+    size = image_size
+    for stage, (count, number) in enumerate(zip(channels, blocks, strict=True), start=1):
+        parts[f"pool{stage}"] = SymmetricPool(size)
+        size = parts[f"pool{stage}"].size
+        for block in range(1, number * depth + 1):
+            outputs = layers.fields(count)
+            parts[f"block{stage}-{block}"] = ResidualBlock(layers, inputs, outputs)
             inputs = outputs
-    for part in parts:
-        for layer in part.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-    return Network(nn.Sequential(*parts), nn.Identity(), inputs, n_classes)
+    return Network(nn.Sequential(parts), layers, inputs, n_classes)
 
 
-# The registry: name -> (function of size, classes, channels in, width, and options; group; halvings that must be exact)
-_REGISTRY = {
-    "resnet18": (_resnet, "", 0),
-    "plain-cnn": (lambda *args, **options: _conv_network(PlainLayers(), *args, **options), "", 3),
+def _strided_resnet(
+    layers,
+    image_size: int,
+    n_classes: int,
+    in_channels: int,
+    channels: Sequence[int] = (64, 128, 256, 512),
+    depth: int = 1,
+    blocks: Sequence[int] = (2, 2, 2, 2),
+) -> Network:
+    """ResNet-18 or -34 as He et al. (2016) wrote them and DeepLense uses them, for any number of image channels."""
+    parts = OrderedDict(conv=layers.conv(in_channels, channels[0], 7, stride=2), norm=layers.norm(channels[0]))
+    parts |= OrderedDict(relu=nn.ReLU(inplace=True), pool=nn.MaxPool2d(3, 2, 1))
+    inputs = channels[0]
+    for stage, (outputs, number) in enumerate(zip(channels, blocks, strict=True), start=1):
+        for block in range(1, number * depth + 1):
+            stride = {"stride": 2} if stage > 1 and block == 1 else {}
+            parts[f"block{stage}-{block}"] = ResidualBlock(layers, inputs, outputs, **stride)
+            inputs = outputs
+    return Network(nn.Sequential(parts), layers, inputs, n_classes)
+
+
+# The registry ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is made: an architecture, the layers that give it its symmetry, options that differ from the
+    architecture's own, the name of its plain twin, and how often it halves its maps."""
+
+    architecture: Callable[..., Network]
+    channels: tuple[int, ...]
+    layers: Callable = PlainLayers
+    plain: str = ""
+    options: dict = field(default_factory=dict)
+
+
+_STACK = (32, 64, 128, 192, 192)
+_CLASSIC = {"kernel_sizes": (3,) * 6, "pool_after": (2, 4, 6)}
+_PLAIN = {
+    "resnet18": Recipe(_strided_resnet, (64, 128, 256, 512)),
+    "resnet34": Recipe(_strided_resnet, (64, 128, 256, 512), options={"blocks": (3, 4, 6, 3)}),
+    "plain-cnn": Recipe(_conv_network, _STACK),
+    "plain-resnet": Recipe(_resnet, (32, 64, 128)),
+    "plain-wide-resnet": Recipe(_resnet, (64, 128, 256)),
+    "plain-classic-cnn": Recipe(_conv_network, (32, 32, 64, 64, 128, 128), options=_CLASSIC),
 }
-for _group in ("C4", "C8", "D4", "D8"):
-    _build = partial(lambda group, *args, **options: _conv_network(RegularLayers(group), *args, **options), _group)
-    _REGISTRY[f"{_group.lower()}-steerable-cnn"] = (_build, _group, 3)
+_IRREDUCIBLE = {
+    "so2-harmonic": Recipe(_conv_network, _STACK, partial(IrrepLayers, "SO2", gated=False), "plain-cnn"),
+    "o2-gated": Recipe(_conv_network, _STACK, partial(IrrepLayers, "O2", gated=True), "plain-cnn"),
+}
+_REGULAR = {"steerable-cnn": "plain-cnn", "resnet": "plain-resnet", "wide-resnet": "plain-wide-resnet"}
+_TWINS = {"-twin": "channels", "-small-twin": "parameters"}
 
 
 def network_names() -> list[str]:
-    """Every name that `build_network` knows."""
-    return sorted(_REGISTRY)
+    """The names that `build_network` knows. Further ones follow the same pattern: any group C_N or D_N in front
+    (`c16-resnet`), `-twin` or `-small-twin` behind, for the plain twin at equal channels or equal parameters."""
+    regular = [f"{group}-{kind}" for group in ("c4", "c8", "d4", "d8") for kind in _REGULAR]
+    return sorted([*_PLAIN, *_IRREDUCIBLE, *regular, "p4-cnn", "p4m-cnn", "d8-restricted"])
+
+
+def _recipe(name: str) -> Recipe:
+    if name in _PLAIN | _IRREDUCIBLE:
+        return (_PLAIN | _IRREDUCIBLE)[name]
+    if name in ("p4-cnn", "p4m-cnn"):
+        layers, plain = partial(ClassicLayers, "C4" if name == "p4-cnn" else "D4"), "plain-classic-cnn"
+    elif match := re.fullmatch(r"(d(?:8|12|16))-restricted", name):
+        layers, plain = partial(RestrictedLayers, match[1].upper()), "plain-cnn"
+    elif (match := re.fullmatch(r"([cd][1-9]\d*)-(.+)", name)) and match[2] in _REGULAR:
+        layers, plain = partial(RegularLayers, match[1].upper()), _REGULAR[match[2]]
+    else:
+        near = difflib.get_close_matches(name, network_names(), n=1, cutoff=0.4)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise ValueError(f"network '{name}' is unknown.{hint} Known networks: {', '.join(network_names())}.")
+    twin_recipe = _PLAIN[plain]
+    return Recipe(twin_recipe.architecture, twin_recipe.channels, layers, plain, twin_recipe.options)
 
 
 def build_network(
@@ -188,30 +381,76 @@ def build_network(
 ) -> Network:
     """The network called `name` for square images of `image_size` pixels, with random weights drawn from `seed`.
 
-    `width` multiplies its channels; `options` are those of its architecture (`channels`, `kernel_sizes`, ...). Raises
-    `ValueError` for an unknown name and `SymmetryError` for an image size whose pooling would break the symmetry,
-    naming the nearest sizes that keep it.
+    `width` multiplies its channels (rounded to multiples of 16, which every group up to D8 divides). `options` are
+    those of its architecture: `channels`, taken as they are; `depth`, which repeats each convolution or block;
+    `kernel_sizes`, `pool_after`, `blocks`. Raises `ValueError` for an unknown name and `SymmetryError` for a grid that
+    would break the symmetry, naming the nearest that keeps it.
     """
-    if name not in _REGISTRY:
-        near = difflib.get_close_matches(name, _REGISTRY, n=1, cutoff=0.4)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise ValueError(f"network '{name}' is unknown.{hint} Known networks: {', '.join(network_names())}.")
-    build, group, levels = _REGISTRY[name]
-    smaller, larger = exact_sizes(image_size, levels)
-    if smaller != image_size or image_size < 2**levels:
-        raise SymmetryError(
-            f"network '{name}' halves its maps {levels} times, which breaks the symmetry at {image_size} pixels; "
-            f"the nearest sizes that keep it are {smaller} and {larger}: crop with centre_crop(images, "
-            "working_size(image_size))"
-        )
+    for ending, match in sorted(_TWINS.items(), key=lambda item: -len(item[0])):
+        if name.endswith(ending):
+            of_twin = twin(name.removesuffix(ending), match, n_classes, in_channels=in_channels, width=width, **options)
+            network = build_network(image_size=image_size, n_classes=n_classes, seed=seed, **of_twin)
+            network.name = name
+            return network
+    recipe = _recipe(name)
+    options = recipe.options | options
+    channels = [max(1, round(c * width / CHANNELS_MULTIPLE)) * CHANNELS_MULTIPLE for c in recipe.channels]
+    options.setdefault("channels", recipe.channels if width == 1 else channels)
+    layers = recipe.layers()
+    _check_grid(name, image_size, options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = build(image_size, n_classes, in_channels, width, **options)
-    network.name, network.group, network.image_size, network.in_channels = name, group, image_size, in_channels
+        network = recipe.architecture(layers, image_size, n_classes, in_channels, **options)
+    network.name, network.image_size, network.in_channels = name, image_size, in_channels
     return network.to(memory_format=torch.channels_last)
 
 
-# What a network is, and its weights -----------------------------------------------------------------------------------
+def _check_grid(name: str, image_size: int, options: dict):
+    """Poolings fit themselves to even and odd maps, so two things can break the symmetry: too few pixels, and a kernel
+    without a centre pixel."""
+    halvings = 3 if "pool_after" not in options else len(options["pool_after"])
+    if image_size < 2**halvings:
+        raise SymmetryError(
+            f"network '{name}' halves its maps {halvings} times, for which {image_size} pixels are too few; the "
+            f"nearest size that works is {2**halvings}"
+        )
+    for kernel_size in [*options.get("kernel_sizes", ()), options.get("kernel_size", 5)]:
+        if kernel_size % 2 == 0:
+            raise SymmetryError(
+                f"network '{name}': a kernel of {kernel_size} pixels has no centre, so the convolution would move the "
+                f"image by half a pixel and break the symmetry; use {kernel_size - 1} or {kernel_size + 1}"
+            )
+
+
+def twin(name: str, match: str = "channels", n_classes: int = 3, **options) -> dict:
+    """Arguments for `build_network` that make the plain twin of the network `name`: the same architecture without
+    symmetry, at equal `channels` (so at equal cost) or at an equal number of `parameters` (so at a fraction of the
+    cost). `options` are those of `build_network`.
+    """
+    recipe = _recipe(name)
+    if not recipe.plain:
+        raise ValueError(f"network '{name}' has no symmetry, so it has no plain twin; it is one")
+    if match not in ("channels", "parameters"):
+        raise ValueError(f"match is '{match}'; expected 'channels' or 'parameters'")
+    build = partial(build_network, image_size=32, n_classes=n_classes)
+    if match == "channels":
+        return {"name": recipe.plain} | options
+    target = count_parameters(build(name, **options))
+    options = {key: value for key, value in options.items() if key not in ("width", "channels")}
+
+    def with_scale(scale: float) -> dict:
+        channels = [max(1, round(count * scale)) for count in recipe.channels]
+        return {"name": recipe.plain, "channels": channels} | options
+
+    low, high = 0.0, 4.0
+    for _ in range(12):  # the number of parameters grows with the scale; halving the interval finds it to 0.1 %
+        middle = (low + high) / 2
+        low, high = (middle, high) if count_parameters(build(**with_scale(middle))) < target else (low, middle)
+    candidates = [with_scale(low), with_scale(high)]
+    return min(candidates, key=lambda choice: abs(count_parameters(build(**choice)) - target))
+
+
+# What a network is ----------------------------------------------------------------------------------------------------
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -219,28 +458,85 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-@torch.no_grad()
+def multiply_accumulates(network: Network) -> int:
+    """Multiplications of one image's pass through convolutions and the classifier."""
+    return sum(row["multiply_accumulates"] for row in describe(network))
+
+
 def describe(network: Network) -> list[dict]:
-    """One row a layer: `layer`, `type`, `fields`, `channels`, `size` (pixels of its output) and `parameters`."""
-    rows, hooks = [], []
+    """One row a layer, in order of use: `layer`, `type`, `fields` (how its channels move when the image turns),
+    `channels`, `size` (pixels along a side of its output), `parameters`, `multiply_accumulates` (for one image)."""
+    rows, known = [], {}
 
-    def note(name, layer, _inputs, output):
+    def note(name, layer, inputs, output):
         channels, *size = output.shape[1:]
-        kept = rows and rows[-1]["channels"] == channels and not isinstance(layer, nn.Conv2d)  # norm, ReLU and pooling
-        fields = getattr(layer, "fields", rows[-1]["fields"] if kept else f"{channels} scalars")
-        row = {"layer": name, "type": type(layer).__name__, "fields": fields, "channels": channels}
-        rows.append(row | {"size": size[0] if size else 1, "parameters": count_parameters(layer)})
+        kept = known.get(inputs[0].shape[1], "") if inputs[0].shape[1] == channels else ""  # norm, ReLU and pooling
+        fields = getattr(layer, "fields", "" if isinstance(layer, nn.Conv2d) else kept) or f"{channels} scalars"
+        known[channels] = fields
+        convolution = isinstance(layer, SteerableConv | nn.Conv2d)
+        kernel = torch.tensor(layer.kernel_size).expand(2).prod().item() if convolution else 1
+        multiplies = convolution or isinstance(layer, nn.Linear)
+        rows.append(
+            {
+                "layer": name,
+                "type": type(layer).__name__,
+                "fields": fields,
+                "channels": channels,
+                "size": size[0] if size else 1,
+                "parameters": count_parameters(layer),
+                "multiply_accumulates": multiplies * inputs[0].shape[1] * channels * kernel * math.prod(size),
+            }
+        )
 
-    for name, layer in network.named_modules():
-        if not list(layer.children()):
-            hooks.append(layer.register_forward_hook(partial(note, name)))
+    _watch(network, note, _blank(network, 1))
+    return rows
+
+
+def feature_maps(network: Network, images: Tensor) -> dict[str, Tensor]:
+    """The output `(B, C, H, W)` of each step of the network's body, by name, in evaluation mode."""
+    maps = {}
+    steps = {id(layer): name for name, layer in network.body.named_children()}
+
+    def note(_name, layer, _inputs, output):
+        if id(layer) in steps:
+            maps[steps[id(layer)]] = output.clone()  # the next ReLU may work in place
+
+    _watch(network, note, images, every=True)
+    return maps
+
+
+@torch.no_grad()
+def _watch(network: Network, note: Callable, images: Tensor, every: bool = False):
+    """One pass in evaluation mode; calls `note(name, layer, inputs, output)` for each innermost (or every) layer."""
+    hooks = [
+        layer.register_forward_hook(partial(note, name))
+        for name, layer in network.named_modules()
+        if every or not list(layer.children())
+    ]
     training = network.training
     network.eval()
-    network(next(network.parameters()).new_zeros(1, network.in_channels, network.image_size, network.image_size))
-    network.train(training)
-    for hook in hooks:
-        hook.remove()
-    return rows
+    try:
+        network(images)
+    finally:
+        network.train(training)
+        for hook in hooks:
+            hook.remove()
+
+
+def _blank(network: Network, count: int) -> Tensor:
+    like = next(network.parameters())
+    return like.new_zeros(count, network.in_channels, network.image_size, network.image_size)
+
+
+@torch.no_grad()
+def turned_filters(conv: SteerableConv, field: int = 0, channel: int = 0) -> Tensor:
+    """One learned filter and its copies under the group, `(|G|, k, k)`: those of output field `field` of a steerable
+    convolution to regular fields, acting on input channel `channel`."""
+    order = conv.out_channels // int(conv.fields.split()[0])
+    return conv.filter()[field * order : (field + 1) * order, channel]
+
+
+# Weights --------------------------------------------------------------------------------------------------------------
 
 
 def save_weights(network: Network, path: str | Path) -> Path:

@@ -21,7 +21,6 @@ __all__ = [
     "SymmetryError",
     "centre_crop",
     "e2cnn",
-    "exact_sizes",
     "gspace",
     "interpolation_floor",
     "invariance_curve",
@@ -158,29 +157,18 @@ def random_turn(images: Tensor, generator: torch.Generator | None = None, size: 
 # The grid ------------------------------------------------------------------------------------------------------------
 
 
-def exact_sizes(image_size: int, levels: int = 3) -> tuple[int, int]:
-    """The nearest sizes (at most, at least `image_size`, of its parity) that `levels` halvings keep symmetric.
-
-    An even size must be divisible by 2^levels (pooling 2x2); an odd one 1 modulo 2^levels (pooling 3x3 with stride 2
-    and one pixel of padding, whose windows then sit on the first and the last row alike).
-    """
-    step = 2**levels
-    smaller = image_size - (image_size - image_size % 2) % step
-    return smaller, smaller if smaller == image_size else smaller + step
-
-
 def working_size(image_size: int, levels: int = 3, at_most: int | None = None) -> int:
     """The largest size up to `image_size` and `at_most` on which `levels` halvings keep the symmetry of the square.
 
-    It has the parity of `image_size`, so that a symmetric centre crop leads there: 150 gives 144, 101 gives 97.
+    It has the parity of `image_size`, so that a symmetric centre crop leads there. Any size of at least 2^levels will
+    do, because `lensstudy.layers.SymmetricPool` fits its windows to even and to odd maps.
     """
-    limit = image_size if at_most is None else min(image_size, at_most)
-    limit -= (image_size - limit) % 2
-    size = exact_sizes(limit, levels)[0]
+    size = image_size if at_most is None else min(image_size, at_most)
+    size -= (image_size - size) % 2
     if size < 2**levels:
         raise SymmetryError(
-            f"no size up to {limit} pixels survives {levels} halvings; at least {2**levels + image_size % 2} are "
-            "needed: use larger images or fewer levels"
+            f"{levels} halvings need at least {2**levels} pixels, but {size} are left of an image of {image_size} "
+            f"pixels (at_most={at_most}): use larger images, a larger crop or fewer levels"
         )
     return size
 

@@ -7,7 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from lensstudy.layers import FieldBatchNorm, GroupPool, SteerableConv, SymmetricPool, describe_fields
+from lensstudy.layers import (
+    FieldBatchNorm,
+    GatedReLU,
+    GroupPool,
+    IrrepBatchNorm,
+    NormReLU,
+    ScalarsAndNorms,
+    SteerableConv,
+    SymmetricPool,
+    describe_fields,
+)
+from lensstudy.networks import ClassicLayers
 from lensstudy.symmetry import e2cnn, gspace, rotate
 
 enn = e2cnn.nn
@@ -138,6 +149,105 @@ def test_equivariance_by_the_check_of_e2cnn(group, capsys):
     for layer in layers:
         errors = layer.check_equivariance(atol=2e-5)
         assert len(errors) == order
+
+
+@pytest.mark.parametrize("group", ["SO2", "O2"])
+def test_irreducible_layers_by_the_check_of_e2cnn(group):
+    """On the grid only turns by 90 degrees are exact, so the check sees the fields as those of C4 or D4."""
+    space = gspace(group)
+    vector = [space.irrep(*((1, k) if group == "O2" else (k,))) for k in (1, 2)]
+    scalars = [space.trivial_repr] * 4
+
+    def fields(*representations):
+        return enn.FieldType(space, list(representations)).restrict((0.0, 4) if group == "O2" else 4)
+
+    whole, gated, invariants = fields(*scalars, *vector), fields(*scalars[:2], *vector), fields(*scalars, *scalars[:2])
+    space_fields = enn.FieldType(space, [*scalars, *vector])
+    image = enn.FieldType(space, [space.trivial_repr])
+    layers = [
+        Typed(SteerableConv(image, space_fields, 5), fields(space.trivial_repr), whole),
+        Typed(SteerableConv(space_fields, space_fields, 3), whole, whole),
+        Typed(IrrepBatchNorm(4, 2), whole, whole),
+        Typed(NormReLU(4, 2), whole, whole),
+        Typed(GatedReLU(2, 2), whole, gated),
+        Typed(ScalarsAndNorms(4), whole, invariants),
+    ]
+    for layer in layers:
+        assert len(layer.check_equivariance(atol=2e-5)) == (8 if group == "O2" else 4)
+
+
+def test_irreducible_batch_norm_makes_unit_lengths_and_remembers_them():
+    norm, features = IrrepBatchNorm(2, 2, momentum=1.0), 5 * torch.randn(8, 6, 9, 9) + 3
+    normed = norm(features)
+    assert torch.allclose(normed[:, :2].mean((0, 2, 3)), torch.zeros(2), atol=1e-5)
+    assert torch.allclose(normed[:, 2:].square().mean((0, 2, 3)).view(2, 2).mean(1), torch.ones(2), atol=1e-4)
+    assert torch.allclose(norm.eval()(features), normed, atol=1e-2)
+
+
+def elements(group):
+    """C4 or D4 as e2cnn orders it, each element as the 2x2 matrix that acts on (x, y): reflection first, then turn."""
+    quarter, mirror = torch.tensor([[0, -1], [1, 0]]), torch.tensor([[-1, 0], [0, 1]])
+    return [
+        (reflected, turns, torch.linalg.matrix_power(quarter, turns) @ (mirror if reflected else torch.eye(2).long()))
+        for reflected in ((False, True) if group == "D4" else (False,))
+        for turns in range(4)
+    ]
+
+
+def group_convolution(features, filters, group):
+    """Cohen and Welling (2016) in plain torch: `out(x, g) = sum_(y, h) filter(g^-1 (y - x), g^-1 h) features(y, h)`.
+
+    `filters` are `(F_out, F_in, |G|, k, k)`, or `(F_out, F_in, 1, k, k)` for an image without orientations.
+    """
+    group = elements(group)
+    moved = []
+    for reflected, turns, matrix in group:
+        copy_ = torch.rot90(filters.flip(-1) if reflected else filters, turns, (-2, -1))
+        if filters.shape[2] > 1:  # position h holds what was at g^-1 h
+            products = [torch.linalg.inv(matrix.double()) @ other.double() for *_, other in group]
+            index = [next(i for i, (*_, e) in enumerate(group) if torch.allclose(e.double(), p)) for p in products]
+            copy_ = copy_[:, :, index]
+        moved.append(copy_.flatten(1, 2))
+    weight = torch.stack(moved, dim=1).flatten(0, 1)
+    return nn.functional.conv2d(features, weight, padding=filters.shape[-1] // 2)
+
+
+@pytest.mark.parametrize("group", ["C4", "D4"])
+@pytest.mark.parametrize("kernel_size", [3, 5])
+@pytest.mark.parametrize("kind", ["steerable", "classic"])
+def test_regular_layers_are_group_convolutions(group, kernel_size, kind):
+    if kind == "classic" and kernel_size == 5:
+        kernel_size = 1
+    layers = ClassicLayers(group) if kind == "classic" else None
+    options = layers.filters if kind == "classic" and kernel_size == 3 else {}
+    order = regular(group, 1).size
+    for inputs in (regular(group, 2), enn.FieldType(gspace(group), [gspace(group).trivial_repr] * 2)):
+        conv, features = (
+            SteerableConv(inputs, regular(group, 3), kernel_size, **options),
+            torch.randn(2, inputs.size, 9, 9),
+        )
+        filters = conv.filter().unflatten(0, (3, order))[:, 0].unflatten(1, (2, -1))  # the copies of the unit element
+        assert torch.allclose(conv(features), group_convolution(features, filters, group), atol=1e-5)
+
+
+@pytest.mark.parametrize(("group", "order"), [("C4", 4), ("D4", 8)])
+def test_classic_filters_reach_every_pixel_freely(group, order):
+    """As in a group convolution, 9 |G| free numbers between two regular fields, in a well-conditioned basis."""
+    conv = SteerableConv(regular(group, 1), regular(group, 1), 3, **ClassicLayers(group).filters)
+    assert conv.weight.numel() == 9 * order
+    singular = torch.linalg.svdvals(conv.basis_0.flatten(1))
+    assert singular[0] / singular[-1] < 1.5
+
+
+def test_gradient_of_a_steerable_layer():
+    """In float64, which here stays in this layer: its bases are its own."""
+    conv = SteerableConv(mixed("D4"), regular("D4", 1), 3).double()
+    features = torch.randn(1, conv.in_channels, 4, 4, dtype=torch.float64, requires_grad=True)
+
+    def convolution(features, weight):
+        return torch.func.functional_call(conv, {"weight": weight}, (features,))
+
+    assert torch.autograd.gradcheck(convolution, (features, conv.weight.detach().requires_grad_()))
 
 
 def test_fields_in_words():

@@ -1,39 +1,69 @@
 """Every network of the registry: invariant where it says so, small on disk, the same after loading."""
 
+import io
+import pickle
+
 import pytest
 import torch
+import torch.nn.functional as F
 
-from lensstudy.networks import build_network, count_parameters, describe, load_weights, network_names, save_weights
-from lensstudy.symmetry import SymmetryError, invariance_error
+from lensstudy.layers import SteerableConv
+from lensstudy.networks import (
+    build_network,
+    count_parameters,
+    describe,
+    export,
+    feature_maps,
+    load_weights,
+    multiply_accumulates,
+    network_names,
+    save_weights,
+    turned_filters,
+    twin,
+)
+from lensstudy.symmetry import SymmetryError, invariance_error, rotate
+from tests.benchmarks.networks import StraightforwardNetwork, blobs
+
+EQUIVARIANT = [name for name in network_names() if not name.startswith(("plain", "resnet"))]
 
 
-def blobs(count, size, seed=0):
-    """Smooth images that differ: a few bright spots on a little noise."""
-    generator = torch.Generator().manual_seed(seed)
-    y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
-    images = 0.02 * torch.randn(count, 1, size, size, generator=generator)
-    for _ in range(3):
-        centre, width = (
-            torch.rand(count, 2, generator=generator) - 0.5,
-            0.05 + 0.1 * torch.rand(count, generator=generator),
-        )
-        distance = (x - centre[:, 0, None, None]) ** 2 + (y - centre[:, 1, None, None]) ** 2
-        images[:, 0] += torch.exp(-distance / width[:, None, None] ** 2)
-    return images
+def reflects(network):
+    return network.group.startswith(("D", "O"))
 
 
-@pytest.mark.parametrize("size", [64, 96, 97, 144])
-@pytest.mark.parametrize("group", ["c4", "c8", "d4", "d8"])
-def test_steerable_networks_are_invariant(group, size):
-    network, images = build_network(f"{group}-steerable-cnn", size, 3, width=0.5), blobs(6, size)
-    assert invariance_error(network, images, 90) < 1e-5
-    assert invariance_error(network, images, 180) < 1e-5
+def is_invariant(network, images):
+    errors = [invariance_error(network, images, degrees) for degrees in (90, 180)]
     reflected = invariance_error(network, images, 90, reflect=True)
-    assert reflected < 1e-5 if group[0] == "d" else reflected > 1e-3
+    return max(errors) < 1e-5 and (reflected < 1e-5 if reflects(network) else reflected > 1e-3)
+
+
+@pytest.mark.parametrize("size", [64, 96, 97, 100, 101, 129, 144, 150])
+@pytest.mark.parametrize("name", ["c4-steerable-cnn", "c8-steerable-cnn", "d4-steerable-cnn", "d8-steerable-cnn"])
+def test_steerable_networks_are_invariant_at_every_size(name, size):
+    assert is_invariant(build_network(name, size, 3, width=0.5), blobs(6, size))
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [*((name, 38) for name in EQUIVARIANT if "wide" not in name), ("d4-resnet", 41), ("p4m-cnn", 33)],
+)
+def test_equivariant_networks_stay_invariant_in_training(name, size):
+    network, images = build_network(name, size, 3, width=0.5), blobs(12, size)
+    assert is_invariant(network, images)
+    for layer in network.modules():
+        if hasattr(layer, "momentum"):
+            layer.momentum = 0.5  # so that the averages of batch norm keep up with a few large steps
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
+    for _ in range(5):
+        loss = F.cross_entropy(network(images), torch.arange(12) % 3)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert is_invariant(network, images)
 
 
 def test_plain_networks_are_not():
-    for name in ("plain-cnn", "resnet18"):
+    for name in ("plain-cnn", "plain-resnet", "resnet18"):
         assert invariance_error(build_network(name, 64, 3, width=0.25), blobs(6, 64), 90) > 1e-2
 
 
@@ -62,10 +92,13 @@ def test_unknown_name_lists_the_known_ones():
         build_network("d4-steerable", 64, 3)
 
 
-@pytest.mark.parametrize(("size", "nearest"), [(66, "64 and 72"), (150, "144 and 152"), (99, "97 and 105")])
-def test_size_that_breaks_the_symmetry_is_refused(size, nearest):
-    with pytest.raises(SymmetryError, match=nearest):
-        build_network("d4-steerable-cnn", size, 3)
+def test_grid_that_breaks_the_symmetry_is_refused():
+    with pytest.raises(SymmetryError, match="nearest size that works is 8"):
+        build_network("d4-steerable-cnn", 7, 3)
+    with pytest.raises(SymmetryError, match="use 3 or 5"):
+        build_network("d4-steerable-cnn", 64, 3, kernel_sizes=(5, 4, 3, 3, 3))
+    with pytest.raises(SymmetryError, match="use 32 or 40"):
+        build_network("d4-steerable-cnn", 64, 3, channels=(36, 64, 64, 64, 64))
 
 
 def test_images_of_another_size_are_refused():
@@ -84,6 +117,7 @@ def test_description_adds_up():
         "channels": 32,
         "size": 64,
         "parameters": 44,
+        "multiply_accumulates": 64**2 * 5**2 * 32,
     }
     assert rows[1]["fields"] == "4 regular(D4)" and network.training
 
@@ -93,7 +127,6 @@ def test_weights_survive_a_file_in_either_mode(tmp_path):
     network(images)  # moves the averages of batch norm
     expected = network.eval()(images)
     path = save_weights(network, tmp_path / "weights.safetensors")
-    assert path.stat().st_size < 1.5 * 4 * count_parameters(network)
     for training in (True, False):
         other = build_network("d4-steerable-cnn", 32, 3, seed=2).train(training)
         assert torch.equal(load_weights(other, path).eval()(images), expected)
@@ -106,3 +139,118 @@ def test_wrong_weights_are_refused(tmp_path):
     path.write_bytes(b"not weights at all")
     with pytest.raises(ValueError, match="not a file of weights"):
         load_weights(build_network("c4-steerable-cnn", 32, 3), path)
+
+
+def test_parameters_of_a_steerable_network_by_hand():
+    """A steerable filter is a sum of circular harmonics on rings of pixels: one on the centre, 1 + 2 * 2 on each ring
+    around it (frequencies up to 2). That makes 6 free numbers for 3x3 pixels and 11 for 5x5; between regular fields,
+    one such filter for each of the 8 relative orientations of D4."""
+    fields, harmonics = [4, 8, 16, 24, 24], [11, 11, 6, 6, 6]
+    first = harmonics[0] * fields[0]
+    others = sum(8 * h * a * b for h, a, b in zip(harmonics[1:], fields[:-1], fields[1:], strict=True))
+    norms, classifier = 2 * sum(fields), 24 * 3 + 3
+    assert count_parameters(build_network("d4-steerable-cnn", 64, 3)) == first + others + norms + classifier
+
+
+def test_parameters_of_a_classic_network_by_hand():
+    """P4M: nine free pixels a filter, eight orientations in, one filter stored for all orientations out."""
+    fields = [4, 4, 8, 8, 16, 16]
+    convolutions = 9 * fields[0] + sum(9 * 8 * a * b for a, b in zip(fields[:-1], fields[1:], strict=True))
+    assert count_parameters(build_network("p4m-cnn", 64, 3)) == convolutions + 2 * sum(fields) + 16 * 3 + 3
+
+
+def test_resnet18_has_the_parameters_of_he_et_al():
+    """11,689,512 with three colours and 1,000 classes."""
+    assert count_parameters(build_network("resnet18", 64, 1000, in_channels=3)) == 11_689_512
+
+
+def test_depth_and_other_groups():
+    deep, shallow = (build_network("d4-resnet", 32, 3, depth=depth) for depth in (2, 1))
+    assert sum("block" in name for name, _ in deep.body.named_children()) == 12
+    assert multiply_accumulates(deep) > 1.8 * multiply_accumulates(shallow)
+    assert is_invariant(build_network("c12-steerable-cnn", 32, 3, channels=(24, 24, 48, 48, 48)), blobs(6, 32))
+
+
+@pytest.mark.parametrize("name", ["d4-steerable-cnn", "c8-resnet", "p4m-cnn"])
+def test_twins_match(name):
+    network = build_network(name, 32, 3)
+    equal_cost, equal_size = (
+        build_network(**twin(name, match), image_size=32, n_classes=3) for match in ("channels", "parameters")
+    )
+    assert not equal_cost.group and multiply_accumulates(equal_cost) == pytest.approx(
+        multiply_accumulates(network), rel=0.01
+    )
+    assert count_parameters(equal_size) == pytest.approx(count_parameters(network), rel=0.03)
+    by_name = build_network(f"{name}-small-twin", 32, 3)
+    assert count_parameters(by_name) == count_parameters(equal_size) and by_name.name == f"{name}-small-twin"
+    assert count_parameters(build_network(f"{name}-twin", 32, 3)) == count_parameters(equal_cost)
+
+
+def test_plain_networks_have_no_twin():
+    with pytest.raises(ValueError, match="no plain twin"):
+        twin("resnet18")
+    with pytest.raises(ValueError, match="'cost'; expected 'channels' or 'parameters'"):
+        twin("d4-resnet", "cost")
+
+
+@pytest.mark.parametrize("name", network_names())
+def test_export_is_the_same_function_in_plain_convolutions(name):
+    network, images = build_network(name, 33, 3, width=0.25), blobs(8, 33)
+    for _ in range(3):
+        network(images)  # moves the averages of batch norm
+    exported = export(network)
+    expected = network.eval()(images)
+    assert torch.allclose(exported(images), expected, atol=1e-5 * expected.abs().max().item())
+    assert not any(isinstance(layer, SteerableConv) for layer in exported.modules())
+    file = io.BytesIO(pickle.dumps(exported))
+    assert torch.equal(pickle.loads(file.getvalue())(images), exported(images))
+
+
+def test_export_can_be_traced():
+    network, images = build_network("d4-resnet", 32, 3, width=0.5).eval(), blobs(4, 32)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(export(network), (images,), dynamic_shapes=({0: batch},))
+    assert torch.allclose(program.module()(images[:3]), network(images[:3]), atol=1e-6)
+
+
+def test_export_follows_the_weights_of_its_moment():
+    network, images = build_network("d4-steerable-cnn", 32, 3), blobs(4, 32)
+    before = export(network)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.1)
+    assert network.training and not torch.allclose(before(images), export(network)(images))
+
+
+def test_network_is_that_of_e2cnn():
+    network, images = build_network("d4-steerable-cnn", 32, 3), blobs(6, 32)
+    reference = StraightforwardNetwork(network, antialiased=False)
+    labels = torch.arange(6) % 3
+    for one in (network, reference):
+        F.cross_entropy(one(images), labels).backward()
+    convolutions = [layer for layer in reference.body.modules() if hasattr(layer, "basisexpansion")]
+    assert torch.allclose(network.body.conv3.weight.grad, convolutions[2].weights.grad, atol=1e-5)
+    assert torch.allclose(network.eval()(images), reference.eval()(images), atol=1e-5)
+
+
+def test_feature_maps_turn_with_the_image():
+    network, image = build_network("d4-steerable-cnn", 32, 3), blobs(1, 32)
+    upright, turned = feature_maps(network, image), feature_maps(network, rotate(image, 90))
+    assert list(upright) == [name for name, _ in network.body.named_children()]
+    field, moved = upright["relu2"][:, :8], turned["relu2"][:, :8]  # eight orientations of the first field
+    assert torch.allclose(moved[:, 1:4], rotate(field[:, 0:3], 90), atol=1e-6)
+    assert network.training
+
+
+def test_filters_turn_by_the_group():
+    filters = turned_filters(build_network("d4-steerable-cnn", 32, 3).body.conv1, field=2)
+    assert filters.shape == (8, 5, 5)
+    assert torch.allclose(filters[1], torch.rot90(filters[0], 1), atol=1e-6)
+    assert torch.allclose(filters[4], filters[0].flip(-1), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", network_names())
+def test_every_network_fits_its_checkpoint(name, tmp_path):
+    network = build_network(name, 32, 3)
+    size = save_weights(network, tmp_path / "weights.safetensors").stat().st_size
+    assert size < 1.5 * 4 * count_parameters(network)
