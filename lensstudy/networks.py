@@ -9,6 +9,7 @@ the plain network to compare each one with, at equal channels or at equal parame
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import math
@@ -17,25 +18,27 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lensstudy.layers import (
+    ClassicLayers,
     FieldBatchNorm,
-    GatedReLU,
-    GroupPool,
     IrrepBatchNorm,
-    NormReLU,
-    ScalarsAndNorms,
+    IrrepLayers,
+    PlainLayers,
+    RegularLayers,
+    RestrictedLayers,
     SteerableConv,
     SymmetricPool,
-    export,
 )
-from lensstudy.symmetry import SymmetryError, e2cnn, gspace
+from lensstudy.symmetry import SymmetryError
 
 __all__ = [
     "Network",
@@ -78,152 +81,6 @@ class Network(nn.Module):
             )
         features = self.body(images.contiguous(memory_format=torch.channels_last))
         return self.classifier(self.invariant(features).mean((2, 3)))
-
-
-# Layers: what gives an architecture its symmetry ----------------------------------------------------------------------
-
-
-class PlainLayers:
-    """Layers without symmetry. Fields are numbers of channels."""
-
-    group = ""
-
-    def image(self, channels: int) -> int:
-        return channels
-
-    def fields(self, channels: int) -> int:
-        return channels
-
-    def conv(self, inputs: int, outputs: int, kernel_size: int, stride: int = 1) -> nn.Module:
-        conv = nn.Conv2d(inputs, outputs, kernel_size, stride, kernel_size // 2, bias=False)
-        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-        return conv
-
-    def norm(self, fields: int) -> nn.Module:
-        return nn.BatchNorm2d(fields)
-
-    def activation(self, fields: int) -> tuple[nn.Module, int]:
-        """The nonlinearity, and the fields that it leaves."""
-        return nn.ReLU(inplace=True), fields
-
-    def invariant(self, fields: int) -> tuple[nn.Module, int]:
-        """The map to invariant features, and their number."""
-        return nn.Identity(), fields
-
-    def after_pooling(self, fields, level: int) -> tuple[PlainLayers, int]:
-        """The layers to go on with after the pooling numbered `level`, and their view of `fields`."""
-        return self, fields
-
-
-class RegularLayers(PlainLayers):
-    """Layers of regular fields of C_N or D_N: each field is |G| channels, one for each element of the group.
-
-    `filters` are options of e2cnn's basis, see `SteerableConv`.
-    """
-
-    def __init__(self, group: str, **filters):
-        self.group, self.space, self.filters = group, gspace(group), filters
-        self.order = self.space.regular_repr.size
-
-    def image(self, channels: int):
-        return e2cnn.nn.FieldType(self.space, [self.space.trivial_repr] * channels)
-
-    def fields(self, channels: int):
-        count, left = divmod(channels, self.order)
-        if left or not count:
-            raise SymmetryError(
-                f"{channels} channels are no whole number of regular fields of {self.group}, which have {self.order} "
-                f"channels each; use {max(1, count) * self.order} or {(count + 1) * self.order}"
-            )
-        return e2cnn.nn.FieldType(self.space, [self.space.regular_repr] * count)
-
-    def conv(self, inputs, outputs, kernel_size: int) -> nn.Module:
-        return SteerableConv(inputs, outputs, kernel_size, **self.filters)
-
-    def norm(self, fields) -> nn.Module:
-        return FieldBatchNorm(fields.size, fields.representations[0].size)
-
-    def invariant(self, fields) -> tuple[nn.Module, int]:
-        return GroupPool(self.order), fields.size // self.order
-
-
-class ClassicLayers(RegularLayers):
-    """The group convolutions of Cohen and Welling (2016): 3x3 filters that are free but for being moved by the group.
-
-    In e2cnn's terms, a basis that reaches every pixel: rings through centre, edges and corners, and all frequencies
-    that four pixels on a ring tell apart (-2 and 2 are the same there).
-    """
-
-    def __init__(self, group: str):
-        every_pixel = {"rings": [0.0, 1.0, math.sqrt(2)], "sigma": [0.005, 0.05, 0.05]}
-        frequencies = {"frequencies_cutoff": _two_but_for_the_centre, "basis_filter": _not_minus_two}
-        super().__init__(group, **every_pixel, **frequencies)
-
-
-def _two_but_for_the_centre(radius: float) -> int:
-    return 2 if radius else 0
-
-
-def _not_minus_two(element: dict) -> bool:
-    return element["frequency"] != -2
-
-
-class RestrictedLayers(RegularLayers):
-    """Regular fields of D_N that are seen as fields of the smaller D4 after the second pooling, where maps are too
-    coarse to tell finer turns apart."""
-
-    def after_pooling(self, fields, level: int):
-        if level != 2:
-            return self, fields
-        return RegularLayers("D4"), fields.restrict((0, 4))
-
-
-class IrrepLayers(PlainLayers):
-    """Layers of irreducible fields of SO(2) or O(2): scalars, and vectors turning once or twice as fast as the image.
-
-    Vectors pass `NormReLU`, or `GatedReLU` if `gated`; then some scalars of each convolution serve as gates.
-    """
-
-    def __init__(self, group: str, gated: bool):
-        self.group, self.gated, self.space = group, gated, gspace(group)
-        self.irreps = [self.space.irrep(*((1, k) if group == "O2" else (k,))) for k in (1, 2)]
-        self.scalars, self.vectors = 4, (2 if gated else 3)  # of 16 channels; vectors once for each frequency
-
-    def image(self, channels: int):
-        return e2cnn.nn.FieldType(self.space, [self.space.trivial_repr] * channels)
-
-    def _fields(self, scalars: int, vectors: int):
-        irreps = [irrep for irrep in self.irreps for _ in range(vectors)]
-        return e2cnn.nn.FieldType(self.space, [self.space.trivial_repr] * scalars + irreps)
-
-    def fields(self, channels: int):
-        times, left = divmod(channels, 16)
-        if left or not times:
-            raise SymmetryError(
-                f"{channels} channels cannot be shared between scalars and vectors; use a multiple of 16"
-            )
-        gates = 2 * self.vectors if self.gated else 0
-        return self._fields(times * (self.scalars + gates), times * self.vectors)
-
-    def _counts(self, fields) -> tuple[int, int]:
-        """Scalars (gates among them) and vectors of both frequencies."""
-        scalars = sum(irrep.is_trivial() for irrep in fields.representations)
-        return scalars, len(fields) - scalars
-
-    def conv(self, inputs, outputs, kernel_size: int) -> nn.Module:
-        return SteerableConv(inputs, outputs, kernel_size)
-
-    def norm(self, fields) -> nn.Module:
-        return IrrepBatchNorm(*self._counts(fields))
-
-    def activation(self, fields):
-        scalars, vectors = self._counts(fields)
-        if self.gated:
-            scalars -= vectors
-        return (GatedReLU if self.gated else NormReLU)(scalars, vectors), self._fields(scalars, vectors // 2)
-
-    def invariant(self, fields) -> tuple[nn.Module, int]:
-        return ScalarsAndNorms(self._counts(fields)[0]), len(fields)
 
 
 # Architectures --------------------------------------------------------------------------------------------------------
@@ -534,6 +391,55 @@ def turned_filters(conv: SteerableConv, field: int = 0, channel: int = 0) -> Ten
     convolution to regular fields, acting on input channel `channel`."""
     order = conv.out_channels // int(conv.fields.split()[0])
     return conv.filter()[field * order : (field + 1) * order, channel]
+
+
+# Export ---------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def export(network: nn.Module) -> nn.Module:
+    """The same function in plain convolutions: a copy of `network` for inference, in evaluation mode.
+
+    Each steerable convolution becomes an `nn.Conv2d` with its filter as it is now, the batch norm that follows it is
+    folded in, and all is laid out channels-last. Outputs agree to 1e-5. Nothing of e2cnn is left: the result can be
+    pickled, traced by `torch.export` and written as ONNX. Plain networks are exported alike.
+    """
+    exported = copy.deepcopy(network).eval()
+    for module in list(exported.modules()):
+        for (name, child), (next_name, following) in pairwise([*module.named_children(), ("", None)]):
+            if isinstance(child, SteerableConv | nn.Conv2d):
+                norm = isinstance(following, nn.BatchNorm2d | FieldBatchNorm | IrrepBatchNorm)
+                setattr(module, name, _plain_convolution(child, following if norm else None))
+                if norm:
+                    setattr(module, next_name, nn.Identity())
+    return exported.requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def _plain_convolution(conv: SteerableConv | nn.Conv2d, norm: nn.Module | None) -> nn.Conv2d:
+    """`conv`, and the batch norm after it in evaluation mode, as one convolution."""
+    weight = conv.filter() if isinstance(conv, SteerableConv) else conv.weight
+    stride, padding = (
+        getattr(conv, "stride", 1),
+        conv.kernel_size // 2 if isinstance(conv, SteerableConv) else conv.padding,
+    )
+    plain = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, stride, padding, bias=norm is not None)
+    scale, shift = (weight.new_ones(len(weight)), None) if norm is None else _affine(norm)
+    plain.weight.copy_(weight * scale.view(-1, 1, 1, 1))
+    if norm is not None:
+        plain.bias.copy_(shift)
+    return plain
+
+
+def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Batch norm in evaluation mode as `scale x + shift`, one value a channel."""
+    if isinstance(norm, IrrepBatchNorm):
+        scale, shift = _affine(norm.scalars)
+        by_vector = (norm.weight * torch.rsqrt(norm.running_var + norm.eps)).repeat_interleave(2)
+        return torch.cat([scale, by_vector]), F.pad(shift, (0, len(by_vector)))
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    shift = norm.bias - scale * norm.running_mean
+    repeats = norm.field_size if isinstance(norm, FieldBatchNorm) else 1
+    return scale.repeat_interleave(repeats), shift.repeat_interleave(repeats)
 
 
 # Weights --------------------------------------------------------------------------------------------------------------

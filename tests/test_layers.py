@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lensstudy.layers import (
+    ClassicLayers,
     FieldBatchNorm,
     GatedReLU,
     GroupPool,
@@ -18,7 +19,6 @@ from lensstudy.layers import (
     SymmetricPool,
     describe_fields,
 )
-from lensstudy.networks import ClassicLayers
 from lensstudy.symmetry import e2cnn, gspace, rotate
 
 enn = e2cnn.nn
