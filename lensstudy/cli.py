@@ -57,6 +57,8 @@ def run(
     }
     if dry_run:
         raise typer.Exit(subprocess.run([*map(str, command), "--quiet", "rules"], env=environment).returncode)
+    graph = subprocess.run([*map(str, command), "--rulegraph"], env=environment, capture_output=True, text=True)
+    (study.folder / "jobs.dot").write_text(graph.stdout)
     with _only_one(study), log.open("w") as output:
         job = subprocess.Popen(list(map(str, command)), env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
@@ -104,6 +106,7 @@ def notebook(
 @app.command()
 def report(
     studies: Annotated[list[str] | None, typer.Argument(help="names of studies; all that have run, if none")] = None,
+    reference: Annotated[bool, typer.Option("--reference", help="write to reports/reference, to be committed")] = False,
 ) -> None:
     """Render the pages of finished studies again, from their executed notebooks, and the lists of pages."""
     from lensstudy import report as pages
@@ -111,27 +114,41 @@ def report(
     names = studies or sorted(p.name for p in (home() / "runs").glob("*") if (p / "notebooks").is_dir())
     if not names:
         _fail("no study has run yet; `lensstudy run params/quick.yml` runs one")
+    reports = home() / "reports" / ("reference" if reference else "")
     for name in names:
-        study = _study(home() / "params" / f"{name}.yml")
-        file = home() / "params" / f"{name}.yml"
-        for executed in sorted((study.folder / "notebooks").glob("*.ipynb")):
-            if not executed.name.endswith(".failed.ipynb"):
-                pages.render(executed, _reports(study) / f"{executed.stem}.html", parameter_file=file)
-        typer.echo(f"{name}: {_shown(_index(study))}")
+        runs, file = home() / "runs" / name, home() / "params" / f"{name}.yml"
+        executed = [one for one in sorted((runs / "notebooks").glob("*.ipynb")) if ".failed" not in one.suffixes]
+        if not executed:
+            _fail(f"study '{name}' has not run: there is no finished notebook in {_shown(runs / 'notebooks')}")
+        for one in executed:
+            pages.render(one, reports / name / f"{one.stem}.html", parameter_file=file, committed=reference)
+        typer.echo(f"{name}: {_shown(pages.write_index(runs, reports / name, committed=reference))}")
+    pages.write_study_list(reports)
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="name of a study that has run")],
+    second: Annotated[str, typer.Argument(help="name of another")],
+) -> None:
+    """Show two studies side by side: what was done differently, and what came out."""
+    from lensstudy import report as pages
+
+    runs = [home() / "runs" / name for name in (first, second)]
+    for run_folder in runs:
+        if not (run_folder / "notebooks").is_dir():
+            _fail(f"study '{run_folder.name}' has not run; `lensstudy run params/{run_folder.name}.yml` runs it")
+    typer.echo(_shown(pages.compare(*runs, home() / "reports" / f"{first}-and-{second}.html")))
 
 
 @app.command()
 def inspect(path: Annotated[Path, typer.Argument(help="folder, tar, zip or file of images")]) -> None:
     """Say what lies at a path: layout, classes, shapes, values, and what would stop a study."""
     from lensstudy import archive
-    from lensstudy.dataset import DataError
 
-    try:
-        found = archive.inspect(path)
-    except DataError as error:
-        _fail(str(error))
-    typer.echo(archive.inspect_text(found))
-    if found["problems"]:
+    found = archive.inspect(path, progress=sys.stderr.isatty())
+    typer.echo(archive.inspect_text(found), err=bool(found["errors"]))
+    if found["errors"]:
         raise typer.Exit(1)
 
 
@@ -153,7 +170,7 @@ def simulate(
 
     if layout not in ("lensstudy", "deeplense"):
         _fail(f"layout '{layout}' is unknown; there are lensstudy and deeplense")
-    folder = out if layout == "lensstudy" else out / "lensstudy"
+    folder = out if layout == "lensstudy" else out.with_name(f"{out.name}-lensstudy")
     cores = processes or len(os.sched_getaffinity(0))
     options = {"image_size": pixels, "noise_level": noise_level, "processes": cores, "progress": True}
     try:

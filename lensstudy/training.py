@@ -34,7 +34,16 @@ from lensstudy import networks, symmetry
 from lensstudy.dataset import LensDataset, Scaling
 from lensstudy.parameters import Study
 
-__all__ = ["TrainedNetwork", "TrainingDiverged", "fit", "in_batch", "load_trained", "schedule_factor"]
+__all__ = [
+    "TrainedNetwork",
+    "TrainingDiverged",
+    "binned",
+    "fit",
+    "in_batch",
+    "load_trained",
+    "schedule_factor",
+    "working_size",
+]
 
 # What a checkpoint must agree on before a training is resumed, or a finished one left alone.
 RELEVANT = (
@@ -82,6 +91,16 @@ def schedule_factor(step: int, steps: int, schedule: str, warmup_fraction: float
     return 1e-5 + (1 - 1e-5) * fall if schedule == "one-cycle" else fall
 
 
+def working_size(image_size: int, settings: Study) -> int:
+    """Pixels along one side of what a network sees: the central part after binning, such that symmetry is exact."""
+    return symmetry.working_size(image_size // settings.binning, at_most=settings.crop // settings.binning or None)
+
+
+def binned(images: torch.Tensor, binning: int) -> torch.Tensor:
+    """Means of `binning` x `binning` pixels: a quarter of the cost where the PSF spreads over several pixels."""
+    return avg_pool2d(images, binning) if binning > 1 else images
+
+
 @dataclass
 class TrainedNetwork:
     """A network with everything that belongs to it: how images are cropped, binned and scaled, its classes by name."""
@@ -101,7 +120,7 @@ class TrainedNetwork:
             batch = _as_tensor(images[start : start + batch_size])
             angle = degrees if np.ndim(degrees) == 0 else torch.as_tensor(degrees[start : start + batch_size])
             batch = self.scaling.apply(
-                _binned(symmetry.rotate(batch, angle, size=self.card["crop"]), self.card["binning"])
+                binned(symmetry.rotate(batch, angle, size=self.card["crop"]), self.card["binning"])
             )
             probabilities.append(torch.softmax(self.network(batch).double(), dim=1).numpy())
         return np.concatenate(probabilities)
@@ -190,7 +209,7 @@ class _Fit(lightning.LightningModule):
             images = symmetry.random_turn(images, generator, size=self.crop)
         else:
             images = symmetry.centre_crop(images, self.crop)
-        loss = cross_entropy(self.network(self.scaling.apply(_binned(images, self.binning))), labels)
+        loss = cross_entropy(self.network(self.scaling.apply(binned(images, self.binning))), labels)
         if not torch.isfinite(loss):
             rate = self.optimizers().param_groups[0]["lr"]
             raise TrainingDiverged(
@@ -205,7 +224,7 @@ class _Fit(lightning.LightningModule):
 
     def validation_step(self, batch, _):
         images, labels = batch
-        images = _binned(symmetry.centre_crop(images, self.crop), self.binning)
+        images = binned(symmetry.centre_crop(images, self.crop), self.binning)
         self.logits.append(self.network(self.scaling.apply(images)))
         self.truth.append(labels)
 
@@ -353,11 +372,6 @@ def _as_tensor(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(images, dtype=np.float32, order="C"))
 
 
-def _binned(images: torch.Tensor, binning: int) -> torch.Tensor:
-    """Means of `binning` x `binning` pixels: a quarter of the cost where the PSF spreads over several pixels."""
-    return avg_pool2d(images, binning) if binning > 1 else images
-
-
 def _build(card: dict) -> torch.nn.Module:
     return networks.build_network(
         card["network"],
@@ -371,16 +385,15 @@ def _build(card: dict) -> torch.nn.Module:
 
 def _card(dataset: LensDataset, settings: Study) -> dict:
     """What the network is, what it was shown and by which code: enough to build it again and to trust it."""
-    binning = settings.binning
-    size = symmetry.working_size(dataset.image_size // binning, at_most=settings.crop // binning or None)
+    size = working_size(dataset.image_size, settings)
     train = dataset.part("train")
-    sample = _binned(_as_tensor(train.images[:: max(len(train) // 1024, 1)]), binning)
+    sample = binned(_as_tensor(train.images[:: max(len(train) // 1024, 1)]), settings.binning)
     scaling = Scaling.fit(settings.scaling, sample.numpy(), size=size)
     card = {name: getattr(settings, name) for name in RELEVANT} | {
         "classes": list(dataset.classes),
         "in_channels": dataset.images.shape[1],
         "image_size": dataset.image_size,
-        "crop": size * binning,
+        "crop": size * settings.binning,
         "size": size,
         "scaling": scaling.to_dict(),
         "training_images": len(train),

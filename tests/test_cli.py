@@ -116,3 +116,28 @@ def test_simulate_writes_both_layouts(tmp_path):
     result = lensstudy(tmp_path, "simulate", *options, "--pixels", "32", "--out", "theirs", "--layout", "deeplense")
     assert result.returncode == 0, result.stderr
     assert len(list((tmp_path / "theirs").rglob("*.npy"))) >= 9
+
+
+def test_a_notebook_runs_by_hand_with_papermill(root, tmp_path):
+    """As the README says; the notebook finds the checkout's parameters and writes where LENSSTUDY_HOME says."""
+    papermill = str(Path(sys.executable).with_name("papermill"))
+    arguments = [
+        "-f",
+        "params/smoke.yml",
+        "-p",
+        "network",
+        "c4-steerable-cnn",
+        "-p",
+        "epochs",
+        "1",
+        "--no-progress-bar",
+    ]
+    result = subprocess.run(
+        [papermill, "notebooks/03-train.ipynb", str(tmp_path / "out.ipynb"), *arguments],
+        env=os.environ | {"LENSSTUDY_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "runs/smoke/training/c4-steerable-cnn-s1/metrics.json").exists()
