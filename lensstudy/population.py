@@ -171,7 +171,7 @@ def check_row(row: dict, where: str = "lens") -> None:
     for name in (*positive, "subhalo_mass", "subhalo_scale_radius"):
         if np.any(np.asarray(row[name]) < 0):
             raise DataError(f"{where}: {name} = {row[name]} is negative; expected 0 or more")
-    for name in ("source_radius", "source_index"):
+    for name in ("source_radius", "source_index", *(["vortex_half_length"] if row["vortex_mass"] else [])):
         if not row[name] > 0:
             raise DataError(f"{where}: {name} = {row[name]}; expected more than 0")
 

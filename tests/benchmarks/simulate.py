@@ -78,7 +78,7 @@ def our_images(rows, preset, size, mode):
     return images
 
 
-def lenstronomy_images(rows, preset, size):
+def lenstronomy_images(rows, preset, size, noise=0.01):
     """One reused image model, the way lenstronomy is fastest."""
     from lenstronomy.Data.imaging_data import ImageData
     from lenstronomy.Data.psf import PSF
@@ -88,10 +88,11 @@ def lenstronomy_images(rows, preset, size):
     from lenstronomy.Util import util
 
     instrument = preset.instrument
-    _, _, ra, dec, _, _, transform, _ = util.make_grid_with_coordtransform(size, instrument.pixel_scale)
+    _, _, ra, dec, _, _, transform, _ = util.make_grid_with_coordtransform(size, instrument.pixel_scale, inverse=False)
     grid = {"ra_at_xy_0": ra, "dec_at_xy_0": dec, "transform_pix2angle": transform}
     data = ImageData(np.zeros((size, size)), background_rms=1.0, exposure_time=1.0, **grid)
-    psf = PSF("GAUSSIAN", fwhm=instrument.psf_fwhm, pixel_size=instrument.pixel_scale)
+    point_spread = {"fwhm": instrument.psf_fwhm, "truncation": instrument.psf_truncation}
+    psf = PSF("GAUSSIAN", pixel_size=instrument.pixel_scale, **point_spread)
     lens, light = LensModel(["SIE", "SHEAR"] + ["POINT_MASS"] * 25), LightModel(["SERSIC_ELLIPSE"])
     model = ImageModel(data, psf, lens_model_class=lens, source_model_class=light)
     generator = np.random.default_rng(0)
@@ -101,7 +102,7 @@ def lenstronomy_images(rows, preset, size):
         for row in rows:
             masses, source = lenstronomy_parameters(row, preset.area_per_mass)
             image = model.image(masses, source)
-            made.append(image + generator.normal(0, 0.01 * image.max(), image.shape))
+            made.append(image + generator.normal(0, noise * image.max(), image.shape))
         return made
 
     return images

@@ -1,0 +1,268 @@
+"""Whole images against DeepLense's released files and lenstronomy, equality however they are made, and bad input."""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lensstudy import simulate as module
+from lensstudy.dataset import DataError, LensDataset
+from lensstudy.instrument import INSTRUMENTS
+from lensstudy.population import PRESETS, area_per_mass, complete, preset_named
+from lensstudy.simulate import render, simulate, smooth_twins, substructure_map
+from tests.benchmarks.simulate import lenstronomy_images
+
+DATA = Path(os.environ.get("LENSSTUDY_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+HEAVY = {"subhalo_profile": "point", "subhalo_mass_min": 1e9, "axion_fraction_min": 0.04, "axion_fraction_max": 0.05}
+
+
+def released(name: str) -> np.ndarray:
+    file = DATA / "deeplense-model-3" / name
+    if not file.exists():
+        pytest.skip(f"{file} is missing; set LENSSTUDY_DATA to the folder that holds deeplense-model-3/")
+    return np.load(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name", "drawn"),
+    [
+        ("nosub.npy", "no_sub", {"source_x": -0.06169957470287696, "source_y": 0.08446788084981578}),
+        (
+            "axion.npy",
+            "axion",
+            {
+                "source_x": -0.06561635832087118,
+                "source_y": 0.07501358795409459,
+                "vortex_half_length": 2.084095973161751,
+                "vortex_angle": 2.7770049525093032,
+            },
+        ),
+    ],
+)
+def test_model_3_is_the_released_image(name, class_name, drawn):
+    row = preset_named("model_3").draw(class_name, np.random.default_rng(0), {}) | drawn
+    assert np.abs(render(row, "model_3", dtype=torch.float64)[0, 0] - released(name)).max() < 1e-10
+
+
+@pytest.mark.parametrize("preset", ["model_1", "model_2"])
+def test_whole_image_agrees_with_lenstronomy(preset):
+    recipe = preset_named(preset)
+    row = complete(recipe.draw("cdm", np.random.default_rng(5), {})) | {"exposure_time": 1.0}
+    ours = render(row, preset, dtype=torch.float64)[0, 0]
+    theirs = lenstronomy_images([row], recipe, recipe.instrument.image_size, noise=0.0)()[0]
+    assert np.abs(ours - theirs).max() < 1e-6 * theirs.max()
+    assert np.abs(render(row, preset)[0, 0] - theirs).max() < 1e-4 * theirs.max()  # float32 beside a point mass
+
+
+def test_recipes_of_the_published_code():
+    row = preset_named("model_1").draw("axion", np.random.default_rng(0), {})
+    assert row["einstein_radius"] == pytest.approx(1.28149, abs=1e-5)
+    assert row["vortex_half_length"] * row["axion_mass"] == pytest.approx(0.03e-22)
+    assert math.sqrt(1e12 * area_per_mass()) == pytest.approx(1.6645, abs=5e-4)
+    assert preset_named("model_3").draw("no_sub", np.random.default_rng(0), {})["shear_1"] == pytest.approx(
+        0.0317, 1e-3
+    )
+    lenses = [preset_named("model_1").draw("cdm", np.random.default_rng(k), {}) for k in range(400)]
+    masses = np.concatenate([lens["subhalo_mass"] for lens in lenses])
+    assert masses.mean() == pytest.approx(1.5e9, rel=0.1) and masses.min() > 1e6 and masses.max() < 1e10
+    dataset = simulate("model_1", 3, seed=1, classes=["no"])
+    assert (dataset.images == dataset.images.round()).all()  # counts
+
+
+def test_common_test_is_aligned_as_found():
+    truth = simulate("common_test", 40, seed=2, image_size=24).catalogue
+    for kind in ("source_e", "shear_"):
+        angle = np.degrees(0.5 * np.arctan2(truth[f"{kind}2"], truth[f"{kind}1"]))
+        assert angle.between(0, 6.3).all()
+    images = simulate("common_test", 2, seed=2).images
+    assert images.min(axis=(1, 2, 3)).tolist() == [0] * 6 and images.max(axis=(1, 2, 3)).tolist() == [1] * 6
+
+
+def test_the_same_images_for_any_number_of_images_and_processes(monkeypatch):
+    one = simulate("realistic", 40, seed=7, image_size=32, **HEAVY)
+    few = simulate("realistic", 3, seed=7, image_size=32, **HEAVY)
+    for name in one.classes:
+        assert np.array_equal(
+            one.images[one.catalogue["class"] == name][:3], few.images[few.catalogue["class"] == name]
+        )
+    two = simulate("realistic", 40, seed=7, image_size=32, processes=2, **HEAVY)
+    assert one.fingerprint == two.fingerprint
+    pd.testing.assert_frame_equal(one.catalogue, two.catalogue)
+    monkeypatch.setattr(module, "CHUNK", 32)
+    assert simulate("realistic", 40, seed=7, image_size=32, **HEAVY).fingerprint == one.fingerprint
+    assert simulate("realistic", 40, seed=8, image_size=32, **HEAVY).fingerprint != one.fingerprint
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_an_image_does_not_depend_on_its_batch(preset):
+    truth = simulate(preset, 5, seed=3).catalogue
+    alone = np.concatenate([render(row, preset) for row in truth.to_dict("records")])
+    assert np.array_equal(render(truth, preset), alone)
+
+
+def test_every_image_comes_with_its_truth():
+    dataset = simulate("realistic", 6, seed=4, image_size=32)
+    truth = dataset.catalogue
+    assert truth["name"].is_unique and not truth.isna().any().any()
+    assert dataset.images.dtype == np.float32 and dataset.images.shape == (18, 1, 32, 32)
+    cdm, axion, smooth = (truth[truth["class"] == name] for name in ("cdm", "axion", "no_sub"))
+    assert (cdm["n_subhalos"] > 0).all() and (cdm["subhalo_mass"].map(len) == cdm["n_subhalos"]).all()
+    assert cdm["substructure_mass"].to_numpy() == pytest.approx([masses.sum() for masses in cdm["subhalo_mass"]])
+    assert (axion["vortex_mass"] == axion["substructure_mass"]).all() and (axion["axion_mass"] > 0).all()
+    assert (smooth["substructure_mass"] == 0).all() and (smooth["detectability"] == 0).all()
+    assert (truth["detectability_refit"] <= truth["detectability"]).all()
+    assert dataset.description["preset"] == "realistic" and dataset.description["seed"] == 4
+    assert dataset.description["pixel_scale"] == pytest.approx(0.16)
+    json.dumps(dataset.description)
+
+
+def test_classes_of_realistic_weigh_the_same_inside_the_einstein_radius():
+    truth = simulate("realistic", 64, seed=5, image_size=16, **HEAVY).catalogue
+    for row in truth.to_dict("records"):
+        inside = (
+            row["einstein_radius"] - row["halo_einstein_radius"]
+        )  # in mass: theta_E times this, times pi Sigma_crit
+        weight = inside * row["einstein_radius"] / area_per_mass()
+        if row["class"] == "cdm":
+            radius = np.hypot(row["subhalo_x"] - row["lens_x"], row["subhalo_y"] - row["lens_y"])
+            assert weight == pytest.approx(row["subhalo_mass"][radius < row["einstein_radius"]].sum(), rel=1e-6, abs=1)
+        if row["class"] == "axion":
+            along = np.linspace(-1, 1, 20001) * row["vortex_half_length"]
+            x = row["vortex_x"] - row["lens_x"] + along * math.cos(row["vortex_angle"])
+            y = row["vortex_y"] - row["lens_y"] + along * math.sin(row["vortex_angle"])
+            share = (np.hypot(x, y) < row["einstein_radius"]).mean()
+            assert weight == pytest.approx(row["vortex_mass"] * share, rel=1e-3, abs=1e-3 * row["vortex_mass"])
+        if row["class"] == "no_sub":
+            assert inside == 0
+
+
+def test_detectability_is_the_chi_of_the_difference():
+    dataset = simulate("model_2", 4, seed=6, noise_level=0.02)
+    with_substructure, without = smooth_twins(dataset)
+    noise = dataset.catalogue["noise_rms"].to_numpy()[:, None, None, None]
+    chi = np.sqrt((((with_substructure - without) / noise) ** 2).sum(axis=(1, 2, 3)))
+    assert dataset.catalogue["detectability"].to_numpy() == pytest.approx(chi, rel=1e-3)
+    assert np.isinf(simulate("model_2", 1, seed=6, classes=["cdm"]).catalogue["detectability"]).all()
+
+
+def test_refit_removes_what_a_smooth_lens_can_explain():
+    """A mass at the very centre of a round lens is a larger Einstein radius, nearly; beside the ring it is not."""
+    row = complete({"einstein_radius": 1.2, "source_amplitude": 1e4, "source_radius": 0.2, "source_index": 1.0})
+    row |= {"source_x": 0.05, "lens_e1": 0.05, "exposure_time": 1.0}
+    found = {}
+    for name, x in (("centre", 0.0), ("ring", 1.25)):
+        lens = complete(row | {"subhalo_x": [x], "subhalo_y": [0.0], "subhalo_mass": [1e9]})
+        preset, instrument = preset_named("realistic"), INSTRUMENTS["hst-wfc3-f160w"]
+        expected = module.render_batch([lens], preset, instrument, 64)
+        found[name] = [value[0] for value in module.detectability([lens], expected, preset, instrument, 0.01)]
+    assert found["centre"][1] < 0.2 * found["centre"][0]
+    assert found["ring"][1] > 0.4 * found["ring"][0]
+
+
+def test_maps_of_the_substructure():
+    dataset = simulate("realistic", 2, seed=9, image_size=32, **HEAVY)
+    with_substructure, without = smooth_twins(dataset)
+    assert np.array_equal(with_substructure[:2], without[:2])  # no_sub comes first
+    for _, row in dataset.catalogue.iterrows():
+        mass, deflection = substructure_map(row, image_size=32)
+        assert mass.shape == deflection.shape == (32, 32)
+        assert mass.sum() <= row["substructure_mass"] * (1 + 1e-9)
+        assert (mass.sum() > 0) == (deflection.max() > 0) == (row["class"] != "no_sub")
+
+
+def test_one_image_of_a_widget_takes_less_than_a_tenth_of_a_second():
+    row = simulate("realistic", 1, seed=1, classes=["cdm"], **HEAVY).catalogue.iloc[0].to_dict()
+    render(row)
+    start = time.process_time()
+    render(row)
+    assert time.process_time() - start < 0.1
+
+
+def test_a_folder_is_whole_and_goes_on_after_a_kill(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 32)
+    whole = simulate("model_3", 70, seed=3, image_size=16, noise_level=0.02)
+    make, calls = module.make_chunk, []
+
+    def dies_at_the_fifth(*piece):
+        calls.append(piece)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return make(*piece)
+
+    monkeypatch.setattr(module, "make_chunk", dies_at_the_fifth)
+    arguments = {"seed": 3, "image_size": 16, "noise_level": 0.02, "folder": tmp_path / "set"}
+    with pytest.raises(KeyboardInterrupt):
+        simulate("model_3", 70, **arguments)
+    with pytest.raises(DataError, match="no finished data set"):
+        LensDataset.load(tmp_path / "set")
+    with pytest.raises(DataError, match="unfinished data set of other parameters"):
+        simulate("model_3", 70, **(arguments | {"seed": 4}))
+    dataset = simulate("model_3", 70, **arguments)
+    assert len(calls) == 5 + 5  # nine chunks in all, four were there already
+    assert dataset.fingerprint == whole.fingerprint
+    pd.testing.assert_frame_equal(dataset.catalogue, whole.catalogue)
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == [
+        "catalogue.parquet",
+        "dataset.json",
+        "images.npy",
+    ]
+    assert simulate("model_3", 70, **arguments).fingerprint == whole.fingerprint and len(calls) == 10  # read, not made
+    with pytest.raises(DataError, match="another data set"):
+        simulate("model_3", 71, **arguments)
+
+
+def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
+    with pytest.raises(DataError, match="GB left"):
+        simulate("model_3", 2, seed=1, image_size=16, folder=tmp_path)
+    assert not (tmp_path / "dataset.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"preset": "model_9"}, "known presets: model_1"),
+        ({"images_per_class": 0}, "expected 1 or more"),
+        ({"image_size": 0}, "image_size = 0"),
+        ({"noise_level": -0.1}, "noise_level = -0.1"),
+        ({"seed": -1}, "seed = -1"),
+        ({"classes": ["no", "lens"]}, "simulates no_sub, cdm, axion"),
+        ({"mode": "fast"}, "eager, compiled"),
+        ({"einstein_radius_mim": 1.0}, "Did you mean 'einstein_radius_min'"),
+        ({"einstein_radius_min": 2.0}, "above einstein_radius_max"),
+        ({"ellipticity_max": 1.0}, "ellipticity_max = 1.0; expected a number from 0 to 0.9"),
+        ({"subhalo_mass_min": -1.0}, "subhalo_mass_min = -1.0"),
+        ({"subhalo_slope": "steep"}, "subhalo_slope = 'steep'"),
+        ({"subhalo_profile": "cored"}, "truncated_nfw, point"),
+        ({"preset": "model_1", "shear_max": 0.1}, "its population is fixed"),
+        (
+            {"substructure_boost": 100.0, "axion_fraction_max": 0.5, "axion_fraction_min": 0.4},
+            "leaves nothing of a lens",
+        ),
+    ],
+)
+def test_bad_input_is_refused_with_the_way_out(arguments, message):
+    arguments = {"preset": "realistic", "images_per_class": 32, "seed": 1, "image_size": 16} | arguments
+    with pytest.raises(DataError, match=message):
+        simulate(**arguments)
+
+
+def test_lenses_that_cannot_be_are_refused():
+    good = {"einstein_radius": 1.0, "source_amplitude": 1.0, "source_radius": 0.2, "source_index": 1.0}
+    assert np.isfinite(render(good)).all()
+    for change, message in (
+        ({"lens_e1": 0.8, "lens_e2": 0.7}, "modulus"),
+        ({"subhalo_x": [0.1], "subhalo_y": [0.0], "subhalo_mass": [-1e8]}, "subhalo_mass"),
+        ({"einstein_radius": -1.0}, "einstein_radius"),
+        ({"source_radius": 0.0}, "source_radius"),
+        ({"vortex_mass": 1e9}, "vortex_half_length"),
+    ):
+        with pytest.raises(DataError, match=message):
+            render(good | change)
