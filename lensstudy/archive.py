@@ -175,11 +175,15 @@ def _collect(results, dtype, folder: Path | None) -> tuple[np.ndarray, pd.DataFr
     else:
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / "images.partial.npy"
-        with open(partial, "wb") as file:
-            file.write(_header((0, *shape), dtype_))
-            rows, skipped = _append(results, shape, dtype_, casting, file)
-            file.seek(0)
-            file.write(_header((len(rows), *shape), dtype_))
+        try:
+            with open(partial, "wb") as file:
+                file.write(_header((0, *shape), dtype_))
+                rows, skipped = _append(results, shape, dtype_, casting, file)
+                file.seek(0)
+                file.write(_header((len(rows), *shape), dtype_))
+        except BaseException:
+            partial.unlink()
+            raise
         images = np.load(partial, mmap_mode="r+", allow_pickle=False)
     catalogue = pd.DataFrame(rows)
     order = np.lexsort((catalogue["index"], catalogue["source"]))
@@ -394,8 +398,9 @@ def _survey(path: Path, report: dict, processes: int, progress: bool) -> tuple[l
     report |= {"layout": listing.kind, "files": len(listing.names), "ignored": len(listing.ignored)}
     if not listing.names:
         raise DataError(f"{path.name}: no images ({len(listing.ignored)} other files). Known: {', '.join(READABLE)}.")
+    paired = _pair(listing, None, None, path.name) if listing.kind in ("npz", "hdf5") else None
     try:
-        labels = _labels(listing, path.resolve().name)
+        labels = {} if paired else _labels(listing, path.resolve().name)
         _check_folders(listing, path.resolve().name)
     except DataError as error:
         report["errors"].append(str(error))
@@ -403,13 +408,13 @@ def _survey(path: Path, report: dict, processes: int, progress: bool) -> tuple[l
     first, content = next(listing.stream())
     if first.lower().endswith(FITS):
         report["contents"] = contents(content)
-    for name, stack, _, reason in _decoded(listing, None, processes, progress):
+    for name, stack, truth, reason in paired or _decoded(listing, None, processes, progress):
         if stack is None:
             skipped.append({"name": name, "reason": reason})
             continue
-        found, part = labels[name]
-        known = found if found == UNLABELLED else canonical_class(found)
-        rows += [_figures(name, known, part, i, image) for i, image in enumerate(stack)]
+        found, part = (truth["label"], None) if paired else labels[name]
+        known = found if found == UNLABELLED else canonical_class(found, path.name)
+        rows += [_figures(name, known, part, truth.get("index", i), image) for i, image in enumerate(stack)]
     if not rows:
         raise DataError(
             f"{path.name}: none of {len(skipped)} files is an image; {skipped[0]['name']}: {skipped[0]['reason']}"

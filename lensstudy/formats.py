@@ -29,30 +29,48 @@ PIXEL_LIMIT = 2**26  # an image of more than 8192 x 8192 pixels is no lens cutou
 ARRAY_LIMIT = 2**30  # bytes in one compressed array; more belongs into .npy, which needs no unpacking
 
 
+class _Dtype:
+    """Stands in for numpy.dtype in a pickle: numbers and objects, and of the state that follows only the byte order."""
+
+    def __init__(self, code: str, *_):
+        if not re.fullmatch(r"[biuf]\d{1,2}|O\d?", code):
+            raise pickle.UnpicklingError(f"dtype '{code}' in a pickled array; expected numbers")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state):
+        self.dtype = self.dtype.newbyteorder({"<": "<", ">": ">"}.get(state[1], "="))
+
+
+class _Array:
+    """Stands in for numpy.ndarray in a pickle. NumPy's own __setstate__ believes what a file says of its memory."""
+
+    def __setstate__(self, state):
+        _, shape, kind, fortran, data = state
+        if kind.dtype == object:
+            self.array = np.empty(len(data), dtype=object)
+            for i, item in enumerate(data):
+                self.array[i] = item.array if isinstance(item, _Array) else item
+        else:
+            self.array = np.frombuffer(data, kind.dtype)
+        self.array = self.array.reshape(shape, order="F" if fortran else "C")
+
+    @classmethod
+    def from_buffer(cls, data, kind: _Dtype, shape, order) -> _Array:
+        array = cls()
+        array.array = np.frombuffer(data, kind.dtype).reshape(shape, order=order)
+        return array
+
+
 def _unpickle(data: bytes, name: str) -> object:
     """What a pickle of NumPy arrays and plain numbers holds. Anything else in it is refused before it runs."""
-
-    def reconstruct(*_):
-        return np.ndarray.__new__(np.ndarray, (0,), "b")
-
-    def dtype(code, *_):
-        if not re.fullmatch(r"[biufO]\d{0,2}", str(code)):
-            raise pickle.UnpicklingError(f"dtype {code}")
-        return np.dtype(code, copy=True)  # a copy: the pickle goes on to set its byte order
-
-    def scalar(kind, content):
-        return np.frombuffer(content, kind)[0]
-
-    def frombuffer(content, kind, shape, order):
-        return np.frombuffer(content, kind).reshape(shape, order=order)
-
-    def encode(text, encoding):
-        return text.encode("latin1")
-
-    allowed = {("numpy", "ndarray"): None, ("numpy", "dtype"): dtype, ("_codecs", "encode"): encode}
+    allowed = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype}
+    allowed |= {("_codecs", "encode"): lambda text, encoding: text.encode("latin1")}  # bytes in protocol 2
     for core in ("numpy.core", "numpy._core"):
-        allowed |= {(f"{core}.multiarray", "_reconstruct"): reconstruct, (f"{core}.multiarray", "scalar"): scalar}
-        allowed |= {(f"{core}.numeric", "_frombuffer"): frombuffer}
+        allowed |= {
+            (f"{core}.multiarray", "_reconstruct"): lambda *_: _Array(),
+            (f"{core}.multiarray", "scalar"): lambda kind, content: np.frombuffer(content, kind.dtype)[0],
+            (f"{core}.numeric", "_frombuffer"): _Array.from_buffer,
+        }
 
     class ArraysOnly(pickle.Unpickler):
         def find_class(self, module, attribute):
@@ -63,7 +81,8 @@ def _unpickle(data: bytes, name: str) -> object:
                 )
             return allowed[module, attribute]
 
-    return ArraysOnly(io.BytesIO(data)).load()
+    content = ArraysOnly(io.BytesIO(data)).load()
+    return content.array if isinstance(content, _Array) else content
 
 
 def read_npy(payload: bytes | Path, name: str) -> tuple[np.ndarray, dict]:

@@ -3,10 +3,12 @@
 import io
 import os
 import pickle
+import struct
 import tarfile
 import tracemalloc
 import warnings
 import zipfile
+import zlib
 
 import h5py
 import numpy as np
@@ -37,6 +39,17 @@ def picture(array, kind="PNG") -> bytes:
     file = io.BytesIO()
     Image.fromarray(array).save(file, kind)
     return file.getvalue()
+
+
+def deep_colour_png() -> bytes:
+    """16 bits in each of three channels, which Pillow can only read as 8."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 16, 2, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(9 * (b"\0" + bytes(9 * 6))))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
 
 
 def axion_file(pixels, mass=1.5e-23) -> bytes:
@@ -292,6 +305,7 @@ WHOLE_JPEG = picture(np.random.default_rng(0).integers(0, 255, (64, 64), dtype=n
         ("no/bad.npy", npy(np.array([image(0, 0), image(0, 1), 3.0], dtype=object), allow_pickle=True), "expected"),
         ("no/bad.jpg", WHOLE_JPEG[: len(WHOLE_JPEG) // 2], "truncated"),
         ("no/bad.jpg", b"\xff\xd8\xff", "cannot identify"),
+        ("no/bad.png", deep_colour_png(), "would silently become 8-bit"),
         ("no/bad.fits", b"SIMPLE", "."),
         ("no/bad.h5", b"\x89HDF", "."),
         ("no/bad.npz", b"PK", "."),
@@ -394,6 +408,19 @@ def test_a_pickle_that_would_run_is_refused_by_name(tmp_path):
     assert not trap.exists() and not os.path.exists("ran")
 
 
+def test_an_array_that_lies_about_its_memory_is_no_array(tmp_path):
+    """NumPy would take these bytes for the addresses of objects if it believed the flags of the dtype."""
+    addresses = b"A" * 8
+    forged = (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x01\x85"
+        b"cnumpy\ndtype\nU\x02O8K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        b"\x89U\x08" + addresses + b"tb."
+    )
+    content = npy(np.zeros(1))[:6] + b"\x01\x00\x46\x00" + header_of_objects() + forged
+    with pytest.warns(UserWarning, match="no/bad.npy: cannot reshape array of size 8"):
+        check(read(write(tmp_path, GOOD | {"no/bad.npy": content})))
+
+
 def header_of_objects() -> bytes:
     return b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(69) + b"\n"
 
@@ -487,6 +514,14 @@ def test_inspect_counts_and_points_to_examples(tmp_path):
         assert len(rows) == 6 and (dataset.catalogue["class"][rows] == name).all()
     text = inspect_text(report)
     assert "fit for a study" in text and "NOT" not in text and "no_sub" in text
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_inspect_knows_one_file_for_a_whole_set(name, tmp_path):
+    report = inspect(write(tmp_path, {name: FILES[name]}) / name)
+    assert {name: about["images"] for name, about in report["classes"].items()} == {"no_sub": 5, "cdm": 5, "axion": 5}
+    assert report["samples"]["cdm"] == [5, 6, 7, 8, 9] or name in ("set.npz", "set.h5", "groups.hdf5")
+    assert all("5 images; training, validation and test need 10" in error for error in report["errors"])
 
 
 def test_inspect_says_what_would_stop_a_study(tmp_path):
