@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
+from lensstudy import raytracing
 from lensstudy import simulate as module
 from lensstudy.dataset import DataError, LensDataset
 from lensstudy.instrument import INSTRUMENTS
@@ -160,8 +161,8 @@ def test_refit_removes_what_a_smooth_lens_can_explain():
     for name, x in (("centre", 0.0), ("ring", 1.25)):
         lens = complete(row | {"subhalo_x": [x], "subhalo_y": [0.0], "subhalo_mass": [1e9]})
         preset, instrument = preset_named("realistic"), INSTRUMENTS["hst-wfc3-f160w"]
-        expected = module.render_batch([lens], preset, instrument, 64)
-        found[name] = [value[0] for value in module.detectability([lens], expected, preset, instrument, 0.01)]
+        expected = raytracing.render_batch([lens], preset, instrument, 64)
+        found[name] = [value[0] for value in raytracing.detectability([lens], expected, preset, instrument, 0.01)]
     assert found["centre"][1] < 0.2 * found["centre"][0]
     assert found["ring"][1] > 0.4 * found["ring"][0]
 

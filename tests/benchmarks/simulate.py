@@ -11,7 +11,8 @@ import torch
 
 from lensstudy.instrument import SIGMA_PER_FWHM, gaussian_kernel, noisy
 from lensstudy.population import complete, preset_named
-from lensstudy.simulate import batch_size, render_batch, simulate
+from lensstudy.raytracing import batch_size, render_batch
+from lensstudy.simulate import simulate
 
 ROUNDS = 4
 
