@@ -12,7 +12,10 @@ NOTEBOOKS = Path(config["notebooks"])
 PACKAGE = Path(config["package"])
 RUNS = f"runs/{study.study}"
 REPORTS = f"reports/{study.study}"
-DATA = "parameters stages dataset archive formats filtering baselines simulate population lensing instrument".split()
+DATA = (
+    "parameters stages dataset archive containers formats filtering baselines simulate raytracing population lensing "
+    "instrument"
+).split()
 LEARNING = "parameters stages dataset symmetry layers networks training".split()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -123,6 +124,9 @@ def report(
         for one in executed:
             pages.render(one, reports / name / f"{one.stem}.html", parameter_file=file, committed=reference)
         typer.echo(f"{name}: {_shown(pages.write_index(runs, reports / name, committed=reference))}")
+        if reference:  # what the README quotes
+            for part in ("summary.json", "headline.png"):
+                shutil.copyfile(runs / "analysis" / part, reports / name / part)
     pages.write_study_list(reports)
 
 

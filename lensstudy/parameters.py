@@ -156,7 +156,8 @@ def home() -> Path:
 def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
     """The names that a notebook's `parameters` cell assigns, with their defaults."""
     cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
-    source = next("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", ()))
+    tagged = ("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", ()))
+    source = next(tagged, "")
     return {line.target.id: ast.literal_eval(line.value) for line in ast.parse(source).body if hasattr(line, "target")}
 
 

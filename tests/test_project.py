@@ -10,6 +10,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests import refresh_readme
+
 
 def pinned(root) -> dict[str, str]:
     lines = (root / "constraints.txt").read_text().split()
@@ -75,3 +77,8 @@ def test_no_path_or_host_of_a_machine_in_what_people_get(root, pattern):
         if file.suffix not in {".pyc", ".png"}:
             found = re.search(pattern, file.read_text(encoding="utf-8"))
             assert not found, f"{file.relative_to(root)}: {found}"
+
+
+def test_the_readme_quotes_the_reference_reports(root):
+    written = refresh_readme.BLOCK.search((root / "README.md").read_text())[0]
+    assert written == refresh_readme.results(root), "say .venv/bin/python tests/refresh_readme.py"
