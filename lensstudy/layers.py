@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lensstudy.batchnorm import FieldBatchNorm
 from lensstudy.symmetry import SymmetryError, e2cnn, gspace
 
 __all__ = [
     "ClassicLayers",
-    "FieldBatchNorm",
     "GatedReLU",
     "GroupPool",
     "IrrepBatchNorm",
@@ -31,6 +31,7 @@ __all__ = [
     "RestrictedLayers",
     "ScalarsAndNorms",
     "SteerableConv",
+    "Steps",
     "SymmetricPool",
     "describe_fields",
 ]
@@ -114,100 +115,20 @@ def _he_deviations(expansion, in_blocks: dict) -> Tensor:
     return deviations
 
 
-class FieldBatchNorm(nn.Module):
-    """Batch norm with one mean and variance for all `field_size` channels of a field, which the group permutes.
-
-    Equal to `e2cnn.nn.InnerBatchNorm`, at no more than the cost of plain batch norm in the channels-last layout.
-    """
-
-    def __init__(self, channels: int, field_size: int, momentum: float = 0.1, eps: float = 1e-5):
-        super().__init__()
-        self.channels, self.field_size, self.momentum, self.eps = channels, field_size, momentum, eps
-        count = channels // field_size
-        self.weight, self.bias = nn.Parameter(torch.ones(count)), nn.Parameter(torch.zeros(count))
-        self.register_buffer("running_mean", torch.zeros(count))
-        self.register_buffer("running_var", torch.ones(count))
-
-    def per_channel(self, values: Tensor) -> Tensor:
-        """One value a field, repeated for each of its channels."""
-        return values.repeat_interleave(self.field_size)
+class Steps(nn.Sequential):
+    """Layers one after the other; batch norm over fields does the ReLU and the pooling behind it in the same go."""
 
     def forward(self, features: Tensor) -> Tensor:
-        if not self.training:
-            mean, variance, weight, bias = map(
-                self.per_channel, (self.running_mean, self.running_var, self.weight, self.bias)
-            )
-            return F.batch_norm(features, mean, variance, weight, bias, False, 0.0, self.eps)
-        channels_last = features.is_contiguous(memory_format=torch.channels_last)
-        if features.device.type == "cpu" and channels_last:
-            features, mean, variance = _ChannelsLastFieldNorm.apply(features, self.weight, self.bias, self.eps)
-            with torch.no_grad():
-                count = features.numel() / len(mean)
-                self.running_mean.lerp_(mean, self.momentum)
-                self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)
-            return features
-        stacked = features.reshape(len(features), -1, self.field_size * features.shape[2], features.shape[3])
-        statistics = (self.running_mean, self.running_var, self.weight, self.bias)
-        return F.batch_norm(stacked, *statistics, True, self.momentum, self.eps).view(features.shape)
-
-    def extra_repr(self) -> str:
-        return f"{self.channels // self.field_size} fields of {self.field_size} channels"
-
-
-class _ChannelsLastFieldNorm(torch.autograd.Function):
-    """Training-mode batch norm over fields of a channels-last tensor.
-
-    Normalising is an affine map a channel. Written on rows of W*C values, which lie side by side in this layout, it
-    runs at memory speed; sums over pixels come from torch's own batch norm kernels and are then joined by field.
-    """
-
-    @staticmethod
-    def forward(ctx, features, weight, bias, eps):
-        field_size = features.shape[1] // len(weight)
-        unused = features.new_zeros(features.shape[1])
-        means, variances = torch.batch_norm_update_stats(features, unused, unused.clone(), 0.0)
-        means, variances = means.view(-1, field_size), variances.view(-1, field_size)
-        mean = means.mean(1)
-        variance = (variances + (means - mean[:, None]).square()).mean(1)
-        inverse = torch.rsqrt(variance + eps)
-        scale = weight * inverse
-        output = torch.empty_like(features)
-        shift = _row(bias - scale * mean, features)
-        torch.addcmul(shift, _rows(features), _row(scale, features), out=_rows(output))
-        ctx.save_for_backward(features, weight, mean, inverse)
-        ctx.mark_non_differentiable(mean, variance)
-        return output, mean, variance
-
-    @staticmethod
-    def backward(ctx, gradient, _mean, _variance):
-        features, weight, mean, inverse = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        field_size = features.shape[1] // len(weight)
-        means, inverses = mean.repeat_interleave(field_size), inverse.repeat_interleave(field_size)
-        _, by_scale, by_shift = torch.ops.aten.native_batch_norm_backward(
-            gradient, features, None, None, None, means, inverses, True, 0.0, [False, True, True]
-        )
-        by_scale, by_shift = by_scale.view(-1, field_size).sum(1), by_shift.view(-1, field_size).sum(1)
-        count = features.numel() / len(weight)
-        # d loss/d x = w/s (g - mean(g) - xhat mean(g xhat)), gathered as  a g + b x + c  with one value a field
-        a = weight * inverse
-        b = -a * inverse * by_scale / count
-        c = -a * by_shift / count - b * mean
-        by_features = torch.empty_like(features)
-        rows = torch.addcmul(_row(c, features), _rows(features), _row(b, features), out=_rows(by_features))
-        rows.addcmul_(_rows(gradient), _row(a, features))
-        return by_features, by_scale, by_shift, None
-
-
-def _rows(features: Tensor) -> Tensor:
-    """A channels-last tensor seen as `(B*H, W*C)`, without a copy."""
-    batch, channels, height, width = features.shape
-    return features.permute(0, 2, 3, 1).view(batch * height, width * channels)
-
-
-def _row(values: Tensor, features: Tensor) -> Tensor:
-    """One value a field, laid out as one row of `_rows(features)`."""
-    return values.repeat_interleave(features.shape[1] // len(values)).repeat(features.shape[3])
+        layers = [*self, None, None]
+        while layers[0] is not None:
+            layer, after, later = layers[:3]
+            if self.training and isinstance(layer, FieldBatchNorm) and isinstance(after, nn.ReLU):
+                pool = later if isinstance(later, SymmetricPool) else None
+                features = layer(features, relu=True, pool=pool)
+                layers = layers[3 if pool else 2 :]
+            else:
+                features, layers = layer(features), layers[1:]
+        return features
 
 
 class SymmetricPool(nn.Module):

@@ -27,15 +27,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lensstudy.batchnorm import FieldBatchNorm
 from lensstudy.layers import (
     ClassicLayers,
-    FieldBatchNorm,
     IrrepBatchNorm,
     IrrepLayers,
     PlainLayers,
     RegularLayers,
     RestrictedLayers,
     SteerableConv,
+    Steps,
     SymmetricPool,
 )
 from lensstudy.symmetry import SymmetryError
@@ -110,7 +111,7 @@ def _conv_network(
             parts[f"pool{number}"] = SymmetricPool(size)
             size = parts[f"pool{number}"].size
             layers, inputs = layers.after_pooling(inputs, list(pool_after).index(step) + 1)
-    return Network(nn.Sequential(parts), layers, inputs, n_classes)
+    return Network(Steps(parts), layers, inputs, n_classes)
 
 
 class ResidualBlock(nn.Module):
@@ -125,7 +126,12 @@ class ResidualBlock(nn.Module):
             self.shortcut = nn.Sequential(layers.conv(inputs, outputs, 1, **stride), layers.norm(outputs))
 
     def forward(self, features: Tensor) -> Tensor:
-        change = self.norm2(self.conv2(torch.relu_(self.norm1(self.conv1(features)))))
+        change = self.conv1(features)
+        if isinstance(self.norm1, FieldBatchNorm):
+            change = self.norm1(change, relu=True)
+        else:
+            change = torch.relu_(self.norm1(change))
+        change = self.norm2(self.conv2(change))
         return torch.relu_(change + self.shortcut(features))
 
 
@@ -152,7 +158,7 @@ def _resnet(
             outputs = layers.fields(count)
             parts[f"block{stage}-{block}"] = ResidualBlock(layers, inputs, outputs)
             inputs = outputs
-    return Network(nn.Sequential(parts), layers, inputs, n_classes)
+    return Network(Steps(parts), layers, inputs, n_classes)
 
 
 def _strided_resnet(
@@ -173,7 +179,7 @@ def _strided_resnet(
             stride = {"stride": 2} if stage > 1 and block == 1 else {}
             parts[f"block{stage}-{block}"] = ResidualBlock(layers, inputs, outputs, **stride)
             inputs = outputs
-    return Network(nn.Sequential(parts), layers, inputs, n_classes)
+    return Network(Steps(parts), layers, inputs, n_classes)
 
 
 # The registry ---------------------------------------------------------------------------------------------------------

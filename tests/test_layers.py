@@ -7,15 +7,16 @@ import pytest
 import torch
 from torch import nn
 
+from lensstudy.batchnorm import FieldBatchNorm
 from lensstudy.layers import (
     ClassicLayers,
-    FieldBatchNorm,
     GatedReLU,
     GroupPool,
     IrrepBatchNorm,
     NormReLU,
     ScalarsAndNorms,
     SteerableConv,
+    Steps,
     SymmetricPool,
     describe_fields,
 )
@@ -97,11 +98,44 @@ def test_field_batch_norm_is_that_of_e2cnn(channels_last):
     assert torch.allclose(ours(features), reference(enn.GeometricTensor(features, fields)).tensor, atol=1e-5)
 
 
-def test_field_batch_norm_gradient():
-    norm = FieldBatchNorm(6, 3).double()
+@pytest.mark.parametrize("size", [6, 7])
+@pytest.mark.parametrize("pooled", [True, False])
+def test_norm_relu_and_pooling_in_one_go_are_those_one_by_one(size, pooled):
+    together, single = FieldBatchNorm(8, 4), FieldBatchNorm(8, 4)
+    for norm in (together, single):
+        norm.weight.data, norm.bias.data = torch.tensor([1.5, -0.5]), torch.tensor([0.3, -0.2])
+    pool = SymmetricPool(size) if pooled else nn.Identity()
+    for _ in range(2):  # twice, since the memory between is used again
+        features = (2 * torch.randn(3, 8, size, size) + 1).contiguous(memory_format=torch.channels_last)
+        x, y = features.clone().requires_grad_(), features.clone().requires_grad_()
+        one, other = together(x, relu=True, pool=pool if pooled else None), pool(torch.relu(single(y)))
+        weights = torch.randn(one.shape)
+        (one * weights).sum().backward()
+        (other * weights).sum().backward()
+        assert torch.allclose(one, other, atol=1e-6)
+        assert torch.allclose(x.grad, y.grad, atol=1e-5)
+    assert torch.allclose(together.weight.grad, single.weight.grad, atol=1e-4)
+    assert torch.allclose(together.bias.grad, single.bias.grad, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [4, 5])
+def test_gradient_of_norm_relu_and_pooling(size):
+    norm, pool = FieldBatchNorm(6, 3).double(), SymmetricPool(size)
     norm.weight.data.uniform_(0.5, 2)
-    features = torch.randn(2, 6, 3, 3, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
-    assert torch.autograd.gradcheck(norm, features.requires_grad_())
+    features = torch.randn(2, 6, size, size, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    features.requires_grad_()
+    assert torch.autograd.gradcheck(norm, features)
+    assert torch.autograd.gradcheck(lambda features: norm(features, relu=True, pool=pool), features)
+
+
+def test_steps_in_one_go_are_those_one_by_one():
+    def steps():
+        torch.manual_seed(0)
+        norms = [FieldBatchNorm(8, 4) for _ in range(3)]
+        return Steps(norms[0], nn.ReLU(), SymmetricPool(8), norms[1], nn.ReLU(), norms[2])
+
+    features = torch.randn(2, 8, 8, 8)  # in this layout the layers run one by one
+    assert torch.allclose(steps()(features), steps()(features.contiguous(memory_format=torch.channels_last)), atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [12, 13])

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from lensstudy.layers import FieldBatchNorm, SteerableConv, SymmetricPool
+from lensstudy.batchnorm import FieldBatchNorm
+from lensstudy.layers import SteerableConv, SymmetricPool
 from lensstudy.networks import Network, build_network, export, network_names, twin
 from lensstudy.symmetry import e2cnn, gspace, invariance_error, rotate
 
