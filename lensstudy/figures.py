@@ -134,7 +134,7 @@ def image_row(
     """Images `(H, W)` side by side under their titles; those that are `symmetric` about zero in red and blue."""
     symmetric = symmetric or [False] * len(images)
     figure, axes = plt.subplots(
-        1, len(images), figsize=(min(1.6 * len(images), WIDTH), 1.75 if len(images) > 4 else 2.1), squeeze=False
+        1, len(images), figsize=(min(1.6 * len(images), WIDTH), min(1.6, WIDTH / len(images)) + 0.35), squeeze=False
     )
     for axis, image, title, signed in zip(axes[0], images, titles, symmetric, strict=True):
         _image(axis, image, pixel_scale, signed)
