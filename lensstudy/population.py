@@ -23,6 +23,7 @@ from astropy.cosmology import FlatLambdaCDM
 from lensstudy.dataset import DataError
 from lensstudy.instrument import INSTRUMENTS, Instrument
 from lensstudy.lensing import nfw_scales, sersic_total
+from lensstudy.sources import cutout_files
 
 __all__ = [
     "CLASSES",
@@ -43,7 +44,16 @@ MACRO = ("einstein_radius", "lens_e1", "lens_e2", "lens_x", "lens_y", "shear_1",
 SOURCE = tuple(f"source_{name}" for name in ("amplitude", "radius", "index", "e1", "e2", "x", "y"))
 LENS_LIGHT = tuple(f"lens_light_{name}" for name in ("amplitude", "radius", "index"))
 VORTEX = ("axion_mass", "vortex_mass", "vortex_half_length", "vortex_angle", "vortex_x", "vortex_y")
-COLUMNS = (*MACRO, "halo_einstein_radius", *SOURCE, *LENS_LIGHT, "exposure_time", *VORTEX, "subhalo_truncation")
+COLUMNS = (
+    *MACRO,
+    "halo_einstein_radius",
+    *SOURCE,
+    "source_angle",
+    *LENS_LIGHT,
+    "exposure_time",
+    *VORTEX,
+    "subhalo_truncation",
+)
 LISTS = ("subhalo_x", "subhalo_y", "subhalo_mass", "subhalo_scale_radius")  # one number a subhalo
 
 LENS_REDSHIFT, SOURCE_REDSHIFT = 0.5, 1.0
@@ -83,6 +93,7 @@ CHOICES = {  # the first is the default
     "subhalo_profile": ("truncated_nfw", "point"),
     "lens_light": (False, True),
 }
+SOURCE_IMAGES = "source_images"  # folder of FITS cutouts that take the place of Sersic sources; empty: none
 
 
 @dataclass(frozen=True)
@@ -121,6 +132,10 @@ class Preset:
 
 def check_parameter(name: str, value) -> None:
     """Raise `DataError` where a parameter of `realistic` is of the wrong kind or outside what is possible."""
+    if name == SOURCE_IMAGES:
+        if not isinstance(value, str):
+            raise DataError(f"{name} = {value!r}; expected the name of a folder of FITS cutouts, or nothing")
+        return
     if name in CHOICES:
         if value not in CHOICES[name]:
             raise DataError(f"{name} = {value!r} is unknown; choose one of {', '.join(map(str, CHOICES[name]))}")
@@ -143,7 +158,7 @@ def preset_named(name: str) -> Preset:
     if name == "realistic":
         population = {f"{key}_min": values[0] for key, values in RANGES.items()}
         population |= {f"{key}_max": values[1] for key, values in RANGES.items()}
-        population |= {key: values[0] for key, values in (NUMBERS | CHOICES).items()}
+        population |= {key: values[0] for key, values in (NUMBERS | CHOICES).items()} | {SOURCE_IMAGES: ""}
         instrument = INSTRUMENTS[population["instrument"]]
         return Preset(name, instrument, draw_realistic, area_per_mass(), population=population)
     raise DataError(f"preset '{name}' is unknown; known presets: {', '.join(PRESETS)}")
@@ -151,7 +166,12 @@ def preset_named(name: str) -> Preset:
 
 def complete(row: dict) -> dict:
     """A row with every column: what the recipe did not set is absent, that is zero or an empty list."""
-    full = dict.fromkeys(COLUMNS, 0.0) | {"exposure_time": 1.0} | {name: np.zeros(0) for name in LISTS} | row
+    full = (
+        dict.fromkeys(COLUMNS, 0.0)
+        | {"exposure_time": 1.0, "source_image": ""}
+        | {name: np.zeros(0) for name in LISTS}
+        | row
+    )
     if "halo_einstein_radius" not in row:
         full["halo_einstein_radius"] = full["einstein_radius"]
     full["n_subhalos"] = len(full["subhalo_mass"])
@@ -324,6 +344,10 @@ def draw_realistic(class_name: str, generator: np.random.Generator, population: 
     rate = instrument.count_rate(between("source_magnitude"))
     row = {"einstein_radius": einstein_radius, "source_radius": radius, "source_index": index}
     row["source_amplitude"] = rate / sersic_total(radius, index)
+    if population[SOURCE_IMAGES]:
+        files = cutout_files(population[SOURCE_IMAGES])
+        row |= {"source_image": files[generator.integers(len(files))], "source_angle": generator.uniform(0, 2 * np.pi)}
+        row["source_amplitude"] = rate / radius**2  # a cutout's light within its half-light radius squared is 1
     row["lens_e1"], row["lens_e2"] = spin_two(between("ellipticity"), angle[0])
     row["shear_1"], row["shear_2"] = spin_two(between("shear"), angle[1])
     row["source_e1"], row["source_e2"] = spin_two((1 - axis_ratio) / (1 + axis_ratio), angle[2])

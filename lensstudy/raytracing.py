@@ -19,6 +19,7 @@ from lensstudy.dataset import DataError, LensDataset
 from lensstudy.instrument import INSTRUMENTS, Instrument, blur, noise_variance, psf_profile
 from lensstudy.lensing import line, point_mass_sum, sersic, shear, sie, truncated_nfw_sum
 from lensstudy.population import COLUMNS, LENS_LIGHT, LISTS, MACRO, SOURCE, Preset, check_row, complete, preset_named
+from lensstudy.sources import sample
 
 __all__ = [
     "MODES",
@@ -63,6 +64,8 @@ def batch_size(image_size: int) -> int:
 def tensors(rows: Sequence[dict], preset: Preset, dtype: torch.dtype) -> dict[str, Tensor]:
     """Complete rows as tensors: scalars `(N, 1, 1)`; of subhalos `point_*` `(N, n)`, padded with zero mass."""
     p = {name: torch.tensor([row[name] for row in rows], dtype=dtype)[:, None, None] for name in COLUMNS}
+    if any(row["source_image"] for row in rows):
+        p["source_image"] = [row["source_image"] for row in rows]
     points = [point_masses(row, preset) for row in rows]
     most = max(len(point[0]) for point in points)
     most = -(-most // 8) * 8 if most > 32 else most  # few different lengths, so that compiled code is used again
@@ -122,11 +125,18 @@ def source_positions(p: dict[str, Tensor], view: View, kind: str) -> tuple[Tenso
 
 def brightness(p: dict[str, Tensor], view: View, rays: tuple[Tensor, Tensor], lens_light: bool) -> Tensor:
     """Noise-free images `(N, H, W)` in counts: the source's light where the rays come from, and the lens's own."""
-    light = sersic(*rays, *(p[name] for name in SOURCE))
+    light = cutout_light(p, *rays) if "source_image" in p else sersic(*rays, *(p[name] for name in SOURCE))
     if lens_light:
         shape = (p[name] for name in ("lens_e1", "lens_e2", "lens_x", "lens_y"))
         light = light + sersic(view.x, view.y, *(p[name] for name in LENS_LIGHT), *shape)
     return blur(light, view.psf) * (p["exposure_time"] * view.pixel_area)
+
+
+def cutout_light(p: dict[str, Tensor], beta_x: Tensor, beta_y: Tensor) -> Tensor:
+    """Light `(N, H, W)` of real galaxies, turned by `source_angle`, scaled to `source_radius`, where the rays end."""
+    dx, dy = (beta_x - p["source_x"]) / p["source_radius"], (beta_y - p["source_y"]) / p["source_radius"]
+    cosine, sine = torch.cos(p["source_angle"]), torch.sin(p["source_angle"])
+    return p["source_amplitude"] * sample(p["source_image"], cosine * dx + sine * dy, cosine * dy - sine * dx)
 
 
 def expected_images(p: dict[str, Tensor], view: View, kind: str, lens_light: bool = False) -> Tensor:
@@ -155,7 +165,8 @@ def render(
     alike: dict[tuple, list[int]] = {}
     for i, row in enumerate(rows):
         check_row(row, row.get("name", f"lens {i}"))
-        alike.setdefault((kind_of([row], recipe), row["lens_light_amplitude"] > 0), []).append(i)
+        light = (row["lens_light_amplitude"] > 0, row["source_image"] != "")
+        alike.setdefault((kind_of([row], recipe), *light), []).append(i)
     telescope = INSTRUMENTS[instrument] if instrument else recipe.instrument
     size = checked_size(image_size or telescope.image_size)
     images = np.empty((len(rows), 1, size, size), dtype=np.float64 if dtype == torch.float64 else np.float32)
@@ -178,7 +189,7 @@ def render_batch(
     """Expected counts `(N, H, W)` of complete rows of one class."""
     kind = "none" if smooth else kind_of(rows, preset)
     # Truncated halos come in any number, and each would be compiled anew for longer than it takes to render them.
-    draw = renderer("eager" if kind == "halos" else mode)
+    draw = renderer("eager" if kind == "halos" or rows[0]["source_image"] else mode)
     lens_light = any(row["lens_light_amplitude"] for row in rows)
     with torch.inference_mode():
         view = view_of(instrument, image_size, dtype)

@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from astropy.io import fits
 
 from lensstudy import raytracing
 from lensstudy import simulate as module
 from lensstudy.dataset import DataError, LensDataset
 from lensstudy.instrument import INSTRUMENTS
+from lensstudy.lensing import sersic_total
 from lensstudy.population import PRESETS, area_per_mass, complete, preset_named
 from lensstudy.simulate import render, simulate, smooth_twins, substructure_map
 from tests.benchmarks.simulate import lenstronomy_images
@@ -165,6 +167,28 @@ def test_refit_removes_what_a_smooth_lens_can_explain():
         found[name] = [value[0] for value in raytracing.detectability([lens], expected, preset, instrument, 0.01)]
     assert found["centre"][1] < 0.2 * found["centre"][0]
     assert found["ring"][1] > 0.4 * found["ring"][0]
+
+
+def test_real_galaxies_as_sources(tmp_path):
+    """A cutout that is a round exponential gives the image of a Sersic profile of index 1."""
+    y, x = np.mgrid[:201, :211] - 100.0
+    exponential = np.exp(-1.6721 * np.hypot(x - 3, y) / 15)  # half-light radius 15 pixels
+    fits.PrimaryHDU(exponential + np.random.default_rng(0).normal(0, 1e-4, x.shape)).writeto(tmp_path / "galaxy.fits")
+    row = {"einstein_radius": 1.2, "lens_e1": 0.1, "source_x": 0.1, "source_radius": 0.3, "source_index": 1.0}
+    cutout = render(row | {"source_image": str(tmp_path / "galaxy.fits"), "source_amplitude": 1 / 0.3**2})
+    profile = render(row | {"source_amplitude": 1 / sersic_total(0.3, 1.0)})
+    assert np.abs(cutout - profile).max() < 0.02 * profile.max()
+    dataset = simulate("realistic", 2, seed=1, image_size=24, source_images=str(tmp_path))
+    assert dataset.catalogue["source_image"].str.endswith("galaxy.fits").all()
+    with pytest.raises(DataError, match="no FITS files there"):
+        simulate("realistic", 2, seed=1, image_size=24, source_images=str(tmp_path / "nowhere"))
+
+
+def test_lens_light_is_added_and_refitted():
+    lit = simulate("realistic", 3, seed=1, image_size=32, lens_light=True)
+    dark = simulate("realistic", 3, seed=1, image_size=32)
+    assert (lit.images.sum(axis=(1, 2, 3)) > dark.images.sum(axis=(1, 2, 3))).all()
+    assert (lit.catalogue["detectability_refit"] <= lit.catalogue["detectability"]).all()
 
 
 def test_maps_of_the_substructure():
