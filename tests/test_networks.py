@@ -22,7 +22,7 @@ from lensstudy.networks import (
     twin,
 )
 from lensstudy.symmetry import SymmetryError, invariance_error, rotate
-from tests.benchmarks.networks import StraightforwardNetwork, blobs
+from tests.benchmarks.networks import StraightforwardNetwork, blobs, digits_error
 
 EQUIVARIANT = [name for name in network_names() if not name.startswith(("plain", "resnet"))]
 
@@ -254,3 +254,11 @@ def test_every_network_fits_its_checkpoint(name, tmp_path):
     network = build_network(name, 32, 3)
     size = save_weights(network, tmp_path / "weights.safetensors").stat().st_size
     assert size < 1.5 * 4 * count_parameters(network)
+
+
+def test_symmetry_halves_the_error_on_rotated_digits():
+    """An independent check on data of another kind: 600 turned digits to learn from, three seeds, equal channels."""
+    plain, turning = (
+        sum(digits_error(name, seed) for seed in range(3)) / 3 for name in ("plain-cnn", "c8-steerable-cnn")
+    )
+    assert turning < plain / 2
