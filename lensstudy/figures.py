@@ -17,6 +17,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import PIL.Image
 import seaborn as sns
 from IPython.display import HTML, display
 from matplotlib.figure import Figure
@@ -37,6 +38,7 @@ __all__ = [
     "roc_curves",
     "schedule",
     "show",
+    "strip",
     "swings",
     "training_curves",
 ]
@@ -140,6 +142,20 @@ def image_row(
         _image(axis, image, pixel_scale, signed)
         axis.set_title(title, fontsize=8)
     return figure
+
+
+def strip(images: Sequence[np.ndarray], symmetric: Sequence[bool] | None = None, height: int = 220) -> bytes:
+    """Images `(H, W)` side by side as a PNG, without axes or titles: ten times faster than a figure, for widgets."""
+    pictures = []
+    for image, signed in zip(images, symmetric or [False] * len(images), strict=True):
+        reach = np.abs(image).max() or 1
+        low, high = (-reach, reach) if signed else (image.min(), image.max())
+        shades = plt.get_cmap("RdBu_r" if signed else IMAGES)((image[::-1] - low) / ((high - low) or 1), bytes=True)
+        pictures.append(np.pad(shades[..., :3], ((0, 0), (0, 2), (0, 0)), constant_values=255))
+    row = PIL.Image.fromarray(np.concatenate(pictures, axis=1))
+    buffer = io.BytesIO()
+    row.resize((round(row.width * height / row.height), height), PIL.Image.Resampling.NEAREST).save(buffer, "png")
+    return buffer.getvalue()
 
 
 def examples(
