@@ -53,8 +53,8 @@ def fit(counts: np.ndarray, starts: list[dict], free: tuple[str, ...] = START) -
     return best[:2]
 
 
-def likely_starts(counts: np.ndarray, tried: int = 3000, kept: int = 3, seed: int = 0) -> list[dict]:
-    """Of many smooth lenses drawn from the recipe, those that look most like the image, at a third of its resolution."""
+def likely_starts(counts: np.ndarray, tried: int = 3000, kept: int = 2, seed: int = 0) -> list[dict]:
+    """Of many smooth lenses of the recipe, those that look most like the image at a third of its resolution."""
     generator = np.random.default_rng(seed)
     rows = [complete(RECIPE.draw("no_sub", generator, {})) for _ in range(tried)]
     small = counts.reshape(50, 3, 50, 3).sum(axis=(1, 3)) - 9 * SKY
