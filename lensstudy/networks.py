@@ -44,6 +44,7 @@ from lensstudy.symmetry import SymmetryError
 __all__ = [
     "Network",
     "build_network",
+    "check_name",
     "count_parameters",
     "describe",
     "export",
@@ -52,6 +53,7 @@ __all__ = [
     "multiply_accumulates",
     "network_names",
     "save_weights",
+    "settle_batch_norm",
     "turned_filters",
     "twin",
 ]
@@ -239,6 +241,11 @@ def _recipe(name: str) -> Recipe:
     return Recipe(twin_recipe.architecture, twin_recipe.channels, layers, plain, twin_recipe.options)
 
 
+def check_name(name: str) -> None:
+    """Raise `ValueError`, with the nearest and all known names, if no network is called `name`."""
+    _recipe(name)
+
+
 def build_network(
     name: str, image_size: int, n_classes: int, *, in_channels: int = 1, width: float = 1.0, seed: int = 0, **options
 ) -> Network:
@@ -311,6 +318,20 @@ def twin(name: str, match: str = "channels", n_classes: int = 3, **options) -> d
         low, high = (middle, high) if count_parameters(build(**with_scale(middle))) < target else (low, middle)
     candidates = [with_scale(low), with_scale(high)]
     return min(candidates, key=lambda choice: abs(count_parameters(build(**choice)) - target))
+
+
+@torch.no_grad()
+def settle_batch_norm(network: nn.Module, images: Tensor) -> nn.Module:
+    """Give batch norm the averages over `images`, which training would: an untrained network whose maps are not
+    normalised fades out layer by layer, and its logits say nothing. Returns `network`."""
+    training = network.training
+    momenta = [(layer, layer.momentum) for layer in network.modules() if hasattr(layer, "momentum")]
+    for layer, _ in momenta:
+        layer.momentum = 1.0
+    network.train()(images)
+    for layer, momentum in momenta:
+        layer.momentum = momentum
+    return network.train(training)
 
 
 # What a network is ----------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from lensstudy.networks import (
     multiply_accumulates,
     network_names,
     save_weights,
+    settle_batch_norm,
     turned_filters,
     twin,
 )
@@ -40,7 +41,8 @@ def is_invariant(network, images):
 @pytest.mark.parametrize("size", [64, 96, 97, 100, 101, 129, 144, 150])
 @pytest.mark.parametrize("name", ["c4-steerable-cnn", "c8-steerable-cnn", "d4-steerable-cnn", "d8-steerable-cnn"])
 def test_steerable_networks_are_invariant_at_every_size(name, size):
-    assert is_invariant(build_network(name, size, 3, width=0.5), blobs(6, size))
+    images = blobs(6, size)
+    assert is_invariant(settle_batch_norm(build_network(name, size, 3, width=0.5), images), images)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +51,7 @@ def test_steerable_networks_are_invariant_at_every_size(name, size):
 )
 def test_equivariant_networks_stay_invariant_in_training(name, size):
     network, images = build_network(name, size, 3, width=0.5), blobs(12, size)
-    assert is_invariant(network, images)
+    assert is_invariant(settle_batch_norm(network, images), images)
     for layer in network.modules():
         if hasattr(layer, "momentum"):
             layer.momentum = 0.5  # so that the averages of batch norm keep up with a few large steps
@@ -64,7 +66,8 @@ def test_equivariant_networks_stay_invariant_in_training(name, size):
 
 def test_plain_networks_are_not():
     for name in ("plain-cnn", "plain-resnet", "resnet18"):
-        assert invariance_error(build_network(name, 64, 3, width=0.25), blobs(6, 64), 90) > 1e-2
+        network, images = build_network(name, 64, 3, width=0.25), blobs(6, 64)
+        assert invariance_error(settle_batch_norm(network, images), images, 90) > 1e-2
 
 
 @pytest.mark.parametrize("name", network_names())
@@ -168,7 +171,9 @@ def test_depth_and_other_groups():
     deep, shallow = (build_network("d4-resnet", 32, 3, depth=depth) for depth in (2, 1))
     assert sum("block" in name for name, _ in deep.body.named_children()) == 12
     assert multiply_accumulates(deep) > 1.8 * multiply_accumulates(shallow)
-    assert is_invariant(build_network("c12-steerable-cnn", 32, 3, channels=(24, 24, 48, 48, 48)), blobs(6, 32))
+    images = blobs(6, 32)
+    twelve = build_network("c12-steerable-cnn", 32, 3, channels=(24, 24, 48, 48, 48))
+    assert is_invariant(settle_batch_norm(twelve, images), images)
 
 
 @pytest.mark.parametrize("name", ["d4-steerable-cnn", "c8-resnet", "p4m-cnn"])
@@ -196,9 +201,7 @@ def test_plain_networks_have_no_twin():
 @pytest.mark.parametrize("name", network_names())
 def test_export_is_the_same_function_in_plain_convolutions(name):
     network, images = build_network(name, 33, 3, width=0.25), blobs(8, 33)
-    for _ in range(3):
-        network(images)  # moves the averages of batch norm
-    exported = export(network)
+    exported = export(settle_batch_norm(network, images))
     expected = network.eval()(images)
     assert torch.allclose(exported(images), expected, atol=1e-5 * expected.abs().max().item())
     assert not any(isinstance(layer, SteerableConv) for layer in exported.modules())
@@ -215,7 +218,7 @@ def test_export_can_be_traced():
 
 def test_export_follows_the_weights_of_its_moment():
     network, images = build_network("d4-steerable-cnn", 32, 3), blobs(4, 32)
-    before = export(network)
+    before = export(settle_batch_norm(network, images))
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(1.1)
@@ -224,7 +227,7 @@ def test_export_follows_the_weights_of_its_moment():
 
 def test_network_is_that_of_e2cnn():
     network, images = build_network("d4-steerable-cnn", 32, 3), blobs(6, 32)
-    reference = StraightforwardNetwork(network, antialiased=False)
+    reference = StraightforwardNetwork(settle_batch_norm(network, images), antialiased=False)
     labels = torch.arange(6) % 3
     for one in (network, reference):
         F.cross_entropy(one(images), labels).backward()
@@ -235,6 +238,7 @@ def test_network_is_that_of_e2cnn():
 
 def test_feature_maps_turn_with_the_image():
     network, image = build_network("d4-steerable-cnn", 32, 3), blobs(1, 32)
+    settle_batch_norm(network, blobs(6, 32))
     upright, turned = feature_maps(network, image), feature_maps(network, rotate(image, 90))
     assert list(upright) == [name for name, _ in network.body.named_children()]
     field, moved = upright["relu2"][:, :8], turned["relu2"][:, :8]  # eight orientations of the first field
@@ -262,3 +266,10 @@ def test_symmetry_halves_the_error_on_rotated_digits():
         sum(digits_error(name, seed) for seed in range(3)) / 3 for name in ("plain-cnn", "c8-steerable-cnn")
     )
     assert turning < plain / 2
+
+
+def test_settled_batch_norm_has_the_averages_of_the_images():
+    network, images = build_network("d4-resnet", 32, 3), blobs(16, 32)
+    settled = settle_batch_norm(network, images).eval()(images)
+    assert torch.allclose(settled, network.train()(images), atol=0.05 * settled.std().item())
+    assert network.body.norm.momentum == 0.1

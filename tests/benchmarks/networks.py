@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lensstudy.batchnorm import FieldBatchNorm
 from lensstudy.layers import SteerableConv, SymmetricPool
-from lensstudy.networks import Network, build_network, export, network_names, twin
+from lensstudy.networks import Network, build_network, export, network_names, settle_batch_norm, twin
 from lensstudy.symmetry import e2cnn, gspace, invariance_error, rotate
 
 NAME, IMAGE_SIZE, CLASSES = "d4-steerable-cnn", 64, 3
@@ -132,7 +132,7 @@ def invariance_table(sizes=(64, 97, 100, 101, 129, 150), steps: int = 20) -> dic
         for size in sizes:
             network = build_network(name, size, CLASSES, width=0.5)
             images, labels = blobs(16, size), torch.arange(16) % CLASSES
-            step = train_step(network, images, labels)
+            step = train_step(settle_batch_norm(network, images), images, labels)
             for _ in range(steps):
                 step()
             reflections = (False, True) if network.group.startswith(("D", "O")) else (False,)
