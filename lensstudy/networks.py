@@ -16,7 +16,7 @@ import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -94,7 +94,7 @@ def _conv_network(
     image_size: int,
     n_classes: int,
     in_channels: int,
-    channels: Sequence[int] = (32, 64, 128, 192, 192),
+    channels: Sequence[int],
     depth: int = 1,
     kernel_sizes: Sequence[int] = (5, 5, 3, 3, 3),
     pool_after: Sequence[int] = (1, 2, 3),
@@ -142,7 +142,7 @@ def _resnet(
     image_size: int,
     n_classes: int,
     in_channels: int,
-    channels: Sequence[int] = (32, 64, 128),
+    channels: Sequence[int],
     depth: int = 1,
     blocks: Sequence[int] = (2, 2, 2),
     kernel_size: int = 5,
@@ -168,7 +168,7 @@ def _strided_resnet(
     image_size: int,
     n_classes: int,
     in_channels: int,
-    channels: Sequence[int] = (64, 128, 256, 512),
+    channels: Sequence[int],
     depth: int = 1,
     blocks: Sequence[int] = (2, 2, 2, 2),
 ) -> Network:
@@ -189,8 +189,8 @@ def _strided_resnet(
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is made: an architecture, the layers that give it its symmetry, options that differ from the
-    architecture's own, the name of its plain twin, and how often it halves its maps."""
+    """How a network is made: an architecture, the layers that give it its symmetry, the name of its plain twin ('' for
+    a plain network), and options that differ from the architecture's own."""
 
     architecture: Callable[..., Network]
     channels: tuple[int, ...]
@@ -214,7 +214,7 @@ _IRREDUCIBLE = {
     "o2-gated": Recipe(_conv_network, _STACK, partial(IrrepLayers, "O2", gated=True), "plain-cnn"),
 }
 _REGULAR = {"steerable-cnn": "plain-cnn", "resnet": "plain-resnet", "wide-resnet": "plain-wide-resnet"}
-_TWINS = {"-twin": "channels", "-small-twin": "parameters"}
+_TWINS = {"-small-twin": "parameters", "-twin": "channels"}
 
 
 def network_names() -> list[str]:
@@ -237,13 +237,14 @@ def _recipe(name: str) -> Recipe:
         near = difflib.get_close_matches(name, network_names(), n=1, cutoff=0.4)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise ValueError(f"network '{name}' is unknown.{hint} Known networks: {', '.join(network_names())}.")
-    twin_recipe = _PLAIN[plain]
-    return Recipe(twin_recipe.architecture, twin_recipe.channels, layers, plain, twin_recipe.options)
+    return replace(_PLAIN[plain], layers=layers, plain=plain)
 
 
 def check_name(name: str) -> None:
     """Raise `ValueError`, with the nearest and all known names, if no network is called `name`."""
-    _recipe(name)
+    network = name.removesuffix("-small-twin").removesuffix("-twin")
+    if not _recipe(network).plain and network != name:
+        raise ValueError(f"network '{network}' has no symmetry, so it has no plain twin; it is one")
 
 
 def build_network(
@@ -256,7 +257,7 @@ def build_network(
     `kernel_sizes`, `pool_after`, `blocks`. Raises `ValueError` for an unknown name and `SymmetryError` for a grid that
     would break the symmetry, naming the nearest that keeps it.
     """
-    for ending, match in sorted(_TWINS.items(), key=lambda item: -len(item[0])):
+    for ending, match in _TWINS.items():
         if name.endswith(ending):
             of_twin = twin(name.removesuffix(ending), match, n_classes, in_channels=in_channels, width=width, **options)
             network = build_network(image_size=image_size, n_classes=n_classes, seed=seed, **of_twin)
@@ -297,12 +298,10 @@ def twin(name: str, match: str = "channels", n_classes: int = 3, **options) -> d
     symmetry, at equal `channels` (so at equal cost) or at an equal number of `parameters` (so at a fraction of the
     cost). `options` are those of `build_network`.
     """
-    recipe = _recipe(name)
-    if not recipe.plain:
-        raise ValueError(f"network '{name}' has no symmetry, so it has no plain twin; it is one")
+    check_name(f"{name}-twin")
     if match not in ("channels", "parameters"):
         raise ValueError(f"match is '{match}'; expected 'channels' or 'parameters'")
-    build = partial(build_network, image_size=32, n_classes=n_classes)
+    recipe, build = _recipe(name), partial(build_network, image_size=32, n_classes=n_classes)
     if match == "channels":
         return {"name": recipe.plain} | options
     target = count_parameters(build(name, **options))
@@ -316,8 +315,7 @@ def twin(name: str, match: str = "channels", n_classes: int = 3, **options) -> d
     for _ in range(12):  # the number of parameters grows with the scale; halving the interval finds it to 0.1 %
         middle = (low + high) / 2
         low, high = (middle, high) if count_parameters(build(**with_scale(middle))) < target else (low, middle)
-    candidates = [with_scale(low), with_scale(high)]
-    return min(candidates, key=lambda choice: abs(count_parameters(build(**choice)) - target))
+    return min((with_scale(low), with_scale(high)), key=lambda choice: abs(count_parameters(build(**choice)) - target))
 
 
 @torch.no_grad()
@@ -325,11 +323,11 @@ def settle_batch_norm(network: nn.Module, images: Tensor) -> nn.Module:
     """Give batch norm the averages over `images`, which training would: an untrained network whose maps are not
     normalised fades out layer by layer, and its logits say nothing. Returns `network`."""
     training = network.training
-    momenta = [(layer, layer.momentum) for layer in network.modules() if hasattr(layer, "momentum")]
-    for layer, _ in momenta:
+    momenta = {layer: layer.momentum for layer in network.modules() if hasattr(layer, "momentum")}
+    for layer in momenta:
         layer.momentum = 1.0
     network.train()(images)
-    for layer, momentum in momenta:
+    for layer, momentum in momenta.items():
         layer.momentum = momentum
     return network.train(training)
 
@@ -372,7 +370,8 @@ def describe(network: Network) -> list[dict]:
             }
         )
 
-    _watch(network, note, _blank(network, 1))
+    image = next(network.parameters()).new_zeros(1, network.in_channels, network.image_size, network.image_size)
+    _watch(network, note, image)
     return rows
 
 
@@ -405,11 +404,6 @@ def _watch(network: Network, note: Callable, images: Tensor, every: bool = False
         network.train(training)
         for hook in hooks:
             hook.remove()
-
-
-def _blank(network: Network, count: int) -> Tensor:
-    like = next(network.parameters())
-    return like.new_zeros(count, network.in_channels, network.image_size, network.image_size)
 
 
 @torch.no_grad()

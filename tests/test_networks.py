@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from lensstudy.layers import SteerableConv
 from lensstudy.networks import (
     build_network,
+    check_name,
     count_parameters,
     describe,
     export,
@@ -189,6 +190,15 @@ def test_twins_match(name):
     by_name = build_network(f"{name}-small-twin", 32, 3)
     assert count_parameters(by_name) == count_parameters(equal_size) and by_name.name == f"{name}-small-twin"
     assert count_parameters(build_network(f"{name}-twin", 32, 3)) == count_parameters(equal_cost)
+
+
+def test_names_are_checked_without_building():
+    for name in (*network_names(), "c16-resnet", "d4-resnet-twin", "d8-steerable-cnn-small-twin"):
+        check_name(name)
+    with pytest.raises(ValueError, match="'d4-resnte' is unknown.*Did you mean 'd4-resnet'"):
+        check_name("d4-resnte-twin")
+    with pytest.raises(ValueError, match="no plain twin"):
+        check_name("resnet18-twin")
 
 
 def test_plain_networks_have_no_twin():
