@@ -1,33 +1,31 @@
-# The order of the stages, and nothing else: which notebook needs which files, and what it leaves behind.
+# The order of the stages, and nothing else: which notebook needs which others.
 #
-# `lensstudy run params/X.yml` drives this file. A stage runs again when its notebook, the modules it uses, the files it
-# reads or the parameters in its own `parameters` cell have changed, and only then.
+# `lensstudy run params/X.yml` drives this file. A stage runs again when its notebook, the modules behind it, the stages
+# before it, its data or the parameters in its own `parameters` cell have changed, and only then. What a stage leaves in
+# runs/X/dataset and runs/X/training is not declared here: Snakemake removes a declared file before a job runs again,
+# and a training that is still what its parameters ask for must not be done twice.
 
 from pathlib import Path
+from shlex import quote
 
 from lensstudy.parameters import Study, notebook_parameters
+from lensstudy.provenance import PACKAGE, data_state, module_files
 
 study = Study.read(config["study"])
 NOTEBOOKS = Path(config["notebooks"])
-PACKAGE = Path(config["package"])
 RUNS = f"runs/{study.study}"
 REPORTS = f"reports/{study.study}"
-DATA = (
-    "parameters stages dataset archive containers formats filtering baselines simulate raytracing population lensing "
-    "instrument"
-).split()
-LEARNING = "parameters stages dataset symmetry layers networks training".split()
+COMMAND = "lensstudy notebook {} " + quote(str(config["study"])).replace("{", "{{").replace("}", "}}")
 
 
 def source(notebook, *modules):
-    return [NOTEBOOKS / f"{notebook}.ipynb", *(PACKAGE / f"{module}.py" for module in dict.fromkeys(modules))]
+    return [NOTEBOOKS / f"{notebook}.ipynb", PACKAGE / "stages.py", *module_files("figures", *modules)]
 
 
-def values(notebook, **fixed):
+def values(notebook):
     """The parameters that this notebook declares, so that a change of any other one does not run it again."""
     declared = notebook_parameters(NOTEBOOKS / f"{notebook}.ipynb")
     return {name: repr(getattr(study, name)) for name in declared if name not in ("network", "seed")}
-
 
 
 wildcard_constraints:
@@ -43,55 +41,53 @@ rule all:
 
 rule explore:
     input:
-        source("01-explore-data", *DATA),
+        source("01-explore-data", "archive", "filtering", "baselines", "simulate"),
     output:
-        f"{RUNS}/dataset/dataset.json",
         f"{RUNS}/notebooks/01-explore-data.ipynb",
         f"{REPORTS}/01-explore-data.html",
     params:
         values("01-explore-data"),
+        data_state(study.data_path),
     shell:
-        f"lensstudy notebook 01-explore-data {config['study']}"
+        COMMAND.format("01-explore-data")
 
 
 rule build:
     input:
-        source("02-build-models", "symmetry", "networks"),
-        f"{RUNS}/dataset/dataset.json",
+        source("02-build-models", "training"),
+        f"{RUNS}/notebooks/01-explore-data.ipynb",
     output:
-        f"{RUNS}/networks.json",
         f"{RUNS}/notebooks/02-build-models.ipynb",
         f"{REPORTS}/02-build-models.html",
     params:
         values("02-build-models"),
     shell:
-        f"lensstudy notebook 02-build-models {config['study']}"
+        COMMAND.format("02-build-models")
 
 
 rule train:
     input:
-        source("03-train", *LEARNING),
-        f"{RUNS}/dataset/dataset.json",
+        source("03-train", "training", "evaluation"),
+        f"{RUNS}/notebooks/01-explore-data.ipynb",
     output:
-        f"{RUNS}/training/{{network}}-s{{seed}}/metrics.json",
         f"{RUNS}/notebooks/03-train-{{network}}-s{{seed}}.ipynb",
         f"{REPORTS}/03-train-{{network}}-s{{seed}}.html",
     params:
         values("03-train"),
+    threads: study.threads
     priority: 10
     shell:
-        f"lensstudy notebook 03-train {config['study']} --network {{wildcards.network}} --seed {{wildcards.seed}}"
+        COMMAND.format("03-train") + " --network {wildcards.network} --seed {wildcards.seed}"
 
 
 rule analyse:
     input:
-        source("04-analyse", *LEARNING, "evaluation"),
-        expand(f"{RUNS}/training/{{network}}-s{{seed}}/metrics.json", network=study.networks, seed=study.seeds),
+        source("04-analyse", "training", "evaluation", "baselines"),
+        expand(f"{RUNS}/notebooks/03-train-{{network}}-s{{seed}}.ipynb", network=study.networks, seed=study.seeds),
     output:
-        f"{RUNS}/analysis/summary.json",
         f"{RUNS}/notebooks/04-analyse.ipynb",
         f"{REPORTS}/04-analyse.html",
     params:
         values("04-analyse"),
     shell:
-        f"lensstudy notebook 04-analyse {config['study']}"
+        COMMAND.format("04-analyse")

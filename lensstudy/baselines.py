@@ -54,16 +54,20 @@ FEATURES: dict[str, Callable] = {"ring_moments": ring_moments, "total_flux": tot
 
 
 def baseline_auc(
-    dataset: LensDataset, features: str = "ring_moments", *, against: Sequence[str] | None = None
+    dataset: LensDataset,
+    features: str = "ring_moments",
+    *,
+    against: Sequence[str] | None = None,
+    part: str = "test",
 ) -> float:
-    """Area under the ROC curve of a quadratic ridge on `features`, fitted on the train and judged on the test part.
+    """Area under the ROC curve of a quadratic ridge on `features`, fitted on the train part and judged on another.
 
     The mean over the classes, one against the rest; with `against`, over those classes only (`["no_sub"]` asks how well
-    smooth lenses are told from all others). Validation images are not used. Raises `DataError` before `split`.
+    smooth lenses are told from all others). Raises `DataError` before `split`.
     """
     if features not in FEATURES:
         raise DataError(f"features '{features}' are unknown; known: {', '.join(FEATURES)}")
-    train, test = dataset.part("train"), dataset.part("test")
+    train, test = dataset.part("train"), dataset.part(part)
     model = make_pipeline(StandardScaler(), PolynomialFeatures(2, include_bias=False), StandardScaler(), Ridge(10.0))
     model.fit(described(train, features), np.eye(len(dataset.classes))[train.labels])
     scores = model.predict(described(test, features))

@@ -40,14 +40,21 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would be done")] = False,
 ) -> None:
     """Run a whole study: only what is missing or has changed; then write its report."""
+    from lensstudy.networks import check_name
+
     study = _study(study_file)
+    try:
+        for network in study.networks:
+            check_name(network)
+    except ValueError as error:
+        _fail(f"{study_file}: {error}")
     folder = home()
     log = study.folder / "logs" / "run.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    cores = cores or len(os.sched_getaffinity(0))
+    cores = cores or _processors()
     command = [sys.executable, "-m", "snakemake", "--snakefile", BUNDLE / "Snakefile", "--directory", folder]
     command += ["--cores", cores, "--keep-going", "--rerun-incomplete", "--nolock", "--nocolor"]
-    command += ["--config", f"study={study_file.resolve()}", f"notebooks={BUNDLE / 'notebooks'}", f"package={PACKAGE}"]
+    command += ["--config", f"study={study_file.resolve()}", f"notebooks={BUNDLE / 'notebooks'}"]
     command += ["--dry-run"] if dry_run else []
     bin_folder = str(Path(sys.executable).parent)
     environment = os.environ | {
@@ -60,13 +67,18 @@ def run(
         raise typer.Exit(subprocess.run([*map(str, command), "--quiet", "rules"], env=environment).returncode)
     graph = subprocess.run([*map(str, command), "--rulegraph"], env=environment, capture_output=True, text=True)
     (study.folder / "jobs.dot").write_text(graph.stdout)
-    with _only_one(study), log.open("w") as output:
-        job = subprocess.Popen(list(map(str, command)), env=environment, stdout=output, stderr=subprocess.STDOUT)
+    with _only_one(study) as lock, log.open("w") as output:
+        # The lock goes along, so that it holds as long as Snakemake lives, even if this process is killed.
+        job = subprocess.Popen(
+            list(map(str, command)), env=environment, stdout=output, stderr=subprocess.STDOUT, pass_fds=[lock.fileno()]
+        )
         try:
             _watch(job, log, study)
         except KeyboardInterrupt:
             job.wait()  # Snakemake got the signal too and ends its jobs
             _fail(f"{study.study}: interrupted; the same command goes on from here")
+        finally:
+            job.terminate()
     index = _index(study)
     if job.returncode:
         _fail(_failures(study, log))
@@ -120,7 +132,8 @@ def report(
         runs, file = home() / "runs" / name, home() / "params" / f"{name}.yml"
         executed = [one for one in sorted((runs / "notebooks").glob("*.ipynb")) if ".failed" not in one.suffixes]
         if not executed:
-            _fail(f"study '{name}' has not run: there is no finished notebook in {_shown(runs / 'notebooks')}")
+            typer.echo(f"{name}: no finished notebook in {_shown(runs / 'notebooks')}; left out", err=True)
+            continue
         for one in executed:
             pages.render(one, reports / name / f"{one.stem}.html", parameter_file=file, committed=reference)
         typer.echo(f"{name}: {_shown(pages.write_index(runs, reports / name, committed=reference))}")
@@ -175,7 +188,7 @@ def simulate(
     if layout not in ("lensstudy", "deeplense"):
         _fail(f"layout '{layout}' is unknown; there are lensstudy and deeplense")
     folder = out if layout == "lensstudy" else out.with_name(f"{out.name}-lensstudy")
-    cores = processes or len(os.sched_getaffinity(0))
+    cores = processes or _processors()
     options = {"image_size": pixels, "noise_level": noise_level, "processes": cores, "progress": True}
     try:
         dataset = make(preset, per_class, seed=seed, folder=folder, **options)
@@ -193,6 +206,11 @@ def _study(study_file: Path) -> Study:
         _fail(str(error))
 
 
+def _processors() -> int:
+    """Processors that this process may use; macOS does not tell, and has them all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _reports(study: Study) -> Path:
     return home() / "reports" / study.study
 
@@ -200,7 +218,7 @@ def _reports(study: Study) -> Path:
 def _index(study: Study) -> Path:
     from lensstudy import report
 
-    index = report.write_index(study.folder, _reports(study))
+    index = report.write_index(study.folder, _reports(study), study=study)
     report.write_study_list(home() / "reports")
     return index
 
@@ -229,6 +247,7 @@ class _only_one:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             _fail(f"{self.study.study}: is being run already; wait for it, or stop it, and say this again")
+        return self.file
 
     def __exit__(self, *_):
         self.file.close()  # which releases the lock, as would the death of this process
@@ -238,16 +257,20 @@ def _watch(job: subprocess.Popen, log: Path, study: Study) -> None:
     """A progress bar over the jobs of a run, with the state of the trainings that are under way."""
     from tqdm import tqdm
 
-    begin = time.time()
+    begin, shown = time.time(), ""
     layout = "{desc}: {n_fmt}/{total_fmt} jobs [{elapsed}]{postfix}"
     with tqdm(desc=study.study, bar_format=layout) as bar:
         while job.poll() is None:
             time.sleep(1)
-            steps = re.findall(r"(\d+) of (\d+) steps", log.read_text(errors="replace"))
-            total = re.search(r"^total\s+(\d+)", log.read_text(errors="replace"), re.M)
+            text = log.read_text(errors="replace")
+            steps, total = re.findall(r"(\d+) of (\d+) steps", text), re.search(r"^total\s+(\d+)", text, re.M)
             bar.total = int(steps[-1][1]) if steps else int(total[1]) if total else None
             bar.n = int(steps[-1][0]) if steps else 0
-            bar.set_postfix_str(_under_way(study, begin), refresh=True)
+            state = _under_way(study, begin)
+            bar.set_postfix_str(state, refresh=False)
+            if sys.stderr.isatty() or f"{bar.n}{state}" != shown:  # a log file gets a line only when something happens
+                bar.refresh()
+            shown = f"{bar.n}{state}"
 
 
 def _under_way(study: Study, since: float) -> str:

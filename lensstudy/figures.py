@@ -46,18 +46,22 @@ __all__ = [
 WIDTH = 7.5  # inches of a figure that fills the column of a report
 IMAGES = "magma"  # perceptually uniform, dark where there is no light
 _OKABE_ITO = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-# Equivariant networks in cool colours, plain ones in warm: the contrast that the study is about.
-_NETWORKS = {
+# Equivariant networks in cool colours, plain ones in warm: the contrast that the study is about. Other architectures of
+# the same group get a lighter shade.
+_FAMILIES = {
     "d4": "#0072B2",
     "c4": "#56B4E9",
     "c8": "#009E73",
     "d8": "#004D40",
-    "resnet": "#D55E00",
+    "resnet18": "#D55E00",
     "plain": "#E69F00",
+    "resnet34": "#8C2D04",
+    "p4m": "#7A5195",
     "p4": "#CC79A7",
-    "so2": "#7A5195",
+    "so2": "#A6761D",
     "o2": "#3B1F5B",
 }
+_SHADES = {"steerable-cnn": 0.0, "resnet": 0.3, "wide-resnet": 0.5, "restricted": 0.3}
 _VIEWS = {"upright": "as observed", "turned by 90°": "turned by 90°", "random turns": "turned at random"}
 
 sns.set_theme(
@@ -81,10 +85,12 @@ sns.set_theme(
 
 
 def colour(network: str) -> str:
-    """The colour of a network, by the start of its name."""
-    for start, value in _NETWORKS.items():
+    """The colour of a network: its family's, lighter for further architectures of the same group."""
+    for start, value in _FAMILIES.items():
         if network.startswith(start):
-            return value
+            share = _SHADES.get(network.removeprefix(f"{start}-"), 0.0)
+            red, green, blue = matplotlib.colors.to_rgb(value)
+            return matplotlib.colors.to_hex([c + share * (1 - c) for c in (red, green, blue)])
     return _OKABE_ITO[sum(map(ord, network)) % len(_OKABE_ITO)]
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 __all__ = ["ParameterError", "Study", "home", "notebook_parameters"]
 
@@ -43,14 +43,14 @@ class Study(BaseModel):
     preset: Literal["model_1", "model_2", "model_3", "common_test", "realistic"] = Field(
         "model_3", description="recipe of the simulated images"
     )
-    population: dict[str, float | int | str | bool] = Field({}, description="changes to the recipe's population")
+    population: dict[str, Any] = Field({}, description="changes to the recipe's population")
     images_per_class: int = Field(60, ge=10, description="simulated images of each class")
     image_size: int = Field(32, ge=16, le=1024, description="pixels along one side of a simulated image")
     noise_level: float = Field(
         0.02, ge=0, le=10, description="noise in units of each image's peak; 0: the recipe's own"
     )
     data_seed: int = Field(1, ge=0, description="seed of the images and of the split")
-    filtering: dict[str, float | int | None] = Field(
+    filtering: dict[str, Any] = Field(
         {}, description="changes to the thresholds by which read images are excluded; null leaves a rule out"
     )
     preset_images: int = Field(30, ge=10, description="images of each class for the comparison of recipes")
@@ -93,6 +93,32 @@ class Study(BaseModel):
     # analysis
     random_turns: int = Field(1, ge=1, description="random angles at which every test image is shown")
     bootstrap_samples: int = Field(200, ge=50, description="resamplings of the test images for an interval")
+
+    @field_validator("networks", "seeds")
+    @classmethod
+    def _each_once(cls, values: list) -> list:
+        if repeated := sorted({str(value) for value in values if values.count(value) > 1}):
+            raise ValueError(f"{', '.join(repeated)} stands there twice, which is no second training")
+        if wrong := [value for value in values if isinstance(value, int) and value < 0]:
+            raise ValueError(f"{wrong[0]} is no seed; they start at 0")
+        return values
+
+    @field_validator("population", "filtering")
+    @classmethod
+    def _numbers_are_no_text(cls, values: dict) -> dict:
+        for name, value in values.items():
+            if not isinstance(value, str | bool | int | float | None):
+                raise ValueError(f"{name} = {value!r} is neither a number, a text nor true or false")
+            if isinstance(value, str) and (number := _as_number(value)) is not None:
+                raise ValueError(f"{name} = {value!r} is text for YAML; write {_yaml_number(number)}")
+        return values
+
+    @field_validator("study")
+    @classmethod
+    def _not_reference(cls, name: str) -> str:
+        if name == "reference":
+            raise ValueError("reports/reference holds the committed reports; choose another name")
+        return name
 
     @classmethod
     def of(cls, values: Mapping[str, Any], where: str = "parameters") -> Study:
@@ -168,22 +194,26 @@ def _explain(problem: Mapping[str, Any]) -> str:
         near = difflib.get_close_matches(name, Study.model_fields, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(Study.model_fields)}"
         return f"parameter '{name}' is unknown; {hint}"
-    value, message = problem["input"], problem["msg"]
+    value, message = problem["input"], problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     hint = ""
-    if isinstance(value, str) and problem["type"] in ("float_type", "int_type"):
-        try:
-            number = float(value)
-            hint = f"; this is text for YAML, write {_yaml_number(number, problem['type'])}"
-        except ValueError:
-            pass
+    if problem["type"] in ("float_type", "int_type") and isinstance(value, str):
+        number = _as_number(value)
+        if number is not None and (problem["type"] == "float_type" or number.is_integer()):
+            shown = _yaml_number(number) if problem["type"] == "float_type" else str(int(number))
+            hint = f"; this is text for YAML, write {shown}"
     return f"{name} = {value!r}: {message}{hint} ({Study.model_fields[name].description})"
 
 
-def _yaml_number(number: float, kind: str) -> str:
-    """`number` as YAML 1.1 reads it: with a decimal point before the exponent."""
-    if kind == "int_type":
-        return str(int(number))
+def _as_number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _yaml_number(number: float) -> str:
+    """`number` as YAML 1.1 reads it: with a decimal point before the exponent and a sign in it."""
     mantissa, exponent = f"{number:e}".split("e")
     mantissa = mantissa.rstrip("0")
     return f"{mantissa}0e{int(exponent):+d}" if mantissa.endswith(".") else f"{mantissa}e{int(exponent):+d}"

@@ -47,14 +47,22 @@ __all__ = [
 ]
 
 
-def write_index(run_folder: str | Path, report_folder: str | Path, *, committed: bool = False) -> Path:
+def write_index(
+    run_folder: str | Path, report_folder: str | Path, *, committed: bool = False, study: Study | None = None
+) -> Path:
     """Write `index.html` into `report_folder` from what `run_folder` (`runs/<study>`) holds so far; returns its path.
 
     It has the answer and its figure, the table of runs, the pages, the jobs with what failed, and where all of it comes
-    from. `committed` leaves out links into the run folder.
+    from. `committed` leaves out links into the run folder; `study` leaves out trainings that it does not have any more.
     """
     run, html = Path(run_folder), Path(report_folder) / "index.html"
     pages, failed = _pages(run, html), _failures(run, html)
+    if study:
+        kept = {f"03-train-{network}-s{seed}" for network in study.networks for seed in study.seeds}
+        pages, failed = (
+            [one for one in group if one["name"] in kept or not one["name"].startswith("03-train")]
+            for group in (pages, failed)
+        )
     stamps = [page["stamp"] for page in pages + failed if page["stamp"]]
     summary = _summary(run)
     parameter_file = run.parent.parent / "params" / f"{run.name}.yml"
@@ -62,7 +70,7 @@ def write_index(run_folder: str | Path, report_folder: str | Path, *, committed:
         html,
         "index.html.j2",
         study=run.name,
-        question=next((stamp["question"] for stamp in stamps if stamp["question"]), ""),
+        question=study.question if study else next((s["question"] for s in stamps if s["question"]), ""),
         summary=summary,
         figure=_embedded(run / "analysis" / summary["figure"]),
         pages=pages,

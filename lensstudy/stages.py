@@ -7,7 +7,6 @@ a fresh kernel.
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
 
 import numpy as np
@@ -18,6 +17,7 @@ from lensstudy.baselines import baseline_auc
 from lensstudy.dataset import DataError, LensDataset, ellipticity
 from lensstudy.filtering import Rules, filter_images
 from lensstudy.parameters import Study
+from lensstudy.provenance import code_hash, data_state
 from lensstudy.simulate import PRESETS, simulate
 from lensstudy.training import TrainedNetwork, fit, in_batch, load_trained
 
@@ -43,6 +43,7 @@ def dataset(study: Study) -> LensDataset:
     made with other parameters."""
     folder = study.folder / "dataset"
     wanted = {name: getattr(study, name) for name in DATA_PARAMETERS}
+    wanted |= {"data_state": data_state(study.data_path), "code": code_hash("archive", "filtering", "simulate")}
     if (folder / "dataset.json").exists():
         made = LensDataset.load(folder)
         if made.description.get("parameters") == wanted:
@@ -50,6 +51,8 @@ def dataset(study: Study) -> LensDataset:
     made = _read(study) if study.data_path else _simulated(study)
     made = made.split(study.test_fraction, study.validation_fraction, study.data_seed)
     made.check_leaks()
+    if len(made.classes) < 2:
+        raise DataError(f"only the class '{made.classes[0]}' is there; a study tells two or more apart")
     made.description["parameters"] = wanted
     made.save(folder)
     return LensDataset.load(folder)
@@ -102,19 +105,9 @@ def _simulated(study: Study) -> LensDataset:
 
 def _read(study: Study) -> LensDataset:
     try:
-        rules = Rules(**study.filtering)
+        # Excluding what looks odd or hard would exclude it from the test too, and flatter every network.
+        rules = Rules(**({"outlier": None, "label_error": None} | study.filtering))
     except TypeError as error:
         known = ", ".join(field.name for field in fields(Rules))
         raise DataError(f"filtering = {study.filtering}: {error}; known rules: {known}") from None
     return filter_images(read(study.data_path, progress=not in_batch()), rules, study.data_seed)
-
-
-def history(study: Study) -> dict:
-    """Metrics of every finished training of a study, by `(network, seed)`."""
-    found = {}
-    for network in study.networks:
-        for seed in study.seeds:
-            file = study.training_folder(network, seed) / "metrics.json"
-            if file.exists():
-                found[network, seed] = json.loads(file.read_text())
-    return found

@@ -9,7 +9,6 @@ where it would have ended anyway.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -29,10 +28,10 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.nn.functional import avg_pool2d, cross_entropy
 from torchmetrics.functional.classification import multiclass_auroc
 
-from lensstudy import dataset as dataset_module
 from lensstudy import networks, symmetry
 from lensstudy.dataset import LensDataset, Scaling
 from lensstudy.parameters import Study
+from lensstudy.provenance import code_hash
 
 __all__ = [
     "TrainedNetwork",
@@ -93,7 +92,15 @@ def schedule_factor(step: int, steps: int, schedule: str, warmup_fraction: float
 
 def working_size(image_size: int, settings: Study) -> int:
     """Pixels along one side of what a network sees: the central part after binning, such that symmetry is exact."""
-    return symmetry.working_size(image_size // settings.binning, at_most=settings.crop // settings.binning or None)
+    binning, wanted = settings.binning, settings.crop or image_size
+    for size in range(min(wanted, image_size) // binning, 7, -1):
+        centred = (image_size - size * binning) % 2 == 0
+        if centred and symmetry.working_size(size) == size:
+            return size
+    raise symmetry.SymmetryError(
+        f"no central part of at most {wanted} of {image_size} pixels, averaged over {binning} x {binning}, keeps exact "
+        "symmetry; choose another binning or a larger crop"
+    )
 
 
 def binned(images: torch.Tensor, binning: int) -> torch.Tensor:
@@ -109,6 +116,7 @@ class TrainedNetwork:
     scaling: Scaling
     classes: tuple[str, ...]
     card: dict
+    metrics: dict
 
     @torch.no_grad()
     def predict(self, images: np.ndarray, degrees: float | np.ndarray = 0.0, batch_size: int = 128) -> np.ndarray:
@@ -134,7 +142,8 @@ def load_trained(folder: str | Path) -> TrainedNetwork:
     card = json.loads((folder / "card.json").read_text())
     network = _build(card)
     networks.load_weights(network, folder / "weights.safetensors")
-    return TrainedNetwork(network.eval(), Scaling.from_dict(card["scaling"]), tuple(card["classes"]), card)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return TrainedNetwork(network.eval(), Scaling.from_dict(card["scaling"]), tuple(card["classes"]), card, metrics)
 
 
 def fit(dataset: LensDataset, settings: Study, folder: str | Path) -> Path:
@@ -301,7 +310,6 @@ class _Recorder(Callback):
         predictions = part.catalogue[["name", "class"]].copy()
         predictions[list(dataset.classes)] = np.load(self.folder / "validation.npy")
         predictions.to_parquet(self.folder / "predictions.parquet")
-        (self.folder / "validation.npy").unlink()
         best = self._best()
         metrics = {
             "best_epoch": best["epoch"],
@@ -313,6 +321,7 @@ class _Recorder(Callback):
             "images_per_second": float(np.median([row["images_per_second"] for row in self.history])),
         }
         _write_json(self.folder / "metrics.json", metrics)  # written last: a folder that has it is finished
+        (self.folder / "validation.npy").unlink()
 
 
 @dataclass
@@ -399,19 +408,10 @@ def _card(dataset: LensDataset, settings: Study) -> dict:
         "training_images": len(train),
         "data_fingerprint": dataset.fingerprint,
         "data": dataset.description,
-        "code": _code_hash(),
+        "code": code_hash("training", without=("parameters", "provenance")),
         "versions": {name: version(name) for name in ("torch", "e2cnn", "lightning", "numpy")},
     }
     return json.loads(json.dumps(card, default=str))  # as it will be read back
-
-
-def _code_hash() -> str:
-    """Hash of the modules that a training depends on: a changed one makes an old checkpoint stale."""
-    digest = hashlib.sha256()
-    for module in (dataset_module, symmetry, networks):
-        digest.update(Path(module.__file__).read_bytes())
-    digest.update(Path(__file__).read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _clear_unless_same(folder: Path, card: dict) -> None:

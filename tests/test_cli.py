@@ -73,6 +73,23 @@ def test_a_changed_parameter_runs_what_depends_on_it_and_no_more(finished, tmp_p
     assert changed == {"04-analyse.ipynb"}
 
 
+def test_a_finished_training_survives_and_a_network_that_left_the_study_leaves_its_report(finished, tmp_path):
+    home = tmp_path / "with a space"
+    shutil.copytree(finished, home)
+    weights = home / "runs/tiny/training/d4-steerable-cnn-s1/weights.safetensors"
+    before = weights.stat().st_mtime_ns
+    text = TINY.replace("preset_images: 10", "preset_images: 12").replace(", plain-cnn]", "]")
+    (home / "tiny.yml").write_text(text)
+    result = lensstudy(home, "run", "tiny.yml")
+    assert result.returncode == 0, result.stderr
+    assert weights.stat().st_mtime_ns == before
+    assert (
+        "is the only network of this study"
+        in json.loads((home / "runs/tiny/analysis/summary.json").read_text())["answer"]
+    )
+    assert "plain-cnn" not in (home / "reports/tiny/index.html").read_text()
+
+
 def test_a_failed_notebook_leaves_its_log_and_no_page(tmp_path):
     (tmp_path / "lost.yml").write_text("data_path: nowhere\n")
     result = lensstudy(tmp_path, "run", "lost.yml")
@@ -96,12 +113,14 @@ def test_an_unset_variable_in_data_path_is_named(tmp_path):
     [
         (["run", "absent.yml"], "absent.yml: cannot be read"),
         (["inspect", "absent"], "absent"),
+        (["run", "slip.yml"], "Did you mean 'resnet18'?"),
         (["report"], "no study has run yet"),
         (["simulate", "--preset", "modle_3", "--per-class", "2", "--seed", "1", "--out", "x"], "model_3"),
         (["simulate", "--preset", "model_3", "--per-class", "0", "--seed", "1", "--out", "x"], "images_per_class"),
     ],
 )
 def test_a_slip_on_the_command_line_is_one_clear_line(tmp_path, arguments, message):
+    (tmp_path / "slip.yml").write_text("networks: [resnet81]\n")
     result = lensstudy(tmp_path, *arguments)
     assert result.returncode == 1
     assert message in result.stderr

@@ -3,6 +3,8 @@
 import pytest
 import yaml
 
+from lensstudy import population
+from lensstudy.networks import check_name
 from lensstudy.parameters import ParameterError, Study, home, notebook_parameters
 
 
@@ -20,7 +22,13 @@ from lensstudy.parameters import ParameterError, Study, home, notebook_parameter
         ({"scaling": "log"}, "'none', 'min-max', 'maximum', 'asinh' or 'z-score'"),
         ({"networks": []}, "at least 1 item"),
         ({"networks": "resnet18"}, "should be a valid list"),
+        ({"networks": ["resnet18", "resnet18"]}, "resnet18 stands there twice"),
+        ({"seeds": [1, -1]}, "-1 is no seed"),
+        ({"population": {"subhalo_mass_min": "1.0e9"}}, "subhalo_mass_min = '1.0e9' is text for YAML; write 1.0e+9"),
+        ({"filtering": {"outlier": "1e-3"}}, "write 1.0e-3"),
+        ({"population": {"a": [1]}}, "neither a number, a text nor true or false"),
         ({"study": "../elsewhere"}, "study = '../elsewhere'"),
+        ({"study": "reference"}, "choose another name"),
     ],
 )
 def test_a_wrong_value_is_refused_with_the_way_out(values, message):
@@ -64,7 +72,11 @@ def test_every_study_of_the_project_is_valid_and_named_after_its_file(root):
     files = sorted((root / "params").glob("*.yml"))
     assert files
     for file in files:
-        assert Study.read(file).study == file.stem
+        study = Study.read(file)
+        assert study.study == file.stem
+        population.preset_named(study.preset).with_population(study.population)
+        for network in (*study.networks, study.network):
+            check_name(network)
 
 
 def test_smoke_names_every_parameter_with_its_default(root):

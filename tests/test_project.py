@@ -10,6 +10,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from lensstudy import provenance
 from tests import refresh_readme
 
 
@@ -66,6 +67,14 @@ def test_notebooks_hold_the_outputs_that_are_compared_and_no_others(root):
         for cell in cells:
             if cell["cell_type"] == "code":
                 assert len(cell["source"]) <= 40, f"{file.name}: a cell longer than a screen belongs in the package"
+
+
+def test_a_stage_knows_every_module_behind_it():
+    names = {file.stem for file in provenance.module_files("training")}
+    assert {"training", "networks", "layers", "batchnorm", "symmetry", "dataset", "parameters"} <= names
+    assert "report" not in names
+    assert {"population", "lensing", "instrument"} <= {file.stem for file in provenance.module_files("simulate")}
+    assert provenance.code_hash("training") != provenance.code_hash("training", without=("parameters",))
 
 
 @pytest.mark.parametrize("pattern", [r"/(home|Users|root)/\w+", r"/tmp/\w+", r"pypi\.org|pythonhosted"])

@@ -51,7 +51,7 @@ def test_the_test_part_is_not_opened(blobs, tmp_path, quiet):
     spoilt = blobs.images.copy()
     spoilt[(blobs.catalogue["part"] == "test").to_numpy()] = np.nan
     blobs.images = spoilt
-    folder = training.fit(blobs, SETTINGS.model_copy(update={"epochs": 1}), tmp_path / "run")
+    folder = training.fit(blobs, SETTINGS.model_copy(update={"epochs": 1, "scaling": "asinh"}), tmp_path / "run")
     assert math.isfinite(json.loads((folder / "metrics.json").read_text())["validation_loss"])
 
 
@@ -140,18 +140,12 @@ def test_gradients_are_clipped_at_the_norm_that_was_asked_for(blobs, tmp_path, q
     assert len(applied) == 4
 
 
-@pytest.mark.parametrize(
-    ("schedule", "expected"),
-    [
-        ("constant", [0.5 / 1.5 * 2, 1.0, 1.0, 1.0]),
-        ("cosine", [None, None, 0.5 * (1 + math.cos(math.pi * 5 / 9)), 0.5 * (1 + math.cos(math.pi * 8 / 9))]),
-    ],
-)
-def test_schedules_against_their_closed_forms(schedule, expected):
-    steps = 10
-    for step, value in zip((0, 1, 6, 9), expected, strict=True):
-        if value is not None and step > 0:
-            assert training.schedule_factor(step, steps, schedule, 0.1) == pytest.approx(value)
+def test_schedules_against_their_closed_forms():
+    factor = training.schedule_factor
+    assert [factor(step, 10, "constant", 0.2) for step in (0, 1, 2, 9)] == pytest.approx([1 / 3, 2 / 3, 1, 1])
+    assert factor(0, 10, "constant", 0.0) == 1
+    for step in (2, 5, 9):
+        assert factor(step, 10, "cosine", 0.2) == pytest.approx(0.5 * (1 + math.cos(math.pi * (step - 2) / 8)))
 
 
 def test_one_cycle_rises_to_its_peak_and_falls_to_almost_nothing():
@@ -178,3 +172,53 @@ def test_binning_keeps_the_symmetry_and_the_mean(blobs, tmp_path, quiet):
     assert (run.card["size"], run.card["crop"]) == (8, 16)
     images = blobs.part("test").images
     np.testing.assert_allclose(run.predict(images, 90.0), run.predict(images), atol=1e-5)
+
+
+def test_the_order_of_images_changes_from_epoch_to_epoch_and_is_the_seeds_own():
+    batches = training._SeededBatches(40, 8, seed=1)
+    orders = []
+    for epoch in (0, 1):
+        batches.set_epoch(epoch)
+        orders.append(np.concatenate(list(batches)).tolist())
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(40))
+    assert orders[0] != orders[1]
+    assert orders[0] == np.concatenate(list(training._SeededBatches(40, 8, seed=1))).tolist()
+    assert orders[0] != np.concatenate(list(training._SeededBatches(40, 8, seed=2))).tolist()
+
+
+def test_lightning_tells_the_batches_which_epoch_it_is(blobs, tmp_path, quiet, monkeypatch):
+    epochs = []
+    monkeypatch.setattr(training._SeededBatches, "set_epoch", lambda batches, epoch: epochs.append(epoch))
+    training.fit(blobs, SETTINGS.model_copy(update={"epochs": 3}), tmp_path / "run")
+    assert epochs == [0, 1, 2]
+
+
+@pytest.mark.parametrize("monitor", ["validation_loss", "validation_auc"])
+def test_the_kept_epoch_is_the_best_by_what_is_monitored(blobs, tmp_path, quiet, monitor):
+    folder = training.fit(blobs, SETTINGS.model_copy(update={"monitor": monitor}), tmp_path / "run")
+    history = pd.read_csv(folder / "history.csv")
+    best = history[monitor].idxmax() if monitor.endswith("auc") else history[monitor].idxmin()
+    assert json.loads((folder / "metrics.json").read_text())["best_epoch"] == history["epoch"][best]
+
+
+def test_patience_ends_a_training_that_makes_no_progress(blobs, tmp_path, quiet):
+    stuck = SETTINGS.model_copy(update={"epochs": 8, "patience": 2, "learning_rate": 1e-12, "schedule": "constant"})
+    folder = training.fit(blobs, stuck.model_copy(update={"monitor": "validation_auc"}), tmp_path / "run")
+    assert len(pd.read_csv(folder / "history.csv")) < 8
+
+
+@pytest.mark.parametrize(
+    ("image_size", "crop", "binning", "expected"),
+    [(150, 96, 2, 48), (150, 0, 1, 144), (64, 0, 1, 64), (101, 0, 1, 97), (64, 0, 3, 16), (65, 0, 3, 17)],
+)
+def test_what_a_network_sees_is_central_and_symmetric(image_size, crop, binning, expected):
+    settings = SETTINGS.model_copy(update={"crop": crop, "binning": binning})
+    size = training.working_size(image_size, settings)
+    assert size == expected
+    assert (image_size - size * binning) % 2 == 0
+    assert symmetry.working_size(size) == size
+
+
+def test_binning_that_cannot_be_central_is_refused_with_the_way_out():
+    with pytest.raises(symmetry.SymmetryError, match="choose another binning"):
+        training.working_size(65, SETTINGS.model_copy(update={"binning": 2}))
