@@ -1,8 +1,9 @@
 """What symmetry costs: the D4 network in training and inference, beside its plain twin and beside e2cnn's own code.
 
-Each pair runs in turns in one process, so that other load on the machine meets both alike; the ratio is the median
-over the pairs, its spread the distance between their quartiles. Run as a script, it also prints the invariance of every
-network at every size, untrained and after an epoch, and the errors on rotated digits.
+Each pair runs in turns in one process on one thread, so that other load on the machine meets both alike, and what
+counts is the processor time they use; the ratio is the median over the pairs, its spread the distance between their
+quartiles. Run as a script, it also prints how invariant every network is at every size after an epoch of training, and
+the errors on rotated digits.
 """
 
 import copy
@@ -83,11 +84,11 @@ def in_turns(name: str, baseline: str, step: Callable, other: Callable, images: 
     """The record of one benchmark: `step` against `other`, run alternately `repeats` times after two to warm up."""
     times = []
     for _ in range(repeats + 2):
-        start = time.perf_counter()
+        start = time.process_time()
         step()
-        middle = time.perf_counter()
+        middle = time.process_time()
         other()
-        times.append((middle - start, time.perf_counter() - middle))
+        times.append((middle - start, time.process_time() - middle))
     times = times[2:]
     ratios = [theirs / ours for ours, theirs in times]
     lower, _, upper = statistics.quantiles(ratios, n=4)
