@@ -126,6 +126,8 @@ def simulate(
 
     Raises `DataError` for an unknown preset, class or parameter, a value out of range, or a folder that is taken.
     """
+    if processes < 1:
+        raise DataError(f"processes = {processes}; expected 1 or more, at best as many as processors")
     request = checked_request(preset, images_per_class, seed, image_size, noise_level, classes, population, mode)
     if folder is not None:
         return simulate_to_folder(request, Path(folder), processes, progress)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -115,6 +116,14 @@ def test_the_same_images_for_any_number_of_images_and_processes(monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 32)
     assert simulate("realistic", 40, seed=7, image_size=32, **HEAVY).fingerprint == one.fingerprint
     assert simulate("realistic", 40, seed=8, image_size=32, **HEAVY).fingerprint != one.fingerprint
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler: install g++")
+def test_compiled_rendering_is_the_same_but_for_rounding():
+    arguments = {"seed": 2, "image_size": 24, "classes": ["cdm"]}
+    eager = simulate("model_2", 4, **arguments).images
+    compiled = simulate("model_2", 4, mode="compiled", **arguments).images
+    assert np.abs(compiled - eager).max() < 1e-4 * eager.max()
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -274,6 +283,7 @@ def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
         ({"seed": -1}, "seed = -1"),
         ({"classes": ["no", "lens"]}, "simulates no_sub, cdm, axion"),
         ({"mode": "fast"}, "eager, compiled"),
+        ({"processes": 0}, "processes = 0"),
         ({"einstein_radius_mim": 1.0}, "Did you mean 'einstein_radius_min'"),
         ({"einstein_radius_min": 2.0}, "above einstein_radius_max"),
         ({"ellipticity_max": 1.0}, "ellipticity_max = 1.0; expected a number from 0 to 0.9"),
