@@ -116,7 +116,6 @@ class TrainedNetwork:
     scaling: Scaling
     classes: tuple[str, ...]
     card: dict
-    metrics: dict
 
     @torch.no_grad()
     def predict(self, images: np.ndarray, degrees: float | np.ndarray = 0.0, batch_size: int = 128) -> np.ndarray:
@@ -142,8 +141,7 @@ def load_trained(folder: str | Path) -> TrainedNetwork:
     card = json.loads((folder / "card.json").read_text())
     network = _build(card)
     networks.load_weights(network, folder / "weights.safetensors")
-    metrics = json.loads((folder / "metrics.json").read_text())
-    return TrainedNetwork(network.eval(), Scaling.from_dict(card["scaling"]), tuple(card["classes"]), card, metrics)
+    return TrainedNetwork(network.eval(), Scaling.from_dict(card["scaling"]), tuple(card["classes"]), card)
 
 
 def fit(dataset: LensDataset, settings: Study, folder: str | Path) -> Path:

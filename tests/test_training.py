@@ -209,7 +209,7 @@ def test_patience_ends_a_training_that_makes_no_progress(blobs, tmp_path, quiet)
 
 @pytest.mark.parametrize(
     ("image_size", "crop", "binning", "expected"),
-    [(150, 96, 2, 48), (150, 0, 1, 144), (64, 0, 1, 64), (101, 0, 1, 97), (64, 0, 3, 16), (65, 0, 3, 17)],
+    [(150, 96, 2, 48), (150, 0, 1, 150), (64, 0, 1, 64), (101, 0, 1, 101), (64, 0, 3, 20), (65, 0, 3, 21)],
 )
 def test_what_a_network_sees_is_central_and_symmetric(image_size, crop, binning, expected):
     settings = SETTINGS.model_copy(update={"crop": crop, "binning": binning})
