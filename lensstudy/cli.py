@@ -5,6 +5,7 @@ Each command is a few lines over the package; heavy imports wait until a command
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -30,6 +31,7 @@ PACKAGE = Path(__file__).resolve().parent
 # In a checkout the notebooks lie beside the package, in an installed wheel inside it.
 BUNDLE = PACKAGE.parent if (PACKAGE.parent / "Snakefile").exists() else PACKAGE / "bundled"
 CELL_TIMEOUT_S = 24 * 3600
+TABLES_ONLY = "04-analyse"  # the page that shows no image of the data, which may not be ours to pass on
 StudyFile = Annotated[Path, typer.Argument(help="parameter file of the study, such as params/quick.yml")]
 
 
@@ -134,9 +136,17 @@ def report(
         if not executed:
             typer.echo(f"{name}: no finished notebook in {_shown(runs / 'notebooks')}; left out", err=True)
             continue
+        only = None
+        stamp = json.loads(executed[0].read_text(encoding="utf-8"))["metadata"]["lensstudy"]
+        if reference and stamp["parameters"].get("data_path"):
+            only = [TABLES_ONLY]
+            typer.echo(
+                f"{name}: of images that were read, only {TABLES_ONLY} is committed: the others show them", err=True
+            )
         for one in executed:
-            pages.render(one, reports / name / f"{one.stem}.html", parameter_file=file, committed=reference)
-        typer.echo(f"{name}: {_shown(pages.write_index(runs, reports / name, committed=reference))}")
+            if only is None or one.stem in only:
+                pages.render(one, reports / name / f"{one.stem}.html", parameter_file=file, committed=reference)
+        typer.echo(f"{name}: {_shown(pages.write_index(runs, reports / name, committed=reference, only=only))}")
         if reference:  # what the README quotes
             for part in ("summary.json", "headline.png"):
                 shutil.copyfile(runs / "analysis" / part, reports / name / part)

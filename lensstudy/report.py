@@ -10,7 +10,7 @@ import base64
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,18 @@ __all__ = [
 
 
 def write_index(
-    run_folder: str | Path, report_folder: str | Path, *, committed: bool = False, study: Study | None = None
+    run_folder: str | Path,
+    report_folder: str | Path,
+    *,
+    committed: bool = False,
+    study: Study | None = None,
+    only: Sequence[str] | None = None,
 ) -> Path:
     """Write `index.html` into `report_folder` from what `run_folder` (`runs/<study>`) holds so far; returns its path.
 
     It has the answer and its figure, the table of runs, the pages, the jobs with what failed, and where all of it comes
-    from. `committed` leaves out links into the run folder; `study` leaves out trainings that it does not have any more.
+    from. `committed` leaves out links into the run folder; `study` leaves out trainings that it does not have any more;
+    `only` names the pages to list.
     """
     run, html = Path(run_folder), Path(report_folder) / "index.html"
     pages, failed = _pages(run, html), _failures(run, html)
@@ -63,6 +69,8 @@ def write_index(
             [one for one in group if one["name"] in kept or not one["name"].startswith("03-train")]
             for group in (pages, failed)
         )
+    if only is not None:
+        pages, failed = [one for one in pages if one["name"] in only], []
     stamps = [page["stamp"] for page in pages + failed if page["stamp"]]
     summary = _summary(run)
     parameter_file = run.parent.parent / "params" / f"{run.name}.yml"

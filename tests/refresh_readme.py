@@ -20,6 +20,7 @@ def results(root: Path) -> str:
     if "quick" in summaries:
         quick = summaries["quick"]
         lines += [f"![{quick['figure_alt']}](reports/reference/quick/headline.png)", "", f"*{quick['answer']}*", ""]
+        lines += [f"What this leaves open: {quick['limitations']}", ""]
     for name, summary in summaries.items():
         lines += [f"**{TITLES[name]}**: [report](reports/reference/{name}/index.html)", ""]
         lines += ["| Network | Test images | AUC | Accuracy |", "|---|---|---|---|"]
