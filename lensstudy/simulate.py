@@ -186,7 +186,9 @@ def pieces_of(
             results = (make_chunk(request, *chunk) for chunk in chunks)
             yield from count_images(results, bar)
             return
-        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["lensstudy.simulate"])  # its imports take seconds: once, not once a process
+        with ProcessPoolExecutor(processes, mp_context=context) as pool:
             yield from count_images(pool.map(make_chunk, itertools.repeat(request), *zip(*chunks, strict=True)), bar)
 
 
