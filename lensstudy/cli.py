@@ -56,6 +56,8 @@ def run(
     cores = cores or _processors()
     command = [sys.executable, "-m", "snakemake", "--snakefile", BUNDLE / "Snakefile", "--directory", folder]
     command += ["--cores", cores, "--keep-going", "--rerun-incomplete", "--nolock", "--nocolor"]
+    # Notebooks and modules are inputs; a rule's own wording and the place of the checkout change no result.
+    command += ["--rerun-triggers", "mtime", "params", "input"]
     command += ["--config", f"study={study_file.resolve()}", f"notebooks={BUNDLE / 'notebooks'}"]
     command += ["--dry-run"] if dry_run else []
     bin_folder = str(Path(sys.executable).parent)
