@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ class Instrument:
     zero_point: float = 0.0
     sky_magnitude: float = math.inf
     exposure_time: float = 1.0  # seconds, all exposures together
-    exposures: int = 1
+    exposures: float = 1
     read_noise: float = 0.0  # counts rms a pixel and exposure
     background_rms: float = 0.0  # counts a second and pixel, Gaussian
     photon_noise: int = 1
@@ -58,6 +58,11 @@ class Instrument:
     def count_rate(self, magnitude: float) -> float:
         """Counts a second from a source of that magnitude, or a second and arcsec^2 from that surface brightness."""
         return 10 ** (-0.4 * (magnitude - self.zero_point))
+
+    def exposed(self, factor: float) -> Instrument:
+        """The instrument of an image that adds up `factor` exposures like its own: noise grows as the root of that."""
+        background_rms = self.background_rms / math.sqrt(factor)  # a second and pixel: `noisy` multiplies by the time
+        return replace(self, exposures=self.exposures * factor, background_rms=background_rms)
 
     def sky_counts(self, image_size: int, exposure_time):
         """Expected counts of the sky in one pixel."""

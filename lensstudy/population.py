@@ -35,6 +35,7 @@ __all__ = [
     "Preset",
     "check_row",
     "complete",
+    "heavier",
     "preset_named",
 ]
 
@@ -177,6 +178,24 @@ def complete(row: dict) -> dict:
     full["n_subhalos"] = len(full["subhalo_mass"])
     full["substructure_mass"] = float(np.sum(full["subhalo_mass"])) + full["vortex_mass"]
     return full
+
+
+def heavier(row: dict, factor: float) -> dict:
+    """The same lens with `factor` times the mass in every subhalo and in the vortex.
+
+    A halo that gave mass away to its substructure gives so many times as much, so that the mass inside the Einstein
+    radius stays. Raises `DataError` where nothing would be left of the halo.
+    """
+    if factor == 1:
+        return row
+    radius = row["einstein_radius"]
+    halo_radius = radius + factor * (row.get("halo_einstein_radius", radius) - radius)
+    if halo_radius <= 0:
+        raise DataError(f"substructure {factor:g} times as heavy leaves nothing of the halo; choose a smaller factor")
+    changed = {name: factor * row[name] for name in ("subhalo_mass", "vortex_mass") if name in row}
+    if "subhalo_scale_radius" in row:
+        changed["subhalo_scale_radius"] = factor ** (1 / 3) * row["subhalo_scale_radius"]  # of the same density
+    return row | changed | {"halo_einstein_radius": halo_radius}
 
 
 def check_row(row: dict, where: str = "lens") -> None:

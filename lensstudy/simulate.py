@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from lensstudy.dataset import DataError, LensDataset, canonical_class
 from lensstudy.instrument import INSTRUMENTS, Instrument, noise_variance, noisy
-from lensstudy.population import CLASSES, PRESETS, complete, preset_named
+from lensstudy.population import CLASSES, PRESETS, Preset, complete, heavier, preset_named
 from lensstudy.raytracing import (
     batch_size,
     checked_size,
@@ -35,7 +36,7 @@ from lensstudy.raytracing import (
     substructure_map,
 )
 
-__all__ = ["CLASSES", "PRESETS", "render", "simulate", "smooth_twins", "substructure_map"]
+__all__ = ["CLASSES", "PRESETS", "draw_batch", "render", "simulate", "smooth_twins", "substructure_map"]
 
 CHUNK = 256  # images of one class that are drawn, rendered and written together
 
@@ -65,39 +66,109 @@ class Request:
 
 
 def make_chunk(request: Request, class_name: str, start: int, stop: int) -> tuple[np.ndarray, list[dict]]:
-    """Images `(n, 1, H, W)` and truth of the images from `start` to before `stop` of one class.
-
-    The last batch is always drawn and rendered whole, so that an image never depends on how many others were wanted.
-    """
+    """Images `(n, 1, H, W)` and truth of the images from `start` to before `stop` of one class."""
     torch.set_num_threads(1)
-    batch = batch_size(request.image_size)
-    pieces = [make_batch(request, class_name, range(first, first + batch)) for first in range(start, stop, batch)]
+    pieces = [make_batch(request, class_name, numbers) for numbers in whole_batches(request, start, stop)]
     images = np.concatenate([images for images, _ in pieces])[: stop - start]
     return images[:, None], [row for _, rows in pieces for row in rows][: stop - start]
 
 
+def whole_batches(request: Request, start: int, stop: int) -> list[range]:
+    """The numbers of the images in each batch. The last batch is always drawn and rendered whole, so that an image
+    never depends on how many others were wanted."""
+    batch = batch_size(request.image_size)
+    return [range(first, first + batch) for first in range(start, stop, batch)]
+
+
 def make_batch(request: Request, class_name: str, numbers: range) -> tuple[np.ndarray, list[dict]]:
-    """Draw, render and spoil with noise one batch of images."""
+    """Images `(n, H, W)` of one batch and their truth."""
     preset, instrument, level = preset_named(request.preset), request.instrument, request.noise_level
-    streams = [
-        np.random.SeedSequence(request.seed, spawn_key=(CLASSES.index(class_name), number)) for number in numbers
-    ]
-    generators = [np.random.default_rng(stream) for stream in streams]
-    rows = [complete(preset.draw(class_name, generator, request.population)) for generator in generators]
+    rows, generators = draw_lenses(request, class_name, numbers)
     expected = render_batch(rows, preset, instrument, request.image_size, mode=request.mode)
+    images, unit = observe(expected, rows, generators, preset, instrument, level)
     bare, refit = detectability(rows, expected, preset, instrument, level)
-    images, truth = [], []
-    for i, (number, generator, row) in enumerate(zip(numbers, generators, rows, strict=True)):
-        time = row["exposure_time"]
-        image = noisy(expected[i], instrument, time, generator, level)
-        background = noise_variance(np.zeros_like(expected[i]), instrument, time)[0, 0]
+    truth = []
+    for i, (number, row) in enumerate(zip(numbers, rows, strict=True)):
+        background = noise_variance(np.zeros_like(expected[i]), instrument, row["exposure_time"])[0, 0]
         rms = np.sqrt(background) if level is None else level * expected[i].max()
-        unit = np.ptp(image) if preset.scaling == "range" else expected[i].max() if preset.scaling == "peak" else 1
-        low = image.min() if preset.scaling == "range" else 0
-        images.append((image - low) / unit)
         about = {"name": f"{class_name}-{number:06d}", "class": class_name, "detectability": bare[i]}
-        truth.append(about | {"detectability_refit": refit[i], "noise_rms": float(rms / unit)} | row)
-    return np.stack(images).astype(np.float32), truth
+        truth.append(about | {"detectability_refit": refit[i], "noise_rms": float(rms / unit[i])} | row)
+    return images, truth
+
+
+def draw_lenses(
+    request: Request, class_name: str, numbers: range, substructure_factor: float = 1.0, photon_factor: float = 1.0
+) -> tuple[list[dict], list[np.random.Generator]]:
+    """Complete rows of one class, and the generators that drew them, which go on to draw the noise."""
+    preset, key = preset_named(request.preset), CLASSES.index(class_name)
+    streams = [np.random.SeedSequence(request.seed, spawn_key=(key, number)) for number in numbers]
+    generators = [np.random.default_rng(stream) for stream in streams]
+    rows = [preset.draw(class_name, generator, request.population) for generator in generators]
+    rows = [complete(heavier(row, substructure_factor)) for row in rows]
+    return [row | {"exposure_time": row["exposure_time"] * photon_factor} for row in rows], generators
+
+
+def observe(
+    expected: np.ndarray,
+    rows: Sequence[dict],
+    generators: Sequence[np.random.Generator],
+    preset: Preset,
+    instrument: Instrument,
+    noise_level: float | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images `(n, H, W)` with noise, as the recipe stores them, and how many counts are one of its units."""
+    pairs = zip(expected, rows, generators, strict=True)
+    images = np.stack([noisy(one, instrument, row["exposure_time"], g, noise_level) for one, row, g in pairs])
+    low, unit = 0, np.ones((len(images), 1, 1), dtype=np.float32)
+    if preset.scaling == "range":
+        low, unit = images.min(axis=(1, 2), keepdims=True), np.ptp(images, axis=(1, 2), keepdims=True)
+    if preset.scaling == "peak":
+        unit = expected.max(axis=(1, 2), keepdims=True)
+    return ((images - low) / unit).astype(np.float32), unit[:, 0, 0]
+
+
+def draw_batch(
+    preset: str,
+    numbers: range,
+    *,
+    seed: int,
+    classes: Sequence[str] | None = None,
+    image_size: int | None = None,
+    noise_level: float | None = None,
+    substructure_factor: float = 1.0,
+    photon_factor: float = 1.0,
+    mode: str = "eager",
+    **population,
+) -> tuple[Tensor, Tensor]:
+    """Images of `numbers` of every class, for training on lenses that no one has seen: `(B, 1, H, W)` float32, and
+    labels `(B,)`, places in `classes`. Class follows class, and B is `len(classes) * len(numbers)`.
+
+    They are the very images that `simulate` makes of the same `seed` and arguments, without their truth, which takes
+    most of its time. Two factors make them easier to learn from. `substructure_factor` multiplies the mass of every
+    subhalo and vortex (`population.heavier`); `photon_factor` is how many exposures are averaged, so that the noise
+    falls as its root in every recipe. Units stay those of the recipe.
+
+    Raises `DataError` as `simulate` does, for a factor that is not positive, or where heavy substructure leaves nothing
+    of a halo.
+    """
+    for name, factor in (("substructure_factor", substructure_factor), ("photon_factor", photon_factor)):
+        if not 0 < factor < np.inf:
+            raise DataError(f"{name} = {factor}; expected more than 0, and 1 for the recipe itself")
+    if len(numbers) == 0 or numbers.step != 1 or numbers.start < 0:
+        raise DataError(f"numbers = {numbers}; expected a range of image numbers from 0 up, such as range(0, 1000)")
+    request = checked_request(preset, numbers.stop, seed, image_size, noise_level, classes, population, mode)
+    recipe, instrument = preset_named(preset), request.instrument
+    deep, level = instrument.exposed(photon_factor), noise_level and noise_level / np.sqrt(photon_factor)
+    images = np.empty((len(request.classes), len(numbers), 1, request.image_size, request.image_size), dtype=np.float32)
+    for label, class_name in enumerate(request.classes):
+        for batch in whole_batches(request, numbers.start, numbers.stop):
+            rows, generators = draw_lenses(request, class_name, batch, substructure_factor, photon_factor)
+            expected = render_batch(rows, recipe, instrument, request.image_size, mode=mode)
+            made, _ = observe(expected, rows, generators, recipe, deep, level)
+            place = images[label, batch.start - numbers.start :][: len(batch), 0]
+            place[:] = made[: len(place)] / (photon_factor if recipe.scaling == "counts" else 1)
+    labels = torch.arange(len(request.classes)).repeat_interleave(len(numbers))
+    return torch.from_numpy(images).flatten(0, 1), labels
 
 
 def simulate(

@@ -20,7 +20,7 @@ from lensstudy.dataset import DataError, LensDataset
 from lensstudy.instrument import INSTRUMENTS
 from lensstudy.lensing import sersic_total
 from lensstudy.population import PRESETS, area_per_mass, complete, preset_named
-from lensstudy.simulate import render, simulate, smooth_twins, substructure_map
+from lensstudy.simulate import draw_batch, render, simulate, smooth_twins, substructure_map
 from tests import fitting
 from tests.benchmarks.simulate import lenstronomy_images
 
@@ -190,6 +190,63 @@ def test_refit_removes_what_a_smooth_lens_can_explain():
         found[name] = [value[0] for value in raytracing.detectability([lens], expected, preset, instrument, 0.01)]
     assert found["centre"][1] < 0.2 * found["centre"][0]
     assert found["ring"][1] > 0.4 * found["ring"][0]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_fresh_images_are_those_of_simulate(preset):
+    arguments = {"seed": 5, "image_size": 24, "classes": ["cdm", "axion", "no"]}
+    dataset = simulate(preset, 40, **arguments)
+    images, labels = draw_batch(preset, range(3, 40), **arguments)
+    assert images.dtype == torch.float32 and images.shape == (3 * 37, 1, 24, 24)
+    assert [dataset.classes[label] for label in labels[::37]] == ["cdm", "axion", "no_sub"]
+    wanted = dataset.catalogue["name"].str[-6:].astype(int) >= 3
+    assert np.array_equal(images.numpy(), dataset.images[wanted])
+
+
+@pytest.mark.parametrize("preset", ["common_test", "realistic"])
+def test_heavier_substructure_is_seen_so_much_better(preset):
+    recipe, request = preset_named(preset), module.checked_request(preset, 32, 3, 64, 0.01, None, {})
+    for class_name in ("cdm", "axion"):
+        found = []
+        for factor in (1e-2, 2e-2):  # so light that an image answers in proportion
+            rows, _ = module.draw_lenses(request, class_name, range(32), factor)
+            expected = raytracing.render_batch(rows, recipe, recipe.instrument, 64)
+            found.append(raytracing.detectability(rows, expected, recipe, recipe.instrument, 0.01)[0])
+        assert np.median(found[1] / found[0]) == pytest.approx(2, rel=0.05)
+
+
+def test_substructure_factor_is_the_boost_of_the_physical_preset():
+    arguments = {"seed": 3, "image_size": 32}
+    heavier, _ = draw_batch("realistic", range(8), substructure_factor=3.0, **arguments)
+    boosted, _ = draw_batch("realistic", range(8), substructure_boost=3.0, **arguments)
+    plain, _ = draw_batch("realistic", range(8), **arguments)
+    assert torch.equal(heavier[:8], plain[:8]) and not torch.equal(heavier[8:], plain[8:])
+    assert torch.allclose(heavier, boosted, rtol=0, atol=0.02 * boosted.max().item())  # a count more or less
+
+
+@pytest.mark.parametrize("preset", ["model_1", "realistic", "model_2"])
+def test_noise_falls_as_the_root_of_the_photons(preset):
+    arguments = {"seed": 2, "classes": ["no"], "noise_level": 0.05 if preset == "model_2" else None}
+    expected = render(simulate(preset, 8, **arguments).catalogue, preset)
+    bright = expected > 0.3 * expected.max(axis=(1, 2, 3), keepdims=True)  # model 1 clips the noise of the sky at zero
+    images = [draw_batch(preset, range(8), photon_factor=factor, **arguments)[0].numpy() for factor in (1.0, 16.0)]
+    spread = [(noisy - expected)[bright].std() for noisy in images]
+    assert spread[0] / spread[1] == pytest.approx(4, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"substructure_factor": 0.0}, "substructure_factor = 0"),
+        ({"photon_factor": -1.0}, "photon_factor = -1"),
+        ({"numbers": range(0)}, "a range of image numbers"),
+        ({"numbers": range(0, 8, 2)}, "a range of image numbers"),
+        ({"substructure_factor": 1e4}, "leaves nothing of the halo"),
+    ],
+)
+def test_fresh_images_that_cannot_be_are_refused(change, message):
+    with pytest.raises(DataError, match=message):
+        draw_batch(**({"preset": "realistic", "numbers": range(8), "seed": 1, "image_size": 16} | change))
 
 
 def test_real_galaxies_as_sources(tmp_path):
