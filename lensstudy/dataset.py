@@ -17,9 +17,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import train_test_split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,6 +151,8 @@ class LensDataset:
         Rows that agree in any of the columns `group_by` that the catalogue has (duplicates, other images of one lens)
         come into one part together. Rows with a reason in `excluded_because` come into the part `excluded`.
         """
+        from sklearn.model_selection import train_test_split  # takes a second, which reading alone need not wait for
+
         part = np.full(len(self), "excluded", dtype=object)
         kept = np.flatnonzero(_kept(self.catalogue))
         _, first, group = np.unique(
@@ -273,6 +272,9 @@ def _kept(catalogue: pd.DataFrame) -> np.ndarray:
 
 def _groups(catalogue: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
     """A number for each row, the same for rows that agree, directly or through others, in any of the `columns`."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     group = np.arange(len(catalogue))
     for column in columns:
         if column not in catalogue:
