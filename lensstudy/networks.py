@@ -9,7 +9,6 @@ the plain network to compare each one with, at equal channels or at equal parame
 
 from __future__ import annotations
 
-import copy
 import difflib
 import json
 import math
@@ -18,19 +17,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lensstudy.batchnorm import FieldBatchNorm
+from lensstudy.export import export
 from lensstudy.layers import (
     ClassicLayers,
-    IrrepBatchNorm,
     IrrepLayers,
     PlainLayers,
     RegularLayers,
@@ -74,6 +71,7 @@ class Network(nn.Module):
         self.classifier = nn.Linear(n_features, n_classes)
         self.name, self.group, self.n_classes = "", layers.group, n_classes
         self.image_size, self.in_channels = 0, 1
+        self.at_once = 0  # images that an exported network takes at once on a processor; 0: all
 
     def forward(self, images: Tensor) -> Tensor:
         expected = (self.in_channels, self.image_size, self.image_size)
@@ -82,6 +80,11 @@ class Network(nn.Module):
                 f"network '{self.name}' takes images of shape (B, {', '.join(map(str, expected))}), but got "
                 f"{tuple(images.shape)}: crop or resample them, or build the network for their size"
             )
+        if self.at_once and images.device.type == "cpu" and not torch.compiler.is_compiling():
+            return torch.cat([self._logits(piece) for piece in images.split(self.at_once)])
+        return self._logits(images)
+
+    def _logits(self, images: Tensor) -> Tensor:
         features = self.body(images.contiguous(memory_format=torch.channels_last))
         return self.classifier(self.invariant(features).mean((2, 3)))
 
@@ -412,55 +415,6 @@ def turned_filters(conv: SteerableConv, field: int = 0, channel: int = 0) -> Ten
     convolution to regular fields, acting on input channel `channel`."""
     order = conv.out_channels // int(conv.fields.split()[0])
     return conv.filter()[field * order : (field + 1) * order, channel]
-
-
-# Export ---------------------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def export(network: nn.Module) -> nn.Module:
-    """The same function in plain convolutions: a copy of `network` for inference, in evaluation mode.
-
-    Each steerable convolution becomes an `nn.Conv2d` with its filter as it is now, the batch norm that follows it is
-    folded in, and all is laid out channels-last. Outputs agree to 1e-5. Nothing of e2cnn is left: the result can be
-    pickled, traced by `torch.export` and written as ONNX. Plain networks are exported alike.
-    """
-    exported = copy.deepcopy(network).eval()
-    for module in list(exported.modules()):
-        for (name, child), (next_name, following) in pairwise([*module.named_children(), ("", None)]):
-            if isinstance(child, SteerableConv | nn.Conv2d):
-                norm = isinstance(following, nn.BatchNorm2d | FieldBatchNorm | IrrepBatchNorm)
-                setattr(module, name, _plain_convolution(child, following if norm else None))
-                if norm:
-                    setattr(module, next_name, nn.Identity())
-    return exported.requires_grad_(False).to(memory_format=torch.channels_last)
-
-
-def _plain_convolution(conv: SteerableConv | nn.Conv2d, norm: nn.Module | None) -> nn.Conv2d:
-    """`conv`, and the batch norm after it in evaluation mode, as one convolution."""
-    weight = conv.filter() if isinstance(conv, SteerableConv) else conv.weight
-    stride, padding = (
-        getattr(conv, "stride", 1),
-        conv.kernel_size // 2 if isinstance(conv, SteerableConv) else conv.padding,
-    )
-    plain = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, stride, padding, bias=norm is not None)
-    scale, shift = (weight.new_ones(len(weight)), None) if norm is None else _affine(norm)
-    plain.weight.copy_(weight * scale.view(-1, 1, 1, 1))
-    if norm is not None:
-        plain.bias.copy_(shift)
-    return plain
-
-
-def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Batch norm in evaluation mode as `scale x + shift`, one value a channel."""
-    if isinstance(norm, IrrepBatchNorm):
-        scale, shift = _affine(norm.scalars)
-        by_vector = (norm.weight * torch.rsqrt(norm.running_var + norm.eps)).repeat_interleave(2)
-        return torch.cat([scale, by_vector]), F.pad(shift, (0, len(by_vector)))
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    shift = norm.bias - scale * norm.running_mean
-    repeats = norm.field_size if isinstance(norm, FieldBatchNorm) else 1
-    return scale.repeat_interleave(repeats), shift.repeat_interleave(repeats)
 
 
 # Weights --------------------------------------------------------------------------------------------------------------
