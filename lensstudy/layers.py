@@ -20,6 +20,8 @@ from lensstudy.batchnorm import FieldBatchNorm
 from lensstudy.symmetry import SymmetryError, e2cnn, gspace
 
 __all__ = [
+    "POOLINGS",
+    "AntialiasedPool",
     "ClassicLayers",
     "GatedReLU",
     "GroupPool",
@@ -148,6 +150,35 @@ class SymmetricPool(nn.Module):
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride=2, padding={self.padding}"
+
+
+class AntialiasedPool(nn.Module):
+    """A Gaussian blur of which every second pixel is kept (Zhang 2019, "Making convolutional networks shift-invariant
+    again"): halves a map of `size` pixels, commutes exactly with turns by 90 degrees, and aliases less between them.
+
+    Odd sizes take windows of 5x5 pixels around a pixel, as `e2cnn.nn.PointwiseAvgPoolAntialiased` always does; even
+    ones 4x4 windows around the corner where four pixels meet. `sigma` is in pixels.
+    """
+
+    def __init__(self, size: int, sigma: float = 0.66):
+        super().__init__()
+        self.kernel_size, self.padding = (5, 2) if size % 2 else (4, 1)
+        self.size = (size + 1) // 2
+        offsets = torch.arange(self.kernel_size) - (self.kernel_size - 1) / 2
+        profile = torch.exp(-offsets.square() / (2 * sigma**2))
+        blur = torch.outer(profile, profile)
+        self.register_buffer("blur", blur / blur.sum(), persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        channels = features.shape[1]
+        blur = self.blur.expand(channels, 1, -1, -1)
+        return F.conv2d(features, blur, stride=2, padding=self.padding, groups=channels)
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride=2, padding={self.padding}"
+
+
+POOLINGS = {"average": SymmetricPool, "antialiased": AntialiasedPool}  # by the name a study gives them
 
 
 class GroupPool(nn.Module):

@@ -10,6 +10,7 @@ the plain network to compare each one with, at equal channels or at equal parame
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
 import math
 import re
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from lensstudy.batchnorm import FieldBatchNorm
 from lensstudy.export import export
 from lensstudy.layers import (
+    POOLINGS,
     ClassicLayers,
     IrrepLayers,
     PlainLayers,
@@ -34,7 +36,6 @@ from lensstudy.layers import (
     RestrictedLayers,
     SteerableConv,
     Steps,
-    SymmetricPool,
 )
 from lensstudy.symmetry import SymmetryError
 
@@ -101,6 +102,7 @@ def _conv_network(
     depth: int = 1,
     kernel_sizes: Sequence[int] = (5, 5, 3, 3, 3),
     pool_after: Sequence[int] = (1, 2, 3),
+    pooling: str = "average",
 ) -> Network:
     """Convolution, batch norm, nonlinearity, `depth` times for each of `channels`; pooled after the entries numbered in
     `pool_after`."""
@@ -113,7 +115,7 @@ def _conv_network(
             parts[f"norm{number}"] = layers.norm(outputs)
             parts[f"relu{number}"], inputs = layers.activation(outputs)
         if step in pool_after:
-            parts[f"pool{number}"] = SymmetricPool(size)
+            parts[f"pool{number}"] = POOLINGS[pooling](size)
             size = parts[f"pool{number}"].size
             layers, inputs = layers.after_pooling(inputs, list(pool_after).index(step) + 1)
     return Network(Steps(parts), layers, inputs, n_classes)
@@ -149,6 +151,7 @@ def _resnet(
     depth: int = 1,
     blocks: Sequence[int] = (2, 2, 2),
     kernel_size: int = 5,
+    pooling: str = "average",
 ) -> Network:
     """A ResNet that pools symmetrically where others take strides: a stem, then `blocks[i] * depth` residual blocks of
     `channels[i]` channels, each stage on half the pixels of the one before."""
@@ -157,7 +160,7 @@ def _resnet(
     parts["relu"], inputs = layers.activation(stem)
     size = image_size
     for stage, (count, number) in enumerate(zip(channels, blocks, strict=True), start=1):
-        parts[f"pool{stage}"] = SymmetricPool(size)
+        parts[f"pool{stage}"] = POOLINGS[pooling](size)
         size = parts[f"pool{stage}"].size
         for block in range(1, number * depth + 1):
             outputs = layers.fields(count)
@@ -208,6 +211,7 @@ _PLAIN = {
     "resnet18": Recipe(_strided_resnet, (64, 128, 256, 512)),
     "resnet34": Recipe(_strided_resnet, (64, 128, 256, 512), options={"blocks": (3, 4, 6, 3)}),
     "plain-cnn": Recipe(_conv_network, _STACK),
+    "plain-antialiased-cnn": Recipe(_conv_network, _STACK, options={"pooling": "antialiased"}),
     "plain-resnet": Recipe(_resnet, (32, 64, 128)),
     "plain-wide-resnet": Recipe(_resnet, (64, 128, 256)),
     "plain-classic-cnn": Recipe(_conv_network, (32, 32, 64, 64, 128, 128), options=_CLASSIC),
@@ -216,7 +220,12 @@ _IRREDUCIBLE = {
     "so2-harmonic": Recipe(_conv_network, _STACK, partial(IrrepLayers, "SO2", gated=False), "plain-cnn"),
     "o2-gated": Recipe(_conv_network, _STACK, partial(IrrepLayers, "O2", gated=True), "plain-cnn"),
 }
-_REGULAR = {"steerable-cnn": "plain-cnn", "resnet": "plain-resnet", "wide-resnet": "plain-wide-resnet"}
+_REGULAR = {  # each with its plain twin
+    "steerable-cnn": "plain-cnn",
+    "antialiased-cnn": "plain-antialiased-cnn",
+    "resnet": "plain-resnet",
+    "wide-resnet": "plain-wide-resnet",
+}
 _TWINS = {"-small-twin": "parameters", "-twin": "channels"}
 
 
@@ -257,8 +266,8 @@ def build_network(
 
     `width` multiplies its channels (rounded to multiples of 16, which every group up to D8 divides). `options` are
     those of its architecture: `channels`, taken as they are; `depth`, which repeats each convolution or block;
-    `kernel_sizes`, `pool_after`, `blocks`. Raises `ValueError` for an unknown name and `SymmetryError` for a grid that
-    would break the symmetry, naming the nearest that keeps it.
+    `kernel_sizes`, `pool_after`, `blocks`, `pooling` ('average' or 'antialiased'). Raises `ValueError` for an unknown
+    name or option and `SymmetryError` for a grid that would break the symmetry, naming the nearest that keeps it.
     """
     for ending, match in _TWINS.items():
         if name.endswith(ending):
@@ -270,13 +279,26 @@ def build_network(
     options = recipe.options | options
     channels = [max(1, round(c * width / CHANNELS_MULTIPLE)) * CHANNELS_MULTIPLE for c in recipe.channels]
     options.setdefault("channels", recipe.channels if width == 1 else channels)
-    layers = recipe.layers()
+    _check_options(name, recipe, options)
     _check_grid(name, image_size, options)
+    layers = recipe.layers()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = recipe.architecture(layers, image_size, n_classes, in_channels, **options)
     network.name, network.image_size, network.in_channels = name, image_size, in_channels
     return network.to(memory_format=torch.channels_last)
+
+
+def _check_options(name: str, recipe: Recipe, options: dict):
+    own = dict(list(inspect.signature(recipe.architecture).parameters.items())[4:])
+    if unknown := sorted(set(options) - set(own)):
+        raise ValueError(f"network '{name}' has no option '{unknown[0]}'; its options are {', '.join(own)}")
+    if (pooling := options.get("pooling", "average")) not in POOLINGS:
+        raise ValueError(f"network '{name}': pooling is '{pooling}'; expected {' or '.join(POOLINGS)}")
+    for key in {"kernel_sizes", "blocks"} & set(own):
+        given, wanted = options.get(key, own[key].default), len(options["channels"])
+        if len(given) != wanted:
+            raise ValueError(f"network '{name}': {key} has {len(given)} entries, but {wanted} channels are given")
 
 
 def _check_grid(name: str, image_size: int, options: dict):

@@ -1,7 +1,9 @@
 """Each layer against e2cnn's own, and under the group it claims."""
 
 import copy
+import multiprocessing
 import pickle
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ from torch import nn
 
 from lensstudy.batchnorm import FieldBatchNorm
 from lensstudy.layers import (
+    POOLINGS,
+    AntialiasedPool,
     ClassicLayers,
     GatedReLU,
     GroupPool,
@@ -138,13 +142,30 @@ def test_steps_in_one_go_are_those_one_by_one():
     assert torch.allclose(steps()(features), steps()(features.contiguous(memory_format=torch.channels_last)), atol=1e-6)
 
 
+@pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("size", [12, 13])
-def test_pooling_commutes_with_the_square(size):
-    pool, features = SymmetricPool(size), torch.randn(2, 3, size, size)
+def test_pooling_commutes_with_the_square(size, pooling):
+    pool, features = POOLINGS[pooling](size), torch.randn(2, 3, size, size)
     assert pool.size == pool(features).shape[-1]
     for degrees in (90, 180, 270):
         turned = pool(rotate(features, degrees, reflect=True))
         assert torch.allclose(turned, rotate(pool(features), degrees, reflect=True), atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.6, 0.66])
+def test_antialiased_pooling_is_that_of_e2cnn(sigma):
+    """On odd maps, where e2cnn's windows are symmetric."""
+    fields, features = regular("D4", 2), torch.randn(2, 16, 13, 13)
+    expected = enn.PointwiseAvgPoolAntialiased(fields, sigma, 2)(enn.GeometricTensor(features, fields)).tensor
+    assert torch.allclose(AntialiasedPool(13, sigma)(features), expected, atol=1e-6)
+
+
+def test_antialiased_pooling_damps_what_it_cannot_show():
+    """A stripe a pixel wide is lost on half the pixels; a plain choice of every second pixel would show it as sky."""
+    stripes = torch.tensor([1.0, -1.0]).repeat(8).expand(1, 1, 16, 16)
+    assert AntialiasedPool(16)(stripes)[..., 1:-1, 1:-1].abs().max() < 1e-6
+    assert AntialiasedPool(16)(torch.ones(1, 1, 16, 16))[..., 1:-1, 1:-1].allclose(torch.ones(()))
+    assert not AntialiasedPool(16).state_dict()
 
 
 def test_group_pooling_is_that_of_e2cnn():
@@ -175,14 +196,32 @@ def test_equivariance_by_the_check_of_e2cnn(group, capsys):
         Typed(SteerableConv(scalars, fields, 5), scalars, fields),
         Typed(SteerableConv(fields, fields, 3), fields, fields),
         Typed(SteerableConv(fields, fields, 1), fields, fields),
+        Typed(ClassicLayers(group).conv(fields, fields, 3), fields, fields),
         Typed(FieldBatchNorm(fields.size, order), fields, fields),
         Typed(nn.ReLU(), fields, fields),
-        Typed(SymmetricPool(10), fields, fields),
+        *(Typed(pool(10), fields, fields) for pool in POOLINGS.values()),  # the check takes maps of 10 pixels
         Typed(GroupPool(order), fields, scalars),
     ]
     for layer in layers:
         errors = layer.check_equivariance(atol=2e-5)
         assert len(errors) == order
+
+
+@pytest.mark.parametrize("group", ["C8", "D8"])
+def test_finer_groups_by_the_check_of_e2cnn(group):
+    """On the grid only turns by 90 degrees are exact, so the check sees the fields as those of C4 or D4."""
+    fields, part = regular(group, 2), (0, 4) if group == "D8" else 4
+    image = enn.FieldType(fields.gspace, [fields.gspace.trivial_repr])
+    order = fields.size // 2
+    scalars = enn.FieldType(fields.gspace, [fields.gspace.trivial_repr] * 2)
+    layers = [
+        Typed(SteerableConv(image, fields, 5), image.restrict(part), fields.restrict(part)),
+        Typed(SteerableConv(fields, fields, 3), fields.restrict(part), fields.restrict(part)),
+        Typed(FieldBatchNorm(fields.size, order), fields.restrict(part), fields.restrict(part)),
+        Typed(GroupPool(order), fields.restrict(part), scalars.restrict(part)),
+    ]
+    for layer in layers:
+        assert len(layer.check_equivariance(atol=2e-5)) == order // 2
 
 
 @pytest.mark.parametrize("group", ["SO2", "O2"])
@@ -273,15 +312,21 @@ def test_classic_filters_reach_every_pixel_freely(group, order):
     assert singular[0] / singular[-1] < 1.5
 
 
-def test_gradient_of_a_steerable_layer():
-    """In float64, which here stays in this layer: its bases are its own."""
+def gradient_check():
+    """The gradients of a steerable layer in float64, by images and by weights, against finite differences."""
     conv = SteerableConv(mixed("D4"), regular("D4", 1), 3).double()
     features = torch.randn(1, conv.in_channels, 4, 4, dtype=torch.float64, requires_grad=True)
 
     def convolution(features, weight):
         return torch.func.functional_call(conv, {"weight": weight}, (features,))
 
-    assert torch.autograd.gradcheck(convolution, (features, conv.weight.detach().requires_grad_()))
+    return torch.autograd.gradcheck(convolution, (features, conv.weight.detach().requires_grad_()))
+
+
+def test_gradient_of_a_steerable_layer():
+    """In a process of its own, since e2cnn shares what it knows of bases between all networks of a process."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        assert process.submit(gradient_check).result()
 
 
 def test_fields_in_words():

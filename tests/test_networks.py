@@ -105,6 +105,26 @@ def test_grid_that_breaks_the_symmetry_is_refused():
         build_network("d4-steerable-cnn", 64, 3, channels=(36, 64, 64, 64, 64))
 
 
+def test_wrong_options_are_refused():
+    with pytest.raises(ValueError, match="no option 'strides'; its options are channels, depth, kernel_sizes"):
+        build_network("d4-steerable-cnn", 64, 3, strides=2)
+    with pytest.raises(ValueError, match="no option 'pooling'"):
+        build_network("resnet18", 64, 3, pooling="antialiased")
+    with pytest.raises(ValueError, match="pooling is 'max'; expected average or antialiased"):
+        build_network("d4-resnet", 64, 3, pooling="max")
+    with pytest.raises(ValueError, match="kernel_sizes has 2 entries, but 5 channels"):
+        build_network("d4-steerable-cnn", 64, 3, kernel_sizes=(3, 3))
+
+
+def test_antialiased_pooling_is_an_option_and_a_name():
+    named = build_network("d4-antialiased-cnn", 33, 3)
+    chosen = build_network("d4-steerable-cnn", 33, 3, pooling="antialiased")
+    averaged, images = build_network("d4-steerable-cnn", 33, 3), blobs(4, 33)
+    assert torch.equal(named(images), chosen(images)) and not torch.allclose(named(images), averaged(images))
+    assert count_parameters(named) == count_parameters(averaged)
+    assert twin("d4-antialiased-cnn")["name"] == "plain-antialiased-cnn"
+
+
 def test_images_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"\(B, 1, 64, 64\)"):
         build_network("d4-steerable-cnn", 64, 3)(torch.zeros(1, 1, 72, 72))
@@ -226,6 +246,14 @@ def test_export_can_be_traced():
     assert torch.allclose(program.module()(images[:3]), network(images[:3]), atol=1e-6)
 
 
+def test_export_takes_large_batches_in_pieces():
+    network, images = build_network("d4-steerable-cnn", 32, 3).eval(), blobs(7, 32)
+    exported = export(network)
+    exported.at_once = 3
+    assert torch.allclose(exported(images), network(images), atol=1e-5)
+    assert export(build_network("c4-steerable-cnn", 400, 3, width=0.25)).at_once == 1
+
+
 def test_export_follows_the_weights_of_its_moment():
     network, images = build_network("d4-steerable-cnn", 32, 3), blobs(4, 32)
     before = export(settle_batch_norm(network, images))
@@ -235,9 +263,10 @@ def test_export_follows_the_weights_of_its_moment():
     assert network.training and not torch.allclose(before(images), export(network)(images))
 
 
-def test_network_is_that_of_e2cnn():
-    network, images = build_network("d4-steerable-cnn", 32, 3), blobs(6, 32)
-    reference = StraightforwardNetwork(settle_batch_norm(network, images), antialiased=False)
+@pytest.mark.parametrize(("name", "size"), [("d4-steerable-cnn", 32), ("d4-antialiased-cnn", 33)])
+def test_network_is_that_of_e2cnn(name, size):
+    network, images = build_network(name, size, 3), blobs(6, size)
+    reference = StraightforwardNetwork(settle_batch_norm(network, images))
     labels = torch.arange(6) % 3
     for one in (network, reference):
         F.cross_entropy(one(images), labels).backward()

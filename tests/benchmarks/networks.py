@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from lensstudy.batchnorm import FieldBatchNorm
-from lensstudy.layers import SteerableConv, SymmetricPool
+from lensstudy.layers import AntialiasedPool, SteerableConv, SymmetricPool
 from lensstudy.networks import Network, build_network, export, network_names, settle_batch_norm, twin
 from lensstudy.symmetry import e2cnn, gspace, invariance_error, rotate
 
@@ -26,9 +26,12 @@ enn = e2cnn.nn
 
 
 class StraightforwardNetwork(nn.Module):
-    """A regular steerable CNN of the zoo in e2cnn's own modules, with the same weights, as its examples write it."""
+    """A regular steerable CNN of the zoo in e2cnn's own modules, with the same weights, as its examples write it.
 
-    def __init__(self, network: Network, antialiased: bool):
+    It pools as `network` does, or, if `antialiased`, as the examples do.
+    """
+
+    def __init__(self, network: Network, antialiased: bool = False):
         super().__init__()
         space, order = gspace(network.group), gspace(network.group).regular_repr.size
         fields = enn.FieldType(space, [space.trivial_repr] * network.in_channels)
@@ -45,9 +48,10 @@ class StraightforwardNetwork(nn.Module):
                 inner = getattr(layers[-1], f"batch_norm_[{order}]")
                 for name in ("weight", "bias", "running_mean", "running_var"):
                     getattr(inner, name).data.copy_(getattr(layer, name).data)
+            elif isinstance(layer, AntialiasedPool) or (antialiased and isinstance(layer, SymmetricPool)):
+                layers.append(enn.PointwiseAvgPoolAntialiased(fields, 0.66, 2))
             elif isinstance(layer, SymmetricPool):
-                pool = enn.PointwiseAvgPoolAntialiased(fields, 0.66, 2) if antialiased else None
-                layers.append(pool or enn.PointwiseAvgPool(fields, layer.kernel_size, 2, layer.padding))
+                layers.append(enn.PointwiseAvgPool(fields, layer.kernel_size, 2, layer.padding))
             else:
                 layers.append(enn.ReLU(fields))
         self.body = enn.SequentialModule(*layers, enn.GroupPooling(fields))
