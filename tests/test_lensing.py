@@ -131,8 +131,77 @@ def test_line_is_a_chain_of_point_masses_and_a_short_line_is_one():
     short = lensing.line(X, Y, t(0.4), t(1e-5), t(0.7), 0.1, -0.2)
     for a, b in zip(short, lensing.point_mass(X, Y, t(0.4), 0.1, -0.2), strict=True):
         assert torch.allclose(a, b, atol=1e-8)
-    on_the_line = [torch.tensor([0.1, 0.1 + 0.9 * math.cos(0.7)]), torch.tensor([-0.2, -0.2 + 0.9 * math.sin(0.7)])]
-    assert all(torch.isfinite(a).all() for a in lensing.line(*on_the_line, **geometry))
+
+
+def test_line_is_its_integral_on_both_sides_and_on_its_axis():
+    """k/2 ln(((u + L)^2 + v^2)/((u - L)^2 + v^2)) along and k (atan((u + L)/v) - atan((u - L)/v)) across."""
+    length, k, cosine, sine = 0.9, 0.4**2 / 1.8, math.cos(0.7), math.sin(0.7)
+    u, v = X + 0.01, Y + 0.02  # no point on the axis
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
+        x, y = (value.to(dtype) for value in (0.1 + cosine * u - sine * v, -0.2 + sine * u + cosine * v))
+        geometry = (torch.tensor(value, dtype=dtype) for value in (0.4, length, 0.7))
+        alpha_x, alpha_y = (value.double() for value in lensing.line(x, y, *geometry, 0.1, -0.2))
+        along = 0.5 * k * torch.log(((u + length) ** 2 + v**2) / ((u - length) ** 2 + v**2))
+        across = k * (torch.atan((u + length) / v) - torch.atan((u - length) / v))
+        assert (cosine * alpha_x + sine * alpha_y - along).abs().max() < tolerance
+        assert (cosine * alpha_y - sine * alpha_x - across).abs().max() < tolerance
+    beyond = torch.tensor([-3.0, -1.0, 1.2, 2.5], dtype=torch.float64)
+    alpha_u, alpha_v = lensing.line(beyond, torch.zeros_like(beyond), t(0.4), t(length), t(0.0))
+    assert torch.allclose(alpha_u, k * torch.log(((beyond + length) / (beyond - length)).abs()), atol=1e-12)
+    assert alpha_v.abs().max() < 1e-12
+    alpha_u, alpha_v = lensing.line(t([0.0, 0.5]), t([1e-9, 1e-9]), t(0.4), t(length), t(0.0))  # from above
+    assert alpha_v.tolist() == pytest.approx([k * math.pi] * 2, rel=1e-6)
+    assert alpha_u.tolist() == pytest.approx([0, k * math.log(1.4 / 0.4)], abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_line_is_finite_at_its_ends_and_middle_and_its_derivatives_are_right(dtype):
+    x = torch.tensor([0.9, -0.9, 0.0, 0.5, 2.0], dtype=dtype, requires_grad=True)
+    y = torch.zeros(5, dtype=dtype, requires_grad=True)
+    geometry = [torch.tensor(value, dtype=dtype, requires_grad=True) for value in (0.4, 0.9, 0.0)]
+    alpha_x, alpha_y = lensing.line(x, y, *geometry)
+    for alpha in (alpha_x, alpha_y):
+        gradients = torch.autograd.grad(alpha.sum(), (x, y, *geometry), retain_graph=True)
+        assert all(torch.isfinite(value).all() for value in (alpha, *gradients))
+    assert alpha_x[0] == -alpha_x[1] > 0.3  # it grows without bound there, as a logarithm
+    places = torch.tensor([0.0, -0.7, 1.3], dtype=torch.float64), torch.tensor([0.4, 0.3, -0.2], dtype=torch.float64)
+    arguments = [value.requires_grad_() for value in (*places, t(0.4), t(0.9), t(0.0))]
+    assert torch.autograd.gradcheck(lensing.line, arguments)
+
+
+def test_light_and_sums_are_finite_and_differentiable_in_both_precisions():
+    for dtype in (torch.float32, torch.float64):
+        x, y = (torch.tensor(value, dtype=dtype, requires_grad=True) for value in ([[0.1, 0.5]], [[0.2], [0.7]]))
+        places = [torch.tensor([values], dtype=dtype) for values in ([0.3, 0.2], [0.1, 0.5], [0.2, 0.7])]
+        scales = torch.tensor([[0.2, 0.1]], dtype=dtype), torch.tensor([[5.0, 2.0]], dtype=dtype)
+        for values in (
+            lensing.point_mass_sum(x, y, *places),
+            lensing.truncated_nfw_sum(x, y, places[0], *scales, *places[1:]),
+            [lensing.sersic(x, y, 1.0, 0.4, 2.0, *torch.zeros(2, 1, dtype=dtype), 0.1, 0.2)],
+        ):
+            for value in values:
+                gradients = torch.autograd.grad(value.sum(), (x, y), retain_graph=True)
+                assert all(torch.isfinite(one).all() and one.dtype == dtype for one in (value, *gradients))
+
+
+def test_fields_stay_on_the_device_of_their_arguments():
+    """A tensor made on the processor would not meet those of the meta device, nor those of a GPU."""
+    x, y, one = torch.empty(1, 5, device="meta"), torch.empty(4, 1, device="meta"), torch.empty(2, 1, 1, device="meta")
+    many = torch.empty(2, 3, device="meta")
+    for function, parameters in (
+        (lensing.sie, [one] * 5),
+        (lensing.shear, [one] * 2),
+        (lensing.point_mass, [one] * 3),
+        (lensing.point_mass_sum, [many] * 3),
+        (lensing.line, [one] * 5),
+        (lensing.nfw, [one] * 4),
+        (lensing.truncated_nfw, [one] * 5),
+        (lensing.truncated_nfw_sum, [many] * 5),
+        (lensing.sersic, [one] * 7),
+    ):
+        made = function(x, y, *parameters)
+        for field in [made] if torch.is_tensor(made) else made:
+            assert field.shape == (2, 4, 5) and field.device.type == "meta"
 
 
 def test_nfw_scales_of_a_known_halo():
