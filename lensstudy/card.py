@@ -1,0 +1,114 @@
+"""The card of an exported network: what it takes, what it answers, how far to trust it, and the hash of every file.
+
+An exported network is a folder, and `card.json` is its label. `Card.read(folder)` opens it and checks that the folder
+is whole and unaltered; a folder that is not is refused, for a network that answers with other weights than its card
+describes answers with confidence and wrongly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+__all__ = ["CARD_VERSION", "Card", "CardError", "Images", "file_hash"]
+
+CARD_VERSION = 1
+FORMAT = "lensstudy-network"
+
+
+class CardError(ValueError):
+    """An exported network that must not be used. The message says which file, why, and the way out."""
+
+
+class Images(BaseModel):
+    """What the network takes. Sizes in pixels along one side, the pixel scale in arcseconds."""
+
+    channels: int = Field(description="bands of an image")
+    image_size: int = Field(description="pixels of the images it was trained on")
+    crop: int = Field(description="central pixels that it sees")
+    binning: int = Field(description="pixels along each side averaged into one")
+    size: int = Field(description="pixels of the network's input: crop / binning")
+    pixel_scale: float | None = Field(description="arcseconds of one pixel before binning, null where not known")
+    scaling: dict[str, Any] = Field(description="how brightness is stretched: kind and parameters")
+    brightness: dict[str, float] = Field(description="median of the training images' minimum, mean and maximum")
+
+
+class Card(BaseModel):
+    """Everything that a user of an exported network needs to know."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["lensstudy-network"] = FORMAT
+    format_version: int = CARD_VERSION
+    network: str = Field(description="architecture, as named in lensstudy")
+    symmetry: str = Field(description="group under which the answer does not change, empty for none")
+    classes: list[str] = Field(description="names of the classes, in the order of the outputs")
+    images: Images
+    calibration: dict[str, Any] = Field(description="temperature that divides the logits, and what it does")
+    in_distribution: dict[str, Any] | None = Field(description="how strange images are told, null where they are not")
+    metrics: dict[str, Any] = Field(description="scores on the validation and test images, with intervals")
+    training: dict[str, Any] = Field(description="settings, number of images, fingerprint and source of the data")
+    limits: list[str] = Field(description="what it cannot be used for")
+    equality: dict[str, float] = Field(description="largest difference of logits to the network that was trained")
+    licence: str
+    versions: dict[str, str]
+    files: dict[str, str] = Field(description="SHA-256 of every other file of the folder")
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Card:
+        """The card of the exported network in `folder`, after every file was checked. Raises `CardError`."""
+        folder = Path(folder)
+        try:
+            content = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        except OSError:
+            raise CardError(
+                f"{folder}: no card.json, so this is no exported network; `lensstudy export RUN` makes one"
+            ) from None
+        except ValueError as error:
+            raise CardError(f"{folder / 'card.json'}: is damaged ({error}); export the network again") from None
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise CardError(
+                f"{folder}: this card.json is not that of an exported network. If it is the folder of a training, "
+                f"`lensstudy export {folder}` exports it"
+            )
+        if content.get("format_version") != CARD_VERSION:
+            raise CardError(
+                f"{folder}: its card has version {content.get('format_version')}, and this lensstudy reads version "
+                f"{CARD_VERSION}; update lensstudy, or export the network again with the one that is installed"
+            )
+        try:
+            card = cls(**content)
+        except ValidationError as error:
+            where = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise CardError(f"{folder / 'card.json'}: is incomplete or altered ({where}); export again") from None
+        card._check_files(folder)
+        return card
+
+    def _check_files(self, folder: Path) -> None:
+        for name, expected in self.files.items():
+            file = folder / name
+            if Path(name).name != name:
+                raise CardError(f"{folder}: its card names '{name}', which lies outside the folder; do not use it")
+            if not file.is_file():
+                raise CardError(f"{folder}: '{name}' is missing, which its card lists; copy the whole folder again")
+            if file_hash(file) != expected:
+                raise CardError(
+                    f"{file}: has been altered since the export (its SHA-256 is not that of the card), so its answers "
+                    "would not be those of the network described; copy the folder again, or export again"
+                )
+
+    def write(self, folder: Path) -> Path:
+        """Write `card.json`, the last file of an export."""
+        file = folder / "card.json"
+        file.write_text(json.dumps(self.model_dump(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        return file
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

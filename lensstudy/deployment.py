@@ -1,0 +1,334 @@
+"""A network leaves the study: `export` turns the folder of a training into one that answers on its own.
+
+The exported folder holds the network in plain operations (`network.json`, `weights.safetensors`, `network.onnx`), what
+tells images that are unlike those it was trained on (`distribution.safetensors`), and `card.json`, which describes and
+seals the rest. It needs neither e2cnn nor anything of the study, and nothing in it can be run. `Predictor` uses it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.fx
+
+from lensstudy.card import Card, CardError, Images, file_hash
+from lensstudy.dataset import DataError, LensDataset
+from lensstudy.distribution import Distribution
+from lensstudy.plain import PlainNetwork, Step, load_plain, save_plain, write_onnx
+from lensstudy.predictor import Predictor
+
+if TYPE_CHECKING:
+    from lensstudy.networks import Network
+    from lensstudy.training import TrainedNetwork
+
+__all__ = ["Card", "CardError", "Predictor", "calibrate", "export", "to_plain"]
+
+TOLERANCE = 1e-5  # of logits, relative to the largest of them
+LICENCE = "MIT"
+SAMPLE = 2000  # training images of which the distribution is learnt
+# What a training's card holds that has a place of its own in the card of the export.
+ELSEWHERE = ("network", "classes", "in_channels", "image_size", "crop", "binning", "size", "scaling", "versions")
+LIMITS = (
+    "It tells the classes of its training images apart and knows no others: a lens of another kind gets one of them.",
+    "Probabilities assume that the classes are as frequent as they were in the training images.",
+    "It was trained on simulated or selected images; on telescope images its scores are not known.",
+)
+
+
+def export(
+    run: str | Path,
+    out: str | Path | None = None,
+    format: str = "onnx",
+    dataset: LensDataset | str | Path | None = None,
+    pixel_scale: float | None = None,
+) -> Path:
+    """Export the finished training in the folder `run` to the folder `out` (default: `exported` inside it).
+
+    format: `pytorch` for the plain network alone, `onnx` (the default) to have it as ONNX besides.
+    dataset: the set it was trained on, or its folder (default: the one of its study). Without it the card knows no
+        brightness and no strange images, and predictions say so.
+    pixel_scale: arcseconds of one pixel, where the data set does not say.
+
+    Returns the folder. Raises `CardError` if the exported network does not answer as the trained one, `DataError` if
+    `dataset` is another than the one of the training.
+    """
+    from lensstudy.training import load_trained
+
+    run = Path(run)
+    if format not in ("onnx", "pytorch"):
+        raise ValueError(f"format '{format}' is unknown; there are pytorch and onnx")
+    trained = load_trained(run)
+    data = _training_set(run, trained, dataset)
+    out = Path(out) if out else run / "exported"
+    if out.exists() and any(out.iterdir()) and not (out / "card.json").exists():
+        raise CardError(f"{out}: holds something that is no exported network; choose another folder")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        card = _write(partial, run, trained, data, format, pixel_scale)
+        card.write(partial)
+        shutil.rmtree(out, ignore_errors=True)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, pixel_scale) -> Card:
+    network = to_plain(trained.network)
+    save_plain(network, folder)
+    if format == "onnx":
+        write_onnx(network, folder / "network.onnx")
+    equality = _check_equality(folder, trained.network)
+    labels, probabilities = _validation(run, trained.classes)
+    description = trained.card
+    scale = pixel_scale or description["data"].get("pixel_scale")
+    images = Images(
+        channels=description["in_channels"],
+        pixel_scale=scale,
+        brightness=_brightness(data) if data else {},
+        scaling=trained.scaling.to_dict(),
+        **{name: description[name] for name in ("image_size", "crop", "binning", "size")},
+    )
+    card = Card(
+        network=description["network"],
+        symmetry=trained.network.group,
+        classes=list(trained.classes),
+        images=images,
+        calibration=calibrate(labels, probabilities),
+        in_distribution=None,
+        metrics=_metrics(run, trained, labels, probabilities),
+        training={name: value for name, value in description.items() if name not in ELSEWHERE},
+        limits=_limits(trained, scale, data),
+        equality=equality,
+        licence=LICENCE,
+        versions=description["versions"] | {"lensstudy": version("lensstudy"), "torch_export": torch.__version__},
+        files={},
+    )
+    if data is not None:
+        seen = Predictor.of(card, network)
+        train, validation = (data.part(name) for name in ("train", "validation"))
+        rows = np.linspace(0, len(train) - 1, min(SAMPLE, len(train))).astype(int)
+        distribution = Distribution.fit(seen.features(train.images[rows]), train.labels[rows])
+        card.in_distribution = distribution.settle(seen.features(validation.images[:]))
+        distribution.save(folder / "distribution.safetensors")
+    card.files = {file.name: file_hash(file) for file in sorted(folder.iterdir())}
+    return card
+
+
+# The network ----------------------------------------------------------------------------------------------------------
+
+
+def to_plain(network: Network) -> PlainNetwork:
+    """`network` as it is now, in evaluation mode, as a list of plain operations.
+
+    Raises `ValueError` for a layer that has no plain form.
+    """
+    from lensstudy import networks
+
+    plain = networks.export(network)
+    head = _Head(plain)
+    modules, names, steps, weights = dict(head.named_modules()), {}, [], {}
+    for node in _Tracer().trace(head).nodes:
+        if node.op == "placeholder":
+            names[node] = "images"
+            continue
+        if node.op == "output":
+            features, logits = (names[value] for value in node.args[0])
+            continue
+        module = modules[node.target] if node.op == "call_module" else None
+        inputs = tuple(names[value] for value in node.args if isinstance(value, torch.fx.Node))
+        if isinstance(module, torch.nn.Identity):
+            names[node] = inputs[0]
+            continue
+        operation, own, options = _as_operation(module, node)
+        for key, value in own.items():
+            weights[f"{node.name}_{key}"] = value.detach().clone()
+        names[node] = node.name
+        steps.append(Step(operation, inputs, node.name, tuple(f"{node.name}_{key}" for key in own), options))
+    ends = {features: "features", logits: "logits"}
+    steps = [
+        Step(s.operation, tuple(ends.get(i, i) for i in s.inputs), ends.get(s.output, s.output), s.weights, s.options)
+        for s in steps
+    ]
+    return PlainNetwork(steps, weights, network.in_channels, network.image_size).eval()
+
+
+class _Head(torch.nn.Module):
+    """A network without the check of its input, which has no place in a graph."""
+
+    def __init__(self, network: Network):
+        super().__init__()
+        self.body, self.invariant, self.classifier = network.body, network.invariant, network.classifier
+
+    def forward(self, images):
+        features = self.invariant(self.body(images)).mean((2, 3))
+        return features, self.classifier(features)
+
+
+class _Tracer(torch.fx.Tracer):
+    """Looks into containers and residual blocks, and takes every layer as a whole."""
+
+    def is_leaf_module(self, module: torch.nn.Module, name: str) -> bool:
+        return not any(True for _ in module.children())
+
+
+def _as_operation(module: torch.nn.Module | None, node) -> tuple[str, dict, dict]:
+    """A layer (or a function between layers) as the name of an operation, its weights and its options."""
+    from lensstudy import layers
+
+    if module is None:
+        operation = {"relu_": "relu", "relu": "relu", "add": "add", "mean": "mean"}.get(
+            getattr(node.target, "__name__", node.target)
+        )
+        if operation is None:
+            raise ValueError(f"'{node.target}' has no plain form, so this network cannot be exported")
+        return operation, {}, {}
+    weights = {name: value for name, value in module.named_parameters() if value is not None}
+    match module:
+        case torch.nn.Conv2d():
+            return "convolution", weights, {"stride": _one(module.stride), "padding": _one(module.padding)}
+        case torch.nn.Linear():
+            return "linear", weights, {}
+        case torch.nn.ReLU():
+            return "relu", {}, {}
+        case torch.nn.MaxPool2d():
+            return "max_pool", {}, {name: getattr(module, name) for name in ("kernel_size", "stride", "padding")}
+        case layers.SymmetricPool():
+            return "average_pool", {}, {"kernel_size": module.kernel_size, "stride": 2, "padding": module.padding}
+        case layers.AntialiasedPool():
+            return "antialiased_pool", {"blur": module.blur}, {"stride": 2, "padding": module.padding}
+        case layers.GroupPool():
+            return "field_maximum", {}, {"field_size": module.field_size}
+        case layers.NormReLU():
+            return "norm_relu", weights, {"scalars": module.scalars}
+        case layers.GatedReLU():
+            return "gated_relu", {}, {"scalars": module.scalars, "vectors": module.vectors}
+        case layers.ScalarsAndNorms():
+            return "scalars_and_norms", {}, {"scalars": module.scalars}
+    raise ValueError(f"layer '{node.target}' ({type(module).__name__}) has no plain form, so it cannot be exported")
+
+
+def _one(extent: int | tuple[int, ...]) -> int:
+    return extent if isinstance(extent, int) else extent[0]
+
+
+@torch.no_grad()
+def _check_equality(folder: Path, network: Network) -> dict[str, float]:
+    """Largest difference of the exported logits to the trained network's, relative to the largest logit. Judged on
+    noise, which reaches everything, read back from the files. Raises `CardError` where it is not small."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(8, network.in_channels, network.image_size, network.image_size, generator=generator)
+    expected = network.eval()(images)
+    found = {"pytorch": load_plain(folder)(images)}
+    if (folder / "network.onnx").exists():
+        from lensstudy.predictor import OnnxNetwork
+
+        found["onnx"] = OnnxNetwork(folder / "network.onnx").features(images)[0]
+    size = expected.abs().max().clamp_min(1)
+    differences = {name: float((logits - expected).abs().max() / size) for name, logits in found.items()}
+    for name, difference in differences.items():
+        if not difference <= TOLERANCE:
+            raise CardError(f"exported as {name}, the logits differ by {difference:.1e}, more than {TOLERANCE:g}")
+    return differences
+
+
+# What the card says ---------------------------------------------------------------------------------------------------
+
+
+def calibrate(labels: np.ndarray, probabilities: np.ndarray) -> dict:
+    """The temperature that makes `probabilities` `(N, classes)` of validation images say how often they are right, and
+    what it does to them."""
+    from lensstudy import evaluation
+
+    temperature = evaluation.fit_temperature(labels, probabilities)
+
+    def loss(answers):
+        return float(-np.log(np.clip(answers[np.arange(len(labels)), labels], 1e-15, None)).mean())
+
+    return {
+        "temperature": temperature,
+        "method": "temperature scaling on the validation images (Guo et al. 2017)",
+        "validation_images": len(labels),
+        "log_loss_before": loss(probabilities),
+        "log_loss_after": loss(evaluation.tempered(probabilities, temperature)),
+    }
+
+
+def _validation(run: Path, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of the validation images, and the probabilities that the training kept."""
+    table = pd.read_parquet(run / "predictions.parquet")
+    return table["class"].map(classes.index).to_numpy(), table[list(classes)].to_numpy()
+
+
+def _training_set(run: Path, trained: TrainedNetwork, dataset: LensDataset | str | Path | None) -> LensDataset | None:
+    """The data set of the training: the given one, or that of the study that the run folder belongs to."""
+    folder = run.resolve().parent.parent / "dataset"
+    given = dataset is not None
+    if not given and not (folder / "dataset.json").exists():
+        return None
+    if not isinstance(dataset, LensDataset):
+        dataset = LensDataset.load(dataset or folder)
+    if dataset.fingerprint == trained.card["data_fingerprint"]:
+        return dataset
+    if not given:
+        return None
+    raise DataError(
+        f"{run}: was trained on other images (fingerprint {trained.card['data_fingerprint']}) than those of this data "
+        f"set ({dataset.fingerprint}); give the data set of its study"
+    )
+
+
+def _brightness(dataset: LensDataset) -> dict[str, float]:
+    """What values the training images hold, for whoever wonders whether theirs are alike."""
+    train = dataset.part("train")
+    rows = np.linspace(0, len(train) - 1, min(256, len(train))).astype(int)
+    images = np.asarray(train.images[rows], np.float64)
+    measures = {"minimum": images.min((1, 2, 3)), "mean": images.mean((1, 2, 3)), "maximum": images.max((1, 2, 3))}
+    return {name: float(np.median(values)) for name, values in measures.items()}
+
+
+def _metrics(run: Path, trained: TrainedNetwork, labels: np.ndarray, probabilities: np.ndarray) -> dict:
+    """Scores with 95 % intervals over images: on the validation images, and on the test images where the study has
+    analysed them."""
+    from lensstudy import evaluation
+
+    value = {
+        "auc": evaluation.auc(labels, probabilities),
+        "accuracy": float((probabilities.argmax(1) == labels).mean()),
+    }
+    validation = {"images": len(labels)}
+    for name in value:
+        interval = evaluation.interval(labels, [probabilities], name)
+        validation[name] = {"value": value[name], "interval": list(interval)}
+    found = {"validation": validation}
+    table = run.resolve().parent.parent / "analysis" / "table.json"
+    if table.exists():
+        of_network = [row for row in json.loads(table.read_text()) if row["network"] == trained.card["network"]]
+        found["test"] = {"of": "mean over the seeds of the study"} | {
+            row["view"]: {
+                name: {"value": row[name], "interval": [row[f"{name}_low"], row[f"{name}_high"]]}
+                for name in ("auc", "accuracy")
+            }
+            for row in of_network
+        }
+    return found
+
+
+def _limits(trained: TrainedNetwork, pixel_scale: float | None, dataset: LensDataset | None) -> list[str]:
+    limits = list(LIMITS)
+    if pixel_scale is None:
+        limits.append("Its training data does not say how large a pixel is: images of another size are refused.")
+    if dataset is None:
+        limits.append("Its training images were not at hand at the export: it cannot tell images that are unlike them.")
+    if not trained.card.get("augmentation", True):
+        limits.append("It was trained without turned images.")
+    return limits

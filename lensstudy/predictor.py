@@ -1,0 +1,332 @@
+"""`Predictor`: an exported network that answers for images in memory and for thousands of files.
+
+It shows the network what its card says (the central pixels, binned and stretched), divides the logits by the
+temperature of the card, and tells images that are unlike those of the training. An image that cannot be what the
+network was trained on is refused with a reason: other bands, another pixel scale, bad pixels. Nothing here needs e2cnn
+or Lightning.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from tqdm.auto import tqdm
+
+from lensstudy.card import Card
+from lensstudy.containers import Listing, list_path
+from lensstudy.dataset import DataError, LensDataset, Scaling
+from lensstudy.distribution import Distribution
+from lensstudy.formats import FITS, decode, stacked
+from lensstudy.plain import PlainNetwork, load_plain
+from lensstudy.turning import centre_crop, rotate
+
+__all__ = ["OnnxNetwork", "Predictor", "find"]
+
+SCALE_TOLERANCE = 0.02  # pixel scales that agree to 2 % are the same: half a pixel over a cutout of 50
+LABELS = ("labels", "label", "classes", "class", "y")  # arrays beside the images of an HDF5 file
+AT_ONCE = 16  # images in one part of a batch
+PIECE = 256  # images taken from a stack at a time
+
+
+class OnnxNetwork:
+    """The network in an ONNX file, run by onnxruntime: parts of a batch side by side on `threads` processors, which is
+    a fifth faster than all processors on one part."""
+
+    def __init__(self, file: Path, threads: int = 0):
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ImportError("an ONNX file needs onnxruntime: pip install onnxruntime") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        self.pool = ThreadPoolExecutor(threads or torch.get_num_threads())
+
+    def features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and features, as `PlainNetwork.features` returns them."""
+        parts = [part.contiguous().numpy() for part in images.split(AT_ONCE)]
+        answers = list(self.pool.map(lambda part: self.session.run(["logits", "features"], {"images": part}), parts))
+        logits, features = (torch.from_numpy(np.concatenate(both)) for both in zip(*answers, strict=True))
+        return logits, features
+
+
+@dataclass
+class _Image:
+    """One image on its way: where it was found and its pixels `(C, H, W)`, or why there are none."""
+
+    file: str
+    index: int
+    pixels: np.ndarray | None
+    reason: str = ""
+    pixel_scale: float | None = None
+
+
+class Predictor:
+    """An exported network, opened from its `folder`. `classes` are in the order of the probabilities.
+
+    turns: average the answer over this many orientations of each image, evenly spaced.
+    pixel_scale: arcseconds of one pixel of the images, for files that do not say.
+    threads: processor threads (default: torch's number).
+
+    Raises `CardError` for a folder that is incomplete, altered or newer than this version.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        turns: int = 1,
+        pixel_scale: float | None = None,
+        batch_size: int = 64,
+        threads: int = 0,
+    ):
+        folder = Path(folder).expanduser()
+        card = Card.read(folder)
+        onnx = folder / "network.onnx"
+        network = OnnxNetwork(onnx, threads) if onnx.name in card.files else load_plain(folder)
+        known = card.in_distribution is not None
+        distribution = Distribution.load(folder / "distribution.safetensors") if known else None
+        self._set(card, network, distribution, turns, pixel_scale, batch_size)
+
+    @classmethod
+    def of(cls, card: Card, network: PlainNetwork | OnnxNetwork, distribution: Distribution | None = None) -> Predictor:
+        """A predictor of a network that is in memory."""
+        made = cls.__new__(cls)
+        made._set(card, network, distribution, 1, None, 64)
+        return made
+
+    def _set(self, card, network, distribution, turns, pixel_scale, batch_size):
+        if turns < 1:
+            raise ValueError(f"turns = {turns}; expected 1 (as observed) or more orientations to average over")
+        if pixel_scale is not None and not pixel_scale > 0:
+            raise ValueError(f"pixel_scale = {pixel_scale}; expected arcseconds of one pixel, more than 0")
+        self.card, self.network, self.distribution = card, network, distribution
+        self.turns, self.pixel_scale, self.batch_size = turns, pixel_scale, batch_size
+        self.classes, self.scaling = tuple(card.classes), Scaling.from_dict(card.images.scaling)
+        self.temperature = card.calibration["temperature"]
+
+    # What an answer is ------------------------------------------------------------------------------------------------
+
+    def seen(self, images: np.ndarray, degrees: float = 0.0) -> torch.Tensor:
+        """What the network sees of images `(N, C, H, W)` that were turned by `degrees`: `(N, C, size, size)`."""
+        about = self.card.images
+        batch = torch.from_numpy(np.array(images, dtype=np.float32, order="C"))
+        batch = rotate(batch, degrees, size=about.crop)
+        batch = F.avg_pool2d(batch, about.binning) if about.binning > 1 else batch
+        return self.scaling.apply(batch)
+
+    @torch.no_grad()
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """What the last layer sees of images `(N, C, H, W)`: `(N, features)`."""
+        parts = range(0, len(images), self.batch_size)
+        return np.concatenate(
+            [self.network.features(self.seen(images[i : i + self.batch_size]))[1].numpy() for i in parts]
+        )
+
+    @torch.no_grad()
+    def answers(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Calibrated probabilities `(N, classes)` and strangeness `(N,)` (above 1 is unlike the training images; NaN
+        where the card does not know) of images `(N, C, H, W)` that `prepare` has let pass."""
+        probabilities, strangeness = [], np.full(len(images), np.nan)
+        for turn in range(self.turns):
+            logits, features = self.network.features(self.seen(images, 360 * turn / self.turns))
+            probabilities.append(torch.softmax(logits.double() / self.temperature, dim=1).numpy())
+            if turn == 0 and self.distribution is not None:
+                strangeness = self.distribution.strangeness(features.numpy().astype(np.float64))
+        return np.mean(probabilities, axis=0), strangeness
+
+    def prepare(self, image: np.ndarray, pixel_scale: float | None = None) -> np.ndarray:
+        """An image `(C, H, W)` as the network can take it. Raises `ValueError` with the reason if it cannot."""
+        about = self.card.images
+        scale = pixel_scale or self.pixel_scale
+        channels, height, width = image.shape
+        if channels != about.channels and channels > 1 and (image == image[:1]).all():
+            image, channels = image[:1], 1  # a grey picture stored in colour
+        if channels != about.channels:
+            raise ValueError(
+                f"{channels} bands, and the network takes {about.channels}; give one band, not a colour image"
+            )
+        if height != width:
+            raise ValueError(f"{height} x {width} pixels; cut out a square with the lens in its centre")
+        if scale and about.pixel_scale and abs(scale / about.pixel_scale - 1) > SCALE_TOLERANCE:
+            raise ValueError(
+                f"pixels of {scale:.4g} arcsec, and the network was trained on {about.pixel_scale:.4g}; resample the "
+                "image to that, or use a network that was trained on this scale"
+            )
+        if height < about.crop:
+            raise ValueError(f"{height} x {width} pixels, and the network sees the central {about.crop} x {about.crop}")
+        if height != about.image_size and not (scale and about.pixel_scale):
+            asked = f"{about.pixel_scale:.4g} arcsec a pixel" if about.pixel_scale else "an unknown pixel scale"
+            raise ValueError(
+                f"{height} x {width} pixels, and the network was trained on {about.image_size} x {about.image_size} at "
+                f"{asked}; say how large the pixels are (--pixel-scale), or cut the images to that size"
+            )
+        if (height - about.crop) % 2:  # the nearest centre is half a pixel away
+            image = image[:, :-1, :-1]
+        looked_at = image if self.turns > 1 else centre_crop(image, about.crop)
+        if bad := int((~np.isfinite(looked_at)).sum()):
+            raise ValueError(f"{bad} pixels of what the network sees are NaN or infinite; fill them, or cut them off")
+        if looked_at.min() == looked_at.max():
+            raise ValueError("every pixel has the same value")
+        return np.nan_to_num(image.astype(np.float32))
+
+    def predict(self, images: np.ndarray | Sequence[np.ndarray]) -> pd.DataFrame:
+        """One row an image of an array `(N, C, H, W)`, `(N, H, W)` or a list of images: `prediction` (empty for an
+        image that is refused or strange), a probability a class, `strangeness`, `in_distribution`, `reason`."""
+        found = [_Image("", i, np.asarray(image)) for i, image in enumerate(images)]
+        for one in found:
+            if one.pixels.ndim == 2:
+                one.pixels = one.pixels[None]
+            if one.pixels.ndim != 3:
+                raise ValueError(f"image {one.index} has shape {one.pixels.shape}; expected (H, W) or (C, H, W)")
+        return pd.DataFrame(list(self._rows(found)), columns=self.columns).drop(columns="file")
+
+    # Files ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of what a row holds."""
+        return ["file", "image", "prediction", *self.classes, "strangeness", "in_distribution", "reason"]
+
+    def predict_files(
+        self, paths: Iterable[str | Path], extension: str | int | None = None, progress: bool = False
+    ) -> Iterator[dict]:
+        """A row for every image at `paths`: files, folders, tars, zips, HDF5 and data sets, or patterns such as
+        `cutouts/*.fits`. Rows come as they are made, so that memory stays bounded. A file that cannot be used is a row
+        with its `reason`. `extension` names the FITS extension, HDF5 dataset or npz key."""
+        yield from self._rows(find(paths, extension, progress))
+
+    def _rows(self, images: Iterable[_Image]) -> Iterator[dict]:
+        waiting: list[tuple[_Image, np.ndarray | None]] = []
+        for one in images:
+            pixels = None
+            if one.pixels is not None:
+                try:
+                    pixels = self.prepare(one.pixels, one.pixel_scale)
+                except ValueError as error:
+                    one.reason = str(error)
+            one.pixels = None
+            shapes = {other.shape for _, other in waiting if other is not None}
+            if len(waiting) >= self.batch_size or (pixels is not None and shapes - {pixels.shape}):
+                yield from self._answered(waiting)
+                waiting = []
+            waiting.append((one, pixels))
+        yield from self._answered(waiting)
+
+    def _answered(self, waiting: list[tuple[_Image, np.ndarray | None]]) -> Iterator[dict]:
+        usable = [pixels for _, pixels in waiting if pixels is not None]
+        answers = zip(*self.answers(np.stack(usable)), strict=True) if usable else iter(())
+        for one, pixels in waiting:
+            row = {"file": one.file, "image": one.index, "prediction": "", "reason": one.reason}
+            yield row if pixels is None else row | self._answer(*next(answers))
+
+    def _answer(self, probabilities: np.ndarray, strangeness: float) -> dict:
+        row = dict(zip(self.classes, probabilities.tolist(), strict=True))
+        prediction = self.classes[int(probabilities.argmax())]
+        if np.isnan(strangeness):
+            return row | {"prediction": prediction}
+        row |= {"strangeness": float(strangeness), "in_distribution": bool(strangeness <= 1)}
+        if strangeness > 1:
+            reason = f"unlike the training images ({strangeness:.3g} times the limit): no prediction"
+            return row | {"prediction": "", "reason": reason}
+        return row | {"prediction": prediction}
+
+
+def find(paths: Iterable[str | Path], extension: str | int | None = None, progress: bool = False) -> Iterator[_Image]:
+    """Every image at `paths`, one after the other; what cannot be read comes with its reason and no pixels."""
+    places = [(place, _listed(place)) for path in paths for place in _expanded(path)]
+    total = sum(len(listing.names) if isinstance(listing, Listing) else 1 for _, listing in places)
+    with tqdm(total=total, desc="images", unit="file", disable=not progress, delay=1) as bar:
+        for place, listing in places:
+            if isinstance(listing, str):
+                yield _Image(str(place), 0, None, listing)
+                bar.update()
+            elif isinstance(listing, LensDataset):
+                scale = listing.description.get("pixel_scale")
+                for i, name in enumerate(listing.catalogue["name"]):
+                    yield _Image(f"{place}:{name}", i, np.asarray(listing.images[i]), "", scale)
+                bar.update()
+            else:
+                for name, content in listing.stream():
+                    yield from _decoded(_shown(place, listing, name), name, content, extension)
+                    bar.update()
+
+
+def _expanded(path: str | Path) -> list[Path]:
+    """The files of a pattern; a path without one stands for itself."""
+    text = os.path.expandvars(os.path.expanduser(str(path)))
+    if os.path.exists(text) or not glob.has_magic(text):
+        return [Path(text)]
+    return [Path(found) for found in sorted(glob.glob(text, recursive=True))] or [Path(text)]
+
+
+def _listed(place: Path) -> Listing | LensDataset | str:
+    """What lies at a place, or why nothing can be read there."""
+    if not place.exists():
+        return "no file matches this pattern" if glob.has_magic(str(place)) else "nothing exists at this path"
+    try:
+        if place.is_dir() and (place / "dataset.json").exists():
+            return LensDataset.load(place)
+        listing = list_path(place)
+    except (DataError, OSError) as error:
+        return str(error)
+    return listing if listing.names else f"no images in it ({len(listing.ignored)} other files)"
+
+
+def _shown(place: Path, listing: Listing, name: str) -> str:
+    if listing.kind == "file":
+        return str(place)
+    return str(place / name) if listing.kind == "folder" else f"{place}:{name}"
+
+
+def _decoded(file: str, name: str, content, extension: str | int | None) -> Iterator[_Image]:
+    """The images of one file, of a stack a piece at a time."""
+    if PurePosixPath(name).stem.lower() in LABELS and getattr(content, "ndim", 1) < 2:
+        return
+    try:
+        if isinstance(content, Exception):
+            raise content
+        if not isinstance(content, bytes | Path):  # an HDF5 dataset
+            if content.ndim < 4:
+                yield from (_Image(file, i, image) for i, image in enumerate(stacked(content[...])))
+                return
+            for start in range(0, len(content), PIECE):
+                piece = stacked(content[start : start + PIECE])
+                yield from (_Image(file, start + i, image) for i, image in enumerate(piece))
+            return
+        images, _ = decode(name, content, extension)
+        scale = _pixel_scale(content, extension) if name.lower().endswith(FITS) else None
+    except Exception as error:  # whatever a damaged file makes a decoder raise
+        yield _Image(file, 0, None, f"{error}" or type(error).__name__)
+        return
+    for i, image in enumerate(images):
+        yield _Image(file, i, np.asarray(image), "", scale)
+
+
+def _pixel_scale(content: bytes | Path, extension: str | int | None) -> float | None:
+    """Arcseconds of one pixel from the header of a FITS image, None where it does not say."""
+    import io
+    import warnings
+
+    from astropy.io import fits
+    from astropy.wcs import WCS
+    from astropy.wcs.utils import proj_plane_pixel_scales
+
+    with fits.open(io.BytesIO(content) if isinstance(content, bytes) else content) as hdus:
+        if extension is None:
+            extension = next(i for i, hdu in enumerate(hdus) if hdu.is_image and hdu.header["NAXIS"] >= 2)
+        header = hdus[extension].header
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wcs = WCS(header)
+        if wcs.has_celestial:
+            return float(np.mean(proj_plane_pixel_scales(wcs.celestial))) * 3600
+        return next((float(header[key]) for key in ("PIXSCALE", "PIXELSCL") if key in header), None)
