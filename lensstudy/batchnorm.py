@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["FieldBatchNorm"]
+__all__ = ["FieldBatchNorm", "release_scratch"]
 
 
 class FieldBatchNorm(nn.Module):
@@ -145,3 +145,8 @@ def _scratch(features: Tensor, number: int) -> Tensor:
     if key not in buffers or buffers[key].numel() < size:
         buffers[key] = features.new_empty(size)
     return buffers[key][:size].as_strided(features.shape, features.stride())
+
+
+def release_scratch():
+    """Give back the memory that batch norm in this thread keeps for its next call."""
+    _memory.__dict__.clear()

@@ -13,11 +13,13 @@ import difflib
 import inspect
 import json
 import math
+import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -25,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lensstudy.batchnorm import FieldBatchNorm
+from lensstudy.batchnorm import FieldBatchNorm, release_scratch
 from lensstudy.export import export
 from lensstudy.layers import (
     POOLINGS,
@@ -50,6 +52,7 @@ __all__ = [
     "load_weights",
     "multiply_accumulates",
     "network_names",
+    "peak_memory",
     "save_weights",
     "settle_batch_norm",
     "turned_filters",
@@ -368,6 +371,16 @@ def count_parameters(network: nn.Module) -> int:
 def multiply_accumulates(network: Network) -> int:
     """Multiplications of one image's pass through convolutions and the classifier."""
     return sum(row["multiply_accumulates"] for row in describe(network))
+
+
+def peak_memory(step: Callable[[], object]) -> int:
+    """The most bytes that tensors on the processor take at one time during `step()`, beyond those there before."""
+    release_scratch()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler announces itself otherwise
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate((event.nbytes() for event in sorted(events, key=lambda e: e.start_ns())), initial=0))
 
 
 def describe(network: Network) -> list[dict]:

@@ -18,6 +18,7 @@ from lensstudy.networks import (
     load_weights,
     multiply_accumulates,
     network_names,
+    peak_memory,
     save_weights,
     settle_batch_norm,
     turned_filters,
@@ -144,6 +145,23 @@ def test_description_adds_up():
         "multiply_accumulates": 64**2 * 5**2 * 32,
     }
     assert rows[1]["fields"] == "4 regular(D4)" and network.training
+
+
+def test_peak_of_memory_is_the_most_at_one_time():
+    megabyte = 2**20
+
+    def step():
+        first = torch.ones(megabyte // 4)
+        second = first.repeat(2)
+        del first
+        return second.repeat(2)  # two beside four
+
+    assert peak_memory(step) == pytest.approx(6 * megabyte, rel=0.01)
+    assert peak_memory(lambda: None) == 0
+    network, images = build_network("d4-steerable-cnn", 32, 3), torch.randn(8, 1, 32, 32)
+    first, again = (peak_memory(lambda: network(images).sum().backward()) for _ in range(2))
+    largest_map = 4 * 8 * 32 * 32**2
+    assert first == pytest.approx(again, rel=0.1) and first > 2 * largest_map
 
 
 def test_weights_survive_a_file_in_either_mode(tmp_path):
