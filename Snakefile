@@ -15,7 +15,8 @@ study = Study.read(config["study"])
 NOTEBOOKS = Path(config["notebooks"])
 RUNS = f"runs/{study.study}"
 REPORTS = f"reports/{study.study}"
-COMMAND = "lensstudy notebook {} " + quote(str(config["study"])).replace("{", "{{").replace("}", "}}")
+FILE = quote(str(config["study"])).replace("{", "{{").replace("}", "}}")
+COMMAND, FIT = "lensstudy notebook {} " + FILE, "lensstudy fit " + FILE
 
 
 def source(notebook, *modules):
@@ -31,6 +32,11 @@ def values(notebook):
 wildcard_constraints:
     network="[a-z0-9-]+",
     seed=r"\d+",
+    share=r"[\d.]+",
+
+
+# A smaller share of the images is trained without a page of its own; 04-analyse shows the learning curve.
+FEWER = [f"{share:g}" for share in study.shares if share != 100]
 
 
 rule all:
@@ -80,10 +86,25 @@ rule train:
         COMMAND.format("03-train") + " --network {wildcards.network} --seed {wildcards.seed}"
 
 
+rule train_share:
+    input:
+        [PACKAGE / "stages.py", *module_files("training")],
+        f"{RUNS}/notebooks/01-explore-data.ipynb",
+    output:
+        touch(f"{RUNS}/trained/{{network}}-s{{seed}}-{{share}}pct"),
+    params:
+        values("03-train"),
+    threads: study.threads
+    priority: 5
+    shell:
+        FIT + " --network {wildcards.network} --seed {wildcards.seed} --share {wildcards.share}"
+
+
 rule analyse:
     input:
         source("04-analyse", "training", "evaluation", "baselines"),
         expand(f"{RUNS}/notebooks/03-train-{{network}}-s{{seed}}.ipynb", network=study.networks, seed=study.seeds),
+        expand(f"{RUNS}/trained/{{network}}-s{{seed}}-{{share}}pct", network=study.networks, seed=study.seeds, share=FEWER),
     output:
         f"{RUNS}/notebooks/04-analyse.ipynb",
         f"{REPORTS}/04-analyse.html",

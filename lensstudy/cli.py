@@ -40,6 +40,7 @@ def run(
     study_file: StudyFile,
     cores: Annotated[int, typer.Option(help="processes at a time; 0: as many as processors")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would be done")] = False,
+    profile: Annotated[Path | None, typer.Option(help="Snakemake profile, such as workflow/slurm")] = None,
 ) -> None:
     """Run a whole study: only what is missing or has changed; then write its report."""
     from lensstudy.networks import check_name
@@ -55,7 +56,8 @@ def run(
     log.parent.mkdir(parents=True, exist_ok=True)
     cores = cores or _processors()
     command = [sys.executable, "-m", "snakemake", "--snakefile", BUNDLE / "Snakefile", "--directory", folder]
-    command += ["--cores", cores, "--keep-going", "--rerun-incomplete", "--nolock", "--nocolor"]
+    command += ["--profile", profile.resolve()] if profile else ["--cores", cores]
+    command += ["--keep-going", "--rerun-incomplete", "--nolock", "--nocolor"]
     # Notebooks and modules are inputs; a rule's own wording and the place of the checkout change no result.
     command += ["--rerun-triggers", "mtime", "params", "input"]
     command += ["--config", f"study={study_file.resolve()}", f"notebooks={BUNDLE / 'notebooks'}"]
@@ -118,6 +120,33 @@ def notebook(
     except report.NotebookFailed as failure:
         _fail(str(failure))
     report.render(executed, html, parameter_file=study_file)
+
+
+@app.command()
+def fit(
+    study_file: StudyFile,
+    network: Annotated[str, typer.Option(help="network to train; the study's own, if none")] = "",
+    seed: Annotated[int, typer.Option(help="its seed; the study's own, if none", min=-1)] = -1,
+    share: Annotated[float, typer.Option(help="percent of the training images")] = 100.0,
+) -> None:
+    """Make one training of a study, without a notebook: for learning curves, and for several GPUs or nodes."""
+    from lensstudy import stages
+    from lensstudy.networks import check_name
+    from lensstudy.trained import load_trained
+    from lensstudy.training import TrainingDiverged, fit
+
+    study = _study(study_file)
+    settings = study.training(network or study.network, study.seed if seed < 0 else seed, share)
+    try:
+        check_name(settings.network)
+        folder = fit(stages.dataset(study), Study.of(settings.model_dump()), settings.training_folder())
+    except (ValueError, TrainingDiverged) as error:  # what a user can mend: parameters, data, a rate too high
+        _fail(f"{study_file}: {error}")
+    found = json.loads((folder / "metrics.json").read_text())
+    typer.echo(
+        f"{_shown(folder)}: {load_trained(folder).card['training_images']} images, validation AUC "
+        f"{found['validation_auc']:.4f}, {found['seconds']:.0f} s of training"
+    )
 
 
 @app.command()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -30,10 +30,13 @@ __all__ = [
     "examples",
     "image_row",
     "invariance_curves",
+    "live_curves",
     "orientation",
     "png",
     "populations",
     "radial_profiles",
+    "range_test",
+    "recalls",
     "residuals",
     "roc_curves",
     "schedule",
@@ -283,15 +286,48 @@ def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
     """Loss and validation AUC against the epoch; one line a training, the colour of its network."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3))
     for name, history in histories.items():
-        ink = colour(name)
-        left.plot(history["epoch"], history["train_loss"], color=ink, ls=":", marker=".", label=f"{name}, training")
-        left.plot(history["epoch"], history["validation_loss"], color=ink, marker=".", label=f"{name}, validation")
+        ink, whose = colour(name), f"{name}, " if name else ""
+        left.plot(history["epoch"], history["train_loss"], color=ink, ls=":", marker=".", label=f"{whose}training")
+        left.plot(history["epoch"], history["validation_loss"], color=ink, marker=".", label=f"{whose}validation")
         right.plot(history["epoch"], history["validation_auc"], color=ink, marker=".", label=name)
     left.set(xlabel="epoch", ylabel="cross-entropy [nats]")
     right.set(xlabel="epoch", ylabel="validation AUC")
     for axes in (left, right):
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     left.legend(fontsize=8)
+    return figure
+
+
+def live_curves() -> Callable[[pd.DataFrame], None]:
+    """A figure that is drawn again in its place each time it is called with the history so far."""
+    place = display(HTML(""), display_id=True)
+
+    def look(history: pd.DataFrame) -> None:
+        figure = training_curves({"": history})
+        plt.close(figure)
+        place.update(figure)
+
+    return look
+
+
+def range_test(found: pd.DataFrame, chosen: float) -> Figure:
+    """Training loss against a growing learning rate, and the highest rate of the schedule."""
+    figure, axes = plt.subplots(figsize=(5.5, 2.8))
+    axes.plot(found["learning_rate"], found["loss"], color=_OKABE_ITO[0])
+    axes.axvline(chosen, color=_OKABE_ITO[1], ls="--", label=f"highest rate of the schedule, {chosen:g}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed [nats]")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def recalls(history: pd.DataFrame, classes: Sequence[str]) -> Figure:
+    """Share of each class that is recognised, epoch by epoch."""
+    figure, axes = plt.subplots(figsize=(5.5, 2.8))
+    for k, name in enumerate(classes):
+        axes.plot(history["epoch"], history[f"recall_{name}"], color=_OKABE_ITO[k], marker=".", label=name)
+    axes.set(xlabel="epoch", ylabel="share recognised", ylim=(-0.02, 1.02))
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axes.legend(fontsize=8)
     return figure
 
 

@@ -76,25 +76,58 @@ class Study(BaseModel):
         [1], min_length=1, description="seeds of weights, order and augmentation, one training each"
     )
     seed: int = Field(1, ge=0, description="the seed of one training")
-    epochs: int = Field(2, ge=1, description="passes over the training images")
+    shares: list[float] = Field(
+        [100.0], min_length=1, description="percent of the training images, for learning curves; nested subsets"
+    )
+    share: float = Field(100.0, gt=0, le=100, description="percent of the training images of one training")
+    epochs: int = Field(2, ge=1, description="passes over the training images; a share of them is shown as many steps")
     batch_size: int = Field(32, ge=1, description="images in one step")
+    accumulate: int = Field(1, ge=1, description="batches whose gradients are averaged before one step")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with Nesterov momentum 0.9")
     learning_rate: float = Field(0.003, gt=0, le=10, description="highest learning rate of the schedule")
-    weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay of AdamW")
+    learning_rates: dict[str, float] = Field(
+        {}, description="highest rates of single networks, chosen on validation; the others take learning_rate"
+    )
+    weight_decay: float = Field(0.01, ge=0, description="weight decay, decoupled from the gradient in AdamW")
     gradient_clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0: no clipping")
-    schedule: Literal["one-cycle", "cosine", "constant"] = Field("one-cycle", description="decay of the learning rate")
+    schedule: Literal["one-cycle", "cosine", "step", "plateau", "constant"] = Field(
+        "one-cycle", description="decay of the learning rate"
+    )
     warmup_fraction: float = Field(0.2, ge=0, lt=1, description="share of the steps in which the rate rises")
+    decay_factor: float = Field(0.1, gt=0, lt=1, description="what step and plateau multiply the rate with")
+    decay_patience: int = Field(2, ge=0, description="epochs without progress before plateau lowers the rate")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the label spread over all classes")
+    averaging: Literal["none", "ema", "swa"] = Field(
+        "none", description="average of the weights: exponential over steps, or equal over the last epochs"
+    )
+    averaging_decay: float = Field(0.99, gt=0, lt=1, description="memory of the exponential average, per step")
+    averaging_start: float = Field(0.75, ge=0, lt=1, description="share of the training after which swa averages")
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = Field(
+        "32-true", description="arithmetic of the training; the mixed ones need a GPU"
+    )
     threads: int = Field(1, ge=1, description="processor threads of one training")
+    accelerator: Literal["auto", "cpu", "gpu"] = Field("auto", description="what a training runs on")
+    devices: int = Field(1, ge=1, description="GPUs, or processes on processors, of one training on each node")
+    nodes: int = Field(1, ge=1, description="machines of one training")
+    strategy: str = Field("auto", description="how several devices work together, in Lightning's words")
     augmentation: bool = Field(True, description="turn by any angle and reflect at random while training")
     patience: int = Field(0, ge=0, description="epochs without progress before training stops; 0: never")
-    monitor: Literal["validation_loss", "validation_auc"] = Field(
-        "validation_loss", description="what chooses the epoch that is kept"
+    monitor: Literal["validation_loss", "validation_auc", "last"] = Field(
+        "validation_loss", description="what chooses the epoch that is kept; last: the last one, whatever it is"
     )
+    fresh_images: int = Field(
+        0, ge=0, description="images simulated anew for each epoch, in place of the training part; 0: none"
+    )
+    curriculum: list[list[float]] = Field(
+        [], description="with fresh images: [epochs, factor on the substructure's mass, factor on the photons], ..."
+    )
+    range_test_steps: int = Field(20, ge=10, description="steps of the learning-rate range test of 03-train")
 
     # analysis
     random_turns: int = Field(1, ge=1, description="random angles at which every test image is shown")
     bootstrap_samples: int = Field(200, ge=50, description="resamplings of the test images for an interval")
 
-    @field_validator("networks", "seeds")
+    @field_validator("networks", "seeds", "shares")
     @classmethod
     def _each_once(cls, values: list) -> list:
         if repeated := sorted({str(value) for value in values if values.count(value) > 1}):
@@ -102,6 +135,31 @@ class Study(BaseModel):
         if wrong := [value for value in values if isinstance(value, int) and value < 0]:
             raise ValueError(f"{wrong[0]} is no seed; they start at 0")
         return values
+
+    @field_validator("shares")
+    @classmethod
+    def _percent(cls, values: list[float]) -> list[float]:
+        if wrong := [value for value in values if not 0 < value <= 100]:
+            raise ValueError(f"{wrong[0]} is no share; expected percent, more than 0 and at most 100")
+        return values
+
+    @field_validator("learning_rates")
+    @classmethod
+    def _rates(cls, values: dict[str, float]) -> dict[str, float]:
+        for network, rate in values.items():
+            if not 0 < rate <= 10:
+                raise ValueError(f"{network}: {rate} is no learning rate; expected more than 0 and at most 10")
+        return values
+
+    @field_validator("curriculum")
+    @classmethod
+    def _phases(cls, phases: list[list[float]]) -> list[list[float]]:
+        for phase in phases:
+            if len(phase) != 3 or min(phase) <= 0 or phase[0] != int(phase[0]):
+                raise ValueError(
+                    f"{phase} is no phase; expected [whole epochs, factor on mass, factor on photons], all above 0"
+                )
+        return phases
 
     @field_validator("population", "filtering")
     @classmethod
@@ -152,10 +210,20 @@ class Study(BaseModel):
         """`runs/<study>`, where the stages of this study leave their files."""
         return home() / "runs" / self.study
 
-    def training_folder(self, network: str | None = None, seed: int | None = None) -> Path:
-        """The run folder of one network and seed."""
-        name = f"{network or self.network}-s{self.seed if seed is None else seed}"
-        return self.folder / "training" / name
+    def training_folder(self, network: str | None = None, seed: int | None = None, share: float | None = None) -> Path:
+        """The run folder of one training, such as `d4-steerable-cnn-s1` or `resnet18-s2-3pct`."""
+        share = self.share if share is None else share
+        percent = "" if share == 100 else f"-{share:g}pct"
+        return self.folder / "training" / f"{network or self.network}-s{self.seed if seed is None else seed}{percent}"
+
+    def training(self, network: str, seed: int, share: float = 100.0) -> Study:
+        """The parameters of one training of this study."""
+        return self.model_copy(update={"network": network, "seed": seed, "share": float(share)})
+
+    @property
+    def highest_rate(self) -> float:
+        """Highest learning rate of `network`."""
+        return self.learning_rates.get(self.network, self.learning_rate)
 
     def changes(self) -> dict[str, Any]:
         """The parameters that differ from the defaults, `study` and `question` aside."""

@@ -58,15 +58,15 @@ def dataset(study: Study) -> LensDataset:
     return LensDataset.load(folder)
 
 
-def trained(study: Study, network: str, seed: int) -> TrainedNetwork:
-    """One trained network of a study, trained now if that has not been done."""
-    settings = study.model_copy(update={"network": network, "seed": seed})
-    return load_trained(fit(dataset(study), settings, study.training_folder(network, seed)))
+def trained(study: Study, network: str, seed: int, share: float = 100.0) -> TrainedNetwork:
+    """One trained network of a study, trained now on `share` percent of the images if that has not been done."""
+    settings = study.training(network, seed, share)
+    return load_trained(fit(dataset(study), settings, settings.training_folder()))
 
 
-def trainings(study: Study) -> list[TrainedNetwork]:
-    """Every network and seed of a study, in the order of its parameters."""
-    return [trained(study, network, seed) for network in study.networks for seed in study.seeds]
+def trainings(study: Study, share: float = 100.0) -> list[TrainedNetwork]:
+    """Every network and seed of a study, in the order of its parameters, trained on `share` percent of the images."""
+    return [trained(study, network, seed, share) for network in study.networks for seed in study.seeds]
 
 
 def recipes(images_per_class: int, seed: int) -> pd.DataFrame:

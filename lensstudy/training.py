@@ -1,22 +1,21 @@
 """Fitting a network with Lightning, by the same rules for every network of a comparison.
 
-`fit` trains one network with one seed and leaves a run folder: `weights.safetensors` of the best epoch on the
-validation part, `card.json` (what the network is and how it was made), `metrics.json`, `history.csv` and
-`predictions.parquet` of the validation part. The test part is never opened here. The order of images and every random
-turn are drawn from the seed and the step alone, so a training that was interrupted goes on from its last epoch and ends
-where it would have ended anyway.
+`fit` trains one network with one seed and leaves a run folder: `weights.safetensors` of the kept epoch, `card.json`
+(what the network is and how it was made), `metrics.json`, `history.csv` and `predictions.parquet` of the validation
+part. The test part is never opened here. The order of images and every random turn are drawn from the seed and the step
+alone, so a training that was interrupted goes on from its last epoch and ends where it would have ended anyway.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
-import os
-import time
+import tempfile
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,24 +23,31 @@ import lightning
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
-from torch.nn.functional import avg_pool2d, cross_entropy
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.tuner import Tuner
+from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import multiclass_auroc
 
 from lensstudy import networks, symmetry
+from lensstudy.batches import InOrder, Rows, loader, training_loader
 from lensstudy.dataset import LensDataset, Scaling
-from lensstudy.parameters import Study
+from lensstudy.distributed import place, synchronise
+from lensstudy.optimisation import Plateau, averaged_network, optimizer_of, schedule_factor
+from lensstudy.parameters import ParameterError, Study
 from lensstudy.provenance import code_hash
+from lensstudy.recording import Progress, Recorder, Watch, in_batch, write_json
+from lensstudy.trained import TrainedNetwork, as_tensor, binned, build, load_trained, working_size
 
 __all__ = [
     "TrainedNetwork",
     "TrainingDiverged",
-    "binned",
+    "differences",
     "fit",
     "in_batch",
     "load_trained",
-    "schedule_factor",
-    "working_size",
+    "range_test",
+    "steps_per_epoch",
 ]
 
 # What a checkpoint must agree on before a training is resumed, or a finished one left alone.
@@ -49,364 +55,316 @@ RELEVANT = (
     "network",
     "width",
     "seed",
+    "share",
     "epochs",
     "batch_size",
-    "learning_rate",
+    "accumulate",
+    "optimizer",
     "weight_decay",
     "gradient_clip",
     "schedule",
     "warmup_fraction",
+    "decay_factor",
+    "decay_patience",
+    "label_smoothing",
+    "averaging",
+    "averaging_decay",
+    "averaging_start",
+    "precision",
+    "threads",
+    "devices",
+    "nodes",
     "augmentation",
     "patience",
     "monitor",
+    "fresh_images",
+    "curriculum",
     "binning",
-    "threads",
 )
+# Modules whose changes change no training, and those that only fresh images come from.
+NO_PART = ("parameters", "provenance", "recording")
+SIMULATOR = ("simulate", "raytracing", "population", "lensing", "instrument", "sources")
+EXPLODED = 100.0  # times the loss of guessing: no training comes back from there
+SETTLING_IMAGES = 256  # enough for batch norm's statistics to be known within a few percent
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss is no longer finite. The message names the step and the learning rate."""
+    """The loss is no longer finite, or has exploded. The message names the step and the learning rate."""
 
 
-def in_batch() -> bool:
-    """True where nobody watches (`LENSSTUDY_BATCH` is set), so that progress bars keep silent."""
-    return bool(os.environ.get("LENSSTUDY_BATCH"))
-
-
-def schedule_factor(step: int, steps: int, schedule: str, warmup_fraction: float) -> float:
-    """Learning rate at `step` of `steps`, as a share of the highest.
-
-    `one-cycle` rises from 1/25 along half a cosine and falls along another to 1e-5 (Smith 2018, arXiv:1803.09820);
-    `cosine` rises linearly and falls along half a cosine to 0 (Loshchilov & Hutter 2017, arXiv:1608.03983); `constant`
-    rises linearly and stays.
-    """
-    warmup = warmup_fraction * steps
-    if step < warmup:
-        rise = (step + 1) / (warmup + 1)
-        return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * rise)) if schedule == "one-cycle" else rise
-    if schedule == "constant":
-        return 1.0
-    fall = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
-    return 1e-5 + (1 - 1e-5) * fall if schedule == "one-cycle" else fall
-
-
-def working_size(image_size: int, settings: Study) -> int:
-    """Pixels along one side of what a network sees: the central part after binning, such that symmetry is exact."""
-    binning, wanted = settings.binning, settings.crop or image_size
-    for size in range(min(wanted, image_size) // binning, 7, -1):
-        centred = (image_size - size * binning) % 2 == 0
-        if centred and symmetry.working_size(size) == size:
-            return size
-    raise symmetry.SymmetryError(
-        f"no central part of at most {wanted} of {image_size} pixels, averaged over {binning} x {binning}, keeps exact "
-        "symmetry; choose another binning or a larger crop"
-    )
-
-
-def binned(images: torch.Tensor, binning: int) -> torch.Tensor:
-    """Means of `binning` x `binning` pixels: a quarter of the cost where the PSF spreads over several pixels."""
-    return avg_pool2d(images, binning) if binning > 1 else images
-
-
-@dataclass
-class TrainedNetwork:
-    """A network with everything that belongs to it: how images are cropped, binned and scaled, its classes by name."""
-
-    network: torch.nn.Module
-    scaling: Scaling
-    classes: tuple[str, ...]
-    card: dict
-
-    @torch.no_grad()
-    def predict(self, images: np.ndarray, degrees: float | np.ndarray = 0.0, batch_size: int = 128) -> np.ndarray:
-        """Class probabilities `(N, classes)` of images `(N, C, H, W)`, turned by `degrees` (one angle or one an image)
-        counter-clockwise before the central pixels are cut out."""
-        self.network.eval()
-        probabilities = []
-        for start in range(0, len(images), batch_size):
-            batch = _as_tensor(images[start : start + batch_size])
-            angle = degrees if np.ndim(degrees) == 0 else torch.as_tensor(degrees[start : start + batch_size])
-            batch = self.scaling.apply(
-                binned(symmetry.rotate(batch, angle, size=self.card["crop"]), self.card["binning"])
-            )
-            probabilities.append(torch.softmax(self.network(batch).double(), dim=1).numpy())
-        return np.concatenate(probabilities)
-
-
-def load_trained(folder: str | Path) -> TrainedNetwork:
-    """Open a finished run folder. Nothing inside it is run: weights are safetensors, the rest is JSON."""
-    folder = Path(folder)
-    if not (folder / "metrics.json").exists():
-        raise FileNotFoundError(f"{folder}: no finished training here (metrics.json is missing); run 03-train first")
-    card = json.loads((folder / "card.json").read_text())
-    network = _build(card)
-    networks.load_weights(network, folder / "weights.safetensors")
-    return TrainedNetwork(network.eval(), Scaling.from_dict(card["scaling"]), tuple(card["classes"]), card)
-
-
-def fit(dataset: LensDataset, settings: Study, folder: str | Path) -> Path:
-    """Train `settings.network` with `settings.seed` on the train part of `dataset`, choosing the epoch on its
-    validation part; returns the run folder.
+def fit(
+    dataset: LensDataset,
+    settings: Study,
+    folder: str | Path,
+    watch: Callable[[pd.DataFrame], None] | None = None,
+    start_from: str | Path | None = None,
+) -> Path:
+    """Train `settings.network` with `settings.seed` on `settings.share` percent of the train part of `dataset`;
+    the validation part chooses the epoch that is kept. Returns the run folder.
 
     A folder that already holds this very training, finished, is left as it is; one that holds its beginning goes on.
+    `watch` is shown the history after each epoch. `start_from` is the run folder of a training whose weights this one
+    begins with; the last layer begins anew where it tells other classes apart.
     Raises `TrainingDiverged` when the loss stops being finite; the best weights so far stay in the folder.
     """
     folder = Path(folder)
-    card = _card(dataset, settings)
+    _check(settings)
+    card = _card(dataset, settings, start_from)
     if (folder / "metrics.json").exists() and json.loads((folder / "card.json").read_text()) == card:
         return folder
     _clear_unless_same(folder, card)
 
     lightning.seed_everything(settings.seed, verbose=False)
     torch.set_num_threads(settings.threads)
-    train, validation = dataset.part("train"), dataset.part("validation")
-    module = _Fit(card, settings, steps=settings.epochs * _SeededBatches(len(train), settings.batch_size, 0).batches)
-    recorder = _Recorder(folder, settings)
+    module = _Fit(card, settings, dataset, start_from)
+    recorder = Recorder(folder, settings, dataset)
     callbacks: list[Callback] = [
         recorder,
         ModelCheckpoint(
             folder, filename="last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
         ),
+        Progress(),
     ]
     if settings.patience:
-        mode = "max" if settings.monitor.endswith("auc") else "min"
-        callbacks.append(EarlyStopping(settings.monitor, patience=settings.patience, mode=mode))
-    if not in_batch():
-        callbacks.append(TQDMProgressBar(leave=False))
-    with warnings.catch_warnings(), _quiet("lightning.pytorch"):
-        warnings.filterwarnings("ignore", module="lightning")  # its advice on workers and on tiny epochs
-        trainer = lightning.Trainer(
-            max_epochs=settings.epochs,
-            accelerator="auto",
-            devices=1,
-            gradient_clip_val=settings.gradient_clip or None,
-            callbacks=callbacks,
-            logger=False,
-            enable_model_summary=False,
-            enable_progress_bar=not in_batch(),
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
-        last = folder / "last.ckpt"
-        trainer.fit(
+        monitor = "validation_loss" if settings.monitor == "last" else settings.monitor
+        mode = "max" if monitor.endswith("auc") else "min"
+        callbacks.append(EarlyStopping(monitor, patience=settings.patience, mode=mode))
+    if watch:
+        callbacks.append(Watch(watch, recorder))
+    last = folder / "last.ckpt"
+    with _quiet():
+        _trainer(settings, callbacks, max_epochs=settings.epochs).fit(
             module,
-            _loader(train, _SeededBatches(len(train), settings.batch_size, settings.seed)),
-            _loader(validation, _InOrder(len(validation), 128)),
+            module.training_batches(),
+            loader(Rows(dataset.part("validation")), InOrder(len(dataset.part("validation")), 128)),
             ckpt_path=last if last.exists() else None,
             weights_only=True,
         )
-    recorder.finish(dataset, card)
     last.unlink(missing_ok=True)
     return folder
+
+
+def range_test(dataset: LensDataset, settings: Study, lowest: float = 1e-5, highest: float = 1.0) -> pd.DataFrame:
+    """The training loss while the learning rate grows exponentially from `lowest` to `highest` (Smith 2017,
+    arXiv:1506.01186): columns `learning_rate` and `loss`, the latter smoothed. It stops where the loss explodes.
+
+    Only training images are used, and nothing is kept of the network.
+    """
+    _check(settings)
+    lightning.seed_everything(settings.seed, verbose=False)
+    torch.set_num_threads(settings.threads)
+    module = _Fit(_card(dataset, settings), settings, dataset, stop_where_it_diverges=False)
+    with _quiet(), tempfile.TemporaryDirectory() as folder:
+        found = Tuner(_trainer(settings, [], max_epochs=1000, default_root_dir=folder)).lr_find(
+            module,
+            module.training_batches(),
+            min_lr=lowest,
+            max_lr=highest,
+            num_training=settings.range_test_steps,
+            early_stop_threshold=4.0,
+            update_attr=False,
+        )
+    losses = found.results["loss"]
+    return pd.DataFrame({"learning_rate": found.results["lr"][: len(losses)], "loss": losses})
+
+
+def steps_per_epoch(dataset: LensDataset, settings: Study) -> int:
+    """Batches of one epoch: once through the whole train part, whatever share of it is shown, or the fresh images."""
+    images = settings.fresh_images or len(dataset.part("train"))
+    return max(images // settings.batch_size, 1)
+
+
+def differences(cards: Sequence[dict]) -> pd.DataFrame:
+    """What differs between trainings, beside network and seed: one row a field, one column a training. An empty table
+    says that they followed the same rules."""
+    told = ("network", "seed", "settled_on")
+    fields = sorted(set().union(*cards) - set(told))
+    different = [name for name in fields if len({json.dumps(card.get(name), sort_keys=True) for card in cards}) > 1]
+    columns = [f"{card['network']}, seed {card['seed']}" for card in cards]
+    return pd.DataFrame([[card.get(name) for card in cards] for name in different], different, columns)
 
 
 class _Fit(lightning.LightningModule):
     """One network in training: what it sees, its loss and its optimiser."""
 
-    def __init__(self, card: dict, settings: Study, steps: int):
-        super().__init__()
-        self.network = _build(card)
-        self.crop, self.binning, self.settings, self.steps = card["crop"], card["binning"], settings, steps
-        self.scaling = Scaling.from_dict(card["scaling"])
+    learning_rate = 0.0  # the range test sets it, and asks for it to exist
 
-    def training_step(self, batch, _):
-        images, labels = batch
-        if self.settings.augmentation:
-            generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.global_step)
-            images = symmetry.random_turn(images, generator, size=self.crop)
+    def __init__(
+        self,
+        card: dict,
+        settings: Study,
+        dataset: LensDataset,
+        start_from: str | Path | None = None,
+        stop_where_it_diverges: bool = True,
+    ):
+        super().__init__()
+        self.network = build(card)
+        if start_from:
+            _begin_with(self.network, Path(start_from))
+        self.averaged = averaged_network(self.network, settings)
+        if settings.devices * settings.nodes > 1:
+            synchronise(self.network)
+        self.plateau = Plateau(settings.decay_factor, settings.decay_patience)
+        self.crop, self.binning, self.settings = card["crop"], card["binning"], settings
+        self.classes, self.scaling = card["classes"], Scaling.from_dict(card["scaling"])
+        self.stop_where_it_diverges = stop_where_it_diverges
+        self.train_part, self.batches = dataset.part("train"), steps_per_epoch(dataset, settings)
+        if settings.share < 100:
+            self.train_part = self.train_part.share(settings.share / 100, settings.seed)
+        self.steps = settings.epochs * math.ceil(self.batches / settings.accumulate)
+
+    def training_batches(self):
+        return training_loader(self.train_part, self.batches, self.settings)
+
+    @property
+    def judged(self) -> torch.nn.Module:
+        """The network that is validated and kept: the average, once there is one."""
+        return self.averaged.module if self.averaged is not None and self.averaged.n_averaged > 0 else self.network
+
+    def seen(self, images: torch.Tensor, draw: int | None = None) -> torch.Tensor:
+        """What the network sees of `images`, turned at random by the draw with this number, or upright."""
+        if draw is not None and self.settings.augmentation:
+            generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + draw)
+            images = symmetry.random_turn(images, generator, size=self.crop, part=place())
         else:
             images = symmetry.centre_crop(images, self.crop)
-        loss = cross_entropy(self.network(self.scaling.apply(binned(images, self.binning))), labels)
-        if not torch.isfinite(loss):
+        return self.scaling.apply(binned(images, self.binning))
+
+    def training_step(self, batch, number):
+        images, labels = batch
+        logits = self.network(self.seen(images, draw=self.current_epoch * self.batches + number))
+        loss = cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+        if self.stop_where_it_diverges and not loss < EXPLODED * math.log(len(self.classes)):
             rate = self.optimizers().param_groups[0]["lr"]
             raise TrainingDiverged(
-                f"{self.settings.network}: the loss is {loss.item()} in step {self.global_step} at a learning rate of "
-                f"{rate:.2g}. Lower learning_rate or gradient_clip, or raise warmup_fraction."
+                f"{self.settings.network}: the loss is {loss.item():.3g} in step {self.global_step} at a learning rate "
+                f"of {rate:.2g}. Lower learning_rate or gradient_clip, or raise warmup_fraction."
             )
-        self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(labels))
+        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
         return loss
+
+    def on_train_batch_end(self, outputs, batch, number):
+        stepped = (number + 1) % self.settings.accumulate == 0 or number + 1 == self.batches
+        if self.settings.averaging == "ema" and stepped:
+            self.averaged.update_parameters(self.network)
 
     def on_validation_epoch_start(self):
         self.logits, self.truth = [], []
+        settings = self.settings
+        # Lightning validates before it counts the epoch: this one, numbered from 0, is complete.
+        if settings.averaging == "swa" and self.current_epoch + 1 > settings.averaging_start * settings.epochs:
+            self.averaged.update_parameters(self.network)
+        if self.judged is not self.network or settings.curriculum:
+            # The statistics of batch norm belong to other weights, or to other images: take those of the recipe itself.
+            rows = np.linspace(0, len(self.train_part) - 1, min(SETTLING_IMAGES, len(self.train_part))).astype(int)
+            images = self.seen(as_tensor(self.train_part.images[rows]).to(self.device), draw=-1)
+            networks.settle_batch_norm(self.judged, images)
+        self.judged.eval()
 
     def validation_step(self, batch, _):
         images, labels = batch
-        images = binned(symmetry.centre_crop(images, self.crop), self.binning)
-        self.logits.append(self.network(self.scaling.apply(images)))
+        self.logits.append(self.judged(self.seen(images)))
         self.truth.append(labels)
 
     def on_validation_epoch_end(self):
         logits, labels = torch.cat(self.logits), torch.cat(self.truth)
+        loss, called = cross_entropy(logits, labels), logits.argmax(1)
         auc = multiclass_auroc(logits.softmax(1), labels, num_classes=logits.shape[1])
-        accuracy = (logits.argmax(1) == labels).float().mean()
-        self.log("validation_loss", cross_entropy(logits, labels), prog_bar=True)
-        self.log("validation_auc", auc, prog_bar=True)
-        self.log("validation_accuracy", accuracy)
+        self.log("validation_loss", loss)
+        self.log("validation_auc", auc)
+        self.log("validation_accuracy", (called == labels).float().mean())
+        for label, name in enumerate(self.classes):
+            self.log(f"recall_{name}", (called[labels == label] == label).float().mean())
+        self.plateau.watch(loss.item())
 
     def configure_optimizers(self):
-        settings = self.settings
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        optimizer = optimizer_of(self.network.parameters(), self.settings)
+        lowered = self.settings.schedule == "plateau"
         scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: schedule_factor(step, self.steps, settings.schedule, settings.warmup_fraction)
+            optimizer,
+            lambda step: schedule_factor(step, self.steps, self.settings) * (self.plateau.factor if lowered else 1),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["plateau"] = self.plateau.state_dict()
 
-class _Recorder(Callback):
-    """Keeps the history, the weights of the best epoch and the validation predictions that belong to them."""
-
-    def __init__(self, folder: Path, settings: Study):
-        self.folder, self.settings = folder, settings
-        self.history: list[dict] = []
-        self.norms: list[float] = []
-
-    def state_dict(self) -> dict:
-        return {"history": self.history}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.history = state["history"]
-
-    def on_train_epoch_start(self, trainer, module):
-        self.norms, self.start = [], time.perf_counter()
-
-    def on_before_optimizer_step(self, trainer, module, optimizer):
-        self.norms.append(torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        self.train_seconds = time.perf_counter() - self.start
-
-    def on_train_epoch_end(self, trainer, module):
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        norms = torch.stack(self.norms)
-        clip = self.settings.gradient_clip
-        row = {
-            "epoch": trainer.current_epoch + 1,
-            "train_loss": metrics["loss"],
-            **{name: metrics[name] for name in ("validation_loss", "validation_auc", "validation_accuracy")},
-            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-            "gradient_norm": norms.mean().item(),
-            "clipped_share": (norms > clip).float().mean().item() if clip else 0.0,
-            "seconds": self.train_seconds,
-            "images_per_second": len(norms) * self.settings.batch_size / self.train_seconds,
-        }
-        self.history.append(row)
-        if self._best()["epoch"] == row["epoch"]:
-            networks.save_weights(module.network, self.folder / "weights.safetensors")
-            probabilities = torch.cat(module.logits).double().softmax(1).cpu().numpy()
-            np.save(self.folder / "validation.npy", probabilities)
-        pd.DataFrame(self.history).to_csv(self.folder / "history.csv", index=False)
-
-    def _best(self) -> dict:
-        monitor = self.settings.monitor
-        sign = -1 if monitor.endswith("auc") else 1
-        return min(self.history, key=lambda row: sign * row[monitor])  # the first of equals
-
-    def finish(self, dataset: LensDataset, card: dict) -> None:
-        part = dataset.part("validation")
-        predictions = part.catalogue[["name", "class"]].copy()
-        predictions[list(dataset.classes)] = np.load(self.folder / "validation.npy")
-        predictions.to_parquet(self.folder / "predictions.parquet")
-        best = self._best()
-        metrics = {
-            "best_epoch": best["epoch"],
-            "epochs": len(self.history),
-            **{name: best[name] for name in ("validation_loss", "validation_auc", "validation_accuracy")},
-            "overfitting_gap": best["validation_loss"] - best["train_loss"],
-            "clipped_share": float(np.mean([row["clipped_share"] for row in self.history])),
-            "seconds": sum(row["seconds"] for row in self.history),
-            "images_per_second": float(np.median([row["images_per_second"] for row in self.history])),
-        }
-        _write_json(self.folder / "metrics.json", metrics)  # written last: a folder that has it is finished
-        (self.folder / "validation.npy").unlink()
+    def on_load_checkpoint(self, checkpoint):
+        self.plateau.load_state_dict(checkpoint["plateau"])
 
 
-@dataclass
-class _SeededBatches:
-    """Shuffled rows in batches; the order belongs to the seed and the epoch alone. The last, smaller batch is left
-    out, since batch normalisation over a handful of images is noise."""
-
-    images: int
-    batch_size: int
-    seed: int
-    epoch: int = 0
-
-    @property
-    def batches(self) -> int:
-        return max(self.images // self.batch_size, 1)
-
-    def set_epoch(self, epoch: int) -> None:  # called by Lightning
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.images)
-        for batch in range(self.batches):
-            yield np.sort(order[batch * self.batch_size : (batch + 1) * self.batch_size])
-
-
-@dataclass
-class _InOrder:
-    images: int
-    batch_size: int
-
-    def __len__(self) -> int:
-        return -(-self.images // self.batch_size)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for start in range(0, self.images, self.batch_size):
-            yield np.arange(start, min(start + self.batch_size, self.images))
-
-
-class _Rows(torch.utils.data.Dataset):
-    """Batches of a data set by their rows: one read, no copy of the whole."""
-
-    def __init__(self, part: LensDataset):
-        self.images, self.labels = part.images, torch.as_tensor(part.labels)
-
-    def __getitem__(self, rows: np.ndarray):
-        return _as_tensor(self.images[rows]), self.labels[rows]
-
-
-def _loader(part: LensDataset, batches) -> torch.utils.data.DataLoader:
-    return torch.utils.data.DataLoader(_Rows(part), sampler=batches, batch_size=None)
-
-
-def _as_tensor(images: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.array(images, dtype=np.float32, order="C"))
-
-
-def _build(card: dict) -> torch.nn.Module:
-    return networks.build_network(
-        card["network"],
-        card["size"],
-        len(card["classes"]),
-        in_channels=card["in_channels"],
-        width=card["width"],
-        seed=card["seed"],
+def _trainer(settings: Study, callbacks: list[Callback], **options) -> lightning.Trainer:
+    several = settings.devices * settings.nodes > 1
+    # A notebook's kernel cannot be started again with other arguments, which is what plain DDP does: it forks.
+    strategy = "ddp_notebook" if several and settings.strategy == "auto" else settings.strategy
+    return lightning.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.nodes,
+        strategy=strategy,
+        precision=settings.precision,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.gradient_clip or None,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        **options,
     )
 
 
-def _card(dataset: LensDataset, settings: Study) -> dict:
+def _check(settings: Study) -> None:
+    """What a schema cannot know: how the parameters go together, and with this machine."""
+    together = settings.devices * settings.nodes
+    if settings.batch_size % together:
+        raise ParameterError(
+            f"batch_size = {settings.batch_size}: {together} devices cannot share a batch equally; use a multiple"
+        )
+    gpu = settings.accelerator != "cpu" and torch.cuda.is_available()
+    if settings.precision != "32-true" and not gpu:
+        raise ParameterError(f"precision = {settings.precision}: needs a GPU, and there is none; use 32-true")
+    if settings.accelerator == "gpu" and not gpu:
+        raise ParameterError("accelerator = gpu: torch finds no GPU here; use auto or cpu")
+    if settings.curriculum and not settings.fresh_images:
+        raise ParameterError("curriculum: it draws its images anew; say how many an epoch in fresh_images")
+
+
+def _begin_with(network: torch.nn.Module, run: Path) -> None:
+    """Give `network` the weights of a finished training, all but those whose shape differs in the last layer."""
+    given, own = load_file(run / "weights.safetensors"), network.state_dict()
+    fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    if left := [name for name in own if name not in fitting and not name.startswith("classifier")]:
+        raise ValueError(
+            f"{run}: its weights do not fit a '{network.name}' for {network.image_size} pixels ({left[0]} differs); "
+            "begin with a training of the same network, width and channels"
+        )
+    network.load_state_dict(own | fitting)
+
+
+def _card(dataset: LensDataset, settings: Study, start_from: str | Path | None = None) -> dict:
     """What the network is, what it was shown and by which code: enough to build it again and to trust it."""
     size = working_size(dataset.image_size, settings)
     train = dataset.part("train")
-    sample = binned(_as_tensor(train.images[:: max(len(train) // 1024, 1)]), settings.binning)
+    sample = binned(as_tensor(train.images[:: max(len(train) // 1024, 1)]), settings.binning)
     scaling = Scaling.fit(settings.scaling, sample.numpy(), size=size)
+    shown = train.share(settings.share / 100, settings.seed) if settings.share < 100 else train
+    began = Path(start_from) / "weights.safetensors" if start_from else None
     card = {name: getattr(settings, name) for name in RELEVANT} | {
+        "learning_rate": settings.highest_rate,
+        "start_from": hashlib.sha256(began.read_bytes()).hexdigest() if began else "",
         "classes": list(dataset.classes),
         "in_channels": dataset.images.shape[1],
         "image_size": dataset.image_size,
         "crop": size * settings.binning,
         "size": size,
         "scaling": scaling.to_dict(),
-        "training_images": len(train),
+        "training_images": settings.fresh_images * settings.epochs or len(shown),
         "data_fingerprint": dataset.fingerprint,
         "data": dataset.description,
-        "code": code_hash("training", without=("parameters", "provenance")),
+        "code": code_hash("training", without=NO_PART if settings.fresh_images else (*NO_PART, *SIMULATOR)),
         "versions": {name: version(name) for name in ("torch", "e2cnn", "lightning", "numpy")},
     }
     return json.loads(json.dumps(card, default=str))  # as it will be read back
@@ -419,24 +377,18 @@ def _clear_unless_same(folder: Path, card: dict) -> None:
         for name in ("metrics.json", "last.ckpt", "weights.safetensors", "history.csv", "predictions.parquet"):
             (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(beginning, card)
+    write_json(beginning, card)
 
 
-def _write_json(file: Path, content: dict) -> None:
-    partial = file.with_suffix(".json.partial")
-    partial.write_text(json.dumps(content, indent=1))
-    partial.replace(file)
-
-
-class _quiet:
-    """Lightning greets with lines about accelerators on every fit; a study has dozens."""
-
-    def __init__(self, name: str):
-        self.logger = logging.getLogger(name)
-
-    def __enter__(self):
-        self.level = self.logger.level
-        self.logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *_):
-        self.logger.setLevel(self.level)
+@contextmanager
+def _quiet():
+    """Lightning greets with lines about accelerators on every fit, and advises on workers; a study has dozens."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

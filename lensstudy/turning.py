@@ -59,11 +59,18 @@ def _turned_grid(images: Tensor, degrees: float | Tensor, reflect: bool | Tensor
     return torch.stack([(cos * x - sin * y) * mirror.view(-1, 1, 1), sin * x + cos * y], dim=-1)
 
 
-def random_turn(images: Tensor, generator: torch.Generator | None = None, size: int | None = None) -> Tensor:
+def random_turn(
+    images: Tensor,
+    generator: torch.Generator | None = None,
+    size: int | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> Tensor:
     """Each image `(B, C, H, H)` turned by its own random angle and reflected with probability one half: the
-    augmentation of training. `size` as in `rotate`; `generator` lives on the CPU and makes it repeatable."""
-    degrees = 360 * torch.rand(len(images), generator=generator)
-    reflect = torch.rand(len(images), generator=generator) < 0.5
+    augmentation of training. `size` as in `rotate`; `generator` lives on the CPU and makes it repeatable. `part`
+    (first, step) says that `images` are every step-th of a larger batch, whose draws are made for all of it."""
+    first, step = part
+    degrees = 360 * torch.rand(len(images) * step, generator=generator)[first::step]
+    reflect = torch.rand(len(images) * step, generator=generator)[first::step] < 0.5
     return rotate(images, degrees.to(images.device), reflect.to(images.device), size)
 
 

@@ -5,6 +5,7 @@ editors leave behind goes too.
 """
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from nbclient import NotebookClient
 os.environ["LENSSTUDY_BATCH"] = "1"
 os.environ["LENSSTUDY_HOME"] = tempfile.mkdtemp()
 
+names = sys.argv[1:]  # such as 03-train; all, if none
 for file in sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb")):
+    if names and file.stem not in names:
+        continue
     notebook = nbformat.read(file, as_version=4)
     NotebookClient(notebook, kernel_name="python3", timeout=600).execute()
     for cell in notebook.cells:

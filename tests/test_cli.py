@@ -56,6 +56,39 @@ def test_a_run_leaves_every_stage_and_a_page_of_each(finished):
         assert f'href="{page}.html"' in index
 
 
+def test_a_smaller_share_is_one_more_training_without_a_page(finished, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(finished, home)
+    (home / "tiny.yml").write_text(TINY + "shares: [50.0, 100.0]\n")
+    planned = lensstudy(home, "run", "tiny.yml", "--dry-run")
+    assert "train_share        2" in planned.stdout + planned.stderr
+    result = lensstudy(home, "fit", "tiny.yml", "--network", "plain-cnn", "--seed", "1", "--share", "50")
+    assert result.returncode == 0, result.stderr
+    assert "validation AUC" in result.stdout
+    card = json.loads((home / "runs/tiny/training/plain-cnn-s1-50pct/card.json").read_text())
+    whole = json.loads((home / "runs/tiny/training/plain-cnn-s1/card.json").read_text())
+    assert card["training_images"] == whole["training_images"] // 2
+    assert lensstudy(home, "fit", "tiny.yml", "--network", "no-such-cnn").returncode == 1
+
+
+def test_the_slurm_profile_asks_for_a_gpu_and_enough_time_for_each_training(root, tmp_path):
+    (tmp_path / "tiny.yml").write_text(TINY)
+    config = f"study={tmp_path / 'tiny.yml'}", f"notebooks={root / 'notebooks'}"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", root / "Snakefile", "--directory", tmp_path]
+    command += ["--profile", root / "workflow/slurm", "--config", *config, "--dry-run"]
+    environment = os.environ | {"LENSSTUDY_HOME": str(tmp_path)}
+    planned = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+    assert planned.returncode == 0, planned.stderr
+    text = planned.stdout + planned.stderr
+    jobs = [text[start:].split("\n\n")[0] for start in range(len(text)) if text.startswith("rule train:", start)]
+    assert len(jobs) == 2
+    for job in jobs:
+        resources = job.split("resources:")[1].splitlines()[0]
+        assert "gres=gpu:1" in resources
+        assert "mem_mb=16000" in resources
+        assert "runtime=240" in resources
+
+
 def test_a_second_run_does_nothing(finished):
     before = executed_at(finished)
     assert lensstudy(finished, "run", "tiny.yml").returncode == 0

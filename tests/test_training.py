@@ -2,6 +2,10 @@
 
 import json
 import math
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -9,8 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lensstudy import symmetry, training
-from lensstudy.parameters import Study
+from lensstudy import symmetry, trained, training
+from lensstudy.batches import SeededBatches
+from lensstudy.parameters import ParameterError, Study
+from lensstudy.trained import load_trained
 
 SETTINGS = Study(network="d4-steerable-cnn", width=0.5, epochs=4, batch_size=16, learning_rate=0.01, scaling="none")
 
@@ -31,7 +37,7 @@ def test_it_learns_and_leaves_a_folder_that_opens_again(blobs, tmp_path, quiet):
         "card.json", "history.csv", "metrics.json", "predictions.parquet", "weights.safetensors",
     ]  # fmt: skip
 
-    run = training.load_trained(folder)
+    run = load_trained(folder)
     validation = blobs.part("validation")
     stored = pd.read_parquet(folder / "predictions.parquet")
     assert list(stored["name"]) == list(validation.catalogue["name"])
@@ -39,7 +45,7 @@ def test_it_learns_and_leaves_a_folder_that_opens_again(blobs, tmp_path, quiet):
 
 
 def test_a_trained_network_does_not_see_which_way_the_telescope_was_turned(blobs, tmp_path, quiet):
-    run = training.load_trained(training.fit(blobs, SETTINGS, tmp_path / "run"))
+    run = load_trained(training.fit(blobs, SETTINGS, tmp_path / "run"))
     images = blobs.part("test").images
     upright = run.predict(images)
     for turned in (90.0, 180.0, 270.0):
@@ -140,24 +146,6 @@ def test_gradients_are_clipped_at_the_norm_that_was_asked_for(blobs, tmp_path, q
     assert len(applied) == 4
 
 
-def test_schedules_against_their_closed_forms():
-    factor = training.schedule_factor
-    assert [factor(step, 10, "constant", 0.2) for step in (0, 1, 2, 9)] == pytest.approx([1 / 3, 2 / 3, 1, 1])
-    assert factor(0, 10, "constant", 0.0) == 1
-    for step in (2, 5, 9):
-        assert factor(step, 10, "cosine", 0.2) == pytest.approx(0.5 * (1 + math.cos(math.pi * (step - 2) / 8)))
-
-
-def test_one_cycle_rises_to_its_peak_and_falls_to_almost_nothing():
-    factors = [training.schedule_factor(step, 1000, "one-cycle", 0.3) for step in range(1000)]
-    assert factors[0] == pytest.approx(0.04, abs=1e-3)
-    assert np.argmax(factors) in (299, 300)
-    assert max(factors) == pytest.approx(1, abs=1e-5)
-    assert factors[-1] < 1e-4
-    assert (np.diff(factors[:300]) > 0).all()
-    assert (np.diff(factors[300:]) < 0).all()
-
-
 def test_turning_before_cropping_keeps_the_corners(blobs, tmp_path, quiet):
     """A network that sees the central part is given corners from the full image, not blank ones."""
     images = torch.ones(1, 1, 24, 24)
@@ -168,27 +156,15 @@ def test_turning_before_cropping_keeps_the_corners(blobs, tmp_path, quiet):
 
 def test_binning_keeps_the_symmetry_and_the_mean(blobs, tmp_path, quiet):
     settings = SETTINGS.model_copy(update={"binning": 2, "epochs": 1})
-    run = training.load_trained(training.fit(blobs, settings, tmp_path / "run"))
+    run = load_trained(training.fit(blobs, settings, tmp_path / "run"))
     assert (run.card["size"], run.card["crop"]) == (8, 16)
     images = blobs.part("test").images
     np.testing.assert_allclose(run.predict(images, 90.0), run.predict(images), atol=1e-5)
 
 
-def test_the_order_of_images_changes_from_epoch_to_epoch_and_is_the_seeds_own():
-    batches = training._SeededBatches(40, 8, seed=1)
-    orders = []
-    for epoch in (0, 1):
-        batches.set_epoch(epoch)
-        orders.append(np.concatenate(list(batches)).tolist())
-    assert sorted(orders[0]) == sorted(orders[1]) == list(range(40))
-    assert orders[0] != orders[1]
-    assert orders[0] == np.concatenate(list(training._SeededBatches(40, 8, seed=1))).tolist()
-    assert orders[0] != np.concatenate(list(training._SeededBatches(40, 8, seed=2))).tolist()
-
-
 def test_lightning_tells_the_batches_which_epoch_it_is(blobs, tmp_path, quiet, monkeypatch):
     epochs = []
-    monkeypatch.setattr(training._SeededBatches, "set_epoch", lambda batches, epoch: epochs.append(epoch))
+    monkeypatch.setattr(SeededBatches, "set_epoch", lambda batches, epoch: epochs.append(epoch))
     training.fit(blobs, SETTINGS.model_copy(update={"epochs": 3}), tmp_path / "run")
     assert epochs == [0, 1, 2]
 
@@ -213,7 +189,7 @@ def test_patience_ends_a_training_that_makes_no_progress(blobs, tmp_path, quiet)
 )
 def test_what_a_network_sees_is_central_and_symmetric(image_size, crop, binning, expected):
     settings = SETTINGS.model_copy(update={"crop": crop, "binning": binning})
-    size = training.working_size(image_size, settings)
+    size = trained.working_size(image_size, settings)
     assert size == expected
     assert (image_size - size * binning) % 2 == 0
     assert symmetry.working_size(size) == size
@@ -221,4 +197,219 @@ def test_what_a_network_sees_is_central_and_symmetric(image_size, crop, binning,
 
 def test_binning_that_cannot_be_central_is_refused_with_the_way_out():
     with pytest.raises(symmetry.SymmetryError, match="choose another binning"):
-        training.working_size(65, SETTINGS.model_copy(update={"binning": 2}))
+        trained.working_size(65, SETTINGS.model_copy(update={"binning": 2}))
+
+
+def test_an_exploding_loss_stops_as_well_and_keeps_the_last_good_checkpoint(blobs, tmp_path, quiet):
+    wild = SETTINGS.model_copy(
+        update={"network": "plain-cnn", "optimizer": "sgd", "learning_rate": 10.0, "gradient_clip": 0.0, "epochs": 30}
+    )
+    step, calm = training._Fit.training_step, []
+
+    def explodes_in_the_second_epoch(module, batch, number):
+        calm.append(number)
+        images, labels = batch
+        return step(module, (images if len(calm) <= module.batches else images * torch.nan, labels), number)
+
+    training._Fit.training_step = explodes_in_the_second_epoch
+    try:
+        with pytest.raises(training.TrainingDiverged, match="learning rate"):
+            training.fit(blobs, wild.model_copy(update={"learning_rate": 0.01}), tmp_path / "run")
+    finally:
+        training._Fit.training_step = step
+    assert (tmp_path / "run/last.ckpt").exists()
+    assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
+
+
+def with_(**changes):
+    return SETTINGS.model_copy(update=changes)
+
+
+def test_a_share_takes_as_many_steps_and_sees_fewer_images(blobs, tmp_path, quiet, monkeypatch):
+    seen, step = [], training._Fit.training_step
+
+    def noting(module, batch, number):
+        seen.append(batch[0])
+        return step(module, batch, number)
+
+    monkeypatch.setattr(training._Fit, "training_step", noting)
+    folder = training.fit(blobs, with_(share=25.0, epochs=2), tmp_path / "run")
+    train = blobs.part("train")
+    different = {image.numpy().tobytes() for image in torch.cat(seen)}
+    assert len(seen) == 2 * (len(train) // SETTINGS.batch_size)
+    expected = sum(math.ceil(0.25 * count) for count in np.bincount(train.labels))
+    assert len(different) == expected == json.loads((folder / "card.json").read_text())["training_images"]
+
+
+def test_accumulated_batches_make_one_step_of_their_mean(blobs, tmp_path, quiet):
+    """Without batch norm's memory of single batches, two halves of a batch give the gradient of the whole."""
+    network = training.build(training._card(blobs, SETTINGS)).eval()
+    images, labels = torch.as_tensor(blobs.images[:16]), torch.as_tensor(blobs.labels[:16])
+    loss = torch.nn.functional.cross_entropy
+
+    def gradient(*losses):
+        return torch.autograd.grad(sum(losses) / len(losses), list(network.parameters()))
+
+    whole = gradient(loss(network(images), labels))
+    halves = gradient(loss(network(images[:8]), labels[:8]), loss(network(images[8:]), labels[8:]))
+    for one, other in zip(whole, halves, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    history = pd.read_csv(training.fit(blobs, with_(accumulate=2, epochs=1), tmp_path / "run") / "history.csv")
+    assert len(history) == 1
+
+
+def test_label_smoothing_is_in_the_training_loss_only(blobs, tmp_path, quiet):
+    plain = pd.read_csv(training.fit(blobs, with_(epochs=1, learning_rate=1e-9), tmp_path / "a") / "history.csv")
+    smooth = training.fit(blobs, with_(epochs=1, learning_rate=1e-9, label_smoothing=0.5), tmp_path / "b")
+    smooth = pd.read_csv(smooth / "history.csv")
+    assert smooth["validation_loss"][0] == pytest.approx(plain["validation_loss"][0], abs=1e-6)
+    assert smooth["train_loss"][0] != pytest.approx(plain["train_loss"][0], abs=1e-6)
+
+
+@pytest.mark.parametrize("network", ["d4-steerable-cnn", "resnet18"])
+@pytest.mark.parametrize("averaging", ["ema", "swa"])
+def test_averaged_weights_have_batch_norm_statistics_of_their_own(blobs, tmp_path, quiet, averaging, network):
+    """The kept network gives the stored predictions, is settled on its own weights, and is exactly symmetric."""
+    width = 0.25 if network == "resnet18" else 0.5
+    folder = training.fit(
+        blobs, with_(network=network, width=width, averaging=averaging, averaging_start=0.5), tmp_path / "run"
+    )
+    run, validation = load_trained(folder), blobs.part("validation")
+    stored = pd.read_parquet(folder / "predictions.parquet")[["no_sub", "sub"]]
+    np.testing.assert_allclose(run.predict(validation.images), stored, atol=1e-5)
+    assert json.loads((folder / "metrics.json").read_text())["validation_auc"] > 0.8
+    if network.startswith("d4"):
+        np.testing.assert_allclose(run.predict(validation.images, 90.0), stored, atol=1e-4)
+
+
+def test_the_exponential_average_is_the_closed_form_of_the_steps(blobs, tmp_path, quiet, monkeypatch):
+    path, end = [], training._Fit.on_train_batch_end
+
+    def noting(module, *rest):
+        path.append(module.network.classifier.bias.detach().clone())
+        end(module, *rest)
+
+    monkeypatch.setattr(training._Fit, "on_train_batch_end", noting)
+    settings = with_(averaging="ema", averaging_decay=0.8, epochs=1, monitor="last")
+    kept = weights(training.fit(blobs, settings, tmp_path / "run"))["classifier.bias"]
+    expected = path[0]
+    for value in path[1:]:
+        expected = 0.8 * expected + 0.2 * value
+    torch.testing.assert_close(kept, expected)
+
+
+def test_last_keeps_the_last_epoch_whatever_the_validation_says(blobs, tmp_path, quiet):
+    folder = training.fit(blobs, with_(monitor="last", learning_rate=0.3, epochs=3), tmp_path / "run")
+    assert json.loads((folder / "metrics.json").read_text())["best_epoch"] == 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"optimizer": "sgd"}, {"averaging": "ema"}, {"averaging": "swa"}, {"schedule": "plateau", "decay_patience": 0}],
+    ids=lambda changes: "-".join(map(str, changes.values())),
+)
+def test_an_interruption_changes_nothing_whatever_is_remembered(blobs, tmp_path, quiet, monkeypatch, changes):
+    settings = with_(epochs=4, monitor="last", **changes)
+    whole = training.fit(blobs, settings, tmp_path / "whole")
+    step, count = training._Fit.training_step, []
+
+    def stops(module, batch, number):
+        count.append(number)
+        if len(count) == 3 * module.batches - 1:
+            raise Interrupted
+        return step(module, batch, number)
+
+    monkeypatch.setattr(training._Fit, "training_step", stops)
+    with pytest.raises(Interrupted):
+        training.fit(blobs, settings, tmp_path / "halves")
+    monkeypatch.setattr(training._Fit, "training_step", step)
+    assert same(weights(whole), weights(training.fit(blobs, settings, tmp_path / "halves")))
+
+
+def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(blobs, tmp_path, quiet):
+    """A real SIGKILL, in a process of its own, once a checkpoint is there."""
+    settings = with_(epochs=6, width=0.25)
+    whole = training.fit(blobs, settings, tmp_path / "whole")
+    blobs.save(tmp_path / "blobs")
+    script = (
+        "import sys; from lensstudy.dataset import LensDataset; from lensstudy.parameters import Study; "
+        "from lensstudy.training import fit; "
+        "fit(LensDataset.load(sys.argv[1]), Study.of(eval(sys.argv[2])), sys.argv[3])"
+    )
+    arguments = [sys.executable, "-c", script, tmp_path / "blobs", repr(settings.model_dump()), tmp_path / "killed"]
+    process = subprocess.Popen(list(map(str, arguments)), stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (tmp_path / "killed/last.ckpt").exists():
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed/metrics.json").exists()
+    again = subprocess.run(list(map(str, arguments)), stderr=subprocess.PIPE, text=True)
+    assert again.returncode == 0, again.stderr
+    assert same(weights(whole), weights(tmp_path / "killed"))
+
+
+@pytest.mark.parametrize("network", ["d4-steerable-cnn", "resnet18"])
+def test_two_processes_give_the_training_of_one_at_the_same_batch(blobs, tmp_path, quiet, network):
+    """DDP on two processes: the same loss, gradients and predictions within rounding, batch norm included."""
+    settings = with_(network=network, width=0.25, epochs=2, accelerator="cpu", learning_rate=0.003)
+    one = training.fit(blobs, settings, tmp_path / "one")
+    blobs.save(tmp_path / "blobs")
+    script = (
+        "import sys; from lensstudy.dataset import LensDataset; from lensstudy.parameters import Study; "
+        "from lensstudy.training import fit; "
+        "fit(LensDataset.load(sys.argv[1]), Study.of(eval(sys.argv[2])), sys.argv[3])"
+    )
+    both = settings.model_copy(update={"devices": 2}).model_dump()
+    arguments = [sys.executable, "-c", script, tmp_path / "blobs", repr(both), tmp_path / "two"]
+    done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    first, second = (pd.read_csv(folder / "history.csv") for folder in (one, tmp_path / "two"))
+    for column in ("train_loss", "validation_loss", "gradient_norm"):
+        np.testing.assert_allclose(second[column], first[column], rtol=2e-3, err_msg=column)
+    probabilities = [
+        pd.read_parquet(folder / "predictions.parquet")[["no_sub", "sub"]] for folder in (one, tmp_path / "two")
+    ]
+    np.testing.assert_allclose(*probabilities, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"devices": 3}, "3 devices cannot share a batch equally"),
+        ({"precision": "16-mixed", "accelerator": "cpu"}, "needs a GPU"),
+        ({"curriculum": [[1, 4.0, 20.0]]}, "fresh_images"),
+        ({"fresh_images": 32, "data_path": "somewhere"}, "cannot be drawn anew"),
+    ],
+)
+def test_parameters_that_do_not_go_together_are_refused_with_the_way_out(blobs, tmp_path, quiet, changes, message):
+    with pytest.raises(ParameterError, match=message):
+        training.fit(blobs, with_(**changes), tmp_path / "run")
+
+
+def test_a_training_can_begin_with_the_weights_of_another(blobs, tmp_path, quiet):
+    first = training.fit(blobs, SETTINGS, tmp_path / "first")
+    settings = with_(epochs=1, learning_rate=1e-9, warmup_fraction=0.0)
+    second = training.fit(blobs, settings, tmp_path / "second", start_from=first)
+    torch.testing.assert_close(weights(second)["classifier.weight"], weights(first)["classifier.weight"])
+    with pytest.raises(ValueError, match="same network, width"):
+        training.fit(blobs, with_(width=1.0), tmp_path / "third", start_from=first)
+
+
+def test_the_range_test_finds_the_rates_that_do_not_work(blobs, quiet):
+    found = training.range_test(blobs, with_(range_test_steps=40))
+    assert found["learning_rate"].is_monotonic_increasing
+    assert 1e-5 <= found["learning_rate"].min() < 1e-3
+    assert found["loss"].min() < found["loss"].iloc[0] or found["loss"].iloc[-1] > found["loss"].min()
+    again = training.range_test(blobs, with_(range_test_steps=40))
+    pd.testing.assert_frame_equal(found, again)
+
+
+def test_what_differs_between_two_trainings_is_told(blobs, tmp_path, quiet):
+    folders = [
+        training.fit(blobs, with_(epochs=1), tmp_path / "a"),
+        training.fit(blobs, with_(epochs=1, seed=2), tmp_path / "b"),
+        training.fit(blobs, with_(epochs=1, weight_decay=0.1), tmp_path / "c"),
+    ]
+    cards = [json.loads((folder / "card.json").read_text()) for folder in folders]
+    assert training.differences(cards[:2]).empty
+    assert list(training.differences(cards).index) == ["weight_decay"]

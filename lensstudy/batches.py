@@ -1,0 +1,167 @@
+"""Which images a network sees in which step: shuffled rows of a data set, or images that are simulated on the way.
+
+Every order and every fresh image belongs to the seed and the epoch alone, so that a training which was interrupted goes
+on as if nothing had happened. With several processes each takes every n-th image of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lensstudy.dataset import LensDataset
+from lensstudy.distributed import place
+from lensstudy.parameters import ParameterError, Study
+from lensstudy.raytracing import batch_size as render_batch
+from lensstudy.simulate import draw_batch
+from lensstudy.trained import as_tensor
+
+__all__ = ["FreshBatches", "FreshImages", "InOrder", "Rows", "SeededBatches", "loader", "phase_at", "training_loader"]
+
+
+@dataclass
+class SeededBatches:
+    """Shuffled rows in batches; the order belongs to the seed and the epoch alone. The last, smaller batch is left
+    out, since batch normalisation over a handful of images is noise. With more `steps` than the images fill, they are
+    shown again in another order within the same epoch."""
+
+    images: int
+    batch_size: int
+    seed: int
+    steps: int = 0  # batches of an epoch; 0: once through the images
+    epoch: int = 0
+
+    def set_epoch(self, epoch: int) -> None:  # called by Lightning
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps or max(self.images // self.batch_size, 1)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        generator = np.random.default_rng((self.seed, self.epoch))
+        rounds = -(-len(self) * self.batch_size // self.images)
+        order = np.concatenate([generator.permutation(self.images) for _ in range(rounds)])
+        rank, world = place()
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            yield np.sort(order[start : start + self.batch_size])[rank::world]
+
+
+@dataclass
+class InOrder:
+    """All rows, one batch after the other; with several processes each sees all of them."""
+
+    images: int
+    batch_size: int
+
+    def __len__(self) -> int:
+        return -(-self.images // self.batch_size)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for start in range(0, self.images, self.batch_size):
+            yield np.arange(start, min(start + self.batch_size, self.images))
+
+
+class Rows(torch.utils.data.Dataset):
+    """Batches of a data set by their rows: one read, no copy of the whole."""
+
+    def __init__(self, part: LensDataset):
+        self.images, self.labels = part.images, torch.as_tensor(part.labels)
+
+    def __getitem__(self, rows: np.ndarray):
+        return as_tensor(self.images[rows]), self.labels[rows]
+
+
+@dataclass
+class FreshBatches:
+    """Batches of images that nobody has seen: numbers of images to simulate, and which of those make a batch."""
+
+    images: int  # of one epoch
+    batch_size: int
+    classes: int
+    block: int  # images of each class that are simulated in one go
+    seed: int
+    epoch: int = 0
+
+    def set_epoch(self, epoch: int) -> None:  # called by Lightning
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return max(self.images // self.batch_size, 1)
+
+    def __iter__(self) -> Iterator[tuple[int, range, np.ndarray]]:
+        generator = np.random.default_rng((self.seed, self.epoch))
+        together = self.block * self.classes
+        blocks = -(-len(self) * self.batch_size // together)
+        rank, world = place()
+        left, rest = len(self), self.epoch * blocks * self.block
+        for number in range(rest, rest + blocks * self.block, self.block):
+            order = generator.permutation(together)
+            for start in range(0, together - self.batch_size + 1, self.batch_size):
+                if left:
+                    left -= 1
+                    yield (
+                        self.epoch,
+                        range(number, number + self.block),
+                        order[start : start + self.batch_size][rank::world],
+                    )
+
+
+class FreshImages(torch.utils.data.Dataset):
+    """Images of the study's recipe, simulated when their turn comes; a curriculum begins with heavier substructure and
+    more photons. The seed is another than that of the data set, so that no test image is drawn again."""
+
+    def __init__(self, settings: Study, classes: tuple[str, ...]):
+        if settings.data_path:
+            raise ParameterError(
+                "fresh_images: images that are read cannot be drawn anew; use 0, or a simulated preset"
+            )
+        self.settings, self.classes = settings, classes
+        self.seed = int(np.random.SeedSequence((settings.data_seed, settings.seed)).generate_state(1)[0])
+        self.drawn: range | None = None
+
+    def __getitem__(self, batch: tuple[int, range, np.ndarray]):
+        epoch, numbers, chosen = batch
+        if numbers != self.drawn:
+            substructure, photons = phase_at(epoch, self.settings.curriculum)
+            self.images, self.labels = draw_batch(
+                self.settings.preset,
+                numbers,
+                seed=self.seed,
+                classes=self.classes,
+                image_size=self.settings.image_size,
+                noise_level=self.settings.noise_level or None,
+                substructure_factor=substructure,
+                photon_factor=photons,
+                **self.settings.population,
+            )
+            self.drawn = numbers
+        return self.images[chosen], self.labels[chosen]
+
+
+def phase_at(epoch: int, curriculum: list[list[float]]) -> tuple[float, float]:
+    """Factors on the substructure's mass and on the photons in `epoch`, counted from 0; after the last phase the
+    recipe as it is."""
+    begun = 0
+    for epochs, substructure, photons in curriculum:
+        begun += epochs
+        if epoch < begun:
+            return substructure, photons
+    return 1.0, 1.0
+
+
+def training_loader(train: LensDataset, steps: int, settings: Study) -> torch.utils.data.DataLoader:
+    """Batches of one training: of `train`, or fresh ones, `steps` an epoch."""
+    if not settings.fresh_images:
+        return loader(Rows(train), SeededBatches(len(train), settings.batch_size, settings.seed, steps))
+    # Whole batches of the renderer, and of the network: whatever is drawn is shown.
+    block = np.lcm(render_batch(settings.image_size), settings.batch_size)
+    fresh = FreshBatches(settings.fresh_images, settings.batch_size, len(train.classes), int(block), settings.seed)
+    return loader(FreshImages(settings, train.classes), fresh)
+
+
+def loader(images: torch.utils.data.Dataset, batches) -> torch.utils.data.DataLoader:
+    """Whole batches, read in this process: a worker would cost more than it saves where nothing is decoded."""
+    return torch.utils.data.DataLoader(images, sampler=batches, batch_size=None)
