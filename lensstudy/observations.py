@@ -1,9 +1,9 @@
-"""Real telescope cutouts: reading them, taking the lens galaxy's light away, bringing them to a network's pixels.
+"""Real telescope cutouts: reading them, masking what says nothing, bringing them to a network's pixels.
 
 `read` opens one lens in one band, whatever of the known layouts it is in, `read_all` everything in a folder. A pixel
 that says nothing (NaN, no noise, a noise map that flags it with an absurd value, another galaxy) is in `mask`.
-`fit_lens_light` models the galaxy in front as a sum of Gaussians and says how well that works, `network_input` brings
-what is left to the pixels, the field of view and the brightness that a trained network knows.
+`network_input` brings an image to the pixels, the field of view and the brightness that a trained network knows;
+`lenslight` takes the galaxy in front away first.
 
 Arrays are as in FITS: row 0 is at the bottom, x runs to the right and y upwards, in arcseconds from the middle of the
 image.
@@ -19,25 +19,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage, optimize, signal
 
 from lensstudy.dataset import DataError, sky_and_noise
 from lensstudy.formats import FITS, HDF5
 from lensstudy.symmetry import centre_crop
 
 __all__ = [
-    "LensLight",
     "Observation",
     "cropped",
     "filled",
-    "fit_lens_light",
     "network_input",
     "psf_fwhm",
     "read",
     "read_all",
     "resample",
-    "ring_radius",
-    "subtract_lens_light",
     "write",
 ]
 
@@ -339,169 +334,6 @@ def cropped(observation: Observation, side: float) -> Observation:
     wanted += (size - wanted) % 2
     parts = {name: centre_crop(getattr(observation, name), wanted) for name in ("image", "noise", "mask")}
     return replace(observation, **parts)
-
-
-# The light of the lens galaxy
-
-
-@dataclass(frozen=True)
-class LensLight:
-    """The galaxy in front as a sum of Gaussians: `model` `(H, H)` with the `sky` in it.
-
-    `ellipticity` is `(e1, e2)` inside and `(e1, e2)` outside; `arcs` is True where light of the source was found and left
-    out of the fit. `chi2_core` and `chi2` are residuals squared in units of the noise, a pixel: within `core_radius`
-    (arcsec) and outside, arcs left out. About 1 is a fit to the noise.
-    """
-
-    model: np.ndarray
-    sky: float
-    center: tuple[float, float]
-    ellipticity: tuple[float, float, float, float]
-    arcs: np.ndarray
-    core_radius: float
-    chi2_core: float
-    chi2: float
-
-    @property
-    def good(self) -> bool:
-        """Whether the core is fitted to within twice the noise."""
-        return self.chi2_core < 4
-
-
-def fit_lens_light(observation: Observation, gaussians: int = 12, rounds: int = 4) -> LensLight:
-    """Fit the lens galaxy with concentric elliptical Gaussians, seen through the PSF, and a flat sky (Emsellem, Monnet
-    and Bacon 1994; Cappellari 2002).
-
-    The centre and two ellipticities, of the narrow half and of the wide half of the Gaussians, are adjusted: isophotes
-    of real galaxies twist. The amplitudes, none of them negative, follow from them linearly. A sum of such
-    Gaussians can only fall outwards, so a ring cannot hide in it. What stands out of the fit by three sigma, smoothed,
-    is taken for arcs and left out of the next round; the first round leaves out what stands out of the run of the
-    brightness with radius, made to fall outwards.
-    """
-    x, y = observation.grid()
-    core_radius = max(2 * psf_fwhm(observation), 0.25)
-    widths = np.geomspace(0.6 * observation.pixel_scale, observation.field_of_view / 3, gaussians)
-    shape = np.array([*_brightest(observation), 0.0, 0.0, 0.0, 0.0])
-    smooth = _falling_profile(observation, shape[:2])
-    arcs = _stands_out(observation, smooth, shape[:2], core_radius)
-    for _ in range(rounds):
-        use = ~(observation.mask | arcs)
-        shape, basis, amplitudes = _fit_gaussians(observation, widths, use, shape)
-        model = np.tensordot(amplitudes, basis, 1)
-        arcs = _stands_out(observation, model, shape[:2], core_radius)
-    chi = (observation.image - model) / observation.noise
-    core = (np.hypot(x - shape[0], y - shape[1]) < core_radius) & ~observation.mask
-    rest = ~core & use
-    return LensLight(
-        model,
-        float(amplitudes[-1]),
-        tuple(shape[:2].tolist()),
-        tuple(shape[2:].tolist()),
-        arcs,
-        core_radius,
-        float((chi[core] ** 2).mean()),
-        float((chi[rest] ** 2).mean()),
-    )
-
-
-def _brightest(observation: Observation) -> tuple[float, float]:
-    """Centre of light of the brightest spot within half an arcsecond of the middle."""
-    x, y = observation.grid()
-    image = ndimage.gaussian_filter(np.where(observation.mask, 0, observation.image), 1.5)
-    near = np.hypot(x, y) < 0.5
-    row, column = np.unravel_index(np.where(near, image, -np.inf).argmax(), image.shape)
-    return float(x[0, column]), float(y[row, 0])
-
-
-def _falling_profile(observation: Observation, center: np.ndarray) -> np.ndarray:
-    """The lower quartile of brightness at each radius, made to fall outwards, as an image."""
-    x, y = observation.grid()
-    radius = np.hypot(x - center[0], y - center[1]) / observation.pixel_scale
-    ring = radius.astype(int)
-    image = np.where(observation.mask, np.nan, observation.image)
-    quartile = np.array([np.nanpercentile(image[ring == r], 25) for r in range(ring.max() + 1)])
-    quartile = np.minimum.accumulate(np.where(np.isfinite(quartile), quartile, np.inf))
-    return np.interp(radius, np.arange(len(quartile)) + 0.5, quartile)
-
-
-def _stands_out(observation: Observation, model: np.ndarray, center: np.ndarray, core_radius: float) -> np.ndarray:
-    """Pixels outside the core whose light, smoothed, is three sigma and a twentieth above `model`, and those beside."""
-    x, y = observation.grid()
-    sigma = max(psf_fwhm(observation) / observation.pixel_scale / 2.355, 0.7)
-    excess = ndimage.gaussian_filter(np.where(observation.mask, 0, observation.image - model), sigma)
-    noise = observation.noise / (2 * math.sqrt(math.pi) * sigma)  # of the smoothed image, pixels being independent
-    outside = np.hypot(x - center[0], y - center[1]) > core_radius
-    above = (excess > 3 * noise) & (excess > 0.05 * np.abs(model)) & outside
-    return ndimage.binary_dilation(ndimage.binary_opening(above), iterations=2)
-
-
-def _fit_gaussians(observation: Observation, widths, use, start) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Shape `(x, y, e1, e2, e1, e2)`, blurred Gaussians and sky `(K + 1, H, W)`, and their amplitudes."""
-    x, y = observation.grid()
-    weight = np.where(use, 1 / observation.noise, 0)
-
-    def basis_of(shape: np.ndarray) -> np.ndarray:
-        dx, dy, half = x - shape[0], y - shape[1], len(widths) // 2
-        inner, outer = (elliptical_radius_squared(dx, dy, *shape[i : i + 2]) for i in (2, 4))
-        radius_squared = np.stack([inner] * half + [outer] * (len(widths) - half))
-        light = np.exp(-radius_squared / (2 * widths[:, None, None] ** 2))
-        if observation.psf is not None:
-            light = signal.fftconvolve(light, observation.psf[None], mode="same", axes=(1, 2))
-        return np.concatenate([light, np.ones((1, *light.shape[1:]))])
-
-    def solve(basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        design = (basis * weight).reshape(len(basis), -1)[:, use.ravel()].T
-        data = (observation.image * weight)[use]
-        size = np.linalg.norm(design, axis=0)
-        triangle = np.linalg.qr(np.column_stack([design / size, data]), mode="r")
-        signed = np.column_stack([triangle[:, :-1], -triangle[:, -2]])  # the sky may be below zero
-        amplitudes = optimize.nnls(signed, triangle[:, -1])[0]
-        amplitudes = np.append(amplitudes[: len(size) - 1], amplitudes[-2] - amplitudes[-1]) / size
-        return amplitudes, data - design @ amplitudes
-
-    middle, reach = np.append(start[:2], [0.0] * 4), np.array([0.3, 0.3, 0.6, 0.6, 0.6, 0.6])
-    found = optimize.least_squares(
-        lambda shape: solve(basis_of(shape))[1],
-        start,
-        bounds=(middle - reach, middle + reach),
-        x_scale=[0.02, 0.02, 0.05, 0.05, 0.05, 0.05],
-        diff_step=1e-4,
-        max_nfev=12,
-        ftol=1e-4,
-    )
-    basis = basis_of(found.x)
-    return found.x, basis, solve(basis)[0]
-
-
-def elliptical_radius_squared(dx, dy, e1: float, e2: float) -> np.ndarray:
-    """`q x^2 + y^2/q` along the axes of an ellipse of that ellipticity, as in `lensing.sersic`."""
-    modulus, angle = math.hypot(e1, e2), 0.5 * math.atan2(e2, e1)
-    q = (1 - modulus) / (1 + modulus)
-    along, across = math.cos(angle) * dx + math.sin(angle) * dy, math.cos(angle) * dy - math.sin(angle) * dx
-    return q * along**2 + across**2 / q
-
-
-def subtract_lens_light(observation: Observation, light: LensLight) -> Observation:
-    """The observation without the galaxy in front; pixels of the core that the model misses by 5 sigma are masked."""
-    x, y = observation.grid()
-    left = observation.image - light.model
-    core = np.hypot(x - light.center[0], y - light.center[1]) < light.core_radius
-    missed = core & (np.abs(left) > 5 * observation.noise)
-    note = f"lens light subtracted; {missed.sum()} pixels of the core are masked, where the model misses by 5 sigma"
-    return replace(observation, image=left, mask=observation.mask | missed, notes=(*observation.notes, note))
-
-
-def ring_radius(observation: Observation, light: LensLight) -> float:
-    """Radius in arcseconds at which the arcs hold most light, once the lens's own is taken away."""
-    x, y = observation.grid()
-    radius = np.hypot(x - light.center[0], y - light.center[1])
-    arcs = light.arcs & ~observation.mask & (radius < observation.field_of_view / 2)
-    if not arcs.any():
-        raise DataError(f"{observation}: no arcs stand out of the lens galaxy by 3 sigma; use a deeper image")
-    step = max(observation.pixel_scale, 0.05)
-    edges = np.arange(0, observation.field_of_view / 2 + step, step)
-    held = np.histogram(radius[arcs], edges, weights=np.clip(observation.image - light.model, 0, None)[arcs])[0]
-    return float(edges[ndimage.gaussian_filter1d(held, 1.5).argmax()] + step / 2)
 
 
 # To a network's pixels
