@@ -126,22 +126,26 @@ def run(batch: int = 64, repeats: int = 15) -> list[dict]:
     return [in_turns(*pair, batch, repeats) for pair in pairs]
 
 
-def invariance_table(sizes=(64, 97, 100, 101, 129, 150), steps: int = 20) -> dict[str, list[float]]:
+def invariance_table(names=(), sizes=(64, 97, 100, 101, 129, 150), steps: int = 20) -> dict[str, list[float]]:
     """The largest invariance error under turns by 90 degrees (and reflections, where the group has them) of each
-    equivariant network at each size, after `steps` steps of training with batches of 16: an epoch of 320 images."""
+    equivariant network (or those of `names`) at each size: untrained, and after `steps` steps of training with batches
+    of 16, an epoch of 320 images."""
     table = {}
-    for name in network_names():
+    for name in names or network_names():
         if name.startswith(("plain", "resnet")):
             continue
-        table[name] = []
+        table |= {f"{name}, untrained": [], f"{name}, trained": []}
         for size in sizes:
             network = build_network(name, size, CLASSES, width=0.5)
             images, labels = blobs(16, size), torch.arange(16) % CLASSES
-            step = train_step(settle_batch_norm(network, images), images, labels)
-            for _ in range(steps):
-                step()
             reflections = (False, True) if network.group.startswith(("D", "O")) else (False,)
-            table[name].append(max(invariance_error(network, images, 90, reflect) for reflect in reflections))
+            step = train_step(settle_batch_norm(network, images), images, labels)
+            for state in ("untrained", "trained"):
+                if state == "trained":
+                    for _ in range(steps):
+                        step()
+                errors = [invariance_error(network, images, 90, reflect) for reflect in reflections]
+                table[f"{name}, {state}"].append(max(errors))
     return table
 
 
