@@ -1,10 +1,10 @@
 """Does an image look like anything the network was trained on? A score, its p-value, and when to say nothing.
 
-A classifier always answers, also to noise. What it sees in an image are the features in front of its last layer; in the
-training images these fill a small part of their space. `Familiarity` measures how far from that part an image lies
-(Mahalanobis distance to the nearest class with a shrunk common covariance, after Lee et al. 2018 and Ledoit and Wolf
-2004) and turns it into a p-value by ranking it among held-out images: of images like the training ones, a share p has a
-p-value below p.
+A classifier always answers, also to noise. `Familiarity` looks at two things: what the network's last layer sees, which
+is what the answer hangs on, and how its input looks (brightness, noise, size of the ring), because a network can be
+blind to what is odd. Each is compared with training-like images by a Mahalanobis distance with a shrunk covariance (Lee
+et al. 2018; Ledoit and Wolf 2004), and their sum is ranked among held-out images: of images like the training ones, a
+share p has a p-value below p.
 """
 
 from __future__ import annotations
@@ -18,31 +18,77 @@ from lensstudy.dataset import DataError, LensDataset
 from lensstudy.simulate import simulate
 from lensstudy.training import TrainedNetwork
 
-__all__ = ["Familiarity", "features", "simulations_like"]
+__all__ = ["Cloud", "Familiarity", "features", "simulations_like"]
 
 
-def features(trained: TrainedNetwork, images: np.ndarray) -> np.ndarray:
-    """What the network's last layer gets to see of images `(N, C, H, W)`: `(N, features)`, float64."""
+QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99, 1.0)
+RINGS = 6
+
+
+def features(trained: TrainedNetwork, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the network's last layer gets to see of images `(N, C, H, W)`, `(N, features)`, and how its input looks,
+    `(N, looks)`: quantiles of its pixels, mean brightness in rings about the middle, and how neighbours differ.
+
+    None of the looks changes as an image turns by 90 degrees.
+    """
     seen: list[np.ndarray] = []
-
-    def keep(_layer, inputs):
-        seen.append(inputs[0].double().numpy())
-
-    hook = trained.network.classifier.register_forward_pre_hook(keep)
+    inputs: list[np.ndarray] = []
+    hooks = [
+        trained.network.classifier.register_forward_pre_hook(lambda _, given: seen.append(given[0].double().numpy())),
+        trained.network.register_forward_pre_hook(lambda _, given: inputs.append(_looks(given[0].double().numpy()))),
+    ]
     try:
         trained.predict(images)
     finally:
-        hook.remove()
-    return np.concatenate(seen)
+        for hook in hooks:
+            hook.remove()
+    return np.concatenate(seen), np.concatenate(inputs)
+
+
+def _looks(images: np.ndarray) -> np.ndarray:
+    """The looks `(N, looks)` of a network's inputs `(N, C, S, S)`, channels averaged."""
+    images = images.mean(axis=1)
+    size = images.shape[-1]
+    y, x = np.indices((size, size)) - (size - 1) / 2
+    ring = np.minimum(np.hypot(x, y) / (size / 2) * RINGS, RINGS).astype(int)
+    rings = [images[:, ring == number].mean(axis=1) for number in range(RINGS)]
+    steps = [np.abs(np.diff(images, axis=axis)).reshape(len(images), -1) for axis in (1, 2)]
+    rough = np.median(np.concatenate(steps, axis=1), axis=1)
+    return np.stack([*np.quantile(images, QUANTILES, axis=(1, 2)), *rings, np.log(rough + 1e-6)], axis=1)
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Where the features of known images lie: class means `(classes, F)`, their spread within classes `(F,)` and the
+    inverse covariance `(F, F)` in units of it."""
+
+    means: np.ndarray
+    spread: np.ndarray
+    precision: np.ndarray
+
+    @classmethod
+    def fit(cls, seen: np.ndarray, labels: np.ndarray) -> Cloud:
+        """From features `(N, F)` and their classes `(N,)`."""
+        present, index = np.unique(labels, return_inverse=True)
+        means = np.stack([seen[index == i].mean(axis=0) for i in range(len(present))])
+        within = seen - means[index]
+        spread = np.maximum(within.std(axis=0), 1e-6 * max(np.abs(seen).max(), 1e-6))  # a dead feature says nothing
+        return cls(means, spread, LedoitWolf(assume_centered=True).fit(within / spread).precision_)
+
+    def distance(self, seen: np.ndarray) -> np.ndarray:
+        """Squared Mahalanobis distance `(N,)` to the nearest class, a feature."""
+        apart = (seen[:, None] - self.means) / self.spread
+        return np.einsum("nci,ij,ncj->nc", apart, self.precision, apart).min(axis=1) / seen.shape[1]
 
 
 @dataclass(frozen=True)
 class Familiarity:
-    """How familiar images are to one network: class means `(classes, F)` and inverse covariance `(F, F)` of its
-    features, and the sorted scores of held-out images of the same kind."""
+    """How familiar images are to one network: the clouds of its features and of its inputs' looks, and the sorted
+    scores of held-out images of the same kind."""
 
-    means: np.ndarray
-    precision: np.ndarray
+    trained: TrainedNetwork
+    features: Cloud
+    looks: Cloud
     held_out: np.ndarray
 
     @classmethod
@@ -54,21 +100,19 @@ class Familiarity:
         for name, part in (("known", known), ("held-out", held_out)):
             if len(part) < 20:
                 raise DataError(f"{len(part)} {name} images are too few for a p-value; use 20 or more")
-        seen, labels = features(trained, known.images), known.labels
-        present = np.unique(labels)
-        means = np.stack([seen[labels == label].mean(axis=0) for label in present])
-        within = seen - means[np.searchsorted(present, labels)]
-        fitted = cls(means, LedoitWolf(assume_centered=True).fit(within).precision_, np.zeros(0))
-        return cls(fitted.means, fitted.precision, np.sort(fitted.score(trained, held_out.images)))
+        seen, looks = features(trained, known.images)
+        clouds = Cloud.fit(seen, known.labels), Cloud.fit(looks, np.zeros(len(looks)))
+        uncalibrated = cls(trained, *clouds, np.zeros(0))
+        return cls(trained, *clouds, np.sort(uncalibrated.score(held_out.images)))
 
-    def score(self, trained: TrainedNetwork, images: np.ndarray) -> np.ndarray:
-        """Squared distance `(N,)` of each image to the nearest class, in units of the spread within classes."""
-        apart = features(trained, images)[:, None] - self.means
-        return np.einsum("nci,ij,ncj->nc", apart, self.precision, apart).min(axis=1)
+    def score(self, images: np.ndarray) -> np.ndarray:
+        """How far `(N,)` each image is from the known ones; about 2 for one of them."""
+        seen, looks = features(self.trained, images)
+        return self.features.distance(seen) + self.looks.distance(looks)
 
-    def p_value(self, trained: TrainedNetwork, images: np.ndarray) -> np.ndarray:
-        """Share `(N,)` of held-out images at least as far away, never below one over their number (plus one)."""
-        closer = np.searchsorted(self.held_out, self.score(trained, images), side="left")
+    def p_value(self, images: np.ndarray) -> np.ndarray:
+        """Share `(N,)` of held-out images at least as far away; never below one in their number plus one."""
+        closer = np.searchsorted(self.held_out, self.score(images), side="left")
         return (len(self.held_out) - closer + 1) / (len(self.held_out) + 1)
 
 
