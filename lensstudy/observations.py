@@ -22,6 +22,9 @@ import numpy as np
 
 from lensstudy.dataset import DataError, sky_and_noise
 from lensstudy.formats import FITS, HDF5
+from lensstudy.instrument import INSTRUMENTS, gaussian_kernel, noise_variance, noisy
+from lensstudy.population import LENS_REDSHIFT, SOURCE_REDSHIFT, preset_named
+from lensstudy.raytracing import render
 from lensstudy.symmetry import centre_crop
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
     "read_all",
     "resample",
     "write",
+    "write_simulated",
 ]
 
 ROLES = {  # words in the name of a file or of a FITS extension that say what is in it
@@ -316,6 +320,34 @@ def write(observation: Observation, folder: str | Path) -> Path:
     about = observation.about | {"pixel_scale": observation.pixel_scale}
     (folder / "info.json").write_text(json.dumps(about, indent=1))
     return folder
+
+
+def write_simulated(folder: str | Path, seed: int = 1, clump_mass: float = 1e10) -> Path:
+    """Three simulated lenses as HST's ACS would see them, lens light included, as FITS files in folders of `folder`.
+
+    The middle one has a clump of dark matter of `clump_mass` solar masses on its ring, whose place and mass stand in
+    its `info.json` as a published one's would; the others are smooth.
+    """
+    generator, preset, telescope = np.random.default_rng(seed), preset_named("realistic"), INSTRUMENTS["hst-acs"]
+    bright = {"source_magnitude_min": 21.0, "source_magnitude_max": 21.5, "source_index_max": 2.0}
+    population = preset.with_population({"instrument": telescope.name, "lens_light": True, **bright})
+    sigma = telescope.psf_fwhm / telescope.pixel_scale / 2.355
+    profile = gaussian_kernel(sigma)
+    for number in range(3):
+        row = preset.draw("no_sub", generator, population)
+        about = {"redshift_lens": LENS_REDSHIFT, "redshift_source": SOURCE_REDSHIFT}
+        if number == 1:
+            angle = generator.uniform(0, 2 * math.pi)
+            x, y = row["einstein_radius"] * math.cos(angle), row["einstein_radius"] * math.sin(angle)
+            row |= {"subhalo_x": np.array([x]), "subhalo_y": np.array([y]), "subhalo_mass": np.array([clump_mass])}
+            about["subhalo"] = {"x": x, "y": y, "mass": clump_mass}
+        clean = render(row, "realistic", instrument=telescope.name)[0, 0].astype(float)
+        image = noisy(clean, telescope, row["exposure_time"], generator)
+        noise = np.sqrt(noise_variance(clean, telescope, row["exposure_time"]))
+        empty = np.zeros(image.shape, bool)
+        lens = Observation("", "", image, noise, empty, np.outer(profile, profile), telescope.pixel_scale, about)
+        write(lens, Path(folder) / f"simulated-{number + 1}")
+    return Path(folder)
 
 
 def psf_fwhm(observation: Observation) -> float:

@@ -33,6 +33,11 @@ class Study(BaseModel):
     study: str = Field(
         "smoke", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the study and its folders"
     )
+    pages: list[str] = Field(
+        ["01-explore-data", "02-build-models", "03-train", "04-analyse"],
+        min_length=1,
+        description="notebooks that `lensstudy run` goes through",
+    )
     question: str = Field(
         "Does a network that knows rotations and reflections tell dark matter apart better than one that does not?",
         description="the question on top of every report",
@@ -70,6 +75,8 @@ class Study(BaseModel):
     networks: list[str] = Field(["d4-steerable-cnn", "resnet18"], min_length=1, description="networks to compare")
     network: str = Field("d4-steerable-cnn", description="the network of one training")
     width: float = Field(1.0, gt=0, le=16, description="channels, as a multiple of each network's own number")
+    depth: int = Field(1, ge=1, le=8, description="convolutions or blocks in place of each of the network's own")
+    kernel_sizes: list[int] = Field([], description="sizes of the network's filters, one a stage; empty: its own")
 
     # training, the same for every network
     seeds: list[int] = Field(
@@ -125,9 +132,42 @@ class Study(BaseModel):
 
     # analysis
     random_turns: int = Field(1, ge=1, description="random angles at which every test image is shown")
+    orientations: int = Field(
+        8, ge=2, le=360, description="angles, all round, over which the worst case of an answer is taken"
+    )
+    view_shift: float = Field(2.0, ge=0, description="pixels by which the test images are shifted for a view")
+    view_noise: float = Field(2.0, gt=1, description="noise of a view of the test images, as a multiple of their own")
+    view_blur: float = Field(2.0, gt=0, description="FWHM in pixels of the PSF that a view puts on top")
+    view_zoom: float = Field(1.1, gt=0.2, lt=5, description="size of the lens in a view, as a multiple of its own")
     bootstrap_samples: int = Field(200, ge=50, description="resamplings of the test images for an interval")
 
-    @field_validator("networks", "seeds", "shares")
+    # improvement, on the validation part only
+    trials: int = Field(2, ge=1, description="trials of each network in 05-improve")
+    search_epochs: int = Field(1, ge=1, description="epochs of one trial")
+    search_space: dict[str, list] = Field(
+        {"learning_rate": [0.001, 0.02], "width": [0.25, 0.5]},
+        description="parameters that trials vary: [lowest, highest] of a number with a decimal point, else choices",
+    )
+    search_storage: str = Field("", description="file or URL that several machines share for the search; empty: a file")
+    alternatives: list[dict[str, Any]] = Field(
+        [{"optimizer": "sgd"}], description="changes of one setting each, trained beside the study's own settings"
+    )
+    new_seeds: list[int] = Field([101], min_length=1, description="seeds that confirm an improvement; no trial had them")
+
+    # real lenses
+    observations_path: str = Field(
+        "", description="folder of real cutouts, FITS or lenstronomy's HDF5; empty: simulated ones, written as FITS"
+    )
+    run_folders: list[str] = Field([], description="run folders of further networks to put beside this study's own")
+    reference_images: int = Field(
+        60, ge=20, description="simulated images of each class that say what a network is familiar with"
+    )
+    noise_draws: int = Field(12, ge=4, description="draws of noise for smooth twins and for each mass put in")
+    abstain_below: float = Field(
+        0.01, gt=0, lt=0.5, description="p-value of an image below which a network's answer does not count"
+    )
+
+    @field_validator("networks", "seeds", "shares", "new_seeds")
     @classmethod
     def _each_once(cls, values: list) -> list:
         if repeated := sorted({str(value) for value in values if values.count(value) > 1}):
