@@ -7,7 +7,7 @@ are rendered in batches, and no image depends on the others of its batch.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lensstudy.dataset import DataError, LensDataset
 from lensstudy.instrument import INSTRUMENTS, Instrument, blur, noise_variance, psf_profile
-from lensstudy.lensing import line, point_mass_sum, sersic, shear, sie, truncated_nfw_sum
+from lensstudy.lensing import line, point_mass_sum, sersic, shear, sie, truncated_nfw, truncated_nfw_sum
 from lensstudy.population import COLUMNS, LENS_LIGHT, LISTS, MACRO, SOURCE, Preset, check_row, complete, preset_named
 from lensstudy.sources import sample
 
@@ -88,14 +88,16 @@ def point_masses(row: dict, preset: Preset) -> tuple[np.ndarray, ...]:
     return row["vortex_x"] + x, row["vortex_y"] + y, np.full(len(x), row["vortex_mass"] / len(x))
 
 
-def substructure_deflection(p: dict[str, Tensor], view: View, kind: str) -> tuple[Tensor, Tensor]:
+def substructure_deflection(
+    p: dict[str, Tensor], view: View, kind: str, halo: Callable = truncated_nfw
+) -> tuple[Tensor, Tensor]:
     """Deflection `(N, H, W)` of the substructure alone; `kind` is `points`, `halos` or `line`."""
     if kind == "line":
         geometry = (p[f"vortex_{name}"] for name in ("radius", "half_length", "angle", "x", "y"))
         return line(view.x, view.y, *geometry)
     if kind == "halos":
         halos = (p["point_radius"], p["point_scale_radius"], p["subhalo_truncation"][:, 0].expand_as(p["point_radius"]))
-        return truncated_nfw_sum(view.x, view.y, *halos, p["point_x"], p["point_y"])
+        return truncated_nfw_sum(view.x, view.y, *halos, p["point_x"], p["point_y"], halo)
     return point_mass_sum(view.x, view.y, p["point_radius"], p["point_x"], p["point_y"])
 
 
@@ -108,7 +110,9 @@ def kind_of(rows: Sequence[dict], preset: Preset) -> str:
     return "none"
 
 
-def source_positions(p: dict[str, Tensor], view: View, kind: str) -> tuple[Tensor, Tensor]:
+def source_positions(
+    p: dict[str, Tensor], view: View, kind: str, halo: Callable = truncated_nfw
+) -> tuple[Tensor, Tensor]:
     """Where the rays of the pixels come from in the source plane, `(N, H, W)` each.
 
     With `kind` `none` this is the smooth twin: all mass inside the Einstein radius in the halo, and no substructure.
@@ -119,7 +123,7 @@ def source_positions(p: dict[str, Tensor], view: View, kind: str) -> tuple[Tenso
     beta_x, beta_y = view.x - shear_x - alpha_x, view.y - shear_y - alpha_y
     if kind == "none":
         return beta_x, beta_y
-    alpha_x, alpha_y = substructure_deflection(p, view, kind)
+    alpha_x, alpha_y = substructure_deflection(p, view, kind, halo)
     return beta_x - alpha_x, beta_y - alpha_y
 
 
@@ -139,9 +143,11 @@ def cutout_light(p: dict[str, Tensor], beta_x: Tensor, beta_y: Tensor) -> Tensor
     return p["source_amplitude"] * sample(p["source_image"], cosine * dx + sine * dy, cosine * dy - sine * dx)
 
 
-def expected_images(p: dict[str, Tensor], view: View, kind: str, lens_light: bool = False) -> Tensor:
+def expected_images(
+    p: dict[str, Tensor], view: View, kind: str, lens_light: bool = False, halo: Callable = truncated_nfw
+) -> Tensor:
     """Noise-free images `(N, H, W)` in counts."""
-    return brightness(p, view, source_positions(p, view, kind), lens_light)
+    return brightness(p, view, source_positions(p, view, kind, halo), lens_light)
 
 
 def render(
@@ -188,20 +194,20 @@ def render_batch(
 ) -> np.ndarray:
     """Expected counts `(N, H, W)` of complete rows of one class."""
     kind = "none" if smooth else kind_of(rows, preset)
-    # Truncated halos come in any number, and each would be compiled anew for longer than it takes to render them.
     draw = renderer("eager" if kind == "halos" or rows[0]["source_image"] else mode)
+    halo = renderer(mode, truncated_nfw) if kind == "halos" else truncated_nfw  # all the work, and of any number
     lens_light = any(row["lens_light_amplitude"] for row in rows)
     with torch.inference_mode():
         view = view_of(instrument, image_size, dtype)
-        return draw(tensors(rows, preset, dtype), view, kind, lens_light).numpy()
+        return draw(tensors(rows, preset, dtype), view, kind, lens_light, halo).numpy()
 
 
 @functools.cache
-def renderer(mode: str):
-    """`expected_images`, as it is (`eager`) or through torch.compile (`compiled`), which needs a C++ compiler."""
+def renderer(mode: str, function: Callable = expected_images) -> Callable:
+    """`function`, as it is (`eager`) or through torch.compile (`compiled`), which needs a C++ compiler."""
     if mode not in MODES:
         raise DataError(f"mode '{mode}' is unknown; known modes: {', '.join(MODES)}")
-    return expected_images if mode == "eager" else torch.compile(expected_images, dynamic=False)
+    return function if mode == "eager" else torch.compile(function, dynamic=function is not expected_images)
 
 
 def scaled(images: np.ndarray, scaling: str) -> np.ndarray:

@@ -196,7 +196,6 @@ def test_fields_stay_on_the_device_of_their_arguments():
         (lensing.line, [one] * 5),
         (lensing.nfw, [one] * 4),
         (lensing.truncated_nfw, [one] * 5),
-        (lensing.truncated_nfw_sum, [many] * 5),
         (lensing.sersic, [one] * 7),
     ):
         made = function(x, y, *parameters)
