@@ -17,6 +17,7 @@ from typing import Annotated
 
 import typer
 
+from lensstudy import commands
 from lensstudy.parameters import ParameterError, Study, home
 
 __all__ = ["app"]
@@ -238,6 +239,10 @@ def simulate(
     except (DataError, ValueError, OSError) as error:
         _fail(str(error))
     typer.echo(f"{len(dataset):,} images in {_shown(out)}; fingerprint {dataset.fingerprint}")
+
+
+for command in (commands.train, commands.export, commands.predict):
+    app.command()(command)
 
 
 def _study(study_file: Path) -> Study:

@@ -20,9 +20,9 @@ import torch.fx
 
 from lensstudy.card import Card, CardError, Images, file_hash
 from lensstudy.dataset import DataError, LensDataset
-from lensstudy.distribution import Distribution
 from lensstudy.plain import PlainNetwork, Step, load_plain, save_plain, write_onnx
 from lensstudy.predictor import Predictor
+from lensstudy.strangeness import Distribution
 
 if TYPE_CHECKING:
     from lensstudy.networks import Network
@@ -114,11 +114,11 @@ def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, 
         files={},
     )
     if data is not None:
-        seen = Predictor.of(card, network)
+        predictor = Predictor.of(card, network)
         train, validation = (data.part(name) for name in ("train", "validation"))
         rows = np.linspace(0, len(train) - 1, min(SAMPLE, len(train))).astype(int)
-        distribution = Distribution.fit(seen.features(train.images[rows]), train.labels[rows])
-        card.in_distribution = distribution.settle(seen.features(validation.images[:]))
+        distribution = Distribution.fit(predictor.noticed(train.images[rows]), train.labels[rows])
+        card.in_distribution = distribution.settle(predictor.noticed(validation.images[:]))
         distribution.save(folder / "distribution.safetensors")
     card.files = {file.name: file_hash(file) for file in sorted(folder.iterdir())}
     return card

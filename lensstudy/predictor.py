@@ -24,9 +24,9 @@ from tqdm.auto import tqdm
 from lensstudy.card import Card
 from lensstudy.containers import Listing, list_path
 from lensstudy.dataset import DataError, LensDataset, Scaling
-from lensstudy.distribution import Distribution
 from lensstudy.formats import FITS, decode, stacked
 from lensstudy.plain import PlainNetwork, load_plain
+from lensstudy.strangeness import Distribution, looks
 from lensstudy.turning import centre_crop, rotate
 
 __all__ = ["OnnxNetwork", "Predictor", "find"]
@@ -124,12 +124,12 @@ class Predictor:
         return self.scaling.apply(batch)
 
     @torch.no_grad()
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """What the last layer sees of images `(N, C, H, W)`: `(N, features)`."""
+    def noticed(self, images: np.ndarray) -> np.ndarray:
+        """What strangeness is judged by, `(N, F)` in float64, of images `(N, C, H, W)`: the features before the last
+        layer and the looks of the input."""
         parts = range(0, len(images), self.batch_size)
-        return np.concatenate(
-            [self.network.features(self.seen(images[i : i + self.batch_size]))[1].numpy() for i in parts]
-        )
+        seen = (self.seen(images[i : i + self.batch_size]) for i in parts)
+        return np.concatenate([_noticed(one, self.network.features(one)[1]) for one in seen])
 
     @torch.no_grad()
     def answers(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -137,10 +137,11 @@ class Predictor:
         where the card does not know) of images `(N, C, H, W)` that `prepare` has let pass."""
         probabilities, strangeness = [], np.full(len(images), np.nan)
         for turn in range(self.turns):
-            logits, features = self.network.features(self.seen(images, 360 * turn / self.turns))
+            seen = self.seen(images, 360 * turn / self.turns)
+            logits, features = self.network.features(seen)
             probabilities.append(torch.softmax(logits.double() / self.temperature, dim=1).numpy())
             if turn == 0 and self.distribution is not None:
-                strangeness = self.distribution.strangeness(features.numpy().astype(np.float64))
+                strangeness = self.distribution.strangeness(_noticed(seen, features))
         return np.mean(probabilities, axis=0), strangeness
 
     def prepare(self, image: np.ndarray, pixel_scale: float | None = None) -> np.ndarray:
@@ -238,6 +239,10 @@ class Predictor:
             reason = f"unlike the training images ({strangeness:.3g} times the limit): no prediction"
             return row | {"prediction": "", "reason": reason}
         return row | {"prediction": prediction}
+
+
+def _noticed(seen: torch.Tensor, features: torch.Tensor) -> np.ndarray:
+    return np.concatenate([features.numpy().astype(np.float64), looks(seen.numpy())], axis=1)
 
 
 def find(paths: Iterable[str | Path], extension: str | int | None = None, progress: bool = False) -> Iterator[_Image]:

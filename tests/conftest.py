@@ -28,6 +28,10 @@ def evaluation_data() -> Path:
 
 @pytest.fixture
 def blobs() -> LensDataset:
+    return make_blobs()
+
+
+def make_blobs() -> LensDataset:
     """Round and elongated blobs in any direction, with noise: two classes that a network learns in seconds."""
     generator = np.random.default_rng(5)
     size, each = 16, 60
@@ -42,3 +46,23 @@ def blobs() -> LensDataset:
     catalogue = pd.DataFrame({"name": names, "class": classes})
     images = np.array(images, np.float32)[:, None]
     return LensDataset(images, catalogue, ("no_sub", "sub"), {"source": "blobs"}).split(0.2, 0.2, seed=1)
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory) -> Path:
+    """A finished training on the blobs."""
+    from lensstudy.parameters import Study
+    from lensstudy.training import fit
+
+    settings = Study(network="d4-steerable-cnn", width=0.5, epochs=6, batch_size=16, learning_rate=0.01)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LENSSTUDY_BATCH", "1")
+        return fit(make_blobs(), settings, tmp_path_factory.mktemp("training") / "d4-steerable-cnn-s1")
+
+
+@pytest.fixture(scope="session")
+def exported(run_folder, tmp_path_factory) -> Path:
+    """The same network exported, for pixels of 0.1 arcsec."""
+    from lensstudy.deployment import export
+
+    return export(run_folder, tmp_path_factory.mktemp("exported") / "network", "onnx", make_blobs(), 0.1)

@@ -1,0 +1,107 @@
+"""The commands of `lensstudy` that take a network out of the study: `export`, `predict`, `train`.
+
+The exit status tells a script what came out: 0 all good, 1 some images were refused, 2 nothing usable or wrong use.
+Heavy imports wait until a command needs them.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["export", "predict", "train"]
+
+Scale = Annotated[float | None, typer.Option("--pixel-scale", help="arcseconds of one pixel, where files do not say")]
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="run folder, such as runs/quick/training/d4-steerable-cnn-s1")],
+    format: Annotated[str, typer.Option(help="onnx (the plain network, and ONNX besides) or pytorch")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="folder to write; the run folder's `exported`, if none")] = None,
+    data: Annotated[Path | None, typer.Option(help="data set of the training; its study's, if none")] = None,
+    pixel_scale: Scale = None,
+) -> None:
+    """Export a trained network: a folder with weights, plain convolutions, ONNX and a card, without e2cnn."""
+    from lensstudy import deployment
+
+    try:
+        folder = deployment.export(run, out, format, data, pixel_scale)
+        card = deployment.Card.read(folder)
+    except (ValueError, OSError, ImportError) as error:
+        _refuse(str(error))
+    typer.echo(f"{card.network} for {', '.join(card.classes)}, in {folder}")
+    for limit in card.limits:
+        typer.echo(f"  {limit}")
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="folder that `lensstudy export` wrote")],
+    paths: Annotated[list[str], typer.Argument(help="images: files, folders, tars, HDF5, data sets or 'patterns*'")],
+    out: Annotated[Path, typer.Option(help="table of the answers")] = Path("predictions.csv"),
+    turns: Annotated[int, typer.Option(min=1, help="orientations of each image to average over")] = 1,
+    pixel_scale: Scale = None,
+    extension: Annotated[str | None, typer.Option(help="FITS extension, HDF5 dataset or npz key of the image")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="images at a time")] = 64,
+) -> None:
+    """Predict the class of every image; what cannot be judged becomes a row with the reason."""
+    from lensstudy.predictor import Predictor
+
+    try:
+        predictor = Predictor(model, turns, pixel_scale, batch_size)
+    except (ValueError, OSError, ImportError) as error:
+        _refuse(str(error))
+    progress = not os.environ.get("LENSSTUDY_BATCH")
+    counts = {"answered": 0, "strange": 0, "refused": 0}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with open(out, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, predictor.columns)
+        table.writeheader()
+        extension = int(extension) if extension and extension.isdigit() else extension
+        for row in predictor.predict_files(paths, extension, progress):
+            kind = "answered" if row["prediction"] else "strange" if "strangeness" in row else "refused"
+            if kind == "refused" and not counts["refused"]:
+                typer.echo(f"{row['file']}: {row['reason']}", err=True)
+            counts[kind] += 1
+            table.writerow(row)
+    typer.echo(f"{out}: " + ", ".join(f"{count:,} {kind}" for kind, count in counts.items()))
+    if predictor.distribution is None:
+        typer.echo("This network cannot tell images unlike those it was trained on: judge that yourself.", err=True)
+    if counts["refused"]:
+        raise typer.Exit(1 if counts["answered"] + counts["strange"] else 2)
+
+
+def train(
+    data: Annotated[Path, typer.Option(help="folder, tar or zip with one folder a class")],
+    out: Annotated[Path, typer.Option(help="run folder to write")],
+    begin: Annotated[Path | None, typer.Option("--from", help="run folder whose network is trained further")] = None,
+    network: Annotated[str, typer.Option(help="network to train from nothing, without --from")] = "d4-steerable-cnn",
+    epochs: Annotated[int, typer.Option(min=1, help="passes over the training images")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="highest learning rate")] = 0.001,
+    batch_size: Annotated[int, typer.Option(min=1, help="images in one step")] = 32,
+    test_fraction: Annotated[float, typer.Option(help="share of the images kept for a test")] = 0.1,
+    validation_fraction: Annotated[float, typer.Option(help="share of the rest on which the epoch is chosen")] = 0.1,
+    seed: Annotated[int, typer.Option(help="seed of the split, of the order and of the turns")] = 1,
+) -> None:
+    """Train a network on your own images, or train one that is trained further (transfer)."""
+    from lensstudy.transfer import train_on
+
+    settings = {name: value for name, value in locals().items() if name in ("epochs", "learning_rate", "batch_size")}
+    settings |= {"test_fraction": test_fraction, "validation_fraction": validation_fraction, "seed": seed}
+    settings |= {} if begin else {"network": network}
+    try:
+        folder, metrics = train_on(data, out, begin, **settings)
+    except (ValueError, RuntimeError, OSError) as error:
+        _refuse(str(error))
+    typer.echo(
+        f"{folder}: validation AUC {metrics['validation_auc']:.4f}, accuracy {metrics['validation_accuracy']:.3f} "
+        f"after epoch {metrics['best_epoch']}; `lensstudy export {folder}` exports it"
+    )
+
+
+def _refuse(message: str) -> None:
+    typer.echo(f"lensstudy: {message}", err=True)
+    raise typer.Exit(2)

@@ -1,0 +1,66 @@
+"""Training on one's own images without a study: from nothing, or beginning with a network that is trained (transfer).
+
+A network that has learnt from many simulated lenses needs few images of another kind to adapt. `train_on` reads a
+folder, splits it, and fits with the settings of the network that it begins with.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lensstudy.archive import read
+from lensstudy.card import FORMAT
+from lensstudy.dataset import DataError
+from lensstudy.filtering import Rules, filter_images
+from lensstudy.parameters import Study
+from lensstudy.training import RELEVANT, fit, in_batch
+
+__all__ = ["train_on"]
+
+
+def train_on(data: str | Path, out: str | Path, begin: str | Path | None = None, **settings) -> tuple[Path, dict]:
+    """Train on the images at `data` (any layout that `archive` reads) and write the run folder `out`; beside it stands
+    the data set, as a study has it. Returns the run folder and its metrics.
+
+    begin: a finished run folder whose weights are trained further; its network and what it sees of an image are kept,
+        the last layer begins anew where the classes are others.
+    settings: fields of `Study`, such as `epochs` and `learning_rate`.
+
+    Raises `DataError` for images that cannot be used and `ValueError` for a folder that cannot be begun with.
+    """
+    card = _card(Path(begin)) if begin else {}
+    given = {name: card[name] for name in RELEVANT if name in card and name in Study.model_fields}
+    given |= {"crop": card["crop"], "scaling": card["scaling"]["kind"]} if card else {}
+    study = Study.of(given | settings, "settings")
+    dataset = read(data, progress=not in_batch())
+    if card and dataset.images.shape[1] != card["in_channels"]:
+        raise DataError(f"{data}: {dataset.images.shape[1]} bands, and the network takes {card['in_channels']}")
+    if card and dataset.image_size < card["crop"]:
+        raise DataError(
+            f"{data}: images of {dataset.image_size} pixels, and the network sees the central {card['crop']}; use "
+            "larger cutouts, or train from nothing"
+        )
+    rules = Rules(outlier=None, label_error=None)
+    dataset = filter_images(dataset, rules, study.seed).split(
+        study.test_fraction, study.validation_fraction, study.seed
+    )
+    dataset.check_leaks()
+    out = Path(out)
+    dataset.save(out / "dataset")
+    run = fit(dataset, study, out / "training" / f"{study.network}-s{study.seed}", start_from=begin)
+    return run, json.loads((run / "metrics.json").read_text())
+
+
+def _card(run: Path) -> dict:
+    """The card of a finished training."""
+    if not (run / "card.json").exists():
+        raise ValueError(f"{run}: no training here (card.json is missing); give a run folder of a study")
+    card = json.loads((run / "card.json").read_text())
+    if card.get("format") == FORMAT:
+        raise ValueError(
+            f"{run}: is an exported network, whose filters are fixed; give the run folder that it was exported from"
+        )
+    if not (run / "metrics.json").exists():
+        raise ValueError(f"{run}: this training is not finished (metrics.json is missing)")
+    return card

@@ -1,0 +1,192 @@
+"""What leaves the study: equal to the trained network, whole, and free of what the study needed."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from lensstudy import deployment, networks
+from lensstudy.card import CARD_VERSION, Card, CardError
+from lensstudy.cli import app
+from lensstudy.dataset import DataError
+from lensstudy.deployment import to_plain
+from lensstudy.plain import PlainNetwork, Step, load_plain, save_plain, write_onnx
+from lensstudy.predictor import OnnxNetwork, Predictor
+from lensstudy.training import load_trained
+
+SIZES = {"even at every pooling": 32, "odd at some": 29}
+NAMES = ["d4-steerable-cnn", "c8-resnet", "resnet18", "so2-harmonic", "o2-gated", "d8-restricted", "d4-antialiased-cnn"]
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("name", NAMES)
+def test_plain_and_onnx_answer_as_the_network(name, size, tmp_path):
+    network = networks.build_network(name, size, 3, width=0.5, seed=2)
+    images = torch.randn(33, 1, size, size, generator=torch.Generator().manual_seed(1))
+    networks.settle_batch_norm(network, images).eval()
+    with torch.no_grad():
+        expected = network(images)
+        scale = expected.abs().max()
+        assert expected.std() > 0.01 * scale
+        save_plain(to_plain(network), tmp_path)
+        plain = load_plain(tmp_path)
+        assert (plain(images) - expected).abs().max() < 1e-5 * scale
+    logits, features = OnnxNetwork(write_onnx(plain, tmp_path / "network.onnx")).features(images)
+    assert (logits - expected).abs().max() < 1e-5 * scale
+    assert (plain.features(images)[1] - features).abs().max() < 1e-5 * features.abs().max()
+
+
+def test_unknown_operation_is_refused():
+    with pytest.raises(ValueError, match="step 'logits' is 'eval', which this version does not know"):
+        PlainNetwork([Step("eval", ("images",), "logits")], {}, 1, 16)
+    with pytest.raises(ValueError, match="needs nothing"):
+        PlainNetwork([Step("relu", ("nothing",), "logits")], {}, 1, 16)
+
+
+def test_layer_without_plain_form_is_named():
+    network = networks.build_network("plain-cnn", 16, 2)
+    network.body.relu1 = torch.nn.GELU()
+    with pytest.raises(ValueError, match="body.relu1.*GELU.*no plain form"):
+        to_plain(network)
+
+
+def test_card_describes_the_training(exported, run_folder, blobs):
+    card, trained = Card.read(exported), load_trained(run_folder)
+    assert card.classes == list(blobs.classes) and card.symmetry == "D4"
+    assert card.images.size * card.images.binning == card.images.crop == trained.card["crop"]
+    assert card.images.pixel_scale == 0.1
+    assert card.training["data_fingerprint"] == blobs.fingerprint
+    assert card.calibration["log_loss_after"] <= card.calibration["log_loss_before"] + 1e-9
+    low, high = card.metrics["validation"]["auc"]["interval"]
+    assert 0 <= low <= card.metrics["validation"]["auc"]["value"] <= high <= 1
+    assert max(card.equality.values()) < 1e-5
+    assert set(card.files) == {f.name for f in exported.iterdir()} - {"card.json"}
+
+
+@pytest.mark.parametrize("format", ["onnx", "pytorch"])
+def test_exported_probabilities_are_those_of_the_training(format, run_folder, blobs, tmp_path):
+    folder = deployment.export(run_folder, tmp_path / "out", format, blobs, pixel_scale=0.1)
+    assert (folder / "network.onnx").exists() == (format == "onnx")
+    predictor = Predictor(folder)
+    images = blobs.part("test").images
+    found, strangeness = predictor.answers(images)
+    plain = load_trained(run_folder).predict(images)
+    expected = plain ** (1 / predictor.temperature)
+    np.testing.assert_allclose(found, expected / expected.sum(1, keepdims=True), atol=1e-5)
+    assert np.isfinite(strangeness).all()
+
+
+def test_answers_need_neither_e2cnn_nor_lightning(exported):
+    """In a process of its own, where importing either of them fails."""
+    code = f"""
+import sys
+for name in ("e2cnn", "lightning", "sklearn", "torchmetrics"):
+    sys.modules[name] = None
+import numpy as np
+import lensstudy.deployment
+table = lensstudy.deployment.Predictor({str(exported)!r}).predict(np.random.default_rng(0).normal(size=(3, 16, 16)))
+print(len(table))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "3", done.stderr
+
+
+def test_without_its_images_nothing_is_called_strange(run_folder, tmp_path):
+    folder = deployment.export(run_folder, tmp_path / "out", "pytorch")
+    card = Card.read(folder)
+    assert card.in_distribution is None and any("cannot tell images" in limit for limit in card.limits)
+    row = Predictor(folder).predict(np.random.default_rng(0).normal(size=(1, 16, 16))).iloc[0]
+    assert row["prediction"] in card.classes and np.isnan(row["strangeness"])
+
+
+def test_other_images_than_those_of_the_training(run_folder, blobs, tmp_path):
+    other = blobs.subset(np.arange(1, len(blobs)))
+    with pytest.raises(DataError, match="was trained on other images"):
+        deployment.export(run_folder, tmp_path / "out", dataset=other)
+
+
+def test_export_keeps_what_is_not_its_own(run_folder, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(CardError, match="holds something that is no exported network"):
+        deployment.export(run_folder, tmp_path)
+    assert (tmp_path / "thesis.tex").exists()
+    with pytest.raises(ValueError, match="format 'pickle' is unknown; there are pytorch and onnx"):
+        deployment.export(run_folder, tmp_path / "out", "pickle")
+
+
+def remove_weights(folder):
+    (folder / "weights.safetensors").unlink()
+
+
+def alter_weights(folder):
+    content = bytearray((folder / "network.onnx").read_bytes())
+    content[-100] ^= 1
+    (folder / "network.onnx").write_bytes(content)
+
+
+def edit_card(**changes):
+    def edit(folder):
+        content = json.loads((folder / "card.json").read_text())
+        (folder / "card.json").write_text(json.dumps(content | changes))
+
+    return edit
+
+
+def cut_card(folder):
+    (folder / "card.json").write_text((folder / "card.json").read_text()[:300])
+
+
+DAMAGES = {
+    "a file is missing": (remove_weights, "'weights.safetensors' is missing"),
+    "one bit is altered": (alter_weights, "network.onnx: has been altered"),
+    "the card is newer": (edit_card(format_version=CARD_VERSION + 1), f"version {CARD_VERSION + 1}.*update lensstudy"),
+    "the card is cut off": (cut_card, "is damaged"),
+    "the card lacks its classes": (edit_card(classes=None), "classes"),
+    "the card is another's": (edit_card(format="zoo"), "not that of an exported network"),
+    "the card is gone": (lambda folder: (folder / "card.json").unlink(), "no card.json"),
+    "the card names a file elsewhere": (edit_card(files={"../x": "0"}), "outside the folder"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_folder_is_refused(damage, exported, tmp_path):
+    spoil, message = DAMAGES[damage]
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    spoil(folder)
+    with pytest.raises(CardError, match=message):
+        Predictor(folder)
+
+
+def test_folder_of_a_training_is_no_exported_network(run_folder):
+    with pytest.raises(CardError, match="lensstudy export"):
+        Predictor(run_folder)
+
+
+def test_commands(exported, run_folder, blobs, tmp_path, monkeypatch):
+    """Export and prediction from the shell, with the exit status that scripts go by."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+
+    def lensstudy(*arguments):
+        return CliRunner().invoke(app, list(map(str, arguments)))
+
+    data = blobs.save(tmp_path / "dataset")
+    done = lensstudy("export", run_folder, "--data", data, "--out", "network", "--pixel-scale", "0.1")
+    assert done.exit_code == 0 and "knows no others" in done.output
+    np.save("good.npy", blobs.part("test").images[0, 0])
+    np.save("colour.npy", np.random.default_rng(0).normal(size=(3, 16, 16)))
+    assert lensstudy("predict", "network", "good.npy", "--out", "one.csv").exit_code == 0
+    assert lensstudy("predict", "network", "*.npy", "--out", "two.csv").exit_code == 1
+    table = pd.read_csv("two.csv").set_index("file")
+    assert table["reason"]["colour.npy"].startswith("3 bands")
+    assert table["prediction"]["good.npy"] in blobs.classes
+    assert lensstudy("predict", "network", "colour.npy", "--out", "none.csv").exit_code == 2
+    wrong = lensstudy("predict", run_folder, "good.npy")
+    assert wrong.exit_code == 2 and "lensstudy export" in wrong.output
+    assert lensstudy("export", tmp_path / "nowhere").exit_code == 2
