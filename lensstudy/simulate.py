@@ -13,6 +13,7 @@ import multiprocessing
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -260,7 +261,14 @@ def pieces_of(
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["lensstudy.simulate"])  # its imports take seconds: once, not once a process
         with ProcessPoolExecutor(processes, mp_context=context) as pool:
-            yield from count_images(pool.map(make_chunk, itertools.repeat(request), *zip(*chunks, strict=True)), bar)
+            results = pool.map(make_chunk, itertools.repeat(request), *zip(*chunks, strict=True))
+            try:
+                yield from count_images(results, bar)
+            except BrokenProcessPool as error:
+                raise DataError(
+                    "a simulating process was killed, most often for want of memory; run the same again, with fewer "
+                    f"than {processes} processes if that recurs: a folder keeps what is finished"
+                ) from error
 
 
 def count_images(results: Iterator, bar: tqdm) -> Iterator:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -327,6 +328,22 @@ def test_a_folder_is_whole_and_goes_on_after_a_kill(tmp_path, monkeypatch):
     assert simulate("model_3", 70, **arguments).fingerprint == whole.fingerprint and len(calls) == 10  # read, not made
     with pytest.raises(DataError, match="another data set"):
         simulate("model_3", 71, **arguments)
+
+
+def killed(*piece):
+    """In place of `make_chunk`: what the system does to a process when memory runs out."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_an_error_and_its_work_is_made_up_for(tmp_path, monkeypatch):
+    arguments = {"seed": 3, "image_size": 16, "noise_level": 0.02, "folder": tmp_path / "set"}
+    with monkeypatch.context() as patch, pytest.raises(DataError, match="a simulating process was killed"):
+        patch.setattr(module, "make_chunk", killed)
+        simulate("model_3", 4, processes=2, **arguments)
+    with pytest.raises(DataError, match="no finished data set"):
+        LensDataset.load(tmp_path / "set")
+    dataset = simulate("model_3", 4, **arguments)
+    assert dataset.fingerprint == simulate("model_3", 4, **(arguments | {"folder": None})).fingerprint
 
 
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
