@@ -41,8 +41,10 @@ FEWER = [f"{share:g}" for share in study.shares if share != 100]
 
 rule all:
     input:
-        expand(f"{REPORTS}/{{page}}.html", page=["01-explore-data", "02-build-models", "04-analyse"]),
-        expand(f"{REPORTS}/03-train-{{network}}-s{{seed}}.html", network=study.networks, seed=study.seeds),
+        expand(f"{REPORTS}/{{page}}.html", page=[page for page in study.pages if page != "03-train"]),
+        expand(f"{REPORTS}/03-train-{{network}}-s{{seed}}.html", network=study.networks, seed=study.seeds)
+        if "03-train" in study.pages
+        else [],
 
 
 rule explore:
@@ -112,3 +114,17 @@ rule analyse:
         values("04-analyse"),
     shell:
         COMMAND.format("04-analyse")
+
+
+rule improve:
+    input:
+        source("05-improve", "search", "evaluation"),
+        f"{RUNS}/notebooks/01-explore-data.ipynb",
+    output:
+        f"{RUNS}/notebooks/05-improve.ipynb",
+        f"{REPORTS}/05-improve.html",
+    params:
+        values("05-improve"),
+    threads: study.threads
+    shell:
+        COMMAND.format("05-improve")

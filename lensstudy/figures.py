@@ -23,10 +23,12 @@ from IPython.display import HTML, display
 from matplotlib.figure import Figure
 
 __all__ = [
+    "alternatives",
     "class_means",
     "colour",
     "comparison",
     "confusion_matrices",
+    "draw_image",
     "examples",
     "image_row",
     "invariance_curves",
@@ -41,6 +43,7 @@ __all__ = [
     "roc_curves",
     "schedule",
     "show",
+    "slices",
     "strip",
     "swings",
     "training_curves",
@@ -117,7 +120,7 @@ def show(figure: Figure, caption: str, alt: str, save_as: str | Path | None = No
     display(HTML(f'<figure class="lensstudy-figure">{image}<figcaption>{html.escape(caption)}</figcaption></figure>'))
 
 
-def _image(axes, image: np.ndarray, pixel_scale: float | None = None, symmetric: bool = False, **limits) -> None:
+def draw_image(axes, image: np.ndarray, pixel_scale: float | None = None, symmetric: bool = False, **limits) -> None:
     """One image on its axes, north of the array up; with a bar of one arcsecond where the scale is known."""
     if symmetric:
         reach = np.abs(image).max() or 1
@@ -148,7 +151,7 @@ def image_row(
         1, len(images), figsize=(min(1.6 * len(images), WIDTH), min(1.6, WIDTH / len(images)) + 0.35), squeeze=False
     )
     for axis, image, title, signed in zip(axes[0], images, titles, symmetric, strict=True):
-        _image(axis, image, pixel_scale, signed)
+        draw_image(axis, image, pixel_scale, signed)
         axis.set_title(title, fontsize=8)
     return figure
 
@@ -184,7 +187,7 @@ def examples(
             axis.set_axis_off()
         for axis, index in zip(axes[row], chosen, strict=False):
             axis.set_axis_on()
-            _image(axis, np.asarray(images[index]).mean(0), pixel_scale)
+            draw_image(axis, np.asarray(images[index]).mean(0), pixel_scale)
         axes[row, 0].set_axis_on()
         axes[row, 0].set(xticks=[], yticks=[])
         axes[row, 0].set_ylabel(name)
@@ -196,12 +199,12 @@ def residuals(observed, noise_free, smooth, mass, titles: Sequence[str], pixel_s
     figure, axes = plt.subplots(len(titles), 4, figsize=(WIDTH, 1.95 * len(titles)), squeeze=False)
     columns = ["observed", "without noise", "minus smooth twin", "substructure"]
     for row, pictures in zip(axes, zip(observed, noise_free, noise_free - smooth, mass, strict=True), strict=True):
-        _image(row[0], pictures[0], pixel_scale)
-        _image(row[1], pictures[1])
+        draw_image(row[0], pictures[0], pixel_scale)
+        draw_image(row[1], pictures[1])
         reach = np.abs(pictures[2]).max()
-        _image(row[2], pictures[2], symmetric=True)
+        draw_image(row[2], pictures[2], symmetric=True)
         row[2].set_xlabel(f"at most {reach / pictures[1].max():.1%} of the peak" if reach else "nothing", fontsize=7)
-        _image(row[3], np.log10(np.maximum(pictures[3], 1e6)), vmin=6, vmax=10)
+        draw_image(row[3], np.log10(np.maximum(pictures[3], 1e6)), vmin=6, vmax=10)
         row[3].images[0].set_cmap("Greys")
         for spine in row[3].spines.values():
             spine.set(visible=True, color="0.8")
@@ -250,9 +253,9 @@ def class_means(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], 
     figure, axes = plt.subplots(2, len(classes), figsize=(min(2.1 * len(classes), WIDTH), 4.2), squeeze=False)
     reach = max(np.abs(mean - overall).max() for mean in means) or 1
     for column, (name, mean) in enumerate(zip(classes, means, strict=True)):
-        _image(axes[0, column], mean, pixel_scale)
+        draw_image(axes[0, column], mean, pixel_scale)
         axes[0, column].set_title(name)
-        _image(axes[1, column], mean - overall, symmetric=True, vmin=-reach, vmax=reach)
+        draw_image(axes[1, column], mean - overall, symmetric=True, vmin=-reach, vmax=reach)
     axes[0, 0].set_ylabel("mean")
     axes[1, 0].set_ylabel("minus mean of all")
     return figure
@@ -327,6 +330,39 @@ def recalls(history: pd.DataFrame, classes: Sequence[str]) -> Figure:
         axes.plot(history["epoch"], history[f"recall_{name}"], color=_OKABE_ITO[k], marker=".", label=name)
     axes.set(xlabel="epoch", ylabel="share recognised", ylim=(-0.02, 1.02))
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axes.legend(fontsize=8)
+    return figure
+
+
+def alternatives(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """What each change of one setting does to the validation AUC; columns `settings` and `difference` a network."""
+    labels = next(iter(tables.values()))["settings"].tolist()[1:]
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.2 + 0.3 * len(labels)))
+    for k, (name, table) in enumerate(tables.items()):
+        offset = 0.15 * (k - (len(tables) - 1) / 2)
+        axes.plot(table["difference"][1:], np.arange(len(labels)) + offset, "o", color=colour(name), label=name)
+    axes.axvline(0, color="0.5", lw=1)
+    axes.set(
+        yticks=range(len(labels)), yticklabels=labels, xlabel="validation AUC, less that of the study's own settings"
+    )
+    axes.invert_yaxis()
+    axes.legend(fontsize=8)
+    return figure
+
+
+def slices(trials: pd.DataFrame, name: str) -> Figure:
+    """Validation AUC of each trial against one of its settings."""
+    figure, axes = plt.subplots(figsize=(5.5, 2.8))
+    number = pd.api.types.is_float_dtype(trials[name])
+    for network, group in trials.groupby("network", sort=False):
+        across = group[name] if number else group[name].astype(str)
+        for state, fill in (("complete", colour(network)), ("pruned", "none")):
+            chosen = group["state"] == state
+            label = network if state == "complete" else None
+            axes.scatter(across[chosen], group["auc"][chosen], ec=colour(network), fc=fill, label=label)
+    if number and trials[name].min() > 0 and trials[name].max() > 5 * trials[name].min():
+        axes.set(xscale="log")
+    axes.set(xlabel=name, ylabel="validation AUC")
     axes.legend(fontsize=8)
     return figure
 

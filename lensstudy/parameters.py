@@ -25,6 +25,17 @@ class ParameterError(ValueError):
     """A parameter that the study cannot use; the message says which, why, and what would do."""
 
 
+Page = Literal[
+    "01-explore-data",
+    "02-build-models",
+    "03-train",
+    "04-analyse",
+    "05-improve",
+    "06-validate-on-real-lenses",
+    "07-apply",
+]
+
+
 class Study(BaseModel):
     """Every parameter of a study. Sizes are in pixels, angles in degrees, noise in units of an image's peak."""
 
@@ -33,7 +44,7 @@ class Study(BaseModel):
     study: str = Field(
         "smoke", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the study and its folders"
     )
-    pages: list[str] = Field(
+    pages: list[Page] = Field(
         ["01-explore-data", "02-build-models", "03-train", "04-analyse"],
         min_length=1,
         description="notebooks that `lensstudy run` goes through",
@@ -152,7 +163,9 @@ class Study(BaseModel):
     alternatives: list[dict[str, Any]] = Field(
         [{"optimizer": "sgd"}], description="changes of one setting each, trained beside the study's own settings"
     )
-    new_seeds: list[int] = Field([101], min_length=1, description="seeds that confirm an improvement; no trial had them")
+    new_seeds: list[int] = Field(
+        [101], min_length=1, description="seeds that confirm an improvement; no trial had them"
+    )
 
     # real lenses
     observations_path: str = Field(

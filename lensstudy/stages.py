@@ -19,7 +19,9 @@ from lensstudy.filtering import Rules, filter_images
 from lensstudy.parameters import Study
 from lensstudy.provenance import code_hash, data_state
 from lensstudy.simulate import PRESETS, simulate
-from lensstudy.training import TrainedNetwork, fit, in_batch, load_trained
+from lensstudy.recording import in_batch
+from lensstudy.trained import TrainedNetwork, load_trained
+from lensstudy.training import fit, is_trained
 
 __all__ = ["DATA_PARAMETERS", "dataset", "recipes", "trained", "trainings"]
 
@@ -60,8 +62,9 @@ def dataset(study: Study) -> LensDataset:
 
 def trained(study: Study, network: str, seed: int, share: float = 100.0) -> TrainedNetwork:
     """One trained network of a study, trained now on `share` percent of the images if that has not been done."""
-    settings = study.training(network, seed, share)
-    return load_trained(fit(dataset(study), settings, settings.training_folder()))
+    settings, data = study.training(network, seed, share), dataset(study)
+    folder = settings.training_folder()
+    return load_trained(folder if is_trained(data, settings, folder) else fit(data, settings, folder))
 
 
 def trainings(study: Study, share: float = 100.0) -> list[TrainedNetwork]:

@@ -53,7 +53,14 @@ def build(card: dict) -> torch.nn.Module:
         in_channels=card["in_channels"],
         width=card["width"],
         seed=card["seed"],
+        **options_of(card),
     )
+
+
+def options_of(card: dict) -> dict:
+    """What a card says of a network's architecture, where that differs from the network's own."""
+    options = {"depth": card["depth"]} if card.get("depth", 1) != 1 else {}
+    return options | ({"kernel_sizes": tuple(card["kernel_sizes"])} if card.get("kernel_sizes") else {})
 
 
 @dataclass

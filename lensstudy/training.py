@@ -44,6 +44,7 @@ __all__ = [
     "TrainingDiverged",
     "differences",
     "fit",
+    "is_trained",
     "in_batch",
     "load_trained",
     "range_test",
@@ -54,6 +55,8 @@ __all__ = [
 RELEVANT = (
     "network",
     "width",
+    "depth",
+    "kernel_sizes",
     "seed",
     "share",
     "epochs",
@@ -142,6 +145,21 @@ def fit(
         )
     last.unlink(missing_ok=True)
     return folder
+
+
+def is_trained(dataset: LensDataset, settings: Study, folder: str | Path) -> bool:
+    """Whether `folder` holds this very training, finished, as far as `settings` were given: what a notebook does not
+    declare is as it was when the network was trained."""
+    folder = Path(folder)
+    if not (folder / "metrics.json").exists():
+        return False
+    card, wanted = json.loads((folder / "card.json").read_text()), _card(dataset, settings)
+    given = settings.model_fields_set
+    open_ = {name for name in RELEVANT if name not in given} | {"start_from"}
+    open_ |= set() if given & {"learning_rate", "learning_rates"} else {"learning_rate"}
+    open_ |= set() if "crop" in given else {"crop", "size"}
+    open_ |= set() if "scaling" in given and not {"crop", "size"} & open_ else {"scaling"}
+    return all(card.get(name) == value for name, value in wanted.items() if name not in open_)
 
 
 def range_test(dataset: LensDataset, settings: Study, lowest: float = 1e-5, highest: float = 1.0) -> pd.DataFrame:
