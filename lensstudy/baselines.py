@@ -15,7 +15,7 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from lensstudy.dataset import DataError, LensDataset
 
-__all__ = ["FEATURES", "baseline_auc", "ring_moments", "total_flux"]
+__all__ = ["FEATURES", "baseline_auc", "baseline_scores", "ring_moments", "total_flux"]
 
 BACKGROUND_SHARE = 0.1  # pixels fainter than this share of the peak are left out: their noise would drown the moments
 
@@ -65,14 +65,20 @@ def baseline_auc(
     The mean over the classes, one against the rest; with `against`, over those classes only (`["no_sub"]` asks how well
     smooth lenses are told from all others). Raises `DataError` before `split`.
     """
+    scores, labels = baseline_scores(dataset, features, part=part), dataset.part(part).labels
+    wanted = [dataset.classes.index(name) for name in against or dataset.classes]
+    return float(np.mean([roc_auc_score(labels == k, scores[:, k]) for k in wanted]))
+
+
+def baseline_scores(dataset: LensDataset, features: str = "ring_moments", *, part: str = "test") -> np.ndarray:
+    """What a quadratic ridge on `features`, fitted on the train part, says of the images of another, `(N, classes)`: in
+    the place of probabilities for AUC and accuracy, though it may leave 0 to 1. Raises `DataError` before `split`."""
     if features not in FEATURES:
         raise DataError(f"features '{features}' are unknown; known: {', '.join(FEATURES)}")
-    train, test = dataset.part("train"), dataset.part(part)
+    train = dataset.part("train")
     model = make_pipeline(StandardScaler(), PolynomialFeatures(2, include_bias=False), StandardScaler(), Ridge(10.0))
     model.fit(described(train, features), np.eye(len(dataset.classes))[train.labels])
-    scores = model.predict(described(test, features))
-    wanted = [dataset.classes.index(name) for name in against or dataset.classes]
-    return float(np.mean([roc_auc_score(test.labels == k, scores[:, k]) for k in wanted]))
+    return model.predict(described(dataset.part(part), features))
 
 
 def described(dataset: LensDataset, features: str, piece: int = 1024) -> np.ndarray:
