@@ -42,13 +42,14 @@ def robustness(table: pd.DataFrame, label: str = "test AUC") -> Figure:
 
 def reliability(before: Mapping[str, pd.DataFrame], after: Mapping[str, pd.DataFrame]) -> Figure:
     """Share of right answers against confidence, as the networks say it and with their temperature; from
-    `evaluation.reliability`."""
+    `evaluation.reliability`, without bins that hold less than 1 % of the images."""
     figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 3.4), sharey=True, sharex=True)
     for axes, curves, title in zip(
         panels, (before, after), ("as trained", "with the temperature of the validation part"), strict=True
     ):
         axes.plot([0, 1], [0, 1], color="0.6", lw=0.8, ls="--")
         for k, (network, table) in enumerate(curves.items()):
+            table = table[table["images"] >= 0.01 * table["images"].sum()]
             axes.plot(table["confidence"], table["right"], color=colour(network), lw=1.2, label=network, zorder=2)
             axes.scatter(
                 table["confidence"], table["right"], s=5 + 120 * table["images"] / table["images"].sum(),
@@ -109,7 +110,7 @@ def along_truth(panels: Mapping[str, Mapping[str, pd.DataFrame]], label: str = "
             _with_interval(axes, x, table["share"], table["low"], table["high"], network, k, along="y", line=True)
             if "bound" in table and not k:
                 axes.plot(x, table["bound"], color="0.2", ls="--", lw=1.2, label="ideal observer")
-        if (x > 0).all() and x.max() > 30 * x.min():
+        if (x > 0).all() and x.max() > 12 * x.min():
             axes.set_xscale("log")
         else:
             axes.xaxis.set_major_locator(MaxNLocator(4))

@@ -36,6 +36,7 @@ __all__ = [
     "zoomed",
 ]
 
+CLEAN = 1e-4  # noise in units of the peak below which images count as free of it
 PIECE = 256  # images seen at a time, so that a memory map is never read whole
 
 SUBSTRUCTURE = (r"substructure [$10^9\,M_\odot$]", "half-length of vortex [arcsec]")
@@ -99,11 +100,11 @@ def views(
     """The ways in which the test `images` are shown, by name, each with one or (random turns) several draws of it.
 
     `shift` and `fwhm` in pixels; `noise` as a multiple of the noise that the images have (where they have less than
-    a thousandth of their peak, noise of 1 % of the peak is added); `zoom` by which factor the lens becomes larger.
+    a ten-thousandth of their peak, noise of 1 % of the peak is added); `zoom` by which factor the lens becomes larger.
     """
     some = np.asarray(images[:PIECE], np.float32)
     rms, peak = sky_and_noise(some[:, 0])[1], float(np.median(some.max((1, 2, 3))))
-    clean = rms < 1e-3 * peak
+    clean = rms < CLEAN * peak
     added = 0.01 * peak if clean else rms * np.sqrt(max(noise**2 - 1, 0))
     return {
         "upright": [lambda x, _: x],
@@ -161,7 +162,8 @@ def physical_parameters(dataset: LensDataset) -> pd.DataFrame:
     if SUBSTRUCTURE[0] in table:
         table[SUBSTRUCTURE[0]] /= 1e9
     table["angle of the light [degrees]"] = np.rad2deg(np.arctan2(e2, e1)) / 2 % 180
-    table["ellipticity of the light"] = np.hypot(e1, e2)
+    if not known:
+        table["ellipticity of the light"] = np.hypot(e1, e2)
     if noise > 0:
         table["peak over noise"] = (images.max((1, 2, 3)) - sky) / noise
     return table.loc[:, table.std() > 1e-6 * table.abs().mean()]
