@@ -246,10 +246,12 @@ def _check_equality(folder: Path, network: Network) -> dict[str, float]:
 
 def calibrate(labels: np.ndarray, probabilities: np.ndarray) -> dict:
     """The temperature that makes `probabilities` `(N, classes)` of validation images say how often they are right, and
-    what it does to them."""
+    what it does to them. Images of which none is wrong cannot show that a network may be surer than it is."""
     from lensstudy import evaluation
 
     temperature = evaluation.fit_temperature(labels, probabilities)
+    if (probabilities.argmax(1) == labels).all():
+        temperature = max(temperature, 1.0)
 
     def loss(answers):
         return float(-np.log(np.clip(answers[np.arange(len(labels)), labels], 1e-15, None)).mean())

@@ -69,6 +69,15 @@ def test_card_describes_the_training(exported, run_folder, blobs):
     assert set(card.files) == {f.name for f in exported.iterdir()} - {"card.json"}
 
 
+def test_calibration_never_makes_surer_than_the_images_can_show():
+    labels = np.arange(40) % 2
+    sure = np.where(np.eye(2)[labels] == 1, 0.9, 0.1)
+    assert deployment.calibrate(labels, sure)["temperature"] == 1
+    wrong = labels.copy()
+    wrong[:20] = 1 - wrong[:20]  # right for half of them: nothing is known
+    assert deployment.calibrate(wrong, sure)["temperature"] > 10
+
+
 @pytest.mark.parametrize("format", ["onnx", "pytorch"])
 def test_exported_probabilities_are_those_of_the_training(format, run_folder, blobs, tmp_path):
     folder = deployment.export(run_folder, tmp_path / "out", format, blobs, pixel_scale=0.1)

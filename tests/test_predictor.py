@@ -1,0 +1,188 @@
+"""An exported network among files: every layout, bad ones among them, and nothing answered that cannot be."""
+
+import tarfile
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.io import fits
+from PIL import Image
+
+from lensstudy.predictor import Predictor, find
+
+
+@pytest.fixture(scope="module")
+def predictor(exported) -> Predictor:
+    return Predictor(exported)
+
+
+@pytest.fixture
+def image(blobs) -> np.ndarray:
+    return np.array(blobs.part("test").images[0, 0])
+
+
+def reasons(predictor, *images) -> list[str]:
+    return list(predictor.predict(list(images))["reason"])
+
+
+def test_it_answers_rightly_and_finds_its_own_images_familiar(predictor, blobs):
+    test = blobs.part("test")
+    table = predictor.predict(test.images)
+    familiar = table["in_distribution"].astype(bool)
+    assert familiar.mean() > 0.85
+    assert (table["prediction"] == test.catalogue["class"])[familiar].mean() > 0.85
+    np.testing.assert_allclose(table[list(predictor.classes)].sum(axis=1), 1)
+    assert list(table.columns) == [c for c in predictor.columns if c != "file"]
+
+
+def test_what_the_network_cannot_know_is_refused_with_the_reason(predictor, image):
+    colour = np.random.default_rng(0).normal(size=(3, 16, 16))
+    border = image.copy()
+    border[:, 0] = np.nan
+    bad = {
+        "3 bands": colour,
+        "16 x 12 pixels; cut out a square": image[:, :12],
+        "sees the central 16 x 16": image[:8, :8],
+        "the network was trained on 16 x 16 at 0.1 arcsec": np.pad(image, 8),
+        "16 pixels of what the network sees are NaN": border,
+        "every pixel has the same value": np.ones((16, 16)),
+    }
+    for expected, found in zip(bad, reasons(predictor, *bad.values()), strict=True):
+        assert expected in found
+    table = predictor.predict(list(bad.values()))
+    assert (table["prediction"] == "").all() and table[list(predictor.classes)].isna().all(axis=None)
+
+
+def test_a_grey_picture_stored_in_colour_is_grey(predictor, image):
+    grey, colour = predictor.predict([image]), predictor.predict([np.stack([image] * 3)])
+    pd.testing.assert_frame_equal(grey, colour)
+
+
+@pytest.mark.parametrize("scale, refused", [(0.1, False), (0.101, False), (0.05, True), (0.2, True)])
+def test_pixel_scale_of_the_user(exported, image, scale, refused):
+    (reason,) = reasons(Predictor(exported, pixel_scale=scale), image)
+    assert reason.startswith(f"pixels of {scale:.4g} arcsec, and the network was trained on 0.1") == refused
+
+
+def test_larger_cutouts_are_used_once_their_scale_is_known(exported, predictor, image):
+    larger = np.pad(image, 7, mode="edge")  # 30 pixels
+    known = Predictor(exported, pixel_scale=0.1)
+    pd.testing.assert_frame_equal(known.predict([larger]), predictor.predict([image]))
+    odd = known.predict([np.pad(image, ((7, 8), (7, 8)), mode="edge")])
+    pd.testing.assert_frame_equal(odd, known.predict([image]))
+
+
+def test_a_bad_border_outside_the_crop_does_no_harm(exported, predictor, image):
+    larger = np.pad(image, 7, constant_values=np.nan)
+    known = Predictor(exported, pixel_scale=0.1)
+    pd.testing.assert_frame_equal(known.predict([larger]), predictor.predict([image]))
+    (reason,) = reasons(Predictor(exported, turns=8, pixel_scale=0.1), larger)
+    assert "NaN" in reason, "a turn would bring the border into view"
+
+
+def test_strange_images_get_no_prediction(predictor, blobs):
+    noise = np.random.default_rng(3).normal(size=(20, 16, 16))
+    table = predictor.predict(noise)
+    assert not table["in_distribution"].any() and (table["prediction"] == "").all()
+    assert table["reason"].str.contains("unlike the training images").all()
+    brighter = predictor.predict(blobs.part("test").images * 30)
+    assert not brighter["in_distribution"].any(), "other units of brightness"
+
+
+def test_turns_average_and_an_invariant_network_does_not_mind(exported, predictor, blobs):
+    images = blobs.part("test").images[:6]
+    upright, turned = predictor.answers(images), Predictor(exported, turns=4).answers(images)
+    np.testing.assert_allclose(upright[0], turned[0], atol=1e-5)
+    eight = Predictor(exported, turns=8).answers(images)[0]
+    assert 1e-5 < np.abs(eight - upright[0]).max() < 0.5
+    with pytest.raises(ValueError, match="turns = 0"):
+        Predictor(exported, turns=0)
+    with pytest.raises(ValueError, match="pixel_scale = -1"):
+        Predictor(exported, pixel_scale=-1)
+
+
+def with_scale(image, arcsec, cards=True):
+    header = fits.Header()
+    if cards:
+        header["CTYPE1"], header["CTYPE2"] = "RA---TAN", "DEC--TAN"
+        header["CDELT1"], header["CDELT2"] = -arcsec / 3600, arcsec / 3600
+        header["CRVAL1"], header["CRVAL2"], header["CRPIX1"], header["CRPIX2"] = 150.0, 2.0, 8, 8
+    else:
+        header["PIXSCALE"] = arcsec
+    return fits.PrimaryHDU(image.astype(np.float32), header)
+
+
+@pytest.mark.parametrize("cards", [True, False])
+def test_pixel_scale_of_a_fits_file_comes_first(exported, image, tmp_path, cards):
+    with_scale(image, 0.1, cards).writeto(tmp_path / "right.fits")
+    with_scale(image, 0.06, cards).writeto(tmp_path / "wrong.fits")
+    rows = list(Predictor(exported, pixel_scale=0.1).predict_files([tmp_path / "*.fits"]))
+    assert rows[0]["prediction"] and not rows[0]["reason"]
+    assert rows[1]["reason"].startswith("pixels of 0.06 arcsec")
+
+
+def test_every_layout(predictor, blobs, tmp_path):
+    images = np.asarray(blobs.part("test").images[:4, 0])
+    expected = predictor.predict(images)["sub"].to_numpy()
+    for name in ("a", "b"):
+        (tmp_path / "classes" / name).mkdir(parents=True)
+    np.save(tmp_path / "classes/a/0.npy", images[0])
+    with_scale(images[1], 0.1).writeto(tmp_path / "classes/a/1.fits")
+    np.save(tmp_path / "classes/b/2.npy", images[2:, None])
+    with tarfile.open(tmp_path / "images.tar", "w") as tar:
+        tar.add(tmp_path / "classes", "classes")
+    with h5py.File(tmp_path / "images.h5", "w") as file:
+        file["images"], file["labels"] = images[:, None], np.arange(4)
+    np.savez(tmp_path / "images.npz", images=images[:, None])
+    blobs.part("test").subset(np.arange(4)).save(tmp_path / "dataset")
+    for layout in ("classes", "images.tar", "images.h5", "images.npz", "dataset"):
+        rows = list(predictor.predict_files([tmp_path / layout]))
+        assert not [row["reason"] for row in rows if "unlike" not in row["reason"] and row["reason"]], layout
+        np.testing.assert_allclose([row["sub"] for row in rows], expected, atol=1e-4, err_msg=layout)
+
+
+def test_a_bad_file_is_a_row_and_the_others_go_on(predictor, image, tmp_path):
+    for i in range(5):
+        np.save(tmp_path / f"{i}.npy", image)
+    (tmp_path / "1.npy").write_bytes(b"no image")
+    (tmp_path / "2.npy").write_bytes(b"")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(tmp_path / "3.png")
+    np.save(tmp_path / "hostile.npy", np.array([print, image], dtype=object), allow_pickle=True)
+    rows = list(predictor.predict_files([tmp_path, tmp_path / "nowhere.npy", tmp_path / "x*.fits"]))
+    by_name = {row["file"].split("/")[-1]: row for row in rows}
+    for name, reason in {
+        "1.npy": "",
+        "2.npy": "empty file",
+        "3.png": "3 bands",
+        "hostile.npy": "could run",
+        "nowhere.npy": "nothing exists",
+        "x*.fits": "no file matches",
+    }.items():
+        assert reason in by_name[name]["reason"] and by_name[name]["reason"], name
+        assert by_name[name]["prediction"] == ""
+    assert [by_name[f"{i}.npy"]["prediction"] for i in (0, 3, 4)] == [by_name["0.npy"]["prediction"]] * 3
+    assert len(rows) == 9
+
+
+def test_a_folder_without_images_says_so(predictor, tmp_path):
+    (tmp_path / "notes.txt").write_text("nothing")
+    (row,) = predictor.predict_files([tmp_path])
+    assert row["reason"] == "no images in it (1 other files)" and row["prediction"] == ""
+
+
+def test_memory_stays_bounded(predictor, tmp_path, image):
+    """Of a stack on disk, no more images are in memory than one batch has."""
+    np.save(tmp_path / "stack.npy", np.broadcast_to(image, (9000, 16, 16)))
+    held = []
+
+    def watched():
+        for one in find([tmp_path / "stack.npy"]):
+            held.append(one)
+            yield one
+
+    rows = predictor._rows(watched())
+    for _ in range(300):
+        next(rows)
+    assert sum(one.pixels is not None for one in held) <= 1
+    assert len(held) <= 300 + predictor.batch_size + 1

@@ -1,0 +1,53 @@
+"""Training on one's own folder, and beginning with a network that is trained."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from lensstudy.archive import write_deeplense
+from lensstudy.cli import app
+from lensstudy.dataset import DataError, LensDataset
+from lensstudy.transfer import train_on
+
+
+@pytest.fixture
+def folder(blobs, tmp_path, monkeypatch):
+    """Forty images in class folders."""
+    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+    few = blobs.subset(np.arange(0, len(blobs), 3))
+    return write_deeplense(LensDataset(few.images, few.catalogue.drop(columns="part"), few.classes), tmp_path / "mine")
+
+
+def test_transfer_begins_ahead(folder, run_folder, tmp_path):
+    """After one epoch at a low rate, what began with a trained network is far ahead of what began with nothing."""
+    settings = {"epochs": 1, "learning_rate": 1e-4, "batch_size": 8, "validation_fraction": 0.3, "width": 0.5}
+    run, metrics = train_on(folder, tmp_path / "further", run_folder, **settings)
+    _, fresh = train_on(folder, tmp_path / "fresh", network="d4-steerable-cnn", **settings)
+    assert metrics["validation_loss"] < 0.5 * fresh["validation_loss"]
+    assert json.loads((run / "card.json").read_text())["start_from"]
+    assert (tmp_path / "further" / "dataset" / "dataset.json").exists()
+
+
+def test_command(folder, run_folder, exported, tmp_path):
+    def lensstudy(*arguments):
+        return CliRunner().invoke(app, list(map(str, arguments)))
+
+    out = tmp_path / "out"
+    done = lensstudy("train", "--from", run_folder, "--data", folder, "--out", out, "--epochs", 1, "--batch-size", 8)
+    assert done.exit_code == 0, done.output
+    run = out / "training" / "d4-steerable-cnn-s1"
+    assert "validation AUC" in done.output and (run / "metrics.json").exists()
+    assert lensstudy("export", run).exit_code == 0, "its data set lies where export looks for it"
+    assert json.loads((run / "exported" / "card.json").read_text())["in_distribution"]
+    wrong = lensstudy("train", "--from", exported, "--data", folder, "--out", tmp_path / "other")
+    assert wrong.exit_code == 2 and "give the run folder that it was exported from" in wrong.output
+
+
+def test_images_that_do_not_fit(blobs, run_folder, tmp_path):
+    small = LensDataset(blobs.images[:, :, 2:-2, 2:-2], blobs.catalogue.drop(columns="part"), blobs.classes)
+    with pytest.raises(DataError, match="images of 12 pixels, and the network sees the central 16"):
+        train_on(write_deeplense(small, tmp_path / "small"), tmp_path / "out", run_folder)
+    with pytest.raises(ValueError, match="no training here"):
+        train_on(tmp_path / "small", tmp_path / "out", tmp_path)
