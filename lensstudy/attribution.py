@@ -15,6 +15,8 @@ from torch import Tensor
 
 __all__ = ["group_averaged", "integrated_gradients", "share_on_light"]
 
+BATCH = 64  # images in one pass
+
 Score = Callable[[Tensor], Tensor]
 
 
@@ -22,15 +24,16 @@ def integrated_gradients(score: Score, images: Tensor, baseline: Tensor, steps: 
     """`(x - b) * mean over t of d score(b + t (x - b)) / dx`, with t in the middle of `steps` equal intervals
     (Sundararajan, Taly & Yan 2017, arXiv:1703.01365), `(B, C, H, W)` like `images` and `baseline`.
 
-    `score` gives one number an image. Complete: the attributions of an image add up to `score(x) - score(b)`, but for
-    the error of the midpoint rule.
+    `score` gives one number an image and takes any number of repeats of the batch. Complete: the attributions of an
+    image add up to `score(x) - score(b)`, but for the error of the midpoint rule.
     """
-    total = torch.zeros_like(images)
-    for t in (torch.arange(steps) + 0.5) / steps:
-        point = (baseline + t * (images - baseline)).detach().requires_grad_()
+    change, total = images - baseline, torch.zeros_like(images)
+    for t in ((torch.arange(steps) + 0.5) / steps).split(max(BATCH // len(images), 1)):
+        points = (baseline + t.view(-1, 1, 1, 1, 1) * change).flatten(0, 1).requires_grad_()
         with torch.enable_grad():
-            total += torch.autograd.grad(score(point).sum(), point)[0]
-    return (images - baseline) * total / steps
+            slopes = torch.autograd.grad(score(points).sum(), points)[0]
+        total += slopes.view(len(t), *images.shape).sum(0)
+    return change * total / steps
 
 
 def group_averaged(score: Score, images: Tensor, baseline: Tensor, steps: int = 32) -> Tensor:
