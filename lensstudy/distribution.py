@@ -12,13 +12,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from sklearn.covariance import LedoitWolf
 
-from lensstudy.dataset import DataError, LensDataset
+from lensstudy import symmetry
+from lensstudy.attribution import group_averaged
+from lensstudy.dataset import DataError, LensDataset, sky_and_noise
+from lensstudy.observations import Observation, network_input
 from lensstudy.simulate import simulate
-from lensstudy.training import TrainedNetwork
+from lensstudy.trained import TrainedNetwork, as_tensor, binned
 
-__all__ = ["Cloud", "Familiarity", "features", "simulations_like"]
+__all__ = ["Cloud", "Familiarity", "Judge", "features", "simulations_like"]
 
 
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99, 1.0)
@@ -114,6 +118,60 @@ class Familiarity:
         """Share `(N,)` of held-out images at least as far away; never below one in their number plus one."""
         closer = np.searchsorted(self.held_out, self.score(images), side="left")
         return (len(self.held_out) - closer + 1) / (len(self.held_out) + 1)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """One trained network that is asked about real lenses: its answer is the probability of any substructure at all.
+
+    `noise` is the deviation of the sky in its training images, to which real ones are brought.
+    """
+
+    label: str
+    trained: TrainedNetwork
+    familiarity: Familiarity
+    noise: float
+
+    @classmethod
+    def of(cls, label: str, trained: TrainedNetwork, known: LensDataset, held_out: LensDataset) -> Judge:
+        """From images like those of the training, see `Familiarity.fit`. Raises `DataError` where no class is smooth or
+        the training images have no noise to compare with."""
+        if "no_sub" not in trained.classes:
+            raise DataError(
+                f"{label} knows {', '.join(trained.classes)}; a network without the class no_sub cannot say"
+            )
+        noise = sky_and_noise(np.asarray(known.images).mean(axis=1))[1]
+        if not noise > 0:
+            raise DataError(f"{label} was trained on images without noise, which real ones cannot be brought to")
+        return cls(label, trained, Familiarity.fit(trained, known, held_out), noise)
+
+    def view(self, image: np.ndarray, observation: Observation, center=(0.0, 0.0), seed: int = 0) -> np.ndarray:
+        """`image` `(H, H)` of an observation as this network's images `(1, C, S, S)`; see `network_input`."""
+        generator = np.random.default_rng(seed)
+        return network_input(
+            image, observation, self.trained.card, noise=self.noise, generator=generator, center=center
+        )
+
+    def substructure(self, images: np.ndarray, degrees: float | np.ndarray = 0.0) -> np.ndarray:
+        """Probability `(N,)` that there is substructure: one less that of `no_sub`."""
+        return 1 - self.trained.predict(images, degrees)[:, self.trained.classes.index("no_sub")]
+
+    def attribution(self, images: np.ndarray) -> tuple[np.ndarray, float]:
+        """What each pixel `(S, S)` of the first of `images` adds to the log odds of substructure, integrated from an
+        empty sky and averaged over the group, and the size of such a pixel in arcseconds."""
+        card, smooth = self.trained.card, self.trained.classes.index("no_sub")
+
+        def log_odds(given: torch.Tensor) -> torch.Tensor:
+            logits = self.trained.network(given)
+            others = [number for number in range(logits.shape[1]) if number != smooth]
+            return torch.logsumexp(logits[:, others], dim=1) - logits[:, smooth]
+
+        def seen(given: np.ndarray) -> torch.Tensor:
+            cut = symmetry.rotate(as_tensor(given), 0, size=card["crop"])
+            return self.trained.scaling.apply(binned(cut, card["binning"]))
+
+        found = group_averaged(log_odds, seen(images[:1]), seen(np.zeros_like(images[:1])))
+        return found[0].sum(0).double().numpy(), card["data"]["pixel_scale"] * card["binning"]
 
 
 def simulations_like(trained: TrainedNetwork, images_per_class: int, seed: int) -> LensDataset:

@@ -33,6 +33,7 @@ __all__ = [
     "expected",
     "fit_smooth",
     "mass_seen",
+    "major_axis",
     "on_the_arc",
     "recovery",
 ]
@@ -145,6 +146,19 @@ def lens_scales(redshift_lens: float, redshift_source: float) -> tuple[float, fl
     kpc = 1 / cosmology.arcsec_per_kpc_proper(redshift_lens).value
     density = cosmology.critical_density(redshift_lens).to_value(units.Msun / units.kpc**3)
     return float(area.value * units.rad.to(units.arcsec) ** 2), float(density * kpc**3)
+
+
+def major_axis(model: SmoothModel) -> float:
+    """Direction in degrees, 0 to 180 counter-clockwise from +x, of the ellipsoid that bends light as halo and shear do
+    together: where the deflection towards the centre, around the Einstein ring, is least."""
+    p = {name: torch.tensor(value, dtype=torch.float64) for name, value in model.parameters.items() if name in MACRO}
+    angle = torch.linspace(0, 2 * math.pi, 361, dtype=torch.float64)[:-1]
+    dx, dy = p["einstein_radius"] * torch.cos(angle), p["einstein_radius"] * torch.sin(angle)
+    alpha_x, alpha_y = sie(dx, dy, p["einstein_radius"], p["lens_e1"], p["lens_e2"])
+    shear_x, shear_y = shear(dx, dy, p["shear_1"], p["shear_2"])
+    inwards = (alpha_x + shear_x) * torch.cos(angle) + (alpha_y + shear_y) * torch.sin(angle)
+    phase = torch.atan2((inwards * torch.sin(2 * angle)).mean(), (inwards * torch.cos(2 * angle)).mean())
+    return float(torch.rad2deg(phase / 2) + 90) % 180
 
 
 # Fitting

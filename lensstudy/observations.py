@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -97,7 +98,7 @@ def read(path: str | Path, band: str = "", pixel_scale: float | None = None) -> 
     `band` chooses where there are several, `pixel_scale` (arcsec) is for files that do not say it. Raises `DataError`
     where an image cannot be used or its pixel scale is unknown; a missing noise map is estimated, and noted.
     """
-    found = {observation.band: observation for observation in _observations(Path(path).expanduser(), pixel_scale)}
+    found = {observation.band: observation for observation in _observations(_place(path), pixel_scale)}
     if band and band not in found:
         raise DataError(f"{path}: band '{band}' is not there; there are {', '.join(map(repr, found))}")
     if len(found) > 1 and not band:
@@ -107,12 +108,17 @@ def read(path: str | Path, band: str = "", pixel_scale: float | None = None) -> 
 
 def read_all(path: str | Path, pixel_scale: float | None = None) -> list[Observation]:
     """Every observation in a folder and the folders inside it, by name and band."""
-    return sorted(_observations(Path(path).expanduser(), pixel_scale), key=str)
+    return sorted(_observations(_place(path), pixel_scale), key=str)
+
+
+def _place(path: str | Path) -> Path:
+    return Path(os.path.expandvars(path)).expanduser()
 
 
 def _observations(path: Path, pixel_scale: float | None) -> Iterator[Observation]:
     if not path.exists():
-        raise DataError(f"{path}: does not exist; give a FITS or HDF5 file, or a folder of them")
+        hint = "; the variable in it is not set" if "$" in str(path) else ""
+        raise DataError(f"{path}: does not exist{hint}; give a FITS or HDF5 file, or a folder of them")
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     files = [file for file in files if file.name.lower().endswith((*FITS, *HDF5))]
     images = [file for file in files if len(files) == 1 or _role_and_key(_stem(file))[0] == "image"]
