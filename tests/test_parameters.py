@@ -12,7 +12,7 @@ from lensstudy.parameters import ParameterError, Study, home, notebook_parameter
     ("values", "message"),
     [
         ({"learnig_rate": 0.1}, "'learnig_rate' is unknown; did you mean 'learning_rate'?"),
-        ({"zzz": 0.1}, "known are study, question, data_path"),
+        ({"zzz": 0.1}, "known are study, pages, question, data_path"),
         ({"learning_rate": "1e-3"}, "write 1.0e-3"),
         ({"learning_rate": "2.5e-4"}, "write 2.5e-4"),
         ({"epochs": "5"}, "this is text for YAML, write 5"),
