@@ -128,3 +128,17 @@ rule improve:
     threads: study.threads
     shell:
         COMMAND.format("05-improve")
+
+
+rule apply:
+    input:
+        source("07-apply", "deployment", "attribution", "training"),
+        f"{RUNS}/notebooks/04-analyse.ipynb",
+    output:
+        f"{RUNS}/notebooks/07-apply.ipynb",
+        f"{REPORTS}/07-apply.html",
+    params:
+        values("07-apply"),
+        data_state(study.apply_to),
+    shell:
+        COMMAND.format("07-apply")

@@ -180,6 +180,11 @@ class Study(BaseModel):
         0.01, gt=0, lt=0.5, description="p-value of an image below which a network's answer does not count"
     )
 
+    # application
+    apply_to: str = Field(
+        "", description="your own images, as a file, folder, archive or pattern; empty: the test part of the study"
+    )
+
     @field_validator("networks", "seeds", "shares", "new_seeds")
     @classmethod
     def _each_once(cls, values: list) -> list:

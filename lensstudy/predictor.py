@@ -132,17 +132,24 @@ class Predictor:
         return np.concatenate([_noticed(one, self.network.features(one)[1]) for one in seen])
 
     @torch.no_grad()
+    def probabilities(self, images: np.ndarray, degrees: float = 0.0) -> np.ndarray:
+        """Calibrated probabilities `(N, classes)` of images `(N, C, H, W)` turned by `degrees`, in one orientation."""
+        return self._tempered(self.network.features(self.seen(images, degrees))[0])
+
+    @torch.no_grad()
     def answers(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Calibrated probabilities `(N, classes)` and strangeness `(N,)` (above 1 is unlike the training images; NaN
         where the card does not know) of images `(N, C, H, W)` that `prepare` has let pass."""
-        probabilities, strangeness = [], np.full(len(images), np.nan)
-        for turn in range(self.turns):
-            seen = self.seen(images, 360 * turn / self.turns)
-            logits, features = self.network.features(seen)
-            probabilities.append(torch.softmax(logits.double() / self.temperature, dim=1).numpy())
-            if turn == 0 and self.distribution is not None:
-                strangeness = self.distribution.strangeness(_noticed(seen, features))
-        return np.mean(probabilities, axis=0), strangeness
+        seen = self.seen(images)
+        logits, features = self.network.features(seen)
+        strangeness = np.full(len(images), np.nan)
+        if self.distribution is not None:
+            strangeness = self.distribution.strangeness(_noticed(seen, features))
+        others = [self.probabilities(images, 360 * turn / self.turns) for turn in range(1, self.turns)]
+        return np.mean([self._tempered(logits), *others], axis=0), strangeness
+
+    def _tempered(self, logits: torch.Tensor) -> np.ndarray:
+        return torch.softmax(logits.double() / self.temperature, dim=1).numpy()
 
     def prepare(self, image: np.ndarray, pixel_scale: float | None = None) -> np.ndarray:
         """An image `(C, H, W)` as the network can take it. Raises `ValueError` with the reason if it cannot."""
@@ -204,6 +211,20 @@ class Predictor:
         `cutouts/*.fits`. Rows come as they are made, so that memory stays bounded. A file that cannot be used is a row
         with its `reason`. `extension` names the FITS extension, HDF5 dataset or npz key."""
         yield from self._rows(find(paths, extension, progress))
+
+    def images(self, paths: Iterable[str | Path], at_most: int) -> dict[str, np.ndarray]:
+        """The first images at `paths` that the network can take, `at_most` so many, `(C, H, W)` by file and number."""
+        found: dict[str, np.ndarray] = {}
+        for one in find(paths):
+            if one.pixels is None:
+                continue
+            try:
+                found[f"{one.file} {one.index}"] = self.prepare(one.pixels, one.pixel_scale)
+            except ValueError:
+                continue
+            if len(found) == at_most:
+                break
+        return found
 
     def _rows(self, images: Iterable[_Image]) -> Iterator[dict]:
         waiting: list[tuple[_Image, np.ndarray | None]] = []
