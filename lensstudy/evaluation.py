@@ -5,7 +5,8 @@ arrays of one network, one a seed. Scores are scikit-learn's and torchmetrics'. 
 
 - Intervals of AUC and accuracy over test images come from the variance that single images cause (DeLong, DeLong &
   Clarke-Pearson 1988, Biometrics 44, 837) and are laid on the scale of log-odds, where they keep their promise near 1.
-  There a percentile bootstrap does not: 81 % instead of 95 % at an AUC of 0.988 and 50 images a class.
+  There a percentile bootstrap does not: it held the truth in 84 % of 500 simulated experiments at an AUC of 0.988 and
+  50 images a class, where this one holds it in 93 %.
 - All other scores have a bootstrap over test images, drawn within each class so that no resample loses one, with
   Efron's correction for bias (1987, JASA 82, 171).
 - Networks are compared on the same images, so that what makes an image hard for all of them cancels.
