@@ -413,3 +413,15 @@ def test_what_differs_between_two_trainings_is_told(blobs, tmp_path, quiet):
     cards = [json.loads((folder / "card.json").read_text()) for folder in folders]
     assert training.differences(cards[:2]).empty
     assert list(training.differences(cards).index) == ["weight_decay"]
+
+
+def test_whoever_watches_sees_loss_auc_speed_and_the_time_that_is_left(blobs, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("LENSSTUDY_BATCH", raising=False)
+    seen = []
+    training.fit(blobs, with_(epochs=2, width=0.25), tmp_path / "run", watch=lambda history: seen.append(len(history)))
+    bar = capsys.readouterr().err
+    assert all(word in bar for word in ("loss=", "validation AUC=", "images/s=", "8/8", "<"))
+    assert seen == [1, 2]
+    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+    training.fit(blobs, with_(epochs=1, width=0.25), tmp_path / "silent")
+    assert capsys.readouterr().err == ""
