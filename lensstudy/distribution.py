@@ -145,6 +145,16 @@ class Judge:
             raise DataError(f"{label} was trained on images without noise, which real ones cannot be brought to")
         return cls(label, trained, Familiarity.fit(trained, known, held_out), noise)
 
+    @property
+    def lens_light(self) -> bool:
+        """Whether the training images showed the lens galaxy."""
+        return bool(self.trained.card["data"].get("population", {}).get("lens_light"))
+
+    @property
+    def profile(self) -> str:
+        """What the subhalos of the training images were made of: `point` or `truncated_nfw`."""
+        return self.trained.card["data"].get("population", {}).get("subhalo_profile", "point")
+
     def view(self, image: np.ndarray, observation: Observation, center=(0.0, 0.0), seed: int = 0) -> np.ndarray:
         """`image` `(H, H)` of an observation as this network's images `(1, C, S, S)`; see `network_input`."""
         generator = np.random.default_rng(seed)
@@ -170,7 +180,7 @@ class Judge:
             cut = symmetry.rotate(as_tensor(given), 0, size=card["crop"])
             return self.trained.scaling.apply(binned(cut, card["binning"]))
 
-        found = group_averaged(log_odds, seen(images[:1]), seen(np.zeros_like(images[:1])))
+        found = group_averaged(log_odds, seen(images[:1]), seen(np.zeros_like(images[:1])), steps=16)
         return found[0].sum(0).double().numpy(), card["data"]["pixel_scale"] * card["binning"]
 
 

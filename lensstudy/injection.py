@@ -307,12 +307,11 @@ def mass_seen(masses: np.ndarray, recovered: np.ndarray, share: float = 0.5) -> 
 
 def evidence_for_clump(
     model: SmoothModel, positions: np.ndarray, mass: float = 1e9, profile: str = "truncated_nfw"
-) -> tuple[np.ndarray, np.ndarray]:
-    """How much a clump at each of `positions` `(n, 2)` would improve the fit, everything else adjusted to first order.
+) -> np.ndarray:
+    """How much chi square would fall, to first order, if a clump were put at each of `positions` `(n, 2)`: `(n,)`.
 
-    Returns by how much chi square falls and the mass in solar masses that does it, from the linear answer to `mass`:
-    with r the residuals, d what the clump changes and both cleared of what the model's own parameters can do,
-    `mass (r.d)/(d.d)` and `(r.d)^2/(d.d)`, 0 where the mass would be negative.
+    With r the residuals and d what a clump of `mass` changes, both cleared of what the model's own parameters can do:
+    `(r.d)^2/(d.d)`, the best fall for any mass, and 0 where that mass would be negative.
     """
     x, y, psf = tensors(model.observation)
     inside, weight = torch.tensor(model.used), torch.tensor(1 / model.observation.noise[model.used])
@@ -323,12 +322,11 @@ def evidence_for_clump(
         basis = torch.linalg.svd(slopes / slopes.norm(dim=0).clamp_min(1e-12), full_matrices=False)[0]
         residual = (torch.tensor(model.observation.image[model.used]) - smooth) * weight
         residual = residual - basis @ (basis.T @ residual)
-        gains, masses = [], []
+        gains = []
         for place in positions:
             clump = clump_deflection([Clump(*map(float, place), mass)], x, y, model.redshifts, profile)
             change = (render(values, x, y, psf, clump)[inside] - smooth) * weight
             change = change - basis @ (basis.T @ change)
             size, along = float(change @ change), float(residual @ change)
             gains.append(max(along, 0.0) ** 2 / size if size > 0 else 0.0)
-            masses.append(mass * max(along, 0.0) / size if size > 0 else 0.0)
-    return np.array(gains), np.array(masses)
+    return np.array(gains)

@@ -181,8 +181,7 @@ def _extensions(file: Path) -> dict[str, dict]:
             for unit in units:
                 if unit.data is None or not np.issubdtype(unit.data.dtype, np.number):
                     continue
-                words = re.split(r"_+", unit.name if unit.name != "PRIMARY" else "")
-                role, key = _role_and_key("_".join(words))
+                role, key = _role_and_key("" if unit.name == "PRIMARY" else unit.name)
                 parts = bands.setdefault("_".join(key).upper(), {})
                 parts.setdefault(role, np.asarray(unit.data, dtype=float))
                 if role == "image":
@@ -306,6 +305,9 @@ def _odd(psf: np.ndarray, where: str) -> np.ndarray:
     if psf.ndim != 2 or psf.sum() <= 0:
         raise DataError(f"{where}: a PSF of shape {psf.shape} and sum {psf.sum():g}; expected (h, w) and positive")
     row, column = np.unravel_index(psf.argmax(), psf.shape)
+    middle = psf.shape[0] // 2, psf.shape[1] // 2
+    if psf.shape[0] % 2 and psf.shape[1] % 2 and psf[middle] > 0.9 * psf.max():
+        row, column = middle
     reach = min(row, column, psf.shape[0] - 1 - row, psf.shape[1] - 1 - column)
     psf = psf[row - reach : row + reach + 1, column - reach : column + reach + 1]
     return psf / psf.sum()

@@ -1,0 +1,103 @@
+"""Familiar images get p-values as often as promised, strange ones get small ones, and a network says what it cannot."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lensstudy.dataset import DataError, Scaling
+from lensstudy.distribution import Cloud, Familiarity, Judge, features, simulations_like
+from lensstudy.networks import build_network, settle_batch_norm
+from lensstudy.observations import read_all, write_simulated
+from lensstudy.simulate import simulate
+from lensstudy.symmetry import rotate
+from lensstudy.trained import TrainedNetwork
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    """An untrained network with settled averages: what is familiar does not hang on what was learnt."""
+    images = simulate("model_3", 60, seed=1, image_size=SIZE, noise_level=0.02)
+    scaling = Scaling.fit("asinh", images.images, size=SIZE)
+    network = build_network("d4-steerable-cnn", SIZE, 3, width=0.5, seed=1)
+    settle_batch_norm(network, scaling.apply(torch.as_tensor(images.images)))
+    card = {"network": "d4-steerable-cnn", "image_size": SIZE, "crop": SIZE, "binning": 1, "in_channels": 1}
+    trained = TrainedNetwork(network, scaling, images.classes, card | {"data": images.description})
+    return Judge.of("a network", trained, simulations_like(trained, 100, 2), simulations_like(trained, 100, 3))
+
+
+def test_fresh_simulations_are_of_the_recipe_and_new(judge):
+    again = simulations_like(judge.trained, 5, 1)
+    first = simulate("model_3", 60, seed=1, image_size=SIZE, noise_level=0.02)
+    np.testing.assert_array_equal(again.images[:5], first.images[:5])
+    assert not np.array_equal(simulations_like(judge.trained, 5, 2).images, again.images)
+
+
+def test_p_values_of_images_like_the_known_ones_are_uniform(judge):
+    from scipy.stats import kstest
+
+    p = judge.familiarity.p_value(simulations_like(judge.trained, 60, 4).images)
+    assert kstest(p, "uniform").pvalue > 0.001
+    assert (p < 0.05).mean() < 0.12
+
+
+def test_noise_and_other_recipes_are_strange(judge):
+    noise = np.random.default_rng(0).normal(0, judge.noise, (20, 1, SIZE, SIZE)).astype(np.float32)
+    assert (judge.familiarity.p_value(noise) < 0.01).all()
+    assert (judge.familiarity.p_value(np.zeros((1, 1, SIZE, SIZE), np.float32)) < 0.01).all()
+    other = simulate("common_test", 10, seed=1, image_size=SIZE).images
+    assert np.median(judge.familiarity.p_value(other)) < 0.01
+
+
+def test_a_turned_image_is_as_familiar(judge):
+    images = torch.as_tensor(simulations_like(judge.trained, 5, 5).images)
+    turned = judge.familiarity.score(rotate(images, 90).numpy())
+    np.testing.assert_allclose(turned, judge.familiarity.score(images.numpy()), rtol=1e-2)
+
+
+def test_features_are_what_the_last_layer_sees(judge):
+    images = simulations_like(judge.trained, 3, 6).images
+    seen, looks = features(judge.trained, images)
+    logits = judge.trained.network.classifier(torch.as_tensor(seen, dtype=torch.float32)).softmax(1)
+    np.testing.assert_allclose(logits.detach().numpy(), judge.trained.predict(images), atol=1e-5)
+    assert len(looks) == len(images)
+    assert not judge.trained.network.classifier._forward_pre_hooks
+
+
+def test_a_distance_is_about_one_for_what_is_known():
+    seen = np.random.default_rng(0).normal(0, [1.0, 10.0, 0.1], (500, 3))
+    cloud = Cloud.fit(seen, np.zeros(500))
+    assert cloud.distance(seen).mean() == pytest.approx(1, rel=0.05)
+    assert cloud.distance(np.array([[10.0, 0, 0]]))[0] > 20
+
+
+def test_the_answer_is_any_substructure_and_its_attribution_adds_up(judge):
+    image = simulations_like(judge.trained, 1, 8).images[:1]
+    probability = judge.substructure(image)[0]
+    assert probability == pytest.approx(judge.trained.predict(image)[0, 1:].sum())
+    found, pixel = judge.attribution(image)
+    assert found.shape == (SIZE, SIZE) and pixel == pytest.approx(0.16)
+    empty = judge.substructure(np.zeros_like(image))[0]
+    wanted = np.log(probability / (1 - probability)) - np.log(empty / (1 - empty))
+    assert found.sum() == pytest.approx(wanted, rel=0.1)
+
+
+def test_a_real_image_is_seen_in_the_pixels_and_the_noise_of_the_training(judge, tmp_path):
+    one = read_all(write_simulated(tmp_path, seed=2))[0]
+    noise = np.random.default_rng(0).normal(0, one.noise.min(), one.image.shape)
+    assert judge.view(one.image, one).shape == (1, 1, SIZE, SIZE)
+    assert judge.view(noise, one).std() == pytest.approx(judge.noise, rel=0.15)
+
+
+def test_what_a_network_cannot_say_is_refused(judge):
+    few = simulations_like(judge.trained, 5, 7)
+    with pytest.raises(DataError, match="15 known images are too few"):
+        Familiarity.fit(judge.trained, few, few)
+    with pytest.raises(DataError, match="a network without the class no_sub cannot say"):
+        Judge.of("other", replace(judge.trained, classes=("cdm", "axion", "sub")), few, few)
+    read = replace(judge.trained, card=judge.trained.card | {"data": {"source": "files"}})
+    with pytest.raises(DataError, match="pass the validation part of its data set instead"):
+        simulations_like(read, 5, 1)

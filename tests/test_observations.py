@@ -1,0 +1,238 @@
+"""Real cutouts: what is read comes back, what cannot be used is refused with the way out, and no flux is lost."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from lensstudy import observations
+from lensstudy.dataset import DataError
+from lensstudy.instrument import INSTRUMENTS, gaussian_kernel, noise_variance, noisy
+from lensstudy.lenslight import fit_lens_light, ring_radius, subtract_lens_light
+from lensstudy.observations import Observation, network_input, read, read_all, resample, write, write_simulated
+from lensstudy.raytracing import render
+
+CARD = {"network": "a network", "image_size": 32, "in_channels": 1, "data": {"pixel_scale": 0.16}}
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory) -> list[Observation]:
+    return read_all(write_simulated(tmp_path_factory.mktemp("lenses"), seed=3))
+
+
+def noise_image(size=40, seed=0):
+    return np.random.default_rng(seed).normal(0, 1.0, (size, size))
+
+
+def write_fits(file, array, **header):
+    unit = fits.PrimaryHDU(array)
+    unit.header.update(header)
+    unit.writeto(file)
+    return file
+
+
+# Reading
+
+
+def test_an_observation_comes_back_as_it_was_written(tmp_path, simulated):
+    one = simulated[1]
+    again = read(write(one, tmp_path / "lens"))
+    for name in ("image", "noise", "mask", "psf"):
+        np.testing.assert_allclose(getattr(again, name), getattr(one, name), rtol=1e-12)
+    assert again.pixel_scale == one.pixel_scale
+    assert again.about["subhalo"] == one.about["subhalo"]
+    assert again.name == "lens" and again.notes == ()
+
+
+def test_files_beside_an_image_belong_to_it_by_name(tmp_path):
+    for name, level in (("ours", 2.0), ("theirs", 3.0)):
+        write_fits(tmp_path / f"{name}.fits", noise_image(), PIXSCALE=0.1)
+        write_fits(tmp_path / f"{name}_rms.fits", np.full((40, 40), level))
+    write_fits(tmp_path / "psf.fits", np.ones((5, 5)))
+    found = {one.name: one for one in read_all(tmp_path)}
+    assert sorted(found) == ["ours", "theirs"]
+    assert (found["ours"].noise == 2.0).all() and (found["theirs"].noise == 3.0).all()
+    assert found["ours"].psf.sum() == pytest.approx(1)
+
+
+def test_extensions_of_one_file_are_bands(tmp_path):
+    coordinates = {"CTYPE1": "RA---TAN", "CD1_1": -0.1 / 3600, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": 0.1 / 3600}
+    units = [fits.PrimaryHDU()]
+    for band in ("VIS", "NIR_H"):
+        for role, array in (("FLUX", noise_image()), ("PSF", np.ones((7, 7))), ("RMS", np.full((40, 40), 1.0))):
+            units.append(fits.ImageHDU(array, name=f"{band}_{role}"))
+            units[-1].header.update(coordinates)
+    fits.HDUList(units).writeto(tmp_path / "lens.fits")
+    assert [one.band for one in read_all(tmp_path)] == ["NIR_H", "VIS"]
+    assert read(tmp_path / "lens.fits", "VIS").pixel_scale == pytest.approx(0.1)
+    with pytest.raises(DataError, match="2 images, of the bands VIS, NIR_H; say band='VIS'"):
+        read(tmp_path / "lens.fits")
+    with pytest.raises(DataError, match="band 'R' is not there; there are 'VIS', 'NIR_H'"):
+        read(tmp_path / "lens.fits", "R")
+
+
+def test_lenstronomys_noise_is_sky_and_photons(tmp_path):
+    image = np.abs(noise_image()) * 10
+    with h5py.File(tmp_path / "image_lens1_F390W.h5", "w") as stored:
+        stored["image_data"], stored["background_rms"] = image, 0.5
+        stored["exposure_time"], stored["transform_pix2angle"] = np.full((40, 40), 100.0), [[-0.04, 0], [0, 0.04]]
+    with h5py.File(tmp_path / "psf_lens1_F390W.h5", "w") as stored:
+        stored["kernel_point_source"] = np.ones((3, 3))
+    (one,) = read_all(tmp_path)
+    np.testing.assert_allclose(one.noise, np.sqrt(0.25 + image / 100))
+    assert (one.name, one.band, one.pixel_scale) == ("lens1", "F390W", pytest.approx(0.04))
+    assert one.psf.shape == (3, 3)
+
+
+def test_useless_pixels_are_masked_and_said(tmp_path):
+    image, noise = noise_image(), np.full((40, 40), 1.0)
+    image[:3] = np.nan
+    noise[20, 20:22] = 1e16
+    write_fits(tmp_path / "data.fits", image, PIXSCALE=0.1)
+    write_fits(tmp_path / "noise_map.fits", noise)
+    one = read(tmp_path)
+    assert one.mask.sum() == 3 * 40 + 2 and one.mask[:3].all() and one.mask[20, 20:22].all()
+    assert np.isfinite(one.image).all() and one.noise.max() == 1.0
+    assert "122 pixels" in one.notes[0]
+
+
+def test_a_missing_noise_map_is_estimated_and_said(tmp_path):
+    one = read(write_fits(tmp_path / "lens.fits", 3 * noise_image(100), PIXSCALE=0.1))
+    assert one.noise[0, 0] == pytest.approx(3, rel=0.1)
+    assert "no noise map" in one.notes[0] and "no PSF" in one.notes[1]
+
+
+def test_the_shared_lenses_are_read(evaluation_data):
+    everything = read_all(evaluation_data / "lenses")
+    assert {one.name for one in everything} >= {"slacs0946+1006", "cosmos_web_ring", "lens_system1", "lens_system3"}
+    assert all(one.psf is not None and not any("no noise" in note for note in one.notes) for one in everything)
+    vis = next(one for one in everything if one.band == "VIS" and one.notes)
+    assert vis.mask.any() and vis.noise.max() < 1  # 1e16 marks bad pixels
+
+
+@pytest.mark.parametrize(
+    ("image", "header", "message"),
+    [
+        (noise_image(), {}, r"pixel scale is nowhere.*read\(..., pixel_scale=0.05\)"),
+        (noise_image(), {"PIXSCALE": 1e-5}, "in degrees"),
+        (np.stack([noise_image()] * 3), {"PIXSCALE": 0.1}, r"shape \(3, 40, 40\); expected one band"),
+        (noise_image(8), {"PIXSCALE": 0.1}, "8x8 pixels; expected at least 16"),
+        (np.zeros((40, 40)), {"PIXSCALE": 0.1}, "no noise map, and the border has no noise"),
+        (np.full((40, 40), np.nan), {"PIXSCALE": 0.1}, "add a noise map"),
+    ],
+)
+def test_an_image_that_cannot_be_used_is_refused(tmp_path, image, header, message):
+    with pytest.raises(DataError, match=message):
+        read(write_fits(tmp_path / "lens.fits", image, **header))
+
+
+def test_other_mistakes_are_told(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        read(tmp_path / "absent")
+    with pytest.raises(DataError, match="no image in it"):
+        read(tmp_path)
+    (tmp_path / "lens.fits").write_text("not FITS")
+    with pytest.raises(DataError, match="cannot be read as FITS"):
+        read(tmp_path)
+    (tmp_path / "lens.fits").unlink()
+    write_fits(tmp_path / "data.fits", noise_image(), PIXSCALE=0.1)
+    write_fits(tmp_path / "noise_map.fits", np.ones((30, 30)))
+    with pytest.raises(DataError, match=r"noise map of shape \(30, 30\)"):
+        read(tmp_path)
+    holes = noise_image()
+    holes[10:30] = np.nan
+    for name in ("data", "noise_map"):
+        (tmp_path / f"{name}.fits").unlink()
+    write_fits(tmp_path / "data.fits", holes, PIXSCALE=0.1)
+    write_fits(tmp_path / "noise_map.fits", np.ones((40, 40)))
+    with pytest.raises(DataError, match="100% of the central pixels are masked"):
+        read(tmp_path)
+
+
+def test_a_scale_in_the_information_beside_the_image_counts(tmp_path):
+    write_fits(tmp_path / "data.fits", noise_image())
+    (tmp_path / "info.json").write_text(json.dumps({"pixel_scale": 0.05, "redshift_lens": 0.2}))
+    assert read(tmp_path).pixel_scale == 0.05
+    assert read(tmp_path, pixel_scale=0.07).pixel_scale == 0.07
+
+
+# Resampling
+
+
+@pytest.mark.parametrize(("size", "scale"), [(40, 0.1), (27, 0.16), (13, 0.37), (90, 0.05)])
+def test_resampling_keeps_flux_and_place(size, scale):
+    x = (np.arange(80) - 39.5) * 0.05
+    image = np.exp(-((x[None] - 0.3) ** 2 + (x[:, None] + 0.2) ** 2) / 0.05)
+    coarse = resample(image, 0.05, size, scale)
+    assert coarse.sum() == pytest.approx(image.sum(), rel=1e-6)
+    new = (np.arange(size) - (size - 1) / 2) * scale
+    assert (coarse.sum(0) @ new) / coarse.sum() == pytest.approx(0.3, abs=0.02 * scale)
+    assert (coarse.sum(1) @ new) / coarse.sum() == pytest.approx(-0.2, abs=0.02 * scale)
+
+
+def test_a_centre_off_the_middle_comes_to_the_middle():
+    image = np.zeros((81, 81))
+    image[44, 36] = 1.0
+    assert resample(image, 0.1, 9, 0.1, center=(-0.4, 0.4))[4, 4] == pytest.approx(1.0)
+
+
+def test_a_network_gets_its_own_pixels_and_noise():
+    one = Observation("x", "", 5 * noise_image(120), np.full((120, 120), 5.0), np.zeros((120, 120), bool), None, 0.05)
+    seen = network_input(one.image, one, CARD, noise=0.02, generator=np.random.default_rng(0))
+    assert seen.shape == (1, 1, 32, 32) and seen.dtype == np.float32
+    assert seen.std() == pytest.approx(0.02, rel=0.1)
+
+
+def test_beyond_a_small_cutout_there_is_sky_with_its_noise():
+    one = Observation("x", "", noise_image(90), np.ones((90, 90)), np.zeros((90, 90), bool), None, 0.05)  # 4.5 arcsec
+    seen = network_input(one.image, one, CARD, noise=1.0, generator=np.random.default_rng(0))[0, 0]
+    assert seen[0].std() == pytest.approx(1.0, abs=0.4)
+    small = observations.cropped(one, 2.0)
+    with pytest.raises(DataError, match="2.00 arcsec wide, but a network looks at 5.12; use a larger cutout"):
+        network_input(small.image, small, CARD, noise=1.0, generator=np.random.default_rng(0))
+
+
+def test_a_network_without_a_pixel_scale_is_refused():
+    one = Observation("x", "", noise_image(), np.ones((40, 40)), np.zeros((40, 40), bool), None, 0.2)
+    card = CARD | {"data": {"source": "files"}}
+    with pytest.raises(DataError, match="does not say the pixel scale"):
+        network_input(one.image, one, card, noise=1.0, generator=np.random.default_rng(0))
+
+
+# Lens light
+
+
+def test_a_sersic_galaxy_is_found_under_its_arcs_within_the_noise():
+    """One that was put in: compact arcs 1.2 arcsec around a de Vaucouleurs galaxy, as HST's ACS would see them."""
+    telescope = INSTRUMENTS["hst-acs"]
+    source = {"source_amplitude": 30.0, "source_radius": 0.1, "source_index": 1.0, "source_x": 0.08}
+    galaxy = {"lens_light_amplitude": 12.0, "lens_light_radius": 0.8, "lens_light_index": 4.0, "exposure_time": 2200.0}
+    row = source | galaxy | {"einstein_radius": 1.2, "lens_e1": 0.1, "lens_e2": -0.05, "lens_x": 0.03, "shear_1": 0.05}
+    whole, arcs = (
+        render(row | {"lens_light_amplitude": light}, "realistic", instrument="hst-acs")[0, 0].astype(float)
+        for light in (galaxy["lens_light_amplitude"], 0.0)
+    )
+    image = noisy(whole, telescope, 2200.0, np.random.default_rng(1))
+    noise = np.sqrt(noise_variance(whole, telescope, 2200.0))
+    profile = gaussian_kernel(telescope.psf_fwhm / telescope.pixel_scale / 2.355)
+    one = Observation("x", "", image, noise, np.zeros(image.shape, bool), np.outer(profile, profile), 0.05)
+    light = fit_lens_light(one)
+    assert light.good and light.chi2 == pytest.approx(1, abs=0.1)
+    assert np.sqrt((((light.model - whole + arcs) / noise) ** 2).mean()) < 0.5
+    x, y = one.grid()
+    inside = np.hypot(x, y) < 0.8
+    assert light.model[inside].sum() == pytest.approx((whole - arcs)[inside].sum(), rel=0.02)
+    assert light.center == pytest.approx((0.03, 0.0), abs=0.005)
+    assert light.ellipticity[2:] == pytest.approx((0.1, -0.05), abs=0.04)
+    assert ring_radius(one, light) == pytest.approx(1.2, abs=0.15)
+    left = subtract_lens_light(one, light)
+    assert left.mask.sum() < 5
+    assert ((left.image - arcs) / noise)[light.arcs].std() == pytest.approx(1, abs=0.2)
+
+
+def test_without_arcs_there_is_no_ring():
+    one = Observation("x", "", noise_image(60), np.ones((60, 60)), np.zeros((60, 60), bool), None, 0.1)
+    with pytest.raises(DataError, match="no arcs stand out"):
+        ring_radius(one, fit_lens_light(one))
