@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from lensstudy.figures import WIDTH, colour, draw_image
 
@@ -84,14 +84,19 @@ def learning_curves(curves: Mapping[str, pd.DataFrame], level: float = 0.95) -> 
     """AUC against the number of training images, with its interval over test images and seeds; from
     `robustness.learning_curves`. The right panel shows the distance from 1, where curves that end there come apart."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.2))
+    sizes = sorted({size for table in curves.values() for size in table})
+    missing = min((1 - table.iloc[0]).min() for table in curves.values())
+    floor = 0.2 * missing if missing > 0 else 1e-5  # a resample that reaches 1 has no logarithm
     for k, (network, table) in enumerate(curves.items()):
         low, high = table.iloc[1:].quantile([(1 - level) / 2, (1 + level) / 2]).to_numpy()
-        for axes, change in ((left, lambda x: x), (right, lambda x: np.maximum(1 - x, 1e-6))):
+        for axes, change in ((left, lambda x: x), (right, lambda x: np.maximum(1 - x, floor))):
             axes.plot(table.columns, change(table.iloc[0]), color=colour(network), marker=MARKERS[k % 8], label=network)
             axes.fill_between(table.columns, change(low), change(high), color=colour(network), alpha=0.15, lw=0)
     for axes, label in ((left, "test AUC"), (right, "1 − test AUC")):
         axes.set(xscale="log", xlabel="training images", ylabel=label)
-    right.set(yscale="log")
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.xaxis.set_minor_locator(NullLocator())
+    right.set(yscale="log", ylim=(floor, None))
     left.legend(fontsize=8)
     return figure
 
