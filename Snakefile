@@ -142,3 +142,17 @@ rule apply:
         data_state(study.apply_to),
     shell:
         COMMAND.format("07-apply")
+
+
+rule validate:
+    input:
+        source("06-validate-on-real-lenses", "observation_figures", "lenslight", "injection", "distribution", "training"),
+        f"{RUNS}/notebooks/04-analyse.ipynb",
+    output:
+        f"{RUNS}/notebooks/06-validate-on-real-lenses.ipynb",
+        f"{REPORTS}/06-validate-on-real-lenses.html",
+    params:
+        values("06-validate-on-real-lenses"),
+        data_state(study.observations_path),
+    shell:
+        COMMAND.format("06-validate-on-real-lenses")
