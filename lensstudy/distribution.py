@@ -76,7 +76,8 @@ class Cloud:
         present, index = np.unique(labels, return_inverse=True)
         means = np.stack([seen[index == i].mean(axis=0) for i in range(len(present))])
         within = seen - means[index]
-        spread = np.maximum(within.std(axis=0), 1e-6 * max(np.abs(seen).max(), 1e-6))  # a dead feature says nothing
+        spread = within.std(axis=0)
+        spread = np.maximum(spread, 0.01 * np.quantile(spread, 0.9) + 1e-12)  # a feature that hardly lives says little
         return cls(means, spread, LedoitWolf(assume_centered=True).fit(within / spread).precision_)
 
     def distance(self, seen: np.ndarray) -> np.ndarray:
@@ -180,7 +181,7 @@ class Judge:
             cut = symmetry.rotate(as_tensor(given), 0, size=card["crop"])
             return self.trained.scaling.apply(binned(cut, card["binning"]))
 
-        found = group_averaged(log_odds, seen(images[:1]), seen(np.zeros_like(images[:1])), steps=16)
+        found = group_averaged(log_odds, seen(images[:1]), seen(np.zeros_like(images[:1])))
         return found[0].sum(0).double().numpy(), card["data"]["pixel_scale"] * card["binning"]
 
 

@@ -89,7 +89,7 @@ def recovery_curves(masses: np.ndarray, curves: Mapping[str, Mapping[str, np.nda
         axis.set_title(lens.replace(" ", "\n"), fontsize=6)
     axes[0, 0].set_ylabel("share recovered")
     handles, labels = axes[0, -1].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=2)
+    figure.legend(handles, labels, fontsize=7, loc="outside upper center", ncols=2)
     figure.supxlabel("mass of the clump [solar masses]", fontsize=9)
     return figure
 
