@@ -66,6 +66,7 @@ _FAMILIES = {
     "p4": "#CC79A7",
     "so2": "#A6761D",
     "o2": "#3B1F5B",
+    "interpolation": "#7F7F7F",
 }
 _SHADES = {"steerable-cnn": 0.0, "resnet": 0.3, "wide-resnet": 0.5, "restricted": 0.3}
 _VIEWS = {"upright": "as observed", "turned by 90°": "turned by 90°", "random turns": "turned at random"}

@@ -18,7 +18,7 @@ from lensstudy import networks, symmetry
 from lensstudy.dataset import Scaling
 from lensstudy.parameters import Study
 
-__all__ = ["TrainedNetwork", "as_tensor", "binned", "build", "load_trained", "working_size"]
+__all__ = ["TrainedNetwork", "as_tensor", "binned", "build", "load_trained", "options_of", "working_size"]
 
 
 def working_size(image_size: int, settings: Study) -> int:
