@@ -169,7 +169,7 @@ class Study(BaseModel):
 
     # real lenses
     observations_path: str = Field(
-        "", description="folder of real cutouts, FITS or lenstronomy's HDF5; empty: simulated ones, written as FITS"
+        "", description="folder of real cutouts, FITS or HDF5; empty: simulated ones, written as FITS"
     )
     run_folders: list[str] = Field([], description="run folders of further networks to put beside this study's own")
     reference_images: int = Field(
