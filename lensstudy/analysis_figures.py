@@ -44,19 +44,23 @@ def reliability(before: Mapping[str, pd.DataFrame], after: Mapping[str, pd.DataF
     """Share of right answers against confidence, as the networks say it and with their temperature; from
     `evaluation.reliability`, without bins that hold less than 1 % of the images."""
     figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 3.4), sharey=True, sharex=True)
+    before, after = (
+        {name: table[table["images"] >= 0.01 * table["images"].sum()] for name, table in curves.items()}
+        for curves in (before, after)
+    )
     for axes, curves, title in zip(
         panels, (before, after), ("as trained", "with the temperature of the validation part"), strict=True
     ):
         axes.plot([0, 1], [0, 1], color="0.6", lw=0.8, ls="--")
         for k, (network, table) in enumerate(curves.items()):
-            table = table[table["images"] >= 0.01 * table["images"].sum()]
             axes.plot(table["confidence"], table["right"], color=colour(network), lw=1.2, label=network, zorder=2)
             axes.scatter(
                 table["confidence"], table["right"], s=5 + 120 * table["images"] / table["images"].sum(),
                 marker=MARKERS[k % 8], color=colour(network), zorder=3, lw=0,
             )  # fmt: skip
-        lowest = min(table["confidence"].min() for table in curves.values())
-        axes.set(xlabel="confidence", title=title, xlim=(max(lowest - 0.05, 0), 1.02), ylim=(-0.02, 1.02))
+        lowest, right = (min(table[one].min() for table in curves.values()) for one in ("confidence", "right"))
+        reach = (max(lowest - 0.05, 0), 1.02)
+        axes.set(xlabel="confidence", title=title, xlim=reach, ylim=(min(reach[0], right), 1.02))
     panels[0].set_ylabel("share of right answers")
     panels[0].legend(fontsize=8)
     return figure
@@ -109,18 +113,21 @@ def along_truth(panels: Mapping[str, Mapping[str, pd.DataFrame]], label: str = "
     figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, 2.5 * rows + 0.2), sharey=True, squeeze=False)
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
+    lowest = min(
+        [table["low"].min() for networks in panels.values() for table in networks.values() if len(table)] + [1]
+    )
     for axes, (title, networks) in zip(grid.flat, panels.items(), strict=False):
         for k, (network, table) in enumerate(networks.items()):
             x = table["sigma"] if "sigma" in table else table["value"]
             _with_interval(axes, x, table["share"], table["low"], table["high"], network, k, along="y", line=True)
             if "bound" in table and not k:
                 axes.plot(x, table["bound"], color="0.2", ls="--", lw=1.2, label="ideal observer")
-        if (x > 0).all() and x.max() > 12 * x.min():
+        if (x > 0).all() and x.max() > 12 * x.min() and "degrees" not in title:
             axes.set_xscale("log")
         else:
             axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.set(xlabel=title, ylim=(-0.03, 1.05))
-        if chance:
+        axes.set(xlabel=title, ylim=(-0.03 if lowest < 0.6 else lowest - 0.02, 1.02))
+        if chance and lowest < 0.6:
             axes.axhline(chance, color="0.6", lw=0.8, ls=":")
     for axes in grid[:, 0]:
         axes.set_ylabel(label)
@@ -138,7 +145,7 @@ def mistakes(rows: Mapping[str, Sequence[tuple[np.ndarray, str]]], pixel_scale: 
             axis.set_axis_off()
         for axis, (image, title) in zip(axes, row, strict=False):
             axis.set_axis_on()
-            draw_image(axis, image, pixel_scale)
+            draw_image(axis, _stretched(image), pixel_scale)
             axis.set_title(title, fontsize=7)
         axes[0].set_axis_on()
         axes[0].set(xticks=[], yticks=[])
@@ -162,7 +169,7 @@ def attributions(
         1 + len(maps), len(images), figsize=(side * len(images), side * (1 + len(maps)) + 0.3), squeeze=False
     )
     for axis, image, title in zip(grid[0], images, titles, strict=True):
-        draw_image(axis, image, pixel_scale)
+        draw_image(axis, _stretched(image), pixel_scale)
         axis.set_title(title, fontsize=8)
     for axes, (network, row) in zip(grid[1:], maps.items(), strict=True):
         for axis, found in zip(axes, row, strict=True):
@@ -170,6 +177,11 @@ def attributions(
             draw_image(axis, found, symmetric=True, vmin=-reach, vmax=reach)
         axes[0].set_ylabel(network, fontsize=8)
     return figure
+
+
+def _stretched(image: np.ndarray) -> np.ndarray:
+    """The square root of the light above the sky, in which faint arcs show beside a bright lens."""
+    return np.sqrt(np.clip(image - np.median(image), 0, None))
 
 
 def _legend_on_top(figure: Figure, axes) -> None:

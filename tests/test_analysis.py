@@ -38,7 +38,7 @@ def test_one_network_one_seed_two_classes_and_no_truth(root, tmp_path, monkeypat
     summary, told = analyse(root, tmp_path, monkeypatch, data_path=str(images), networks=["d4-steerable-cnn"])
     assert "the only network of this study" in summary["answer"]
     assert summary["pairs"] == summary["images_to_match"] == []
-    assert {row["spread over seeds"] for row in summary["table"]} == {"one seed", ""}
+    assert {row["± over seeds"] for row in summary["table"]} == {"one seed", ""}
     assert {"(ring moments)", "(total flux)"} < {row["network"] for row in summary["table"]}
     assert "One seed each" in summary["limitations"]
     assert "no bound can be drawn" in told
@@ -56,5 +56,5 @@ def test_learning_curves_of_two_networks_and_two_seeds(root, tmp_path, monkeypat
     (first, second) = summary["images_to_match"]
     assert first["images"] < second["images"]
     assert summary["pairs"][0].keys() == {"first", "second", "value", "low", "high", "p", "p_accuracy"}
-    assert all(float(row["spread over seeds"]) >= 0 for row in summary["table"] if not row["network"].startswith("("))
+    assert all(float(row["± over seeds"]) >= 0 for row in summary["table"] if not row["network"].startswith("("))
     assert not re.search(r"\bnan\b", told)
