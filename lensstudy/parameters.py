@@ -173,7 +173,7 @@ class Study(BaseModel):
     )
     run_folders: list[str] = Field([], description="run folders of further networks to put beside this study's own")
     reference_images: int = Field(
-        60, ge=20, description="simulated images of each class that say what a network is familiar with"
+        60, ge=50, description="simulated images of each class that say what a network is familiar with"
     )
     noise_draws: int = Field(12, ge=4, description="draws of noise for smooth twins and for each mass put in")
     abstain_below: float = Field(
