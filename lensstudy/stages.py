@@ -7,7 +7,9 @@ a fresh kernel.
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,10 +20,10 @@ from lensstudy.dataset import DataError, LensDataset, ellipticity
 from lensstudy.filtering import Rules, filter_images
 from lensstudy.parameters import Study
 from lensstudy.provenance import code_hash, data_state
-from lensstudy.simulate import PRESETS, simulate
 from lensstudy.recording import in_batch
+from lensstudy.simulate import PRESETS, simulate
 from lensstudy.trained import TrainedNetwork, load_trained
-from lensstudy.training import fit, is_trained
+from lensstudy.training import RELEVANT, card_of, fit
 
 __all__ = ["DATA_PARAMETERS", "dataset", "recipes", "trained", "trainings"]
 
@@ -64,7 +66,7 @@ def trained(study: Study, network: str, seed: int, share: float = 100.0) -> Trai
     """One trained network of a study, trained now on `share` percent of the images if that has not been done."""
     settings, data = study.training(network, seed, share), dataset(study)
     folder = settings.training_folder()
-    return load_trained(folder if is_trained(data, settings, folder) else fit(data, settings, folder))
+    return load_trained(folder if _is_trained(data, settings, folder) else fit(data, settings, folder))
 
 
 def trainings(study: Study, share: float = 100.0) -> list[TrainedNetwork]:
@@ -92,6 +94,22 @@ def recipes(images_per_class: int, seed: int) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def _is_trained(data: LensDataset, settings: Study, folder: Path) -> bool:
+    """Whether `folder` holds this very training, finished, as far as `settings` were given: what a notebook does not
+    declare is as it was when the network was trained."""
+    if not (folder / "metrics.json").exists():
+        return False
+    card, wanted = json.loads((folder / "card.json").read_text()), card_of(data, settings)
+    given = settings.model_fields_set
+    unknown = {name for name in RELEVANT if name not in given} | {"start_from"}
+    behind = {"learning_rate": {"learning_rate", "learning_rates"}, "crop": {"crop"}, "size": {"crop"}}
+    behind["scaling"] = {"scaling", "crop", "binning"}
+    unknown |= {name for name, parameters in behind.items() if parameters - given}
+    if "scaling" in given and card["scaling"]["kind"] != settings.scaling:
+        return False
+    return all(card.get(name) == value for name, value in wanted.items() if name not in unknown)
 
 
 def _simulated(study: Study) -> LensDataset:

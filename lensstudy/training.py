@@ -40,11 +40,12 @@ from lensstudy.recording import Progress, Recorder, Watch, in_batch, write_json
 from lensstudy.trained import TrainedNetwork, as_tensor, binned, build, load_trained, working_size
 
 __all__ = [
+    "RELEVANT",
     "TrainedNetwork",
     "TrainingDiverged",
+    "card_of",
     "differences",
     "fit",
-    "is_trained",
     "in_batch",
     "load_trained",
     "range_test",
@@ -112,7 +113,7 @@ def fit(
     """
     folder = Path(folder)
     _check(settings)
-    card = _card(dataset, settings, start_from)
+    card = card_of(dataset, settings, start_from)
     if (folder / "metrics.json").exists() and json.loads((folder / "card.json").read_text()) == card:
         return folder
     _clear_unless_same(folder, card)
@@ -147,21 +148,6 @@ def fit(
     return folder
 
 
-def is_trained(dataset: LensDataset, settings: Study, folder: str | Path) -> bool:
-    """Whether `folder` holds this very training, finished, as far as `settings` were given: what a notebook does not
-    declare is as it was when the network was trained."""
-    folder = Path(folder)
-    if not (folder / "metrics.json").exists():
-        return False
-    card, wanted = json.loads((folder / "card.json").read_text()), _card(dataset, settings)
-    given = settings.model_fields_set
-    open_ = {name for name in RELEVANT if name not in given} | {"start_from"}
-    open_ |= set() if given & {"learning_rate", "learning_rates"} else {"learning_rate"}
-    open_ |= set() if "crop" in given else {"crop", "size"}
-    open_ |= set() if "scaling" in given and not {"crop", "size"} & open_ else {"scaling"}
-    return all(card.get(name) == value for name, value in wanted.items() if name not in open_)
-
-
 def range_test(dataset: LensDataset, settings: Study, lowest: float = 1e-5, highest: float = 1.0) -> pd.DataFrame:
     """The training loss while the learning rate grows exponentially from `lowest` to `highest` (Smith 2017,
     arXiv:1506.01186): columns `learning_rate` and `loss`, the latter smoothed. It stops where the loss explodes.
@@ -171,7 +157,7 @@ def range_test(dataset: LensDataset, settings: Study, lowest: float = 1e-5, high
     _check(settings)
     lightning.seed_everything(settings.seed, verbose=False)
     torch.set_num_threads(settings.threads)
-    module = _Fit(_card(dataset, settings), settings, dataset, stop_where_it_diverges=False)
+    module = _Fit(card_of(dataset, settings), settings, dataset, stop_where_it_diverges=False)
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         found = Tuner(_trainer(settings, [], max_epochs=1000, default_root_dir=folder)).lr_find(
             module,
@@ -362,7 +348,7 @@ def _begin_with(network: torch.nn.Module, run: Path) -> None:
     network.load_state_dict(own | fitting)
 
 
-def _card(dataset: LensDataset, settings: Study, start_from: str | Path | None = None) -> dict:
+def card_of(dataset: LensDataset, settings: Study, start_from: str | Path | None = None) -> dict:
     """What the network is, what it was shown and by which code: enough to build it again and to trust it."""
     size = working_size(dataset.image_size, settings)
     train = dataset.part("train")

@@ -243,7 +243,7 @@ def test_a_share_takes_as_many_steps_and_sees_fewer_images(blobs, tmp_path, quie
 
 def test_accumulated_batches_make_one_step_of_their_mean(blobs, tmp_path, quiet):
     """Without batch norm's memory of single batches, two halves of a batch give the gradient of the whole."""
-    network = training.build(training._card(blobs, SETTINGS)).eval()
+    network = training.build(training.card_of(blobs, SETTINGS)).eval()
     images, labels = torch.as_tensor(blobs.images[:16]), torch.as_tensor(blobs.labels[:16])
     loss = torch.nn.functional.cross_entropy
 

@@ -1,0 +1,45 @@
+"""What a notebook starts from: made once, opened again, whatever subset of the parameters it declares."""
+
+import pytest
+
+from lensstudy import stages
+from lensstudy.parameters import Study
+
+TINY = {"study": "tiny", "images_per_class": 20, "width": 0.25, "epochs": 1, "batch_size": 16}
+
+
+@pytest.fixture
+def trained(monkeypatch, tmp_path):
+    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+    monkeypatch.setenv("LENSSTUDY_HOME", str(tmp_path))
+    study = Study.of(Study().model_dump() | TINY | {"learning_rates": {"plain-cnn": 0.01}, "weight_decay": 0.1})
+    stages.trained(study, "plain-cnn", 1)
+    return study
+
+
+def refits(monkeypatch):
+    fitted, fit = [], stages.fit
+    monkeypatch.setattr(stages, "fit", lambda *given: (fitted.append(given), fit(*given))[1])
+    return fitted
+
+
+def test_a_notebook_that_declares_few_parameters_opens_what_was_trained(trained, monkeypatch):
+    fitted = refits(monkeypatch)
+    few = Study.here(TINY | {"learning_rate": 0.003})
+    run = stages.trained(few, "plain-cnn", 1)
+    assert not fitted
+    assert run.card["learning_rate"] == 0.01
+    assert run.card["weight_decay"] == 0.1
+
+
+@pytest.mark.parametrize("changes", [{"epochs": 2}, {"weight_decay": 0.2}, {"crop": 24}, {"scaling": "maximum"}])
+def test_a_parameter_that_is_declared_and_differs_trains_anew(trained, monkeypatch, changes):
+    fitted = refits(monkeypatch)
+    stages.trained(Study.here(TINY | changes), "plain-cnn", 1)
+    assert len(fitted) == 1
+
+
+def test_other_data_train_anew(trained, monkeypatch):
+    fitted = refits(monkeypatch)
+    stages.trained(Study.here(TINY | {"data_seed": 2}), "plain-cnn", 1)
+    assert len(fitted) == 1
