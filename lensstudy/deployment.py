@@ -75,6 +75,8 @@ def export(
     try:
         card = _write(partial, run, trained, data, format, pixel_scale)
         card.write(partial)
+        for file in partial.iterdir():
+            file.chmod(0o644)  # safetensors writes files that only their owner can read
         shutil.rmtree(out, ignore_errors=True)
         partial.rename(out)
     finally:

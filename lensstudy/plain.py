@@ -263,8 +263,11 @@ def load_plain(folder: Path) -> PlainNetwork:
 @torch.no_grad()
 def write_onnx(network: PlainNetwork, file: Path) -> Path:
     """Write the network as ONNX: `images` `(batch, C, H, W)` of any batch size to `logits` and `features`."""
-    import onnx
-    from onnx import TensorProto, helper
+    try:
+        import onnx
+        from onnx import TensorProto, helper
+    except ImportError as error:
+        raise ImportError("writing ONNX needs the package onnx: pip install onnx, or export as pytorch") from error
 
     graph, size = _OnnxGraph(), network.size
     values = network.outputs(torch.zeros(1, network.in_channels, size, size))

@@ -9,7 +9,7 @@ import sys
 
 from lensstudy.parameters import home
 
-GROUPS = ("simulate", "networks", "data", "training")
+GROUPS = ("simulate", "networks", "data", "training", "deployment")
 
 
 def shown(value, unit="") -> str:
