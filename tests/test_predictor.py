@@ -186,3 +186,13 @@ def test_memory_stays_bounded(predictor, tmp_path, image):
         next(rows)
     assert sum(one.pixels is not None for one in held) <= 1
     assert len(held) <= 300 + predictor.batch_size + 1
+
+
+def test_real_files_each_get_a_row_and_none_an_answer_that_cannot_be_given(predictor, evaluation_data):
+    """Telescope cutouts of other sizes and scales, noise maps and PSFs beside them, and colour pictures."""
+    rows = list(predictor.predict_files([evaluation_data / "lenses", evaluation_data / "deeplense-common-test"]))
+    assert len(rows) > 20
+    for row in rows:
+        assert row["prediction"] == "" and row["reason"], row
+    assert sum("the network was trained on 16 x 16 at 0.1 arcsec" in row["reason"] for row in rows) >= 15
+    assert sum(row["reason"].startswith("pixels of") for row in rows) >= 1
