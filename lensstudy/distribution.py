@@ -3,13 +3,13 @@
 A classifier always answers, also to noise. `Familiarity` looks at two things: what the network's last layer sees, which
 is what the answer hangs on, and how its input looks (brightness, noise, size of the ring), because a network can be
 blind to what is odd. Each is compared with training-like images by a Mahalanobis distance with a shrunk covariance (Lee
-et al. 2018; Ledoit and Wolf 2004), and their sum is ranked among held-out images: of images like the training ones, a
-share p has a p-value below p.
+et al. 2018; Ledoit and Wolf 2004), and the larger of the two is ranked among held-out images: of images like the
+training ones, a share p has a p-value below p.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -88,12 +88,12 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Familiarity:
-    """How familiar images are to one network: the clouds of its features and of its inputs' looks, and the sorted
-    scores of held-out images of the same kind."""
+    """How familiar images are to one network: the clouds of its features and of its inputs' looks, the distances to
+    either that one held-out image in a hundred exceeds, and the sorted scores of held-out images of the same kind."""
 
     trained: TrainedNetwork
-    features: Cloud
-    looks: Cloud
+    clouds: tuple[Cloud, Cloud]
+    far: np.ndarray
     held_out: np.ndarray
 
     @classmethod
@@ -106,14 +106,22 @@ class Familiarity:
             if len(part) < 20:
                 raise DataError(f"{len(part)} {name} images are too few for a p-value; use 20 or more")
         seen, looks = features(trained, known.images)
-        clouds = Cloud.fit(seen, known.labels), Cloud.fit(looks, np.zeros(len(looks)))
-        uncalibrated = cls(trained, *clouds, np.zeros(0))
-        return cls(trained, *clouds, np.sort(uncalibrated.score(held_out.images)))
+        raw = cls(
+            trained, (Cloud.fit(seen, known.labels), Cloud.fit(looks, np.zeros(len(looks)))), np.ones(2), np.ones(0)
+        )
+        distances = raw.distances(held_out.images)
+        far = np.quantile(distances, 0.99, axis=0)
+        return replace(raw, far=far, held_out=np.sort((distances / far).max(axis=1)))
+
+    def distances(self, images: np.ndarray) -> np.ndarray:
+        """Distances `(N, 2)` of each image to the clouds of features and of looks; about 1 for a known one."""
+        given = features(self.trained, images)
+        return np.stack([cloud.distance(one) for cloud, one in zip(self.clouds, given, strict=True)], axis=1)
 
     def score(self, images: np.ndarray) -> np.ndarray:
-        """How far `(N,)` each image is from the known ones; about 2 for one of them."""
-        seen, looks = features(self.trained, images)
-        return self.features.distance(seen) + self.looks.distance(looks)
+        """The larger `(N,)` of the two distances, each in units of what one held-out image in a hundred exceeds: a
+        network whose features are wild by themselves must not shout down what its input looks like."""
+        return (self.distances(images) / self.far).max(axis=1)
 
     def p_value(self, images: np.ndarray) -> np.ndarray:
         """Share `(N,)` of held-out images at least as far away; never below one in their number plus one."""
