@@ -9,6 +9,7 @@ reason means that an image is used, and filtering again with other `Rules` start
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
@@ -96,7 +97,7 @@ def _measure_piece(x: np.ndarray) -> pd.DataFrame:
             "minimum": x.min((1, 2)),
             "maximum": maximum,
             "mean": x.mean((1, 2)),
-            "deviation": x.std((1, 2)),
+            "deviation": x.std((1, 2), dtype=np.float64),
             "saturated_share": (x == maximum[per_image]).mean((1, 2)),
             "clipped": border.max(1) / peak,
             "off_centre": np.hypot(y, x_),
@@ -151,6 +152,7 @@ def polar_spectrum(images: np.ndarray) -> np.ndarray:
         n, height, width = x.shape
         by = max(min(height, width) // 48, 1)
         size = min(height, width) // by
+        x = x / np.maximum(np.abs(x).max((1, 2), keepdims=True), np.finfo(np.float32).tiny)  # squares fit into float32
         top, left = (height - size * by) // 2, (width - size * by) // 2
         x = x[:, top : top + size * by, left : left + size * by].reshape(n, size, by, size, by).mean((2, 4))
         if grid is None:
@@ -394,13 +396,14 @@ def kept(dataset: LensDataset) -> LensDataset:
 
 
 def summary(dataset: LensDataset, examples: int = 6) -> pd.DataFrame:
-    """One row a reason: how many images it took, what share that is, and the rows of a few `examples`. Files that could
-    not even be read stand under `unreadable`."""
+    """One row a reason: how many images it took, what share that is, and the rows of a few `examples`. Files that were
+    not read at all stand under `unreadable`, `wrong shape` or `wrong dtype`."""
     reasons = dataset.catalogue["excluded_because"].str.split(":").str[0]
     groups = reasons[reasons != ""].groupby(reasons, sort=False)
     rows = [(reason, len(group), group.index[:examples].tolist()) for reason, group in groups]
-    skipped = len(dataset.description.get("skipped", []))
-    rows = [("unreadable", skipped, [])] * bool(skipped) + rows
+    skipped = [entry["reason"].split(" ")[0] for entry in dataset.description.get("skipped", [])]
+    names = Counter(f"wrong {word}" if word in ("shape", "dtype") else "unreadable" for word in skipped)
+    rows = [(reason, files, []) for reason, files in names.most_common()] + rows
     table = pd.DataFrame(rows, columns=["reason", "images", "examples"]).set_index("reason")
-    table.insert(1, "share", table["images"] / (len(dataset) + skipped))
+    table.insert(1, "share", table["images"] / (len(dataset) + len(skipped)))
     return table

@@ -133,6 +133,15 @@ def test_copies_are_found_at_any_angle_mirrored_and_rescaled():
     assert pairs.loc[106, "mirrored"] and not pairs.loc[104, "mirrored"]
 
 
+@pytest.mark.parametrize("unit", [1e-28, 1e-18, 1e20])
+def test_the_unit_of_the_images_does_not_matter(unit):
+    images = lenses(60).images.astype(np.float64)
+    images = np.concatenate([images, np.stack([turned(image, 33) for image in images[:5]])]) * unit
+    pairs = find_duplicates(images)
+    assert set(zip(pairs["first"], pairs["second"], strict=True)) == {(i, 60 + i) for i in range(5)}
+    assert np.isfinite(measure(images)["deviation"]).all() and (measure(images)["deviation"] > 0).all()
+
+
 def test_another_noise_on_the_same_lens_is_no_copy():
     clean = arcs(1, 0, SIZE) * 0
     random = np.random.default_rng(0)
@@ -218,9 +227,11 @@ def test_unreadable_files_stand_in_the_summary(tmp_path):
         file.parent.mkdir(exist_ok=True)
         np.save(file, image)
     (tmp_path / "sub" / "99.npy").write_bytes(b"")
+    np.save(tmp_path / "sub" / "98.npy", image[:, :9])
     with pytest.warns(UserWarning, match="sub/99.npy"):
         table = summary(filter_images(read(tmp_path)))
-    assert table["images"].to_dict() == {"unreadable": 1} and table["share"].iloc[0] == pytest.approx(1 / 61)
+    assert table["images"].to_dict() == {"unreadable": 1, "wrong shape": 1}
+    assert table["share"].iloc[0] == pytest.approx(1 / 62)
 
 
 def test_filter_first():
