@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import json
 import os
 import re
 import warnings
@@ -26,7 +27,7 @@ from tqdm.auto import tqdm
 
 from lensstudy.containers import Listing, list_path, parents, resolve
 from lensstudy.dataset import CLASS_ALIASES, PIECE, DataError, LensDataset, canonical_class
-from lensstudy.formats import FITS, READABLE, contents, decode, read_npy, stacked
+from lensstudy.formats import FITS, READABLE, contents, decode, npy_header, stacked, whole
 
 __all__ = ["inspect", "inspect_text", "read", "write_deeplense"]
 
@@ -35,6 +36,7 @@ PART_NAMES |= {"validation": "validation", "test": "test", "testing": "test"}
 # The smooth lens first and the sought class last, whatever the order of the folders.
 CLASS_ORDER = ("no_sub", "cdm", "axion", "sub", "nonlens", "lens")
 UNLABELLED = "unlabelled"
+STOPPING_SHARE = 0.1  # of bad images, beyond which filtering stops a study (`filtering.Rules.largest_share`)
 
 
 # ---- what an image is called ----------------------------------------------------------------------------------------
@@ -156,14 +158,6 @@ def _append(results: Iterable[tuple], shape, dtype, casting: str, file) -> tuple
     return rows, skipped
 
 
-def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
-    """Header of an .npy file; NumPy pads it, so it is as long for a million images as for none."""
-    header = io.BytesIO()
-    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(header, about)
-    return header.getvalue()
-
-
 def _collect(results, dtype, folder: Path | None) -> tuple[np.ndarray, pd.DataFrame, list[dict]]:
     """All images as one array, in memory or as a memory map in `folder`, sorted by source."""
     shape, dtype_, results = _majority(results, dtype)
@@ -177,10 +171,10 @@ def _collect(results, dtype, folder: Path | None) -> tuple[np.ndarray, pd.DataFr
         partial = folder / "images.partial.npy"
         try:
             with open(partial, "wb") as file:
-                file.write(_header((0, *shape), dtype_))
+                file.write(npy_header((0, *shape), dtype_))
                 rows, skipped = _append(results, shape, dtype_, casting, file)
                 file.seek(0)
-                file.write(_header((len(rows), *shape), dtype_))
+                file.write(npy_header((len(rows), *shape), dtype_))
         except BaseException:
             partial.unlink()
             raise
@@ -235,7 +229,7 @@ def read(
     """
     path = resolve(path)
     if path.is_dir() and (path / "dataset.json").exists():
-        return LensDataset.load(path)
+        return _saved(path)
     listing, where = list_path(path, labelled), path.resolve().name
     if not listing.names:
         raise DataError(f"{where}: no images ({len(listing.ignored)} other files). Known: {', '.join(READABLE)}.")
@@ -271,6 +265,14 @@ def read(
     )
     _report(dataset, labels if labelled and not paired else {}, where)
     return dataset.load(dataset.save(folder)) if folder else dataset
+
+
+def _saved(folder: Path) -> LensDataset:
+    """What `LensDataset.save` wrote, whatever has happened to it since."""
+    try:
+        return LensDataset.load(folder)
+    except Exception as error:  # whatever a damaged JSON, npy or parquet file raises
+        raise DataError(f"{folder}: its dataset.json says data set, but it cannot be opened ({error}).") from error
 
 
 def _ordered(found: set[str], wanted: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -315,7 +317,7 @@ def _pair(listing: Listing, classes, extension, where: str) -> Iterator[tuple] |
     pixels = [stems[stem] for stem in (extension, "images", "image", "x", "data") if stem in stems]
     if not pixels:
         raise DataError(f"{where}: '{key}' but no 'images' among {', '.join(listing.names)}; name them with extension=")
-    labels = next(_values(content, name) for name, content in listing.stream() if name == key)
+    labels = next(whole(content, name) for name, content in listing.stream() if name == key)
     names = [text.decode() if isinstance(text, bytes) else str(text) for text in np.ravel(labels)]
     if np.asarray(labels).dtype.kind in "iuf":
         if classes is None:
@@ -325,18 +327,18 @@ def _pair(listing: Listing, classes, extension, where: str) -> Iterator[tuple] |
     def images():
         for name, content in listing.stream():
             if name == pixels[0]:
-                stack = _values(content, name) if isinstance(content, bytes) else content
+                stack = whole(content, name) if isinstance(content, (bytes, Exception)) else content
+                if np.ndim(stack) not in (3, 4) or stack.dtype.kind not in "biuf":
+                    raise DataError(
+                        f"'{name}' has shape {stack.shape}, dtype {stack.dtype}; expected a stack of images"
+                    )
                 if len(stack) != len(names):
-                    raise DataError(f"{where}: {len(stack)} images, but {len(names)} labels")
+                    raise DataError(f"{len(stack)} images, but {len(names)} labels")
                 for i, text in enumerate(names):
                     image = np.asarray(stack[i])
                     yield name, stacked(image), {"label": text, "index": i}, ""
 
     return images()
-
-
-def _values(content, name: str) -> np.ndarray:
-    return read_npy(content, name)[0] if isinstance(content, bytes) else np.asarray(content)
 
 
 # ---- inspecting and writing -----------------------------------------------------------------------------------------
@@ -356,6 +358,7 @@ def inspect(path: str | Path, *, processes: int = 1, progress: bool = False) -> 
         return report | {"errors": [*report["errors"], str(error)]}
     table = pd.DataFrame(rows).sort_values(["source", "index"], ignore_index=True)
     report |= {"images": len(table), "shapes": _counts(table["shape"]), "dtypes": _counts(table["dtype"])}
+    table = table[table["like_others"]].reset_index(drop=True)
     for name in _ordered(set(table["class"]), None):
         of_class = table[table["class"] == name]
         report["classes"][name] = {
@@ -370,18 +373,21 @@ def inspect(path: str | Path, *, processes: int = 1, progress: bool = False) -> 
     if len(report["classes"]) < 2 and not report["errors"]:
         report["errors"].append(f"only one class ({', '.join(report['classes'])}); a study needs two or more")
     for name, about in report["classes"].items():
-        if about["images"] < 10:
+        if about["images"] < 10 and name != UNLABELLED:
             report["errors"].append(f"class {name} has {about['images']} images; training, validation and test need 10")
-    square = table["shape"].map(lambda shape: shape[1] == shape[2])
+    height, width = table["shape"][0][1:]
+    if height != width:
+        report["errors"].append(f"images are {height}x{width}; turning them by 90 degrees needs square ones: crop them")
+    if others := report["images"] - len(table):
+        report["warnings"].append(f"{others} images have another shape or dtype than the first, and are skipped")
     for bad, text in (
-        (~square, "images are not square: crop them, or turning them by 90 degrees is not possible"),
         (~np.isfinite(table["mean"]), "images hold NaN or infinite pixels"),
         (table["minimum"] == table["maximum"], "images are constant"),
         (table["hash"].duplicated(), "images are exact copies of others"),
-        (table["shape"] != table["shape"].mode()[0], "images have another shape than most, and would be skipped"),
     ):
         if bad.any():
-            report["warnings"].append(f"{int(bad.sum())} {text}")
+            stops = bad.sum() > max(STOPPING_SHARE * len(table), 2)
+            report["errors" if stops else "warnings"].append(f"{int(bad.sum())} {text}")
     report["warnings"] += [f"skipped {entry['name']}: {entry['reason']}" for entry in skipped]
     return report
 
@@ -390,7 +396,9 @@ def _survey(path: Path, report: dict, processes: int, progress: bool) -> tuple[l
     """Figures of every image at `path` and the skipped files; layout, errors and contents go into `report`."""
     rows, skipped = [], []
     if path.is_dir() and (path / "dataset.json").exists():
-        dataset = LensDataset.load(path)
+        dataset = _saved(path)
+        if json.loads((path / "dataset.json").read_text()).get("fingerprint") != dataset.fingerprint:
+            report["errors"].append("the images or labels are not those that were saved: the fingerprint differs")
         report |= {"layout": "study", "files": 3}
         columns = zip(dataset.catalogue["name"], dataset.catalogue["class"], dataset.images, strict=True)
         return [_figures(name, name_class, None, 0, image) for name, name_class, image in columns], skipped
@@ -408,22 +416,23 @@ def _survey(path: Path, report: dict, processes: int, progress: bool) -> tuple[l
     first, content = next(listing.stream())
     if first.lower().endswith(FITS):
         report["contents"] = contents(content)
-    for name, stack, truth, reason in paired or _decoded(listing, None, processes, progress):
+    shape, dtype, results = _majority(paired or _decoded(listing, None, processes, progress), None)
+    for name, stack, truth, reason in results:
         if stack is None:
             skipped.append({"name": name, "reason": reason})
             continue
         found, part = (truth["label"], None) if paired else labels[name]
         known = found if found == UNLABELLED else canonical_class(found, path.name)
-        rows += [_figures(name, known, part, truth.get("index", i), image) for i, image in enumerate(stack)]
-    if not rows:
-        raise DataError(
-            f"{path.name}: none of {len(skipped)} files is an image; {skipped[0]['name']}: {skipped[0]['reason']}"
-        )
+        like_others = stack.shape[1:] == shape and np.can_cast(stack.dtype, dtype, "safe")  # as `read` decides
+        rows += [
+            _figures(name, known, part, truth.get("index", i), image) | {"like_others": like_others}
+            for i, image in enumerate(stack)
+        ]
     return rows, skipped
 
 
 def _figures(source: str, name: str, part: str | None, index: int, image: np.ndarray) -> dict:
-    about = {"source": source, "class": name, "part": part, "index": index}
+    about = {"source": source, "class": name, "part": part, "index": index, "like_others": True}
     about |= {
         "shape": image.shape,
         "dtype": str(image.dtype.newbyteorder("=")),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from lensstudy.dataset import DataError
-from lensstudy.formats import HDF5, READABLE
+from lensstudy.formats import HDF5, READABLE, own_pixels
 
 __all__ = ["Listing", "list_path", "parents", "resolve"]
 
@@ -27,6 +27,7 @@ TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tbz2", ".txz")
 # compress; noise-free images in float64 reach about 3; the most that deflate can do is 1032.
 EXPANSION_LIMIT = 200
 EXPANSION_FREE_BYTES = 2**30
+HEADER_LIMIT = 2**20  # bytes of a tar member's extended header, which holds a long name and little else
 
 
 @dataclass
@@ -38,6 +39,13 @@ class Listing:
     folders: set[str]
     ignored: list[str]
     stream: Callable[[], Iterator[tuple[str, object]]]
+
+    def __post_init__(self):
+        for name in self.names:
+            if any("\ud800" <= letter <= "\udfff" for letter in name):  # what Python makes of bytes that are no UTF-8
+                raise DataError(
+                    f"{ascii(name)}: the name of this file is not UTF-8, so no table can hold it; rename it."
+                )
 
 
 def resolve(path: str | Path) -> Path:
@@ -61,12 +69,13 @@ def _is_hidden(name: str) -> bool:
 
 
 def _list_folder(root: Path) -> Listing:
-    names, folders, ignored, seen = [], set(), [], set()
+    names, folders, ignored, chains = [], set(), [], {}
     for place, below, files in os.walk(root, followlinks=True):
-        if os.path.realpath(place) in seen:  # a link that leads back up
+        above, here = chains.get(os.path.dirname(place), frozenset()), os.path.realpath(place)
+        if here in above:  # a link that leads back up
             below.clear()
             continue
-        seen.add(os.path.realpath(place))
+        chains[place] = above | {here}
         inside = Path(place).relative_to(root).as_posix()
         below[:] = sorted(name for name in below if not _is_hidden(name))
         folders.add(inside)
@@ -92,10 +101,24 @@ def _check_member(archive: Path, name: str, total: int) -> None:
         )
 
 
+class _Member(tarfile.TarInfo):
+    """tarfile reads extended headers into memory whole, before anybody sees their size."""
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in (b"g", b"x", b"X", b"L", b"K") and member.size > HEADER_LIMIT:
+            raise DataError(
+                f"a header of {member.size:,} bytes in this tar. This looks like a decompression bomb; unpack it if "
+                "you trust it."
+            )
+        return member
+
+
 def _list_tar(path: Path) -> Listing:
-    names, folders, ignored, total = [], set(), [], 0
+    names, folders, ignored, total = {}, set(), [], 0
     try:
-        with tarfile.open(path) as tar:
+        with tarfile.open(path, tarinfo=_Member) as tar:
             for member in tar:
                 total += member.size
                 _check_member(path, member.name, total)
@@ -109,19 +132,20 @@ def _list_tar(path: Path) -> Listing:
                     continue
                 if member.isdir():
                     folders.add(name)
+                elif name.lower().endswith(READABLE):
+                    names[name] = member.offset  # of two members of one name the later counts, as in unpacking
                 else:
-                    (names if name.lower().endswith(READABLE) else ignored).append(name)
+                    ignored.append(name)
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{path.name}: not a whole tar file ({error}). Fetch it again.") from error
-    wanted = set(names)
 
     def stream():
-        with tarfile.open(path) as tar:
+        with tarfile.open(path, tarinfo=_Member) as tar:
             for member in tar:
-                if (name := PurePosixPath(member.name).as_posix()) in wanted and member.isfile():
+                if names.get(name := PurePosixPath(member.name).as_posix()) == member.offset:
                     yield name, tar.extractfile(member).read()
 
-    return Listing("tar", names, folders | parents(names), ignored, stream)
+    return Listing("tar", list(names), folders | parents(names), ignored, stream)
 
 
 def _list_zip(path: Path) -> Listing:
@@ -144,7 +168,7 @@ def _list_zip(path: Path) -> Listing:
                     (names if readable else ignored).append(member.filename)
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(f"{path.name}: not a whole zip file ({error}). Fetch it again.") from error
-    names.sort()
+    names = sorted(set(names))  # of two members of one name zipfile gives the later
 
     def stream():
         with zipfile.ZipFile(path) as archive:
@@ -169,15 +193,20 @@ def _list_hdf5(path: Path) -> Listing:
 
     try:
         with h5py.File(path) as file:
+            link = file.visititems_links(lambda name, link: None if isinstance(link, h5py.HardLink) else name)
             file.visititems(note)
     except OSError as error:
         raise DataError(f"{path.name}: not a whole HDF5 file ({error}). Fetch it again.") from error
+    if link:
+        raise DataError(
+            f"{path.name}: '{link}' is a link. Links can point anywhere; copy what it means into the file itself."
+        )
     names.sort()
 
     def stream():
         with h5py.File(path) as file:
             for name in names:
-                yield name, file[name]
+                yield name, own_pixels(file[name])
 
     return Listing("hdf5", names, parents(names), ignored, stream)
 

@@ -7,6 +7,7 @@ the rest.
 
 from __future__ import annotations
 
+import gzip
 import io
 import pickle
 import re
@@ -18,7 +19,19 @@ from PIL import Image
 
 from lensstudy.dataset import DataError
 
-__all__ = ["FITS", "HDF5", "PICTURES", "READABLE", "contents", "decode", "read_npy", "stacked"]
+__all__ = [
+    "FITS",
+    "HDF5",
+    "PICTURES",
+    "READABLE",
+    "contents",
+    "decode",
+    "npy_header",
+    "own_pixels",
+    "read_npy",
+    "stacked",
+    "whole",
+]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 FITS = (".fits", ".fit", ".fts", ".fits.gz")
@@ -104,6 +117,24 @@ def read_npy(payload: bytes | Path, name: str) -> tuple[np.ndarray, dict]:
         return np.frombuffer(file.read(expected), dtype).reshape(shape, order=order), {}
 
 
+def npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    """Header of an .npy file; NumPy pads it, so it is as long for a million images as for none."""
+    header = io.BytesIO()
+    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, about)
+    return header.getvalue()
+
+
+def whole(content, name: str) -> np.ndarray:
+    """All of an array in an npz or HDF5 file, whose whole set hangs on it: damage is an error here, not a skip."""
+    try:
+        if isinstance(content, Exception):
+            raise content
+        return read_npy(content, name)[0] if isinstance(content, bytes) else np.asarray(content)
+    except (ValueError, OSError) as error:
+        raise DataError(f"'{name}' cannot be read: {error}") from error
+
+
 def _image_and_mass(content: object) -> tuple[np.ndarray, dict]:
     """DeepLense stores axion images as an object array `[image, axion mass in eV]`."""
     items = list(content.ravel()) if isinstance(content, np.ndarray) and content.dtype == object else [content]
@@ -118,26 +149,68 @@ def _picture(data: bytes | Path) -> np.ndarray:
     with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as picture:
         if picture.width * picture.height > PIXEL_LIMIT:
             raise ValueError(f"{picture.width} x {picture.height} pixels, too large for a lens image")
-        if picture.format == "PNG" and picture.tile and picture.tile[0].args == "RGB;16B":
-            raise ValueError("16-bit colour PNG, which would silently become 8-bit; store it as .npy or FITS")
+        if len(picture.getbands()) > 1 and picture.tile and ";16" in str(picture.tile[0].args):
+            raise ValueError(
+                f"16-bit colour {picture.format}, which would silently become 8-bit; store it as .npy or FITS"
+            )
+        if (pages := getattr(picture, "n_frames", 1)) > 1:
+            raise ValueError(f"{pages} pictures in one file, of which only the first would be seen; store them as .npy")
         if picture.mode in ("P", "RGBA", "CMYK", "YCbCr"):
             return np.asarray(picture.convert("RGB"))
         return np.asarray(picture.convert("L") if picture.mode in ("1", "LA") else picture)
 
 
-def _fits(data: bytes | Path, extension: str | int | None) -> np.ndarray:
+def _hdus(data: bytes | Path):
+    """An open FITS file. astropy would unpack whatever is compressed, to any size; here only gzip, and to a limit."""
     from astropy.io import fits
 
-    with fits.open(io.BytesIO(data) if isinstance(data, bytes) else data, memmap=False) as hdus:
+    with io.BytesIO(data) if isinstance(data, bytes) else open(data, "rb") as file:
+        start = file.read(6)
+        file.seek(0)
+        if start[:2] == b"\x1f\x8b":
+            data = gzip.GzipFile(fileobj=file).read(ARRAY_LIMIT + 1)
+            if len(data) > ARRAY_LIMIT:
+                raise ValueError("unpacks to more than 1 GiB; unpack it if you trust it")
+        elif start != b"SIMPLE":
+            raise ValueError("not a FITS file: it does not begin with SIMPLE")
+    return fits.open(io.BytesIO(data) if isinstance(data, bytes) else data, memmap=False)
+
+
+def _fits(data: bytes | Path, extension: str | int | None) -> np.ndarray:
+    from astropy.io.fits import CompImageHDU
+
+    with _hdus(data) as hdus:
         planes = [hdu.name or str(i) for i, hdu in enumerate(hdus) if hdu.is_image and hdu.header["NAXIS"] >= 2]
         if extension is None:
             extension = next((i for i, hdu in enumerate(hdus) if hdu.is_image and hdu.header["NAXIS"] >= 2), None)
         if extension is None:
             raise ValueError("a FITS file without an image")
         try:
-            return np.asarray(hdus[extension].data)
+            chosen = hdus[extension]
+            if isinstance(chosen, CompImageHDU) and np.prod(chosen.shape, dtype=object) * 4 > ARRAY_LIMIT:
+                raise ValueError("more than 1 GiB in one compressed image; store it as .npy")
+            return np.asarray(chosen.data)
         except (KeyError, IndexError) as error:
             raise ValueError(f"no FITS extension '{extension}'; there are {', '.join(planes)}") from error
+
+
+def own_pixels(node):
+    """The HDF5 dataset `node`, whose numbers lie in its own file and are not made up from next to nothing.
+
+    Raises `DataError` for one that points to other files, or that promises what no compression reaches.
+    """
+    if node.external or node.is_virtual:
+        raise DataError(
+            f"{node.name}: this HDF5 dataset takes its numbers from other files. Links can point anywhere; copy them "
+            "into one file (h5repack)."
+        )
+    stored = node.id.get_storage_size()
+    if node.nbytes > max(ARRAY_LIMIT, 200 * stored):
+        raise DataError(
+            f"{node.name}: {stored:,} bytes that unpack to {node.nbytes:,}. This looks like a decompression bomb; "
+            "store it as .npy if you trust it."
+        )
+    return node
 
 
 def _hdf5(data: bytes | Path, extension: str | None) -> np.ndarray:
@@ -150,7 +223,7 @@ def _hdf5(data: bytes | Path, extension: str | None) -> np.ndarray:
         if key is None or key not in file:
             wanted = f"no dataset '{key}'" if key else "no dataset is called image"
             raise ValueError(f"{wanted}; there are {', '.join(found) or 'none'}: choose one with extension=")
-        return file[key][...]
+        return own_pixels(file[key])[...]
 
 
 def _npz(data: bytes | Path, name: str, extension: str | None) -> tuple[np.ndarray, dict]:
@@ -167,6 +240,8 @@ def _npz(data: bytes | Path, name: str, extension: str | None) -> tuple[np.ndarr
 
 def stacked(array: np.ndarray) -> np.ndarray:
     """Any array of images as `(N, C, H, W)`; an axis of at most four is the channels."""
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"dtype {array.dtype} is no pixel")
     if array.size == 0 or array.ndim not in (2, 3, 4, 5):
         raise ValueError(f"shape {array.shape} is neither an image nor a stack of images")
     if array.ndim == 2:
@@ -201,17 +276,17 @@ def decode(name: str, content: bytes | Path, extension: str | int | None = None)
         array = _fits(content, extension)
     else:
         array = _hdf5(content, extension)
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"dtype {array.dtype} is no pixel")
     return stacked(array), truth
 
 
 def contents(content: bytes | Path) -> list[str]:
-    """Extensions of a FITS file, each with its number, name, shape and dtype."""
-    from astropy.io import fits
-
-    with fits.open(io.BytesIO(content) if isinstance(content, bytes) else content, memmap=False) as hdus:
-        shapes = ["x".join(map(str, hdu.shape)) or "empty" for hdu in hdus]
-        return [
-            f"{i} {hdu.name or '(no name)'} {shape}" for i, (hdu, shape) in enumerate(zip(hdus, shapes, strict=True))
-        ]
+    """Extensions of a FITS file, each with its number, name and shape; none of a damaged one, which reading reports."""
+    try:
+        with _hdus(content) as hdus:
+            shapes = ["x".join(map(str, hdu.shape)) or "empty" if hdu.is_image else "table" for hdu in hdus]
+            return [
+                f"{i} {hdu.name or '(no name)'} {shape}"
+                for i, (hdu, shape) in enumerate(zip(hdus, shapes, strict=True))
+            ]
+    except Exception:  # whatever a damaged file makes astropy raise
+        return []

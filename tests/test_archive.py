@@ -1,5 +1,6 @@
 """Reading: every layout gives the same images and classes, and no file gets to do anything but be read."""
 
+import gzip
 import io
 import os
 import pickle
@@ -16,9 +17,11 @@ import pytest
 from astropy.io import fits
 from PIL import Image
 
-from lensstudy.archive import inspect, inspect_text, read, write_deeplense
+from lensstudy.archive import STOPPING_SHARE, inspect, inspect_text, read, write_deeplense
 from lensstudy.dataset import DataError, LensDataset
+from lensstudy.filtering import Rules, filter_images
 
+QUALITY = Rules(0.5, None, None, None, None, None, None)  # noise as it is here is no lens
 SIZE, EACH = 12, 5  # more than the four that could be channels
 
 
@@ -41,15 +44,22 @@ def picture(array, kind="PNG") -> bytes:
     return file.getvalue()
 
 
-def deep_colour_png() -> bytes:
-    """16 bits in each of three channels, which Pillow can only read as 8."""
+def deep_colour_png(kind=2, channels=3) -> bytes:
+    """16 bits in each of several channels, which Pillow can only read as 8."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 16, 2, 0, 0, 0))
-    pixels = chunk(b"IDAT", zlib.compress(9 * (b"\0" + bytes(9 * 6))))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 16, kind, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(9 * (b"\0" + bytes(9 * 2 * channels))))
     return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
+
+
+def pages() -> bytes:
+    content = io.BytesIO()
+    first, *others = (Image.fromarray(image(0, i, "float32")) for i in range(3))
+    first.save(content, "TIFF", save_all=True, append_images=others)
+    return content.getvalue()
 
 
 def axion_file(pixels, mass=1.5e-23) -> bytes:
@@ -306,6 +316,9 @@ WHOLE_JPEG = picture(np.random.default_rng(0).integers(0, 255, (64, 64), dtype=n
         ("no/bad.jpg", WHOLE_JPEG[: len(WHOLE_JPEG) // 2], "truncated"),
         ("no/bad.jpg", b"\xff\xd8\xff", "cannot identify"),
         ("no/bad.png", deep_colour_png(), "would silently become 8-bit"),
+        ("no/bad.png", deep_colour_png(4, 2), "would silently become 8-bit"),  # grey with transparency
+        ("no/bad.png", deep_colour_png(6, 4), "would silently become 8-bit"),
+        ("no/bad.tif", pages(), "3 pictures in one file"),
         ("no/bad.fits", b"SIMPLE", "."),
         ("no/bad.h5", b"\x89HDF", "."),
         ("no/bad.npz", b"PK", "."),
@@ -351,6 +364,83 @@ def test_missing_paths_say_what_is_missing(tmp_path, monkeypatch):
         read(write(tmp_path, {"lenses.rar": b""}) / "lenses.rar")
     monkeypatch.setenv("LENSSTUDY_NOWHERE", str(write(tmp_path / "set", GOOD)))
     check(read("${LENSSTUDY_NOWHERE}"))
+
+
+@pytest.mark.parametrize("mode", ["tar", "zip"])
+def test_the_later_of_two_members_of_one_name_counts(mode, tmp_path):
+    files = [(f"{n}/{i}.npy", npy(image(c, i))) for c, n in enumerate(NAMES) for i in range(EACH)]
+    files.insert(0, ("no/0.npy", npy(image(0, 9))))  # as `tar -r` leaves behind
+    path = tmp_path / f"set.{mode}"
+    if mode == "tar":
+        with tarfile.open(path, "w") as tar:
+            for name, content in files:
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    else:
+        with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            for name, content in files:
+                archive.writestr(name, content)
+    check(read(path))
+
+
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ({"images": ALL, "labels": LABELS.astype(object)}, "'labels.npy' cannot be read"),
+        ({"images": ALL[:, 0, 0], "labels": LABELS}, "expected a stack of images"),
+        ({"images": LABELS, "labels": LABELS}, "expected a stack of images"),
+        ({"images": ALL, "labels": LABELS[:3]}, "15 images, but 3 labels"),
+    ],
+)
+def test_images_and_labels_that_do_not_fit_are_errors(arrays, message, tmp_path):
+    np.savez(tmp_path / "set.npz", **arrays)
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / "set.npz")
+    assert message in inspect(tmp_path / "set.npz")["errors"][0]
+
+
+def test_a_damaged_array_with_labels_is_an_error(tmp_path):
+    content = bytearray(npz_file({"images": ALL, "labels": LABELS}))
+    content[content.index(b"images.npy") + 2000] ^= 255
+    with pytest.raises(DataError, match="damaged in the archive"):
+        read(write(tmp_path, {"set.npz": bytes(content)}) / "set.npz")
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "images.npy", "catalogue.parquet"])
+def test_a_damaged_data_set_of_our_own_is_an_error(name, tmp_path):
+    read(write(tmp_path / "files", class_folders(NAMES)), folder=tmp_path / "set")
+    file = tmp_path / "set" / name
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(DataError, match="cannot be opened"):
+        read(tmp_path / "set")
+    assert "cannot be opened" in inspect(tmp_path / "set")["errors"][0]
+
+
+def test_inspect_sees_pixels_that_changed_after_saving(tmp_path):
+    read(write(tmp_path / "files", class_folders(NAMES)), folder=tmp_path / "set")
+    np.save(tmp_path / "set" / "images.npy", ALL[::-1, None])
+    assert any("fingerprint differs" in error for error in inspect(tmp_path / "set")["errors"])
+
+
+def test_a_file_name_that_is_not_utf8_is_an_error(tmp_path):
+    write(tmp_path, class_folders(NAMES))
+    try:
+        os.rename(tmp_path / "no" / "0.npy", os.fsencode(tmp_path / "no") + b"/\xff.npy")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    with pytest.raises(DataError, match="not UTF-8"):
+        read(tmp_path)
+
+
+def test_two_links_to_one_folder_are_two_folders(tmp_path):
+    write(tmp_path / "set", class_folders(NAMES))
+    (tmp_path / "set" / "vort").rename(tmp_path / "elsewhere")
+    for name in ("vort", "sub"):
+        (tmp_path / "set" / name).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set" / "no" / "up").symlink_to(tmp_path / "set")
+    assert read(tmp_path / "set").classes == ("no_sub", "cdm", "axion", "sub")
 
 
 @pytest.mark.parametrize("suffix, whole", [(".tgz", write_tar), (".zip", write_zip)])
@@ -472,6 +562,53 @@ def test_bombs_are_refused_before_they_unpack(tmp_path, monkeypatch):
         tracemalloc.stop()
 
 
+def test_an_extended_header_of_a_tar_is_no_place_for_a_bomb(tmp_path):
+    member = tarfile.TarInfo("pax")
+    member.type, member.size = tarfile.XHDTYPE, 2**24
+    with gzip.open(tmp_path / "set.tgz", "wb") as file:
+        file.write(member.tobuf(tarfile.USTAR_FORMAT) + bytes(2**24 + 1024))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="decompression bomb"):
+        read(tmp_path / "set.tgz")
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
+def test_a_compressed_fits_file_unpacks_to_a_limit(tmp_path, monkeypatch):
+    good = {"no/good.fits.gz": gzip.compress(fits_file(image(0, 0)))}
+    monkeypatch.setattr("lensstudy.formats.ARRAY_LIMIT", 2**20)
+    write(tmp_path, class_folders(NAMES, fits_file, ".fits") | good)
+    write(tmp_path, {"no/bad.fits.gz": gzip.compress(fits_file(np.zeros((1000, 1000))))})
+    with pytest.warns(UserWarning, match="no/bad.fits.gz: unpacks to more than"):
+        assert len(read(tmp_path)) == 16
+
+
+def test_an_hdf5_file_has_its_pixels_inside_and_all_of_them(tmp_path):
+    def attempt(name, add) -> str:
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["no"], file["sphere"] = STACKS["no"], STACKS["sphere"]
+            add(file)
+        with pytest.raises(DataError) as refused:
+            read(tmp_path / f"{name}.h5")
+        assert inspect(tmp_path / f"{name}.h5")["errors"]
+        return str(refused.value)
+
+    secret = tmp_path / "secret.bin"
+    secret.write_bytes(bytes(5 * SIZE * SIZE))
+    layout = h5py.VirtualLayout((5, SIZE, SIZE), "f8")
+    layout[:] = h5py.VirtualSource(tmp_path / "other.h5", "no", (5, SIZE, SIZE))
+    outside = {"external": [(str(secret), 0, 5 * SIZE * SIZE)]}
+    for refused in (
+        attempt("external", lambda file: file.create_dataset("vort", (5, SIZE, SIZE), "u1", **outside)),
+        attempt("virtual", lambda file: file.create_virtual_dataset("vort", layout)),
+    ):
+        assert "takes its numbers from other files" in refused
+    for link in (h5py.ExternalLink("/etc/hosts", "x"), h5py.SoftLink("/no")):  # silence would lose a class
+        assert "'vort' is a link" in attempt("link", lambda file, link=link: file.update({"vort": link}))
+    huge = {"shape": (10**6, 100, 100), "dtype": "f4", "chunks": (1, 100, 100)}
+    assert "decompression bomb" in attempt("huge", lambda file: file.create_dataset("vort", **huge))
+
+
 def test_a_header_that_promises_terabytes_is_a_skip(tmp_path):
     content = npy(np.zeros(1))[:6] + b"\x01\x00\x46\x00"
     content += b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000), }".ljust(69)[:69] + b"\n"
@@ -533,6 +670,49 @@ def test_inspect_says_what_would_stop_a_study(tmp_path):
     assert any(
         "only one class" in error for error in inspect(write(tmp_path / "b", {"no/0.npy": npy(image(0, 0))}))["errors"]
     )
+
+
+@pytest.mark.parametrize(
+    "others, message",
+    [
+        (lambda i: np.ones((1, 9, 9), "f4") * i, "only one class"),  # read() skips all of another shape
+        (lambda i: image(1, i), "only one class"),  # and of a dtype that does not fit
+        (lambda i: image(1, i, "float32") if i < 20 else image(1, i), None),
+        (lambda i: image(1, i, "float32") * (np.nan if i % 4 == 0 else 1), "20 images hold NaN"),
+        (lambda i: image(1, i % 40, "float32"), "40 images are exact copies"),
+    ],
+)
+def test_inspect_foresees_what_reading_and_filtering_do(others, message, tmp_path):
+    files = {f"cdm/{i:02}.npy": npy(image(0, i, "float32")) for i in range(80)}
+    report = inspect(write(tmp_path, files | {f"no_sub/{i:02}.npy": npy(others(i)) for i in range(80)}))
+    if message:
+        assert any(message in error for error in report["errors"])
+        with pytest.raises(DataError), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            filter_images(read(tmp_path), QUALITY)
+    else:
+        assert report["errors"] == [] and report["classes"]["no_sub"]["images"] == 20
+        assert "60 images have another shape or dtype than the first, and are skipped" in report["warnings"]
+
+
+def test_images_that_are_not_square_stop_a_study(tmp_path):
+    files = {f"{name}/{i:02}.npy": npy(image(0, i)[:9]) for name in NAMES for i in range(12)}
+    assert any("9x12" in error for error in inspect(write(tmp_path, files))["errors"])
+
+
+def test_inspect_goes_past_tables_and_damaged_fits_files(tmp_path):
+    hdus = [fits.PrimaryHDU(), fits.ImageHDU(image(0, 0), name="SCI")]
+    hdus.append(fits.BinTableHDU.from_columns([fits.Column("flux", "E", array=[1.0, 2.0])], name="CAT"))
+    content = io.BytesIO()
+    fits.HDUList(hdus).writeto(content)
+    write(tmp_path, {f"{name}/{i}.fits": content.getvalue() for name in NAMES for i in range(3)})
+    assert inspect(tmp_path)["contents"] == ["0 PRIMARY empty", "1 SCI 12x12", "2 CAT table"]
+    write(tmp_path, {"no/0.fits": b"rubbish"})
+    assert any("no/0.fits: not a FITS file" in warning for warning in inspect(tmp_path)["warnings"])
+
+
+def test_the_share_at_which_filtering_stops_is_that_of_the_rules():
+    assert Rules().largest_share == STOPPING_SHARE
 
 
 # ---- real files -----------------------------------------------------------------------------------------------------
