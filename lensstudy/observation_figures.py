@@ -16,6 +16,12 @@ from lensstudy.figures import IMAGES, WIDTH, colour
 __all__ = ["answers", "familiarity", "gallery", "place_maps", "recovery_curves", "twins"]
 
 
+def _short(name: str) -> str:
+    """The name of a lens and its band, in two lines that fit over a narrow panel."""
+    lens, _, band = name.partition(" ")
+    return f"{lens if len(lens) <= 14 else lens[:13] + '…'}\n{band}".rstrip()
+
+
 def gallery(
     rows: Mapping[str, Sequence[np.ndarray]], columns: Sequence[str], residuals: Sequence[int] = (), limit: float = 5
 ) -> Figure:
@@ -33,7 +39,7 @@ def gallery(
                 axis.imshow(np.arcsinh(image / softening), cmap=IMAGES, origin="lower", interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.grid(False)
-        row[0].set_ylabel(name.replace(" ", "\n"), fontsize=7)
+        row[0].set_ylabel(_short(name), fontsize=7)
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title, fontsize=8)
     return figure
@@ -49,7 +55,7 @@ def answers(variants: Mapping[str, Mapping[str, np.ndarray]], label: str) -> Fig
         first = next(iter(kinds.values()))
         axis.axvline(np.mean(first), color="0.4", ls="--", lw=0.8)
         axis.set(xlim=(-0.05, 1.05), xticks=[0, 1])
-        axis.set_title(lens.replace(" ", "\n"), fontsize=6)
+        axis.set_title(_short(lens), fontsize=6)
     kinds = list(dict.fromkeys(kind for lens in variants.values() for kind in lens))
     axes[0, 0].set(yticks=range(len(kinds)), ylim=(len(kinds) - 0.5, -0.5))
     axes[0, 0].set_yticklabels(kinds)
@@ -86,7 +92,7 @@ def recovery_curves(masses: np.ndarray, curves: Mapping[str, Mapping[str, np.nda
         axis.axhline(0.5, color="0.5", ls="--", lw=0.9)
         axis.set(xscale="log", ylim=(-0.03, 1.03))
         axis.tick_params(axis="x", labelsize=7)
-        axis.set_title(lens.replace(" ", "\n"), fontsize=6)
+        axis.set_title(_short(lens), fontsize=6)
     axes[0, 0].set_ylabel("share recovered")
     handles, labels = axes[0, -1].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=7, loc="outside upper center", ncols=2)
