@@ -17,6 +17,8 @@ help:
 	@echo "make reports  render the reports of finished studies again"
 	@echo "make notebooks  run the notebooks with their defaults and keep the outputs that the tests compare"
 	@echo "make lint     check style"
+	@echo "make typecheck  check types"
+	@echo "make compat   all tests on another Python (PYTHON=/path/to/python3.12) or with the newest packages (NEWEST=1)"
 	@echo "make clean    remove .venv and caches (runs/ and reports/ stay)"
 
 study: $(INSTALLED)
@@ -51,3 +53,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
+
+.PHONY: typecheck compat
+
+typecheck: $(INSTALLED)
+	$(BIN)/python -m mypy
+
+# All tests in an environment of their own: with another PYTHON, or with NEWEST=1 without the pins.
+COMPAT := build/compat$(if $(NEWEST),-newest)
+compat:
+	$(PYTHON) -m venv --clear $(COMPAT)
+	$(COMPAT)/bin/pip install --quiet $(if $(NEWEST),,--constraint constraints.txt) --editable '.[test]'
+	$(if $(NEWEST),PYTEST_ADDOPTS="--deselect tests/test_project.py::test_what_is_installed_is_what_is_pinned") \
+		$(MAKE) test BIN=$(COMPAT)/bin INSTALLED=
