@@ -97,7 +97,7 @@ def _measure_piece(x: np.ndarray) -> pd.DataFrame:
             "minimum": x.min((1, 2)),
             "maximum": maximum,
             "mean": x.mean((1, 2)),
-            "deviation": x.std((1, 2), dtype=np.float64),
+            "deviation": [image.std(dtype=np.float64) for image in x],
             "saturated_share": (x == maximum[per_image]).mean((1, 2)),
             "clipped": border.max(1) / peak,
             "off_centre": np.hypot(y, x_),
