@@ -82,7 +82,7 @@ rule train:
         f"{REPORTS}/03-train-{{network}}-s{{seed}}.html",
     params:
         values("03-train"),
-    threads: study.threads
+    threads: study.threads * study.devices
     priority: 10
     shell:
         COMMAND.format("03-train") + " --network {wildcards.network} --seed {wildcards.seed}"
@@ -96,7 +96,7 @@ rule train_share:
         touch(f"{RUNS}/trained/{{network}}-s{{seed}}-{{share}}pct"),
     params:
         values("03-train"),
-    threads: study.threads
+    threads: study.threads * study.devices
     priority: 5
     shell:
         FIT + " --network {wildcards.network} --seed {wildcards.seed} --share {wildcards.share}"
@@ -125,7 +125,7 @@ rule improve:
         f"{REPORTS}/05-improve.html",
     params:
         values("05-improve"),
-    threads: study.threads
+    threads: study.threads * study.devices
     shell:
         COMMAND.format("05-improve")
 

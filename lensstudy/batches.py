@@ -76,7 +76,11 @@ class Rows(torch.utils.data.Dataset):
 
 @dataclass
 class FreshBatches:
-    """Batches of images that nobody has seen: numbers of images to simulate, and which of those make a batch."""
+    """Batches of images that nobody has seen: numbers of images to simulate, and which of those make a batch.
+
+    Images are simulated a block at a time, `block` of every class, and come class by class in turn, so that every batch
+    has the classes in equal parts.
+    """
 
     images: int  # of one epoch
     batch_size: int
@@ -93,20 +97,16 @@ class FreshBatches:
 
     def __iter__(self) -> Iterator[tuple[int, range, np.ndarray]]:
         generator = np.random.default_rng((self.seed, self.epoch))
-        together = self.block * self.classes
-        blocks = -(-len(self) * self.batch_size // together)
+        batches_a_block = self.block * self.classes // self.batch_size
+        blocks = -(-len(self) // batches_a_block)
         rank, world = place()
-        left, rest = len(self), self.epoch * blocks * self.block
-        for number in range(rest, rest + blocks * self.block, self.block):
-            order = generator.permutation(together)
-            for start in range(0, together - self.batch_size + 1, self.batch_size):
-                if left:
-                    left -= 1
-                    yield (
-                        self.epoch,
-                        range(number, number + self.block),
-                        order[start : start + self.batch_size][rank::world],
-                    )
+        for block in range(blocks):
+            first = (self.epoch * blocks + block) * self.block
+            order = [generator.permutation(self.block) + k * self.block for k in range(self.classes)]
+            order = np.stack(order, axis=1).ravel()
+            for batch in range(min(batches_a_block, len(self) - block * batches_a_block)):
+                chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+                yield self.epoch, range(first, first + self.block), chosen[rank::world]
 
 
 class FreshImages(torch.utils.data.Dataset):
@@ -156,9 +156,10 @@ def training_loader(train: LensDataset, steps: int, settings: Study) -> torch.ut
     """Batches of one training: of `train`, or fresh ones, `steps` an epoch."""
     if not settings.fresh_images:
         return loader(Rows(train), SeededBatches(len(train), settings.batch_size, settings.seed, steps))
-    # Whole batches of the renderer, and of the network: whatever is drawn is shown.
-    block = np.lcm(render_batch(settings.image_size), settings.batch_size)
-    fresh = FreshBatches(settings.fresh_images, settings.batch_size, len(train.classes), int(block), settings.seed)
+    # Whole batches of the renderer, enough for eight of the network, so that little is drawn and not shown.
+    batch, classes = render_batch(settings.image_size), len(train.classes)
+    block = batch * -(-8 * settings.batch_size // (batch * classes))
+    fresh = FreshBatches(settings.fresh_images, settings.batch_size, classes, block, settings.seed)
     return loader(FreshImages(settings, train.classes), fresh)
 
 

@@ -324,9 +324,12 @@ def _under_way(study: Study, since: float) -> str:
     states = []
     for card in sorted((study.folder / "training").glob("*/card.json")):
         history = card.with_name("history.csv")
-        if card.stat().st_mtime < since or card.with_name("metrics.json").exists():
+        try:
+            if card.stat().st_mtime < since or card.with_name("metrics.json").exists():
+                continue
+            rows = history.read_text().splitlines() if history.exists() else []
+        except OSError:  # a training that begins anew has just removed it
             continue
-        rows = history.read_text().splitlines() if history.exists() else []
         if len(rows) > 1:
             last = dict(zip(rows[0].split(","), rows[-1].split(","), strict=False))
             states.append(f"{card.parent.name} {last['epoch']}/{study.epochs} AUC {float(last['validation_auc']):.3f}")

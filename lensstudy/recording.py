@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 from tqdm.auto import tqdm
 
@@ -22,7 +23,7 @@ from lensstudy import networks
 from lensstudy.dataset import LensDataset
 from lensstudy.parameters import Study
 
-__all__ = ["Progress", "Recorder", "Watch", "in_batch", "write_json"]
+__all__ = ["Progress", "Recorder", "Watch", "WholeCheckpoints", "in_batch", "write_json"]
 
 
 def in_batch() -> bool:
@@ -46,7 +47,6 @@ class Recorder(Callback):
     def __init__(self, folder: Path, settings: Study, dataset: LensDataset):
         self.folder, self.settings, self.dataset = folder, settings, dataset
         self.history: list[dict] = []
-        self.norms: list[torch.Tensor] = []
 
     def state_dict(self) -> dict:
         return {"history": self.history}
@@ -55,10 +55,7 @@ class Recorder(Callback):
         self.history = state["history"]
 
     def on_train_epoch_start(self, trainer, module):
-        self.norms, self.images, self.start = [], 0, time.perf_counter()
-
-    def on_before_optimizer_step(self, trainer, module, optimizer):
-        self.norms.append(torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
+        self.images, self.start = 0, time.perf_counter()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self.images += len(batch[1]) * trainer.world_size
@@ -66,7 +63,7 @@ class Recorder(Callback):
 
     def on_train_epoch_end(self, trainer, module):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        norms = torch.stack(self.norms)
+        norms = torch.stack(module.norms)
         clip = self.settings.gradient_clip
         row = {
             "epoch": trainer.current_epoch + 1,
@@ -85,11 +82,23 @@ class Recorder(Callback):
                 networks.save_weights(module.judged, self.folder / "weights.safetensors")
                 probabilities = torch.cat(module.logits).double().softmax(1).cpu().numpy()
                 np.save(self.folder / "validation.npy", probabilities)
-            pd.DataFrame(self.history).to_csv(self.folder / "history.csv", index=False)
+            partial = self.folder / "history.csv.partial"
+            pd.DataFrame(self.history).to_csv(partial, index=False)
+            partial.replace(self.folder / "history.csv")
 
     def on_fit_end(self, trainer, module):
         if trainer.is_global_zero and not trainer.interrupted:
             self.finish()
+
+    def stopped_early(self, checkpoint: Path) -> bool:
+        """Whether the training that left this checkpoint had been stopped early; takes up its history."""
+        if not checkpoint.exists():
+            return False
+        states = torch.load(checkpoint, weights_only=True, map_location="cpu")["callbacks"]
+        stopping = [state for name, state in states.items() if name.startswith("EarlyStopping")]
+        if stopped := any(state["wait_count"] >= state["patience"] for state in stopping):
+            self.load_state_dict(states[self.state_key])
+        return stopped
 
     def best(self) -> dict:
         """The row of the epoch that is kept: the best by the monitor, the first of equals, or the last."""
@@ -131,7 +140,7 @@ class Progress(Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self.images += len(batch[1]) * trainer.world_size
-        self.seen["loss"] = f"{outputs['loss'].item():.3f}"
+        self.seen["loss"] = f"{outputs['loss'].item() * trainer.accumulate_grad_batches:.3f}"
         self.seen["images/s"] = f"{self.images / (time.perf_counter() - self.start):.0f}"
         self.bar.set_postfix(self.seen, refresh=False)
         self.bar.update()
@@ -143,6 +152,15 @@ class Progress(Callback):
     def teardown(self, trainer, module, stage):
         if hasattr(self, "bar"):
             self.bar.close()
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are there as a whole or not at all, wherever the system keeps its temporary files."""
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        partial = Path(f"{path}.partial")
+        torch.save(checkpoint, partial)
+        partial.replace(path)
 
 
 class Watch(Callback):

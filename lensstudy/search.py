@@ -8,6 +8,7 @@ what it promises is worth nothing until new seeds have confirmed it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from lensstudy.dataset import LensDataset
 from lensstudy.parameters import ParameterError, Study, home
+from lensstudy.provenance import code_hash
 from lensstudy.training import TrainingDiverged, fit
 
 __all__ = ["alternatives", "best_settings", "importances", "run_trials", "search_of", "trials", "write_best"]
@@ -29,16 +31,17 @@ SEED = 1_000  # of every trial, so that trials differ by their settings alone; n
 DONE = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
 
 
-def search_of(study: Study, network: str) -> optuna.Study:
+def search_of(study: Study, dataset: LensDataset, network: str) -> optuna.Study:
     """The search over the settings of one network, begun or taken up again: maximises the validation AUC of the kept
-    epoch, and gives up trials that are below the median of the others at the same epoch."""
+    epoch, and gives up trials that are below the median of the others at the same epoch. Another data set, space or
+    setting of the study makes it another search."""
     folder = study.folder / "improvement"
     folder.mkdir(parents=True, exist_ok=True)
     place = study.search_storage
     storage = place if "://" in place else JournalStorage(JournalFileBackend(place or str(folder / "trials.log")))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(
-        study_name=f"{study.study}/{network}",
+        study_name=f"{study.study}/{network}/{_fingerprint(study, dataset)}",
         storage=storage,
         direction="maximize",
         sampler=optuna.samplers.TPESampler(seed=study.seed, n_startup_trials=max(study.trials // 3, 2)),
@@ -55,10 +58,13 @@ def run_trials(
     Raises `ParameterError` for a space that holds no parameter of a training.
     """
     _check_space(study)
-    search, unseen = search_of(study, network), _without_test(dataset)
-    # The first trial is the study as it stands, so that a search is never worse than no search.
+    search, unseen = search_of(study, dataset, network), _without_test(dataset)
+    # The study as it stands is one of the trials, so that a search is never worse than no search.
     own = {name: getattr(study, name) for name in study.search_space}
-    if not search.trials and all(_contains(study.search_space[name], value) for name, value in own.items()):
+    if "learning_rate" in own:
+        own["learning_rate"] = study.training(network, SEED).highest_rate
+    tried = any(trial.params == own for trial in search.get_trials(states=DONE))
+    if not tried and all(_contains(study.search_space[name], value) for name, value in own.items()):
         search.enqueue_trial(own)
     while len(search.get_trials(states=DONE)) < study.trials:
         search.optimize(lambda trial: _validation_auc(trial, study, unseen, network), n_trials=1)
@@ -92,7 +98,10 @@ def importances(search: optuna.Study) -> dict[str, float]:
 
 
 def best_settings(study: Study, search: optuna.Study, network: str) -> Study:
-    """The study with the parameters of the best trial, for this network."""
+    """The study with the parameters of the best trial, for this network. Raises `ParameterError` if no trial reached
+    its end."""
+    if not search.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
+        raise ParameterError(f"{network}: every trial diverged or was given up; lower the rates in search_space")
     found = dict(search.best_params)
     if "learning_rate" in found:
         found["learning_rates"] = study.learning_rates | {network: found["learning_rate"]}
@@ -140,11 +149,31 @@ def _validation_auc(trial: optuna.Trial, study: Study, dataset: LensDataset, net
         if trial.should_prune():
             raise optuna.TrialPruned
 
-    folder = study.folder / "improvement" / "trials" / f"{network}-{trial.number}"
+    name = f"{network}-{trial.study.study_name.rpartition('/')[2]}-{trial.number}"
     try:
-        return _metrics(fit(dataset, settings, folder, watch))["validation_auc"]
+        folder = fit(dataset, settings, study.folder / "improvement" / "trials" / name, watch)
+        return _metrics(folder)["validation_auc"]
     except TrainingDiverged as problem:
         raise optuna.TrialPruned(str(problem)) from None
+
+
+def _fingerprint(study: Study, dataset: LensDataset) -> str:
+    """What all trials of one search have in common."""
+    varied = {
+        "study",
+        "question",
+        "pages",
+        "trials",
+        "new_seeds",
+        "alternatives",
+        "seed",
+        "seeds",
+        "network",
+        "networks",
+    }
+    fixed = {name: value for name, value in study.model_dump().items() if name not in varied}
+    told = json.dumps([fixed, dataset.fingerprint, code_hash("training", without=("parameters",))], default=str)
+    return hashlib.sha256(told.encode()).hexdigest()[:10]
 
 
 def _suggest(trial: optuna.Trial, name: str, values: list) -> Any:

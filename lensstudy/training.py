@@ -9,13 +9,14 @@ alone, so a training that was interrupted goes on from its last epoch and ends w
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import math
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,6 +27,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.tuner import Tuner
 from safetensors.torch import load_file
+from torch.multiprocessing import ProcessRaisedException
 from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import multiclass_auroc
 
@@ -36,7 +38,7 @@ from lensstudy.distributed import place, synchronise
 from lensstudy.optimisation import Plateau, averaged_network, optimizer_of, schedule_factor
 from lensstudy.parameters import ParameterError, Study
 from lensstudy.provenance import code_hash
-from lensstudy.recording import Progress, Recorder, Watch, in_batch, write_json
+from lensstudy.recording import Progress, Recorder, Watch, WholeCheckpoints, in_batch, write_json
 from lensstudy.trained import TrainedNetwork, as_tensor, binned, build, load_trained, working_size
 
 __all__ = [
@@ -76,6 +78,7 @@ RELEVANT = (
     "averaging_start",
     "precision",
     "threads",
+    "accelerator",
     "devices",
     "nodes",
     "augmentation",
@@ -86,7 +89,7 @@ RELEVANT = (
     "binning",
 )
 # Modules whose changes change no training, and those that only fresh images come from.
-NO_PART = ("parameters", "provenance", "recording")
+NO_PART = ("parameters", "provenance")
 SIMULATOR = ("simulate", "raytracing", "population", "lensing", "instrument", "sources")
 EXPLODED = 100.0  # times the loss of guessing: no training comes back from there
 SETTLING_IMAGES = 256  # enough for batch norm's statistics to be known within a few percent
@@ -116,12 +119,16 @@ def fit(
     card = card_of(dataset, settings, start_from)
     if (folder / "metrics.json").exists() and json.loads((folder / "card.json").read_text()) == card:
         return folder
-    _clear_unless_same(folder, card)
-
     lightning.seed_everything(settings.seed, verbose=False)
     torch.set_num_threads(settings.threads)
     module = _Fit(card, settings, dataset, start_from)
-    recorder = Recorder(folder, settings, dataset)
+    batches = module.training_batches()
+    _clear_unless_same(folder, card)  # only now that nothing is wrong with the parameters
+    recorder, last = Recorder(folder, settings, dataset), folder / "last.ckpt"
+    if recorder.stopped_early(last):  # killed after its last epoch: nothing is left but to say so
+        recorder.finish()
+        last.unlink()
+        return folder
     callbacks: list[Callback] = [
         recorder,
         ModelCheckpoint(
@@ -135,15 +142,18 @@ def fit(
         callbacks.append(EarlyStopping(monitor, patience=settings.patience, mode=mode))
     if watch:
         callbacks.append(Watch(watch, recorder))
-    last = folder / "last.ckpt"
     with _quiet():
-        _trainer(settings, callbacks, max_epochs=settings.epochs).fit(
-            module,
-            module.training_batches(),
-            loader(Rows(dataset.part("validation")), InOrder(len(dataset.part("validation")), 128)),
-            ckpt_path=last if last.exists() else None,
-            weights_only=True,
-        )
+        try:
+            _trainer(settings, callbacks, max_epochs=settings.epochs).fit(
+                module,
+                batches,
+                loader(Rows(dataset.part("validation")), InOrder(len(dataset.part("validation")), 128)),
+                ckpt_path=last if last.exists() else None,
+                weights_only=True,
+            )
+        except ProcessRaisedException as error:  # what another process of this training met
+            name, _, message = str(error).strip().splitlines()[-1].partition(": ")
+            raise (TrainingDiverged(message) if name.endswith("TrainingDiverged") else error) from None
     last.unlink(missing_ok=True)
     return folder
 
@@ -155,10 +165,12 @@ def range_test(dataset: LensDataset, settings: Study, lowest: float = 1e-5, high
     Only training images are used, and nothing is kept of the network.
     """
     _check(settings)
+    settings = settings.model_copy(update={"devices": 1, "nodes": 1, "strategy": "auto"})  # a short run pays for none
     lightning.seed_everything(settings.seed, verbose=False)
     torch.set_num_threads(settings.threads)
     module = _Fit(card_of(dataset, settings), settings, dataset, stop_where_it_diverges=False)
-    with _quiet(), tempfile.TemporaryDirectory() as folder:
+    bar = redirect_stderr(io.StringIO()) if in_batch() else nullcontext()
+    with _quiet(), bar, tempfile.TemporaryDirectory() as folder:
         found = Tuner(_trainer(settings, [], max_epochs=1000, default_root_dir=folder)).lr_find(
             module,
             module.training_batches(),
@@ -225,27 +237,40 @@ class _Fit(lightning.LightningModule):
         """The network that is validated and kept: the average, once there is one."""
         return self.averaged.module if self.averaged is not None and self.averaged.n_averaged > 0 else self.network
 
-    def seen(self, images: torch.Tensor, draw: int | None = None) -> torch.Tensor:
-        """What the network sees of `images`, turned at random by the draw with this number, or upright."""
+    def seen(self, images: torch.Tensor, draw: int | None = None, part: tuple[int, int] = (0, 1)) -> torch.Tensor:
+        """What the network sees of `images`, turned at random by the draw with this number, or upright; `part` is this
+        process's of a batch that several share."""
         if draw is not None and self.settings.augmentation:
             generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + draw)
-            images = symmetry.random_turn(images, generator, size=self.crop, part=place())
+            images = symmetry.random_turn(images, generator, size=self.crop, part=part)
         else:
             images = symmetry.centre_crop(images, self.crop)
         return self.scaling.apply(binned(images, self.binning))
 
     def training_step(self, batch, number):
         images, labels = batch
-        logits = self.network(self.seen(images, draw=self.current_epoch * self.batches + number))
+        logits = self.network(self.seen(images, draw=self.current_epoch * self.batches + number, part=place()))
         loss = cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
-        if self.stop_where_it_diverges and not loss < EXPLODED * math.log(len(self.classes)):
-            rate = self.optimizers().param_groups[0]["lr"]
-            raise TrainingDiverged(
-                f"{self.settings.network}: the loss is {loss.item():.3g} in step {self.global_step} at a learning rate "
-                f"of {rate:.2g}. Lower learning_rate or gradient_clip, or raise warmup_fraction."
-            )
+        self._stop_unless(loss < EXPLODED * math.log(len(self.classes)), f"the loss is {loss.item():.3g}")
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
         return loss
+
+    def _stop_unless(self, fine: bool | torch.Tensor, what: str) -> None:
+        if self.stop_where_it_diverges and not fine:
+            rate = self.optimizers().param_groups[0]["lr"]
+            raise TrainingDiverged(
+                f"{self.settings.network}: {what} in step {self.global_step} at a learning rate of {rate:.2g}. Lower "
+                "learning_rate or gradient_clip, or raise warmup_fraction."
+            )
+
+    def on_train_epoch_start(self):
+        self.norms = []
+
+    def on_before_optimizer_step(self, optimizer):
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+        if self.settings.precision != "16-mixed":  # there the scaler leaves out such steps itself
+            self._stop_unless(norm.isfinite(), f"the norm of the gradient is {norm.item():.3g}")
+        self.norms.append(norm)
 
     def on_train_batch_end(self, outputs, batch, number):
         stepped = (number + 1) % self.settings.accumulate == 0 or number + 1 == self.batches
@@ -273,6 +298,7 @@ class _Fit(lightning.LightningModule):
     def on_validation_epoch_end(self):
         logits, labels = torch.cat(self.logits), torch.cat(self.truth)
         loss, called = cross_entropy(logits, labels), logits.argmax(1)
+        self._stop_unless(loss.isfinite(), f"the validation loss is {loss.item():.3g}")
         auc = multiclass_auroc(logits.softmax(1), labels, num_classes=logits.shape[1])
         self.log("validation_loss", loss)
         self.log("validation_auc", auc)
@@ -316,6 +342,7 @@ def _trainer(settings: Study, callbacks: list[Callback], **options) -> lightning
         enable_progress_bar=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        plugins=[WholeCheckpoints()],
         **options,
     )
 
@@ -334,6 +361,8 @@ def _check(settings: Study) -> None:
         raise ParameterError("accelerator = gpu: torch finds no GPU here; use auto or cpu")
     if settings.curriculum and not settings.fresh_images:
         raise ParameterError("curriculum: it draws its images anew; say how many an epoch in fresh_images")
+    if settings.fresh_images and settings.share < 100:
+        raise ParameterError(f"share = {settings.share:g}: fresh images have no shares; use 100, or fresh_images: 0")
 
 
 def _begin_with(network: torch.nn.Module, run: Path) -> None:
@@ -350,11 +379,11 @@ def _begin_with(network: torch.nn.Module, run: Path) -> None:
 
 def card_of(dataset: LensDataset, settings: Study, start_from: str | Path | None = None) -> dict:
     """What the network is, what it was shown and by which code: enough to build it again and to trust it."""
-    size = working_size(dataset.image_size, settings)
-    train = dataset.part("train")
-    sample = binned(as_tensor(train.images[:: max(len(train) // 1024, 1)]), settings.binning)
+    size, shown = working_size(dataset.image_size, settings), dataset.part("train")
+    if settings.share < 100:
+        shown = shown.share(settings.share / 100, settings.seed)
+    sample = binned(as_tensor(shown.images[:: max(len(shown) // 1024, 1)]), settings.binning)
     scaling = Scaling.fit(settings.scaling, sample.numpy(), size=size)
-    shown = train.share(settings.share / 100, settings.seed) if settings.share < 100 else train
     began = Path(start_from) / "weights.safetensors" if start_from else None
     card = {name: getattr(settings, name) for name in RELEVANT} | {
         "learning_rate": settings.highest_rate,

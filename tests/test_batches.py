@@ -50,13 +50,24 @@ def test_no_fresh_image_comes_twice():
             seen |= keys
 
 
+@pytest.mark.parametrize(
+    ("pixels", "batch", "wanted"), [(50, 30, 300), (48, 100, 1000), (64, 33, 990), (150, 32, 6000)]
+)
+def test_little_is_simulated_and_not_shown(pixels, batch, wanted, monkeypatch):
+    settings = Study(preset="model_3", image_size=pixels, batch_size=batch, fresh_images=wanted)
+    fresh = module.training_loader(_Part(("no_sub", "cdm", "axion")), 4, settings).sampler
+    drawn = {numbers for _, numbers, _ in fresh}
+    assert 3 * sum(map(len, drawn)) < 1.3 * wanted + 3 * 8 * batch
+    assert len(fresh) == wanted // batch
+
+
 def test_fresh_images_are_the_recipe_and_all_classes_come():
     settings = Study(preset="model_3", image_size=32, batch_size=12, fresh_images=48)
     loader = module.training_loader(_Part(("no_sub", "cdm", "axion")), 4, settings)
     images, labels = zip(*loader, strict=True)
     assert [len(batch) for batch in images] == [12] * 4
     assert torch.cat(images).shape == (48, 1, 32, 32)
-    assert set(torch.cat(labels).tolist()) == {0, 1, 2}
+    assert all(torch.bincount(batch, minlength=3).tolist() == [4, 4, 4] for batch in labels)
     again = torch.cat([batch for batch, _ in module.training_loader(_Part(("no_sub", "cdm", "axion")), 4, settings)])
     torch.testing.assert_close(again, torch.cat(images), rtol=0, atol=0)
 

@@ -77,9 +77,9 @@ def test_a_diverging_trial_is_given_up_and_the_search_goes_on(blobs, monkeypatch
     assert [trial.state for trial in found.trials] == [optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.COMPLETE]
 
 
-def test_trials_far_below_the_others_are_given_up_early():
+def test_trials_far_below_the_others_are_given_up_early(blobs):
     """The median rule on learning curves that are known: good ones run to their end, bad ones stop after a third."""
-    found = search.search_of(with_(trials=20, search_epochs=9), "resnet18")
+    found = search.search_of(with_(trials=20, search_epochs=9), blobs, "resnet18")
 
     def curve(trial):
         good = trial.number < 4
@@ -128,3 +128,39 @@ def test_alternatives_change_one_thing_and_keep_the_rest(blobs):
 def test_a_space_that_cannot_be_searched_is_refused(blobs, space, message):
     with pytest.raises(ParameterError, match=message):
         search.run_trials(with_(search_space=space), blobs, "d4-steerable-cnn")
+
+
+def test_trials_of_other_data_or_another_space_do_not_count(blobs):
+    search.run_trials(with_(trials=1, search_epochs=1), blobs, "d4-steerable-cnn")
+    other_space = with_(trials=1, search_epochs=1, search_space={"augmentation": [False]})
+    assert len(search.run_trials(other_space, blobs, "d4-steerable-cnn").trials) == 1
+    blobs.images = blobs.images * np.float32(2)
+    again = search.run_trials(with_(trials=1, search_epochs=1), blobs, "d4-steerable-cnn")
+    assert len(again.trials) == 1
+    assert len(list((SETTINGS.folder / "improvement/trials").iterdir())) == 3
+
+
+def test_a_kill_in_the_first_trial_does_not_lose_the_studys_own_settings(blobs, monkeypatch):
+    fit, calls = search.fit, []
+
+    def killed_first(*given):
+        calls.append(given)
+        if len(calls) == 1:
+            raise SystemExit  # neither an error nor a result: the trial stays as if it still ran
+        return fit(*given)
+
+    monkeypatch.setattr(search, "fit", killed_first)
+    with pytest.raises(SystemExit):
+        search.run_trials(with_(trials=2, search_epochs=1), blobs, "d4-steerable-cnn")
+    found = search.run_trials(with_(trials=2, search_epochs=1), blobs, "d4-steerable-cnn")
+    assert SETTINGS.learning_rate in search.trials(found)["learning_rate"].tolist()
+
+
+def test_a_search_in_which_nothing_worked_says_so(blobs, monkeypatch):
+    def diverges(*given):
+        raise search.TrainingDiverged("the loss is nan")
+
+    monkeypatch.setattr(search, "fit", diverges)
+    found = search.run_trials(with_(trials=2), blobs, "d4-steerable-cnn")
+    with pytest.raises(ParameterError, match="every trial diverged"):
+        search.best_settings(SETTINGS, found, "d4-steerable-cnn")

@@ -348,10 +348,18 @@ def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(blobs, tmp_
     assert same(weights(whole), weights(tmp_path / "killed"))
 
 
-@pytest.mark.parametrize("network", ["d4-steerable-cnn", "resnet18"])
-def test_two_processes_give_the_training_of_one_at_the_same_batch(blobs, tmp_path, quiet, network):
+@pytest.mark.parametrize(
+    ("network", "averaging", "schedule"),
+    [
+        ("d4-steerable-cnn", "none", "one-cycle"),
+        ("d4-steerable-cnn", "ema", "plateau"),
+        ("resnet18", "none", "one-cycle"),
+    ],
+)
+def test_two_processes_give_the_training_of_one_at_the_same_batch(blobs, tmp_path, quiet, network, averaging, schedule):
     """DDP on two processes: the same loss, gradients and predictions within rounding, batch norm included."""
     settings = with_(network=network, width=0.25, epochs=2, accelerator="cpu", learning_rate=0.003)
+    settings = settings.model_copy(update={"averaging": averaging, "schedule": schedule, "decay_patience": 0})
     one = training.fit(blobs, settings, tmp_path / "one")
     blobs.save(tmp_path / "blobs")
     script = (
@@ -379,6 +387,7 @@ def test_two_processes_give_the_training_of_one_at_the_same_batch(blobs, tmp_pat
         ({"precision": "16-mixed", "accelerator": "cpu"}, "needs a GPU"),
         ({"curriculum": [[1, 4.0, 20.0]]}, "fresh_images"),
         ({"fresh_images": 32, "data_path": "somewhere"}, "cannot be drawn anew"),
+        ({"fresh_images": 32, "share": 10.0}, "fresh images have no shares"),
     ],
 )
 def test_parameters_that_do_not_go_together_are_refused_with_the_way_out(blobs, tmp_path, quiet, changes, message):
@@ -424,4 +433,73 @@ def test_whoever_watches_sees_loss_auc_speed_and_the_time_that_is_left(blobs, tm
     assert seen == [1, 2]
     monkeypatch.setenv("LENSSTUDY_BATCH", "1")
     training.fit(blobs, with_(epochs=1, width=0.25), tmp_path / "silent")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("monitor", ["validation_loss", "last"])
+def test_a_gradient_that_is_no_number_stops_before_anything_is_kept_of_it(blobs, tmp_path, quiet, monkeypatch, monitor):
+    """In the last step of the last epoch, at a loss that looks fine."""
+    step, seen = training._Fit.on_before_optimizer_step, []
+
+    def spoilt(module, optimizer):
+        seen.append(1)
+        if len(seen) == 2 * module.batches:
+            module.network.classifier.bias.grad[0] = torch.nan
+        step(module, optimizer)
+
+    monkeypatch.setattr(training._Fit, "on_before_optimizer_step", spoilt)
+    with pytest.raises(training.TrainingDiverged, match="norm of the gradient is nan in step 7"):
+        training.fit(blobs, with_(epochs=2, monitor=monitor), tmp_path / "run")
+    assert not (tmp_path / "run/metrics.json").exists()
+    assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
+    monkeypatch.setattr(training._Fit, "on_before_optimizer_step", step)
+    assert (training.fit(blobs, with_(epochs=2, monitor=monitor), tmp_path / "run") / "metrics.json").exists()
+
+
+def test_early_stopping_is_not_forgotten_when_the_end_is_interrupted(blobs, tmp_path, quiet, monkeypatch):
+    stuck = with_(epochs=8, patience=2, learning_rate=1e-12, schedule="constant", monitor="last")
+    whole = training.fit(blobs, stuck, tmp_path / "whole")
+    finish = training.Recorder.finish
+
+    def killed(recorder):
+        raise Interrupted
+
+    monkeypatch.setattr(training.Recorder, "finish", killed)
+    with pytest.raises(Interrupted):
+        training.fit(blobs, stuck, tmp_path / "halves")
+    monkeypatch.setattr(training.Recorder, "finish", finish)
+    halves = training.fit(blobs, stuck, tmp_path / "halves")
+    assert len(pd.read_csv(halves / "history.csv")) == len(pd.read_csv(whole / "history.csv")) < 8
+    assert same(weights(whole), weights(halves))
+    assert not (halves / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"network": "no-such-cnn"}, {"kernel_sizes": [3]}, {"fresh_images": 9, "data_path": "x"}]
+)
+def test_a_wrong_parameter_leaves_the_finished_training_in_the_folder(blobs, tmp_path, quiet, changes):
+    folder = training.fit(blobs, with_(epochs=1), tmp_path / "run")
+    before = sorted(file.name for file in folder.iterdir())
+    with pytest.raises((ValueError, ParameterError)):
+        training.fit(blobs, with_(epochs=1, **changes), folder)
+    assert sorted(file.name for file in folder.iterdir()) == before
+
+
+def test_divergence_on_two_processes_is_told_as_on_one(blobs, tmp_path, quiet):
+    blobs.images = blobs.images * np.float32(1e38)
+    blobs.save(tmp_path / "blobs")
+    script = (
+        "import sys; from lensstudy.dataset import LensDataset; from lensstudy.parameters import Study; "
+        "from lensstudy.training import TrainingDiverged, fit\n"
+        "try: fit(LensDataset.load(sys.argv[1]), Study.of(eval(sys.argv[2])), sys.argv[3])\n"
+        "except TrainingDiverged as error: print('told:', error)"
+    )
+    both = with_(epochs=1, devices=2, accelerator="cpu").model_dump()
+    arguments = [sys.executable, "-c", script, tmp_path / "blobs", repr(both), tmp_path / "two"]
+    done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, timeout=300)
+    assert "told: d4-steerable-cnn: the loss is nan in step 0" in done.stdout, done.stderr
+
+
+def test_the_range_test_needs_one_device_only_and_is_silent_in_batch(blobs, quiet, capsys):
+    assert len(training.range_test(blobs, with_(devices=2))) > 5
     assert capsys.readouterr().err == ""
