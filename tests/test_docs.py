@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = re.compile(r"^<!-- example: (\w+) -->\n```(\w+)\n(.*?)^```$", re.M | re.S)
@@ -80,6 +81,17 @@ def test_an_example_of_the_documents_works(name, tmp_path):
 
 def test_there_is_an_example_for_each_thing_to_add():
     assert {"network", "preset", "dataset", "format", "notebook"} <= examples().keys()
+
+
+def test_the_table_of_notebooks_has_a_row_for_each():
+    links, _ = in_markdown(ROOT / "notebooks" / "README.md")
+    assert {link for link in links if link.endswith(".ipynb")} == {f.name for f in (ROOT / "notebooks").glob("*.ipynb")}
+
+
+def test_pre_commit_calls_what_is_installed_and_fetches_nothing():
+    repositories = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [one["repo"] for one in repositories] == ["local"]
+    assert all(hook["entry"].startswith(".venv/bin/") for hook in repositories[0]["hooks"])
 
 
 # Links ----------------------------------------------------------------------------------------------------------------
