@@ -104,7 +104,7 @@ rule train_share:
 
 rule analyse:
     input:
-        source("04-analyse", "training", "evaluation", "baselines"),
+        source("04-analyse", "training", "baselines", "robustness", "attribution", "analysis_figures"),
         expand(f"{RUNS}/notebooks/03-train-{{network}}-s{{seed}}.ipynb", network=study.networks, seed=study.seeds),
         expand(f"{RUNS}/trained/{{network}}-s{{seed}}-{{share}}pct", network=study.networks, seed=study.seeds, share=FEWER),
     output:

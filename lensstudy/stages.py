@@ -57,7 +57,7 @@ def dataset(study: Study) -> LensDataset:
     made.check_leaks()
     if len(made.classes) < 2:
         raise DataError(f"only the class '{made.classes[0]}' is there; a study tells two or more apart")
-    made.description["parameters"] = wanted
+    made.description |= {"parameters": wanted, "leak_free": made.fingerprint}
     made.save(folder)
     return LensDataset.load(folder)
 

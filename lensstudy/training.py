@@ -119,6 +119,7 @@ def fit(
     card = card_of(dataset, settings, start_from)
     if (folder / "metrics.json").exists() and json.loads((folder / "card.json").read_text()) == card:
         return folder
+    _check_split(dataset)
     lightning.seed_everything(settings.seed, verbose=False)
     torch.set_num_threads(settings.threads)
     module = _Fit(card, settings, dataset, start_from)
@@ -363,6 +364,16 @@ def _check(settings: Study) -> None:
         raise ParameterError("curriculum: it draws its images anew; say how many an epoch in fresh_images")
     if settings.fresh_images and settings.share < 100:
         raise ParameterError(f"share = {settings.share:g}: fresh images have no shares; use 100, or fresh_images: 0")
+
+
+def _check_split(dataset: LensDataset) -> None:
+    """Raise `DataError` for a split with leaks, once for each data set; one that a stage has checked says so."""
+    if dataset.fingerprint not in {*_leak_free, dataset.description.get("leak_free")}:
+        dataset.check_leaks()
+        _leak_free.add(dataset.fingerprint)
+
+
+_leak_free: set[str] = set()  # fingerprints of data sets that this process has checked
 
 
 def _begin_with(network: torch.nn.Module, run: Path) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from lensstudy import symmetry, trained, training
 from lensstudy.batches import SeededBatches
+from lensstudy.dataset import DataError
 from lensstudy.parameters import ParameterError, Study
 from lensstudy.trained import load_trained
 
@@ -503,3 +504,12 @@ def test_divergence_on_two_processes_is_told_as_on_one(blobs, tmp_path, quiet):
 def test_the_range_test_needs_one_device_only_and_is_silent_in_batch(blobs, quiet, capsys):
     assert len(training.range_test(blobs, with_(devices=2))) > 5
     assert capsys.readouterr().err == ""
+
+
+def test_a_split_that_leaks_is_not_trained_on(blobs, tmp_path, quiet):
+    parts = blobs.catalogue["part"].to_numpy()
+    images = blobs.images.copy()
+    images[np.flatnonzero(parts == "train")[0]] = np.rot90(images[np.flatnonzero(parts == "test")[0]], 1, (1, 2))
+    blobs.images = images
+    with pytest.raises(DataError, match="leak between parts"):
+        training.fit(blobs, SETTINGS, tmp_path / "run")
