@@ -139,7 +139,7 @@ def _majority(results: Iterator[tuple], dtype) -> tuple[tuple[int, ...], np.dtyp
     return shape, np.dtype(dtype or natural), itertools.chain(first, results)
 
 
-def _append(results: Iterable[tuple], shape, dtype, casting: str, file) -> tuple[list[dict], list[dict]]:
+def _append(results: Iterable[tuple], shape, dtype, casting, file) -> tuple[list[dict], list[dict]]:
     """Append the pixels of every good image to `file`; one row for each, and the skipped with their reasons."""
     rows, skipped = [], []
     for name, stack, truth, reason in results:
@@ -350,7 +350,7 @@ def inspect(path: str | Path, *, processes: int = 1, progress: bool = False) -> 
     `errors` would stop a study, `warnings` would not. `samples` are up to six rows of each class, evenly spaced, in the
     order in which `read` gives the images.
     """
-    report = {"path": Path(path).resolve().name, "errors": [], "warnings": [], "classes": {}, "samples": {}}
+    report: dict = {"path": Path(path).resolve().name, "errors": [], "warnings": [], "classes": {}, "samples": {}}
     try:
         path = resolve(path)
         rows, skipped = _survey(path, report, processes, progress)
@@ -432,7 +432,7 @@ def _survey(path: Path, report: dict, processes: int, progress: bool) -> tuple[l
 
 
 def _figures(source: str, name: str, part: str | None, index: int, image: np.ndarray) -> dict:
-    about = {"source": source, "class": name, "part": part, "index": index, "like_others": True}
+    about: dict = {"source": source, "class": name, "part": part, "index": index, "like_others": True}
     about |= {
         "shape": image.shape,
         "dtype": str(image.dtype.newbyteorder("=")),

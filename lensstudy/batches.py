@@ -144,7 +144,7 @@ class FreshImages(torch.utils.data.Dataset):
 def phase_at(epoch: int, curriculum: list[list[float]]) -> tuple[float, float]:
     """Factors on the substructure's mass and on the photons in `epoch`, counted from 0; after the last phase the
     recipe as it is."""
-    begun = 0
+    begun = 0.0
     for epochs, substructure, photons in curriculum:
         begun += epochs
         if epoch < begun:

@@ -24,6 +24,9 @@ class FieldBatchNorm(nn.Module):
     processor all is done in one go, faster than plain batch norm, ReLU and pooling one by one.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, channels: int, field_size: int, momentum: float = 0.1, eps: float = 1e-5):
         super().__init__()
         self.channels, self.field_size, self.momentum, self.eps = channels, field_size, momentum, eps
@@ -49,8 +52,8 @@ class FieldBatchNorm(nn.Module):
     def _one_by_one(self, features: Tensor) -> Tensor:
         values = (self.running_mean, self.running_var, self.weight, self.bias)
         if not self.training:
-            values = (value.repeat_interleave(self.field_size) for value in values)
-            return F.batch_norm(features, *values, False, 0.0, self.eps)
+            mean, variance, weight, bias = (value.repeat_interleave(self.field_size) for value in values)
+            return F.batch_norm(features, mean, variance, weight, bias, False, 0.0, self.eps)
         stacked = features.reshape(len(features), -1, self.field_size * features.shape[2], features.shape[3])
         return F.batch_norm(stacked, *values, True, self.momentum, self.eps).view(features.shape)
 

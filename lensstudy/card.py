@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 __all__ = ["CARD_VERSION", "Card", "CardError", "Images", "file_hash"]
 
 CARD_VERSION = 1
-FORMAT = "lensstudy-network"
+FORMAT: Final = "lensstudy-network"
 
 
 class CardError(ValueError):

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -197,7 +197,7 @@ def compare(
     for run_folder in runs:
         if not (run_folder / "notebooks").is_dir():
             _fail(f"study '{run_folder.name}' has not run; `lensstudy run params/{run_folder.name}.yml` runs it")
-    typer.echo(_shown(pages.compare(*runs, home() / "reports" / f"{first}-and-{second}.html")))
+    typer.echo(_shown(pages.compare(runs[0], runs[1], home() / "reports" / f"{first}-and-{second}.html")))
 
 
 @app.command()
@@ -231,7 +231,7 @@ def simulate(
         _fail(f"layout '{layout}' is unknown; there are lensstudy and deeplense")
     folder = out if layout == "lensstudy" else out.with_name(f"{out.name}-lensstudy")
     cores = processes or _processors()
-    options = {"image_size": pixels, "noise_level": noise_level, "processes": cores, "progress": True}
+    options: dict = {"image_size": pixels, "noise_level": noise_level, "processes": cores, "progress": True}
     try:
         dataset = make(preset, per_class, seed=seed, folder=folder, **options)
         if layout == "deeplense":
@@ -274,7 +274,7 @@ def _shown(path: Path) -> str:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     typer.echo(f"lensstudy: {message}", err=True)
     raise typer.Exit(1)
 

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from lensstudy.dataset import DataError
 from lensstudy.formats import HDF5, READABLE, own_pixels
@@ -38,7 +39,7 @@ class Listing:
     names: list[str]
     folders: set[str]
     ignored: list[str]
-    stream: Callable[[], Iterator[tuple[str, object]]]
+    stream: Callable[[], Iterator[tuple[str, Any]]]
 
     def __post_init__(self):
         for name in self.names:

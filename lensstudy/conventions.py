@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,9 @@ from torch import Tensor, nn
 from lensstudy.dataset import DataError, LensDataset, Scaling, canonical_class
 from lensstudy.plain import PlainNetwork
 from lensstudy.turning import centre_crop
+
+if TYPE_CHECKING:
+    from lensstudy.networks import Network
 
 __all__ = [
     "CROPS",
@@ -160,7 +164,7 @@ def write_model_folder(dataset: LensDataset, folder: str | Path, order: str | Se
 class _Encoder(nn.Module):
     """Images `(B, C, H, W)` to the features before the last layer, `(B, features)`; trainable."""
 
-    def __init__(self, network: nn.Module, scaling: Scaling, crop: int, binning: int):
+    def __init__(self, network: Network, scaling: Scaling, crop: int, binning: int):
         super().__init__()
         self.body, self.invariant = network.body, network.invariant
         self.scaling, self.crop, self.binning = scaling, crop, binning

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -122,7 +122,7 @@ class LensDataset:
         rows = np.asarray(rows)
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         lazy = isinstance(self.images, np.memmap | Rows)
-        images = Rows(self.images, rows) if lazy else self.images[rows]
+        images: Any = Rows(self.images, rows) if lazy else self.images[rows]
         return replace(self, images=images, catalogue=self.catalogue.iloc[rows].reset_index(drop=True))
 
     def part(self, name: str) -> LensDataset:
@@ -244,8 +244,8 @@ class Rows:
     """Some rows of a large array, read when asked for: indexing and slicing give arrays, `np.asarray` gives all."""
 
     def __init__(self, array: np.ndarray | Rows, rows: np.ndarray):
-        nested = isinstance(array, Rows)
-        self.array, self.rows = (array.array, array.rows[rows]) if nested else (array, rows)
+        self.array: np.ndarray = array.array if isinstance(array, Rows) else array
+        self.rows: np.ndarray = array.rows[rows] if isinstance(array, Rows) else rows
         self.dtype, self.ndim = self.array.dtype, self.array.ndim
         self.shape = (len(rows), *self.array.shape[1:])
 

@@ -219,7 +219,7 @@ def _as_operation(module: torch.nn.Module | None, node) -> tuple[str, dict, dict
     raise ValueError(f"layer '{node.target}' ({type(module).__name__}) has no plain form, so it cannot be exported")
 
 
-def _one(extent: int | tuple[int, ...]) -> int:
+def _one(extent) -> int:
     return extent if isinstance(extent, int) else extent[0]
 
 
@@ -309,11 +309,11 @@ def _metrics(run: Path, trained: TrainedNetwork, labels: np.ndarray, probabiliti
         "auc": evaluation.auc(labels, probabilities),
         "accuracy": float((probabilities.argmax(1) == labels).mean()),
     }
-    validation = {"images": len(labels)}
+    validation: dict = {"images": len(labels)}
     for name in value:
         interval = evaluation.interval(labels, [probabilities], name)
         validation[name] = {"value": value[name], "interval": list(interval)}
-    found = {"validation": validation}
+    found: dict = {"validation": validation}
     table = run.resolve().parent.parent / "analysis" / "table.json"
     if table.exists():
         of_network = [row for row in json.loads(table.read_text()) if row["network"] == trained.card["network"]]

@@ -44,8 +44,12 @@ def synchronise(network: nn.Module) -> nn.Module:
 class SynchronisedNorm(nn.Module):
     """The batch norm `layer` with mean and variance over the batches of all processes, which have the same size."""
 
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, layer: FieldBatchNorm | nn.BatchNorm2d):
         super().__init__()
+        assert layer.momentum is not None  # torch knows a norm without; no network here has one
         self.field_size = getattr(layer, "field_size", 1)
         self.momentum, self.eps = layer.momentum, layer.eps
         self.weight, self.bias = layer.weight, layer.bias
@@ -55,7 +59,8 @@ class SynchronisedNorm(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         if not self.training:
             values = (self.running_mean, self.running_var, self.weight, self.bias)
-            return F.batch_norm(features, *(value.repeat_interleave(self.field_size) for value in values), eps=self.eps)
+            mean, variance, weight, bias = (value.repeat_interleave(self.field_size) for value in values)
+            return F.batch_norm(features, mean, variance, weight, bias, eps=self.eps)
         fields = features.reshape(len(features), -1, self.field_size, *features.shape[2:])
         mean = _over_all(fields.mean((0, 2, 3, 4)))
         centred = fields - mean[:, None, None, None]

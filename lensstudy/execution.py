@@ -122,11 +122,8 @@ def execute(
 def source_hash(notebook: str | Path | NotebookNode) -> str:
     """Hash of what makes a notebook what it is: kind, source and tags of each cell. Outputs, execution counts and the
     cells that papermill adds do not count, so a notebook and its executed copy have the same."""
-    if not isinstance(notebook, NotebookNode):
-        notebook = nbformat.read(notebook, as_version=4)
-    cells = [
-        [cell.cell_type, cell.source, sorted(tags(cell))] for cell in notebook.cells if not ADDED_TAGS & tags(cell)
-    ]
+    opened = notebook if isinstance(notebook, NotebookNode) else nbformat.read(notebook, as_version=4)
+    cells = [[cell.cell_type, cell.source, sorted(tags(cell))] for cell in opened.cells if not ADDED_TAGS & tags(cell)]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:16]
 
 
@@ -243,5 +240,5 @@ def _without_places(text: str, places: Mapping[str, str]) -> str:
     for place in sorted(places, key=len, reverse=True):  # the innermost folder first
         if len(place) > 1:
             pattern = rf"(?<![\w.]){re.escape(place.rstrip('/'))}(?![\w-]|\.\w)"
-            text = re.sub(pattern, lambda _, name=places[place]: name, text)
+            text = places[place].join(re.split(pattern, text))
     return text

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +17,16 @@ from torch import Tensor, nn
 from lensstudy.batchnorm import FieldBatchNorm
 from lensstudy.layers import IrrepBatchNorm, SteerableConv
 
+if TYPE_CHECKING:
+    from lensstudy.networks import Network
+
 __all__ = ["export"]
 
 PIXELS_AT_ONCE = 2**17  # 32 images of 64 pixels: their largest feature maps stay within a processor's cache
 
 
 @torch.no_grad()
-def export(network: nn.Module) -> nn.Module:
+def export(network: Network) -> Network:
     """The same function in plain convolutions: a copy of `network` for inference, in evaluation mode.
 
     Each steerable convolution becomes an `nn.Conv2d` with its filter as it is now, the batch norm that follows it is
@@ -39,11 +43,11 @@ def export(network: nn.Module) -> nn.Module:
                 if norm:
                     setattr(module, next_name, nn.Identity())
     exported.at_once = max(1, PIXELS_AT_ONCE // network.image_size**2)
-    return exported.requires_grad_(False).to(memory_format=torch.channels_last)
+    return exported.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _plain_convolution(conv: SteerableConv | nn.Conv2d, norm: nn.Module | None) -> nn.Conv2d:
-    """`conv`, and the batch norm after it in evaluation mode, as one convolution."""
+def _plain_convolution(conv, norm):
+    """`conv` (`SteerableConv` or `Conv2d`), and the batch norm after it in evaluation mode, as one convolution."""
     steerable = isinstance(conv, SteerableConv)
     weight = conv.filter() if steerable else conv.weight
     stride, padding = (1, conv.kernel_size // 2) if steerable else (conv.stride, conv.padding)
@@ -55,7 +59,7 @@ def _plain_convolution(conv: SteerableConv | nn.Conv2d, norm: nn.Module | None) 
     return plain
 
 
-def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+def _affine(norm) -> tuple[Tensor, Tensor]:
     """Batch norm in evaluation mode as `scale x + shift`, one value a channel."""
     if isinstance(norm, IrrepBatchNorm):
         scale, shift = _affine(norm.scalars)

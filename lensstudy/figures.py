@@ -96,8 +96,8 @@ def colour(network: str) -> str:
     for start, value in _FAMILIES.items():
         if network.startswith(start):
             share = _SHADES.get(network.removeprefix(f"{start}-"), 0.0)
-            red, green, blue = matplotlib.colors.to_rgb(value)
-            return matplotlib.colors.to_hex([c + share * (1 - c) for c in (red, green, blue)])
+            red, green, blue = (c + share * (1 - c) for c in matplotlib.colors.to_rgb(value))
+            return matplotlib.colors.to_hex((red, green, blue))
     return _OKABE_ITO[sum(map(ord, network)) % len(_OKABE_ITO)]
 
 

@@ -369,7 +369,7 @@ def _check_share(reason: str, bad: pd.Series, threshold: str, rules: Rules) -> N
 def _hashes(dataset: LensDataset) -> pd.Series:
     if "hash" in dataset.catalogue:
         return dataset.catalogue["hash"]
-    return pd.Series([hashlib.blake2b(np.ascontiguousarray(image)).hexdigest() for image in dataset.images])
+    return pd.Series([hashlib.blake2b(image.tobytes()).hexdigest() for image in dataset.images])
 
 
 def _joined(group: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:

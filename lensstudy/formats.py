@@ -12,7 +12,9 @@ import io
 import pickle
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -76,7 +78,7 @@ class _Array:
 
 def _unpickle(data: bytes, name: str) -> object:
     """What a pickle of NumPy arrays and plain numbers holds. Anything else in it is refused before it runs."""
-    allowed = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype}
+    allowed: dict[tuple[str, str], Callable] = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype}
     allowed |= {("_codecs", "encode"): lambda text, encoding: text.encode("latin1")}  # bytes in protocol 2
     for core in ("numpy.core", "numpy._core"):
         allowed |= {
@@ -110,7 +112,7 @@ def read_npy(payload: bytes | Path, name: str) -> tuple[np.ndarray, dict]:
         stored, expected = file.seek(0, io.SEEK_END) - start, int(np.prod(shape, dtype=object)) * dtype.itemsize
         if stored < expected:
             raise ValueError(f"truncated: {stored:,} bytes of pixels where its header promises {expected:,}")
-        order = "F" if fortran else "C"
+        order: Literal["F", "C"] = "F" if fortran else "C"
         if isinstance(payload, Path) and expected > 2**24:
             return np.memmap(payload, dtype, "r", start, shape, order), {}
         file.seek(start)
@@ -135,7 +137,7 @@ def whole(content, name: str) -> np.ndarray:
         raise DataError(f"'{name}' cannot be read: {error}") from error
 
 
-def _image_and_mass(content: object) -> tuple[np.ndarray, dict]:
+def _image_and_mass(content: Any) -> tuple[np.ndarray, dict]:
     """DeepLense stores axion images as an object array `[image, axion mass in eV]`."""
     items = list(content.ravel()) if isinstance(content, np.ndarray) and content.dtype == object else [content]
     images = [item for item in items if isinstance(item, np.ndarray) and item.ndim >= 2]
@@ -213,7 +215,7 @@ def own_pixels(node):
     return node
 
 
-def _hdf5(data: bytes | Path, extension: str | None) -> np.ndarray:
+def _hdf5(data: bytes | Path, extension: str | int | None) -> np.ndarray:
     import h5py
 
     with h5py.File(io.BytesIO(data) if isinstance(data, bytes) else data) as file:
@@ -226,7 +228,7 @@ def _hdf5(data: bytes | Path, extension: str | None) -> np.ndarray:
         return own_pixels(file[key])[...]
 
 
-def _npz(data: bytes | Path, name: str, extension: str | None) -> tuple[np.ndarray, dict]:
+def _npz(data: bytes | Path, name: str, extension: str | int | None) -> tuple[np.ndarray, dict]:
     with zipfile.ZipFile(io.BytesIO(data) if isinstance(data, bytes) else data) as archive:
         keys = [key.removesuffix(".npy") for key in archive.namelist()]
         key = extension or (keys[0] if len(keys) == 1 else next((k for k in keys if "image" in k.lower()), None))

@@ -85,7 +85,7 @@ def render(values: Tensor, x: Tensor, y: Tensor, psf: Tensor | None, clump=(0.0,
     alpha_x, alpha_y = sie(x, y, *lens[:5])
     shear_x, shear_y = shear(x, y, *lens[5:])
     beta_x, beta_y = x - alpha_x - shear_x - clump[0], y - alpha_y - shear_y - clump[1]
-    light = 0.0
+    light = torch.zeros_like(beta_x)
     for log_amplitude, log_radius, index, e1, e2, center_x, center_y in sources:
         light = light + sersic(
             beta_x, beta_y, torch.exp(log_amplitude), torch.exp(log_radius), index, e1, e2, center_x, center_y
@@ -323,8 +323,8 @@ def evidence_for_clump(
         residual = (torch.tensor(model.observation.image[model.used]) - smooth) * weight
         residual = residual - basis @ (basis.T @ residual)
         gains = []
-        for place in positions:
-            clump = clump_deflection([Clump(*map(float, place), mass)], x, y, model.redshifts, profile)
+        for at_x, at_y in positions:
+            clump = clump_deflection([Clump(float(at_x), float(at_y), mass)], x, y, model.redshifts, profile)
             change = (render(values, x, y, psf, clump)[inside] - smooth) * weight
             change = change - basis @ (basis.T @ change)
             size, along = float(change @ change), float(residual @ change)

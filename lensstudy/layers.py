@@ -160,6 +160,8 @@ class AntialiasedPool(nn.Module):
     ones 4x4 windows around the corner where four pixels meet. `sigma` is in pixels.
     """
 
+    blur: Tensor
+
     def __init__(self, size: int, sigma: float = 0.66):
         super().__init__()
         self.kernel_size, self.padding = (5, 2) if size % 2 else (4, 1)
@@ -209,6 +211,8 @@ def _lengths(vectors: Tensor) -> Tensor:
 class IrrepBatchNorm(nn.Module):
     """Batch norm of scalars and vectors: vectors keep their direction and are divided by the root mean square of their
     components, since the mean of a turning quantity is zero."""
+
+    running_var: Tensor
 
     def __init__(self, scalars: int, vectors: int, momentum: float = 0.1, eps: float = 1e-5):
         super().__init__()
@@ -327,7 +331,7 @@ class RegularLayers(PlainLayers):
             )
         return e2cnn.nn.FieldType(self.space, [self.space.regular_repr] * count)
 
-    def conv(self, inputs, outputs, kernel_size: int) -> nn.Module:
+    def conv(self, inputs, outputs, kernel_size: int) -> nn.Module:  # type: ignore[override]  # a stride breaks symmetry
         return SteerableConv(inputs, outputs, kernel_size, **self.filters)
 
     def norm(self, fields) -> nn.Module:
@@ -400,7 +404,7 @@ class IrrepLayers(PlainLayers):
         scalars = sum(irrep.is_trivial() for irrep in fields.representations)
         return scalars, len(fields) - scalars
 
-    def conv(self, inputs, outputs, kernel_size: int) -> nn.Module:
+    def conv(self, inputs, outputs, kernel_size: int) -> nn.Module:  # type: ignore[override]  # a stride breaks symmetry
         return SteerableConv(inputs, outputs, kernel_size)
 
     def norm(self, fields) -> nn.Module:

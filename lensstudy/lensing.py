@@ -222,6 +222,6 @@ def derivatives(deflection: Callable, x: Tensor, y: Tensor) -> tuple[Tensor, Ten
     `x` and `y` have the full shape of the field.
     """
     one, zero = torch.ones_like(x), torch.zeros_like(y)
-    _, (xx, yx) = torch.func.jvp(deflection, (x, y), (one, zero))
-    _, (xy, yy) = torch.func.jvp(deflection, (x, y), (zero, one))
+    xx, yx = torch.func.jvp(deflection, (x, y), (one, zero))[1]
+    xy, yy = torch.func.jvp(deflection, (x, y), (zero, one))[1]
     return xx, xy, yx, yy

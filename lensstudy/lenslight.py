@@ -129,7 +129,7 @@ def _fit_gaussians(observation: Observation, widths, use, start) -> tuple[np.nda
         design = (basis * weight).reshape(len(basis), -1)[:, use.ravel()].T
         data = (observation.image * weight)[use]
         size = np.linalg.norm(design, axis=0)
-        triangle = np.linalg.qr(np.column_stack([design / size, data]), mode="r")
+        triangle = np.asarray(np.linalg.qr(np.column_stack([design / size, data]), mode="r"))
         signed = np.column_stack([triangle[:, :-1], -triangle[:, -2]])  # the sky may be below zero
         amplitudes = optimize.nnls(signed, triangle[:, -1])[0]
         amplitudes = np.append(amplitudes[: len(size) - 1], amplitudes[-2] - amplitudes[-1]) / size

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -289,7 +290,7 @@ def build_network(
         torch.manual_seed(seed)
         network = recipe.architecture(layers, image_size, n_classes, in_channels, **options)
     network.name, network.image_size, network.in_channels = name, image_size, in_channels
-    return network.to(memory_format=torch.channels_last)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's types
 
 
 def _check_options(name: str, recipe: Recipe, options: dict):
@@ -351,7 +352,7 @@ def settle_batch_norm(network: nn.Module, images: Tensor) -> nn.Module:
     """Give batch norm the averages over `images`, which training would: an untrained network whose maps are not
     normalised fades out layer by layer, and its logits say nothing. Returns `network`."""
     training = network.training
-    momenta = {layer: layer.momentum for layer in network.modules() if hasattr(layer, "momentum")}
+    momenta: dict[Any, Any] = {layer: layer.momentum for layer in network.modules() if hasattr(layer, "momentum")}
     for layer in momenta:
         layer.momentum = 1.0
     network.train()(images)

@@ -216,7 +216,7 @@ def _lenstronomy(file: Path) -> dict:
             if "image_data" not in stored:
                 raise DataError(f"{file}: holds {', '.join(stored)}, but no 'image_data'; expected lenstronomy's names")
             image = np.asarray(stored["image_data"], dtype=float)
-            parts = {"image": image}
+            parts: dict = {"image": image}
             if "background_rms" in stored:
                 variance = np.full(image.shape, float(stored["background_rms"][()]) ** 2)
                 if "exposure_time" in stored:
@@ -343,7 +343,7 @@ def write_simulated(folder: str | Path, seed: int = 1, clump_mass: float = 1e10)
     profile = gaussian_kernel(sigma)
     for number in range(3):
         row = preset.draw("no_sub", generator, population)
-        about = {"redshift_lens": LENS_REDSHIFT, "redshift_source": SOURCE_REDSHIFT}
+        about: dict = {"redshift_lens": LENS_REDSHIFT, "redshift_source": SOURCE_REDSHIFT}
         if number == 1:
             angle = generator.uniform(0, 2 * math.pi)
             x, y = row["einstein_radius"] * math.cos(angle), row["einstein_radius"] * math.sin(angle)

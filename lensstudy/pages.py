@@ -170,7 +170,7 @@ def _page_body(notebook: NotebookNode) -> tuple[str, str, list[dict]]:
     for block in soup.find_all("pre"):
         block["tabindex"] = "0"  # what scrolls must be reachable without a mouse
     for image in soup.find_all("img", src=re.compile("^data:image/png;base64,")):
-        image["src"] = data_uri(base64.b64decode(image["src"].partition(",")[2]), "png")
+        image["src"] = data_uri(base64.b64decode(str(image["src"]).partition(",")[2]), "png")
     for number, figure in enumerate(soup.find_all("figure"), start=1):
         _number_figure(soup, figure, number)
     for number, table in enumerate(soup.find_all("table"), start=1):
@@ -213,7 +213,8 @@ def _tame_table(soup: BeautifulSoup, table: Tag, number: int) -> None:
             style.decompose()
     head = table.thead.find_all("tr") if table.thead else []
     if len(head) == 2 and not any(cell.get_text(strip=True) for cell in head[1].find_all("th")[1:]):
-        head[0].th.string = head[1].th.get_text()  # pandas puts the name of the index into a row of its own
+        name_of_index = head[1].find_all("th")[0].get_text()  # pandas puts it into a row of its own
+        head[0].find_all("th")[0].string = name_of_index
         head.pop().decompose()
     for row in table.find_all("tr"):
         del row["style"]

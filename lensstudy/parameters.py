@@ -296,8 +296,8 @@ class Study(BaseModel):
 def home() -> Path:
     """The folder that holds `runs/` and `reports/`: `LENSSTUDY_HOME`, else the nearest folder upwards from here with
     `notebooks/` and `params/`, else the current one."""
-    if folder := os.environ.get("LENSSTUDY_HOME"):
-        return Path(folder).expanduser().resolve()
+    if given := os.environ.get("LENSSTUDY_HOME"):
+        return Path(given).expanduser().resolve()
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
@@ -310,7 +310,8 @@ def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
     cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
     tagged = ("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", ()))
     source = next(tagged, "")
-    return {line.target.id: ast.literal_eval(line.value) for line in ast.parse(source).body if hasattr(line, "target")}
+    lines: list[Any] = [line for line in ast.parse(source).body if isinstance(line, ast.AnnAssign)]
+    return {line.target.id: ast.literal_eval(line.value) for line in lines}
 
 
 def _explain(problem: Mapping[str, Any]) -> str:

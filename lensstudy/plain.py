@@ -59,7 +59,7 @@ class PlainNetwork(nn.Module):
             raise ValueError(f"no step makes the {' and the '.join(sorted(missing))}")
         for name, weight in weights.items():
             self.register_buffer(name, weight)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's types
 
     def forward(self, images: Tensor) -> Tensor:
         return self.features(images)[0]

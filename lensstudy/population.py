@@ -157,7 +157,7 @@ def preset_named(name: str) -> Preset:
         instrument = INSTRUMENTS["deeplense-common-test"]
         return Preset(name, instrument, draw_common_test, area_per_mass(), scaling="range")
     if name == "realistic":
-        population = {f"{key}_min": values[0] for key, values in RANGES.items()}
+        population: dict = {f"{key}_min": values[0] for key, values in RANGES.items()}
         population |= {f"{key}_max": values[1] for key, values in RANGES.items()}
         population |= {key: values[0] for key, values in (NUMBERS | CHOICES).items()} | {SOURCE_IMAGES: ""}
         instrument = INSTRUMENTS[population["instrument"]]
@@ -288,7 +288,7 @@ def draw_deeplense(
     -1.9, the published code runs -0.9); a vortex goes through the lens centre, and its length is the axion's
     de Broglie wavelength, 0.06"/2 for 1e-22 eV."""
     source_x, source_y = generator.uniform(-0.35, 0.35, 2)
-    row = {"einstein_radius": math.sqrt(1e12 * area) * factor, "lens_e1": 0.1, "shear_1": 0.05 * factor}
+    row: dict = {"einstein_radius": math.sqrt(1e12 * area) * factor, "lens_e1": 0.1, "shear_1": 0.05 * factor}
     row |= {"source_amplitude": amplitude, "source_radius": 0.25, "source_index": 1.0}
     row |= {"source_e1": -0.1, "source_e2": 0.1, "source_x": source_x, "source_y": source_y}
     row |= {"exposure_time": 10 ** generator.uniform(*log_time)}
@@ -318,7 +318,7 @@ def draw_common_test(class_name: str, generator: np.random.Generator, population
     axis_ratio = generator.uniform(0.44, 0.92)
     source_e1, source_e2 = spin_two((1 - axis_ratio) / (1 + axis_ratio), -math.radians(generator.uniform(0, 2 * np.pi)))
     source_x, source_y = in_disc(generator, 0.46)
-    row = {"einstein_radius": einstein_radius, "shear_1": shear_1, "shear_2": shear_2}
+    row: dict = {"einstein_radius": einstein_radius, "shear_1": shear_1, "shear_2": shear_2}
     row |= {"source_amplitude": 101 / 0.05**2, "source_radius": 0.5, "source_index": 1.5}
     row |= {"source_e1": source_e1, "source_e2": source_e2, "source_x": source_x, "source_y": source_y}
     lens_mass = einstein_radius**2 / area_per_mass()
@@ -369,7 +369,7 @@ def draw_realistic(class_name: str, generator: np.random.Generator, population: 
     einstein_radius, angle = between("einstein_radius"), generator.uniform(0, np.pi, 3)
     axis_ratio, radius, index = between("source_axis_ratio"), between("source_radius"), between("source_index")
     rate = instrument.count_rate(between("source_magnitude"))
-    row = {"einstein_radius": einstein_radius, "source_radius": radius, "source_index": index}
+    row: dict = {"einstein_radius": einstein_radius, "source_radius": radius, "source_index": index}
     row["source_amplitude"] = rate / sersic_total(radius, index)
     if population[SOURCE_IMAGES]:
         files = cutout_files(population[SOURCE_IMAGES])

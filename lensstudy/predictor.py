@@ -189,12 +189,13 @@ class Predictor:
     def predict(self, images: np.ndarray | Sequence[np.ndarray]) -> pd.DataFrame:
         """One row an image of an array `(N, C, H, W)`, `(N, H, W)` or a list of images: `prediction` (empty for an
         image that is refused or strange), a probability a class, `strangeness`, `in_distribution`, `reason`."""
-        found = [_Image("", i, np.asarray(image)) for i, image in enumerate(images)]
-        for one in found:
-            if one.pixels.ndim == 2:
-                one.pixels = one.pixels[None]
-            if one.pixels.ndim != 3:
-                raise ValueError(f"image {one.index} has shape {one.pixels.shape}; expected (H, W) or (C, H, W)")
+        found = []
+        for i, image in enumerate(images):
+            pixels = np.asarray(image)
+            pixels = pixels[None] if pixels.ndim == 2 else pixels
+            if pixels.ndim != 3:
+                raise ValueError(f"image {i} has shape {pixels.shape}; expected (H, W) or (C, H, W)")
+            found.append(_Image("", i, pixels))
         return pd.DataFrame(list(self._rows(found)), columns=self.columns).drop(columns="file")
 
     # Files ------------------------------------------------------------------------------------------------------------

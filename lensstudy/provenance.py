@@ -28,7 +28,7 @@ def module_files(*modules: str) -> list[Path]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module == "lensstudy":
                 waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lensstudy."):
+            elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("lensstudy."):
                 waiting.append(node.module.split(".")[1])
     return [found[name] for name in sorted(found)]
 

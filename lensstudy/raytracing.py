@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -61,9 +62,9 @@ def batch_size(image_size: int) -> int:
     return max(8, RAYS_PER_BATCH // image_size**2)
 
 
-def tensors(rows: Sequence[dict], preset: Preset, dtype: torch.dtype) -> dict[str, Tensor]:
+def tensors(rows: Sequence[dict], preset: Preset, dtype: torch.dtype) -> dict[str, Any]:
     """Complete rows as tensors: scalars `(N, 1, 1)`; of subhalos `point_*` `(N, n)`, padded with zero mass."""
-    p = {name: torch.tensor([row[name] for row in rows], dtype=dtype)[:, None, None] for name in COLUMNS}
+    p: dict = {name: torch.tensor([row[name] for row in rows], dtype=dtype)[:, None, None] for name in COLUMNS}
     if any(row["source_image"] for row in rows):
         p["source_image"] = [row["source_image"] for row in rows]
     points = [point_masses(row, preset) for row in rows]
@@ -136,7 +137,7 @@ def brightness(p: dict[str, Tensor], view: View, rays: tuple[Tensor, Tensor], le
     return blur(light, view.psf) * (p["exposure_time"] * view.pixel_area)
 
 
-def cutout_light(p: dict[str, Tensor], beta_x: Tensor, beta_y: Tensor) -> Tensor:
+def cutout_light(p: dict[str, Any], beta_x: Tensor, beta_y: Tensor) -> Tensor:
     """Light `(N, H, W)` of real galaxies, turned by `source_angle`, scaled to `source_radius`, where the rays end."""
     dx, dy = (beta_x - p["source_x"]) / p["source_radius"], (beta_y - p["source_y"]) / p["source_radius"]
     cosine, sine = torch.cos(p["source_angle"]), torch.sin(p["source_angle"])

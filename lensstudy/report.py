@@ -109,7 +109,7 @@ def compare(run_a: str | Path, run_b: str | Path, html: str | Path) -> Path:
     """Write the page `html` that shows two studies (folders `runs/<study>`) side by side: their answers, the parameters
     in which they differ, and their results, with the difference where both are numbers; returns its path."""
     html = Path(html)
-    studies = []
+    studies: list[dict[str, Any]] = []
     for run in (Path(run_a), Path(run_b)):
         stamps = [page["stamp"] for page in _pages(run, html) if page["stamp"]]
         if not stamps:
@@ -200,12 +200,12 @@ def _thumbnail(notebook: NotebookNode, width: int = 440) -> dict[str, str]:
             image = BeautifulSoup(data.get("text/html", ""), "html.parser").find(
                 "img", src=re.compile("^data:image/png")
             )
-            png = image["src"].partition(",")[2] if image else data.get("image/png")
+            png = str(image["src"]).partition(",")[2] if image else data.get("image/png")
             if png:
                 picture = Image.open(io.BytesIO(base64.b64decode(png)))
                 picture.thumbnail((width, width))
                 source = data_uri(webp(picture, quality=70), "webp")
-                return {"source": source, "alt": image.get("alt", "First figure") if image else "First figure"}
+                return {"source": source, "alt": str(image.get("alt", "First figure")) if image else "First figure"}
     return {}
 
 
@@ -280,5 +280,5 @@ def _difference(a: Any, b: Any) -> str:
     found = [NUMBER.match(str(one)) for one in (a, b)]
     if not all(found):
         return ""
-    first, second = (float(one[0].replace(",", "").replace("−", "-")) for one in found)
+    first, second = (float(one[0].replace(",", "").replace("−", "-")) for one in found if one)
     return f"{second - first:+.3g}".replace("-", "−")

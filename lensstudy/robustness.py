@@ -49,7 +49,7 @@ View = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 def turned(images: np.ndarray, degrees: float | np.ndarray) -> np.ndarray:
     """Images turned counter-clockwise by `degrees`, one angle or one an image; exact for multiples of 90."""
-    angle = degrees if np.ndim(degrees) == 0 else torch.as_tensor(degrees)
+    angle = float(degrees) if np.ndim(degrees) == 0 else torch.as_tensor(degrees)
     return rotate(_tensor(images), angle).numpy()
 
 

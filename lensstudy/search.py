@@ -79,7 +79,7 @@ def trials(search: optuna.Study) -> pd.DataFrame:
         {"number": t.number}
         | t.params
         | {
-            "auc": t.value if t.value is not None else t.intermediate_values.get(t.last_step),
+            "auc": t.value if t.value is not None else t.intermediate_values.get(t.last_step or 0),
             "state": t.state.name.lower(),
         }
         for t in search.get_trials(states=DONE)

@@ -44,7 +44,7 @@ def as_tensor(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(images, dtype=np.float32, order="C"))
 
 
-def build(card: dict) -> torch.nn.Module:
+def build(card: dict) -> networks.Network:
     """The network that a card describes, with the weights it began with."""
     return networks.build_network(
         card["network"],
@@ -67,7 +67,7 @@ def options_of(card: dict) -> dict:
 class TrainedNetwork:
     """A network with everything that belongs to it: how images are cropped, binned and scaled, its classes by name."""
 
-    network: torch.nn.Module
+    network: networks.Network
     scaling: Scaling
     classes: tuple[str, ...]
     card: dict
@@ -80,7 +80,8 @@ class TrainedNetwork:
         probabilities = []
         for start in range(0, len(images), batch_size):
             batch = as_tensor(images[start : start + batch_size])
-            angle = degrees if np.ndim(degrees) == 0 else torch.as_tensor(degrees[start : start + batch_size])
+            one = np.ndim(degrees) == 0
+            angle = float(degrees) if one else torch.as_tensor(np.asarray(degrees)[start : start + batch_size])
             batch = self.scaling.apply(
                 binned(symmetry.rotate(batch, angle, size=self.card["crop"]), self.card["binning"])
             )

@@ -181,6 +181,7 @@ def range_test(dataset: LensDataset, settings: Study, lowest: float = 1e-5, high
             early_stop_threshold=4.0,
             update_attr=False,
         )
+    assert found is not None  # as it is only where Lightning was told to run nothing
     losses = found.results["loss"]
     return pd.DataFrame({"learning_rate": found.results["lr"][: len(losses)], "loss": losses})
 

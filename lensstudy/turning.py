@@ -6,6 +6,8 @@ is pure torch: a network that has left the study needs it, and needs nothing of 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -50,7 +52,7 @@ def rotate(
 def _turned_grid(images: Tensor, degrees: float | Tensor, reflect: bool | Tensor, size: int) -> Tensor:
     """Where each pixel of the turned image is read from: `(B, size, size, 2)`, in grid_sample's units."""
     count, width = len(images), images.shape[-1]
-    like = {"dtype": images.dtype, "device": images.device}
+    like: dict[str, Any] = {"dtype": images.dtype, "device": images.device}
     angle = torch.deg2rad(torch.as_tensor(degrees, **like)).expand(count)
     mirror = 1 - 2 * torch.as_tensor(reflect, **like).expand(count)
     offset = (torch.arange(size, **like) - (size - 1) / 2) * (2 / width)
