@@ -259,7 +259,7 @@ class _Fit(lightning.LightningModule):
 
     def _stop_unless(self, fine: bool | torch.Tensor, what: str) -> None:
         if self.stop_where_it_diverges and not fine:
-            rate = self.optimizers().param_groups[0]["lr"]
+            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
             raise TrainingDiverged(
                 f"{self.settings.network}: {what} in step {self.global_step} at a learning rate of {rate:.2g}. Lower "
                 "learning_rate or gradient_clip, or raise warmup_fraction."
