@@ -201,12 +201,21 @@ def compare(
 
 
 @app.command()
-def inspect(path: Annotated[Path, typer.Argument(help="folder, tar, zip or file of images")]) -> None:
+def inspect(
+    path: Annotated[Path, typer.Argument(help="folder, tar, zip or file of images")],
+    sheet: Annotated[Path | None, typer.Option(help="PNG file for a contact sheet: images of every class")] = None,
+) -> None:
     """Say what lies at a path: layout, classes, shapes, values, and what would stop a study."""
     from lensstudy import archive
+    from lensstudy.dataset import DataError
 
     found = archive.inspect(path, progress=sys.stderr.isatty())
     typer.echo(archive.inspect_text(found), err=bool(found["errors"]))
+    if sheet:
+        try:
+            typer.echo(f"contact sheet: {_shown(_contact_sheet(path, sheet))}")
+        except DataError as error:  # nothing there that could be drawn, as the lines above say
+            typer.echo(f"no contact sheet: {error}", err=True)
     if found["errors"]:
         raise typer.Exit(1)
 
@@ -243,6 +252,25 @@ def simulate(
 
 for command in (commands.train, commands.export, commands.predict):
     app.command()(command)
+
+
+def _contact_sheet(path: Path, sheet: Path) -> Path:
+    """Six images of every class at `path`, evenly spaced, as a PNG."""
+    import tempfile
+
+    import numpy as np
+
+    from lensstudy import figures
+    from lensstudy.archive import read
+
+    with tempfile.TemporaryDirectory() as folder:  # so that a large set is not held in memory
+        images = read(path, folder=folder)
+        rows = [np.flatnonzero(images.labels == k) for k in range(len(images.classes))]
+        some = images.subset(np.concatenate([r[np.unique(np.linspace(0, len(r) - 1, 6).astype(int))] for r in rows]))
+        drawn = figures.png(figures.examples(some.images, some.labels, some.classes, columns=6))
+    sheet.parent.mkdir(parents=True, exist_ok=True)
+    sheet.write_bytes(drawn)
+    return sheet
 
 
 def _study(study_file: Path) -> Study:

@@ -8,6 +8,7 @@ a fresh kernel.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -52,13 +53,15 @@ def dataset(study: Study) -> LensDataset:
         made = LensDataset.load(folder)
         if made.description.get("parameters") == wanted:
             return made
-    made = _read(study) if study.data_path else _simulated(study)
+    reading = folder / "reading"  # images on their way, so that a set larger than memory can be read
+    made = _read(study, reading) if study.data_path else _simulated(study)
     made = made.split(study.test_fraction, study.validation_fraction, study.data_seed)
     made.check_leaks()
     if len(made.classes) < 2:
         raise DataError(f"only the class '{made.classes[0]}' is there; a study tells two or more apart")
     made.description |= {"parameters": wanted, "leak_free": made.fingerprint}
     made.save(folder)
+    shutil.rmtree(reading, ignore_errors=True)
     return LensDataset.load(folder)
 
 
@@ -124,11 +127,11 @@ def _simulated(study: Study) -> LensDataset:
     )
 
 
-def _read(study: Study) -> LensDataset:
+def _read(study: Study, folder: Path) -> LensDataset:
     try:
         # Excluding what looks odd or hard would exclude it from the test too, and flatter every network.
         rules = Rules(**({"outlier": None, "label_error": None} | study.filtering))
     except TypeError as error:
         known = ", ".join(field.name for field in fields(Rules))
         raise DataError(f"filtering = {study.filtering}: {error}; known rules: {known}") from None
-    return filter_images(read(study.data_path, progress=not in_batch()), rules, study.data_seed)
+    return filter_images(read(study.data_path, folder=folder, progress=not in_batch()), rules, study.data_seed)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 LENSSTUDY = str(Path(sys.executable).with_name("lensstudy"))
@@ -168,6 +170,21 @@ def test_simulate_writes_both_layouts(tmp_path):
     result = lensstudy(tmp_path, "simulate", *options, "--pixels", "32", "--out", "theirs", "--layout", "deeplense")
     assert result.returncode == 0, result.stderr
     assert len(list((tmp_path / "theirs").rglob("*.npy"))) >= 9
+
+
+def test_inspect_draws_a_contact_sheet(tmp_path):
+    options = ["--preset", "model_3", "--per-class", "10", "--seed", "1", "--processes", "1", "--pixels", "32"]
+    assert lensstudy(tmp_path, "simulate", *options, "--out", "set").returncode == 0
+    result = lensstudy(tmp_path, "inspect", "set", "--sheet", "looks/sheet.png")
+    assert result.returncode == 0, result.stderr
+    sheet = plt.imread(tmp_path / "looks/sheet.png")
+    assert sheet.shape[0] > 300
+    assert len(np.unique(sheet.reshape(-1, sheet.shape[2]), axis=0)) > 100
+    (tmp_path / "empty").mkdir()
+    nothing = lensstudy(tmp_path, "inspect", "empty", "--sheet", "none.png")
+    assert nothing.returncode == 1
+    assert "no contact sheet" in nothing.stderr
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_a_notebook_runs_by_hand_with_papermill(root, tmp_path):
