@@ -42,7 +42,7 @@ CLASS_ALIASES = {
     "nonlens": ("nonlens", "nonlenses", "non_lens"),
 }
 PARTS = ("train", "validation", "test")
-TINY = 1e-12  # stands in for a divisor of zero
+TINY = 1e-30  # stands in for a divisor of zero; fluxes in erg/s/cm^2 are as small as 1e-18
 PIECE = 64  # images handled at a time, so that a memory map is never read whole
 
 
@@ -175,11 +175,14 @@ class LensDataset:
         of_group = np.full(len(first), "train", dtype=object)
         of_group[validation], of_group[test] = "validation", "test"
         part[kept] = of_group[group]
-        return replace(self, catalogue=self.catalogue.assign(part=part))
+        about = self.description | ({"grouped_by": list(group_by)} if tuple(group_by) != ("group",) else {})
+        return replace(self, catalogue=self.catalogue.assign(part=part), description=about)
 
-    def check_leaks(self, group_by: Sequence[str] = ("group",)) -> None:
+    def check_leaks(self, group_by: Sequence[str] = ()) -> None:
         """Raise `DataError` if an image, a copy of it turned by a multiple of 90 degrees or mirrored, or another image
-        of its group lies in two parts. Copies turned by other angles are found by `filtering.find_duplicates`."""
+        of its group lies in two parts. Groups are those by which the set was split, unless `group_by` names others.
+        Copies turned by other angles are found by `filtering.find_duplicates`."""
+        group_by = group_by or self.description.get("grouped_by", ("group",))
         if "part" not in self.catalogue:
             raise DataError("this data set is not split yet: call split() first")
         used = self.subset(self.catalogue["part"].isin(PARTS).to_numpy())

@@ -260,3 +260,22 @@ def test_the_official_set_lies_along_x(evaluation_data):
     images = read(evaluation_data / "deeplense-equivariant" / "lenses.tgz").images[::40]
     e1, _ = ellipticity(images)
     assert e1.mean() == pytest.approx(0.365, abs=0.03)
+
+
+def test_groups_of_a_split_are_remembered_by_the_check(blobs):
+    catalogue = blobs.catalogue.assign(lens=np.arange(len(blobs)) // 2).drop(columns="part")
+    grouped = LensDataset(blobs.images, catalogue, blobs.classes).split(0.2, 0.2, 1, group_by=("lens",))
+    grouped.check_leaks()
+    parts = grouped.catalogue["part"].to_numpy().copy()
+    parts[1] = "test" if parts[0] != "test" else "train"
+    grouped.catalogue["part"] = parts
+    with pytest.raises(DataError, match="of one group"):
+        grouped.check_leaks()
+
+
+@pytest.mark.parametrize("kind", ["min-max", "maximum", "asinh", "z-score"])
+def test_scalings_do_not_mind_the_unit_of_brightness(blobs, kind):
+    one = Scaling.fit(kind, blobs.images).apply(torch.as_tensor(blobs.images[:4]))
+    small = blobs.images * np.float32(1e-18)
+    other = Scaling.fit(kind, small).apply(torch.as_tensor(small[:4]))
+    torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-3)
