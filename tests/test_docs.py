@@ -160,6 +160,18 @@ def test_every_link_leads_somewhere(file):
     assert not broken(file)
 
 
+def test_every_page_can_be_reached_from_the_readme():
+    reached, waiting = set(), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        reached.add(page)
+        for link in in_markdown(page)[0]:
+            target = (page.parent / link.partition("#")[0]).resolve()
+            if target.suffix == ".md" and target.is_file() and target not in reached:
+                waiting.append(target)
+    assert not set(PAGES) - reached
+
+
 def test_a_broken_link_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     (tmp_path / "other.md").write_text("# One & two\n")
