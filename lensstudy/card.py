@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 __all__ = ["CARD_VERSION", "Card", "CardError", "Images", "file_hash"]
 
-CARD_VERSION = 1
+CARD_VERSION = 2
 FORMAT: Final = "lensstudy-network"
 
 
@@ -57,6 +57,7 @@ class Card(BaseModel):
     licence: str
     versions: dict[str, str]
     files: dict[str, str] = Field(description="SHA-256 of every other file of the folder")
+    seal: str = Field("", description="SHA-256 of this card without its seal")
 
     @classmethod
     def read(cls, folder: str | Path) -> Card:
@@ -86,6 +87,11 @@ class Card(BaseModel):
             where = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise CardError(f"{folder / 'card.json'}: is incomplete or altered ({where}); export again") from None
         card._check_files(folder)
+        if card._own_hash() != card.seal:
+            raise CardError(
+                f"{folder / 'card.json'}: has been altered since the export (its seal is broken), so it may not "
+                "describe the network beside it; copy the folder again, or export again"
+            )
         return card
 
     def _check_files(self, folder: Path) -> None:
@@ -104,8 +110,13 @@ class Card(BaseModel):
     def write(self, folder: Path) -> Path:
         """Write `card.json`, the last file of an export."""
         file = folder / "card.json"
+        self.seal = self._own_hash()
         file.write_text(json.dumps(self.model_dump(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return file
+
+    def _own_hash(self) -> str:
+        content = json.dumps(self.model_dump(exclude={"seal"}), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 def file_hash(file: Path) -> str:

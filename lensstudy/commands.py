@@ -70,8 +70,9 @@ def predict(
     typer.echo(f"{out}: " + ", ".join(f"{count:,} {kind}" for kind, count in counts.items()))
     if predictor.distribution is None:
         typer.echo("This network cannot tell images unlike those it was trained on: judge that yourself.", err=True)
-    if counts["refused"]:
-        raise typer.Exit(1 if counts["answered"] + counts["strange"] else 2)
+    judged = counts["answered"] + counts["strange"]
+    if counts["refused"] or not judged:
+        raise typer.Exit(1 if judged else 2)
 
 
 def train(

@@ -18,11 +18,11 @@ import pandas as pd
 import torch
 import torch.fx
 
-from lensstudy.card import Card, CardError, Images, file_hash
+from lensstudy.card import FORMAT, Card, CardError, Images, file_hash
 from lensstudy.dataset import DataError, LensDataset
 from lensstudy.plain import PlainNetwork, Step, load_plain, save_plain, write_onnx
 from lensstudy.predictor import Predictor
-from lensstudy.strangeness import Distribution
+from lensstudy.strangeness import METHOD, QUANTILE, Distribution
 
 if TYPE_CHECKING:
     from lensstudy.networks import Network
@@ -66,9 +66,8 @@ def export(
         raise ValueError(f"format '{format}' is unknown; there are pytorch and onnx")
     trained = load_trained(run)
     data = _training_set(run, trained, dataset)
-    out = Path(out) if out else run / "exported"
-    if out.exists() and any(out.iterdir()) and not (out / "card.json").exists():
-        raise CardError(f"{out}: holds something that is no exported network; choose another folder")
+    out = (Path(out) if out else run / "exported").resolve()
+    _check_free(out)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -82,6 +81,17 @@ def export(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
+
+
+def _check_free(out: Path) -> None:
+    """Raises `CardError` unless `out` is empty, missing, or an earlier export, which is replaced."""
+    try:
+        card = json.loads((out / "card.json").read_text(encoding="utf-8"))
+        own = {*card["files"], "card.json"} if card["format"] == FORMAT else set()
+    except (OSError, ValueError, KeyError, TypeError):  # no card, or one of something else, such as a training
+        own = set()
+    if out.exists() and (others := sorted(file.name for file in out.iterdir() if file.name not in own)):
+        raise CardError(f"{out}: holds '{others[0]}', which is of no exported network; choose another folder")
 
 
 def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, pixel_scale) -> Card:
@@ -119,9 +129,10 @@ def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, 
         predictor = Predictor.of(card, network)
         train, validation = (data.part(name) for name in ("train", "validation"))
         rows = np.linspace(0, len(train) - 1, min(SAMPLE, len(train))).astype(int)
-        distribution = Distribution.fit(predictor.noticed(train.images[rows]), train.labels[rows])
-        card.in_distribution = distribution.settle(predictor.noticed(validation.images[:]))
+        distribution = Distribution.fit(*predictor.noticed(train.images[rows]), train.labels[rows])
+        distribution = distribution.settled(*predictor.noticed(validation.images[:]))
         distribution.save(folder / "distribution.safetensors")
+        card.in_distribution = {"method": METHOD, "quantile": QUANTILE, "validation_images": len(validation)}
     card.files = {file.name: file_hash(file) for file in sorted(folder.iterdir())}
     return card
 
@@ -315,7 +326,7 @@ def _metrics(run: Path, trained: TrainedNetwork, labels: np.ndarray, probabiliti
         validation[name] = {"value": value[name], "interval": list(interval)}
     found: dict = {"validation": validation}
     table = run.resolve().parent.parent / "analysis" / "table.json"
-    if table.exists():
+    if table.exists() and trained.card.get("share", 100) == 100:  # what the study analyses saw all images
         of_network = [row for row in json.loads(table.read_text()) if row["network"] == trained.card["network"]]
         found["test"] = {"of": "mean over the seeds of the study"} | {
             row["view"]: {

@@ -1,32 +1,26 @@
 """Does an image look like anything the network was trained on? A score, its p-value, and when to say nothing.
 
-A classifier always answers, also to noise. `Familiarity` looks at two things: what the network's last layer sees, which
-is what the answer hangs on, and how its input looks (brightness, noise, size of the ring), because a network can be
-blind to what is odd. Each is compared with training-like images by a Mahalanobis distance with a shrunk covariance (Lee
-et al. 2018; Ledoit and Wolf 2004), and the larger of the two is ranked among held-out images: of images like the
-training ones, a share p has a p-value below p.
+A classifier always answers, also to noise. `Familiarity` measures by `strangeness` how far what the network's last
+layer sees, and how its input looks, are from training-like images, and ranks that among held-out ones: of images like
+the training ones, a share p has a p-value below p.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.covariance import LedoitWolf
 
 from lensstudy import symmetry
 from lensstudy.attribution import group_averaged
 from lensstudy.dataset import DataError, LensDataset, sky_and_noise
 from lensstudy.observations import Observation, network_input
 from lensstudy.simulate import simulate
+from lensstudy.strangeness import Distribution, looks
 from lensstudy.trained import TrainedNetwork, as_tensor, binned
 
-__all__ = ["Cloud", "Familiarity", "Judge", "features", "simulations_like"]
-
-
-QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99, 1.0)
-RINGS = 6
+__all__ = ["Familiarity", "Judge", "features", "simulations_like"]
 
 
 def features(trained: TrainedNetwork, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -39,7 +33,7 @@ def features(trained: TrainedNetwork, images: np.ndarray) -> tuple[np.ndarray, n
     inputs: list[np.ndarray] = []
     hooks = [
         trained.network.classifier.register_forward_pre_hook(lambda _, given: seen.append(given[0].double().numpy())),
-        trained.network.register_forward_pre_hook(lambda _, given: inputs.append(_looks(given[0].double().numpy()))),
+        trained.network.register_forward_pre_hook(lambda _, given: inputs.append(looks(given[0].numpy()))),
     ]
     try:
         trained.predict(images)
@@ -49,51 +43,13 @@ def features(trained: TrainedNetwork, images: np.ndarray) -> tuple[np.ndarray, n
     return np.concatenate(seen), np.concatenate(inputs)
 
 
-def _looks(images: np.ndarray) -> np.ndarray:
-    """The looks `(N, looks)` of a network's inputs `(N, C, S, S)`, channels averaged."""
-    images = images.mean(axis=1)
-    size = images.shape[-1]
-    y, x = np.indices((size, size)) - (size - 1) / 2
-    ring = np.minimum(np.hypot(x, y) / (size / 2) * RINGS, RINGS).astype(int)
-    rings = [images[:, ring == number].mean(axis=1) for number in range(RINGS)]
-    steps = [np.abs(np.diff(images, axis=axis)).reshape(len(images), -1) for axis in (1, 2)]
-    rough = np.median(np.concatenate(steps, axis=1), axis=1)
-    return np.stack([*np.quantile(images, QUANTILES, axis=(1, 2)), *rings, np.log(rough + 1e-6)], axis=1)
-
-
-@dataclass(frozen=True)
-class Cloud:
-    """Where the features of known images lie: class means `(classes, F)`, their spread within classes `(F,)` and the
-    inverse covariance `(F, F)` in units of it."""
-
-    means: np.ndarray
-    spread: np.ndarray
-    precision: np.ndarray
-
-    @classmethod
-    def fit(cls, seen: np.ndarray, labels: np.ndarray) -> Cloud:
-        """From features `(N, F)` and their classes `(N,)`."""
-        present, index = np.unique(labels, return_inverse=True)
-        means = np.stack([seen[index == i].mean(axis=0) for i in range(len(present))])
-        within = seen - means[index]
-        spread = within.std(axis=0)
-        spread = np.maximum(spread, 0.01 * np.quantile(spread, 0.9) + 1e-12)  # a feature that hardly lives says little
-        return cls(means, spread, LedoitWolf(assume_centered=True).fit(within / spread).precision_)
-
-    def distance(self, seen: np.ndarray) -> np.ndarray:
-        """Squared Mahalanobis distance `(N,)` to the nearest class, a feature."""
-        apart = (seen[:, None] - self.means) / self.spread
-        return np.einsum("nci,ij,ncj->nc", apart, self.precision, apart).min(axis=1) / seen.shape[1]
-
-
 @dataclass(frozen=True)
 class Familiarity:
-    """How familiar images are to one network: the clouds of its features and of its inputs' looks, the distances to
-    either that one held-out image in a hundred exceeds, and the sorted scores of held-out images of the same kind."""
+    """How familiar images are to one network: where those like its training images lie, and the sorted scores of
+    held-out images of the same kind."""
 
     trained: TrainedNetwork
-    clouds: tuple[Cloud, Cloud]
-    far: np.ndarray
+    distribution: Distribution
     held_out: np.ndarray
 
     @classmethod
@@ -105,23 +61,13 @@ class Familiarity:
         for name, part in (("known", known), ("held-out", held_out)):
             if len(part) < 20:
                 raise DataError(f"{len(part)} {name} images are too few for a p-value; use 20 or more")
-        seen, looks = features(trained, known.images)
-        raw = cls(
-            trained, (Cloud.fit(seen, known.labels), Cloud.fit(looks, np.zeros(len(looks)))), np.ones(2), np.ones(0)
-        )
-        distances = raw.distances(held_out.images)
-        far = np.quantile(distances, 0.99, axis=0)
-        return replace(raw, far=far, held_out=np.sort((distances / far).max(axis=1)))
-
-    def distances(self, images: np.ndarray) -> np.ndarray:
-        """Distances `(N, 2)` of each image to the clouds of features and of looks; about 1 for a known one."""
-        given = features(self.trained, images)
-        return np.stack([cloud.distance(one) for cloud, one in zip(self.clouds, given, strict=True)], axis=1)
+        others = features(trained, held_out.images)
+        distribution = Distribution.fit(*features(trained, known.images), known.labels).settled(*others)
+        return cls(trained, distribution, np.sort(distribution.strangeness(*others)))
 
     def score(self, images: np.ndarray) -> np.ndarray:
-        """The larger `(N,)` of the two distances, each in units of what one held-out image in a hundred exceeds: a
-        network whose features are wild by themselves must not shout down what its input looks like."""
-        return (self.distances(images) / self.far).max(axis=1)
+        """Strangeness `(N,)` of each image: above 1 is what one held-out image in a hundred exceeds."""
+        return self.distribution.strangeness(*features(self.trained, images))
 
     def p_value(self, images: np.ndarray) -> np.ndarray:
         """Share `(N,)` of held-out images at least as far away; never below one in their number plus one."""

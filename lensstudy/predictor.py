@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from lensstudy.card import Card
 from lensstudy.containers import Listing, list_path
 from lensstudy.dataset import DataError, LensDataset, Scaling
-from lensstudy.formats import FITS, decode, stacked
+from lensstudy.formats import FITS, decode, read_npy, stacked
 from lensstudy.plain import PlainNetwork, load_plain
 from lensstudy.strangeness import Distribution, looks
 from lensstudy.turning import centre_crop, rotate
@@ -34,6 +34,7 @@ __all__ = ["OnnxNetwork", "Predictor", "find"]
 SCALE_TOLERANCE = 0.02  # pixel scales that agree to 2 % are the same: half a pixel over a cutout of 50
 LABELS = ("labels", "label", "classes", "class", "y")  # arrays beside the images of an HDF5 file
 AT_ONCE = 16  # images in one part of a batch
+BOUND = 1e30  # pixels beyond it overflow in float32
 PIECE = 256  # images taken from a stack at a time
 
 
@@ -124,12 +125,13 @@ class Predictor:
         return self.scaling.apply(batch)
 
     @torch.no_grad()
-    def noticed(self, images: np.ndarray) -> np.ndarray:
-        """What strangeness is judged by, `(N, F)` in float64, of images `(N, C, H, W)`: the features before the last
-        layer and the looks of the input."""
+    def noticed(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What strangeness is judged by, in float64, of images `(N, C, H, W)`: the features before the last layer
+        `(N, F)` and the looks of the input `(N, L)`."""
         parts = range(0, len(images), self.batch_size)
         seen = (self.seen(images[i : i + self.batch_size]) for i in parts)
-        return np.concatenate([_noticed(one, self.network.features(one)[1]) for one in seen])
+        features, looks = zip(*(_noticed(one, self.network.features(one)[1]) for one in seen), strict=True)
+        return np.concatenate(features), np.concatenate(looks)
 
     @torch.no_grad()
     def probabilities(self, images: np.ndarray, degrees: float = 0.0) -> np.ndarray:
@@ -144,7 +146,7 @@ class Predictor:
         logits, features = self.network.features(seen)
         strangeness = np.full(len(images), np.nan)
         if self.distribution is not None:
-            strangeness = self.distribution.strangeness(_noticed(seen, features))
+            strangeness = self.distribution.strangeness(*_noticed(seen, features))
         others = [self.probabilities(images, 360 * turn / self.turns) for turn in range(1, self.turns)]
         return np.mean([self._tempered(logits), *others], axis=0), strangeness
 
@@ -156,7 +158,9 @@ class Predictor:
         about = self.card.images
         scale = pixel_scale or self.pixel_scale
         channels, height, width = image.shape
-        if channels != about.channels and channels > 1 and (image == image[:1]).all():
+        if image.dtype.kind not in "biuf":
+            raise ValueError(f"dtype {image.dtype} is no pixel")
+        if channels != about.channels and channels > 1 and np.array_equal(image, image[:1].repeat(channels, 0), True):
             image, channels = image[:1], 1  # a grey picture stored in colour
         if channels != about.channels:
             raise ValueError(
@@ -184,7 +188,10 @@ class Predictor:
             raise ValueError(f"{bad} pixels of what the network sees are NaN or infinite; fill them, or cut them off")
         if looked_at.min() == looked_at.max():
             raise ValueError("every pixel has the same value")
-        return np.nan_to_num(image.astype(np.float32))
+        if np.abs(looked_at).max() > BOUND:
+            raise ValueError(f"a pixel of {np.abs(looked_at).max():.3g}, too large for a network; use other units")
+        kept = np.nan_to_num(image.astype(np.float64), posinf=0, neginf=0)
+        return kept.clip(-BOUND, BOUND).astype(np.float32)
 
     def predict(self, images: np.ndarray | Sequence[np.ndarray]) -> pd.DataFrame:
         """One row an image of an array `(N, C, H, W)`, `(N, H, W)` or a list of images: `prediction` (empty for an
@@ -252,6 +259,8 @@ class Predictor:
             yield row if pixels is None else row | self._answer(*next(answers))
 
     def _answer(self, probabilities: np.ndarray, strangeness: float) -> dict:
+        if not np.isfinite(probabilities).all():
+            return {"reason": "the network finds no number for it: pixels beyond all bounds, or in other units"}
         row = dict(zip(self.classes, probabilities.tolist(), strict=True))
         prediction = self.classes[int(probabilities.argmax())]
         if np.isnan(strangeness):
@@ -263,8 +272,8 @@ class Predictor:
         return row | {"prediction": prediction}
 
 
-def _noticed(seen: torch.Tensor, features: torch.Tensor) -> np.ndarray:
-    return np.concatenate([features.numpy().astype(np.float64), looks(seen.numpy())], axis=1)
+def _noticed(seen: torch.Tensor, features: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    return features.numpy().astype(np.float64), looks(seen.numpy())
 
 
 def find(paths: Iterable[str | Path], extension: str | int | None = None, progress: bool = False) -> Iterator[_Image]:
@@ -274,7 +283,7 @@ def find(paths: Iterable[str | Path], extension: str | int | None = None, progre
     with tqdm(total=total, desc="images", unit="file", disable=not progress, delay=1) as bar:
         for place, listing in places:
             if isinstance(listing, str):
-                yield _Image(str(place), 0, None, listing)
+                yield _Image(_printable(place), 0, None, listing)
                 bar.update()
             elif isinstance(listing, LensDataset):
                 scale = listing.description.get("pixel_scale")
@@ -308,6 +317,11 @@ def _listed(place: Path) -> Listing | LensDataset | str:
     return listing if listing.names else f"no images in it ({len(listing.ignored)} other files)"
 
 
+def _printable(place: Path) -> str:
+    """A path as a table can hold it: what is no UTF-8 in it is written out."""
+    return str(place).encode("utf-8", "backslashreplace").decode()
+
+
 def _shown(place: Path, listing: Listing, name: str) -> str:
     if listing.kind == "file":
         return str(place)
@@ -316,11 +330,11 @@ def _shown(place: Path, listing: Listing, name: str) -> str:
 
 def _decoded(file: str, name: str, content, extension: str | int | None) -> Iterator[_Image]:
     """The images of one file, of a stack a piece at a time."""
-    if PurePosixPath(name).stem.lower() in LABELS and getattr(content, "ndim", 1) < 2:
-        return
     try:
         if isinstance(content, Exception):
             raise content
+        if PurePosixPath(name).stem.lower() in LABELS and _is_list(name, content):
+            return
         if not isinstance(content, bytes | Path):  # an HDF5 dataset
             if content.ndim < 4:
                 yield from (_Image(file, i, image) for i, image in enumerate(stacked(content[...])))
@@ -336,6 +350,13 @@ def _decoded(file: str, name: str, content, extension: str | int | None) -> Iter
         return
     for i, image in enumerate(images):
         yield _Image(file, i, np.asarray(image), "", scale)
+
+
+def _is_list(name: str, content) -> bool:
+    """Whether there are labels in it rather than an image: a Y band is called y too."""
+    if isinstance(content, bytes | Path):
+        return name.lower().endswith(".npy") and read_npy(content, name)[0].ndim < 2
+    return content.ndim < 2
 
 
 def _pixel_scale(content: bytes | Path, extension: str | int | None) -> float | None:
@@ -356,4 +377,5 @@ def _pixel_scale(content: bytes | Path, extension: str | int | None) -> float | 
             wcs = WCS(header)
         if wcs.has_celestial:
             return float(np.mean(proj_plane_pixel_scales(wcs.celestial))) * 3600
-        return next((float(header[key]) for key in ("PIXSCALE", "PIXELSCL") if key in header), None)
+        headers = (header, hdus[0].header)  # what holds for the whole file stands in the first
+        return next((float(h[key]) for h in headers for key in ("PIXSCALE", "PIXELSCL") if key in h), None)

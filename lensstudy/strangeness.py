@@ -1,31 +1,32 @@
 """How unlike the training images an image is, judged by what the network sees in it and by how it looks.
 
-The features before the last layer, together with the looks of the input (brightness, noise, size of the ring, to which
-a network can be blind), form one cloud a class, all of one shape. An image is as strange as it is far from the nearest
-cloud in units of that shape: the Mahalanobis distance of Lee et al. (2018, arXiv:1807.03888). The limit is the distance
-that all but one in a hundred validation images stay below.
+The features before the last layer are what the answer hangs on; the looks of the input (brightness, noise, size of the
+ring) are there because a network can be blind to what is odd. Either is compared with training-like images by a
+Mahalanobis distance to the nearest class (Lee et al. 2018, arXiv:1807.03888) with a shrunk covariance (Ledoit and Wolf
+2004), in units of what one held-out image in a hundred exceeds, and the larger of the two counts: features that are
+wild by themselves must not shout down what an image looks like.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-__all__ = ["Distribution", "looks"]
+__all__ = ["Cloud", "Distribution", "looks"]
 
 QUANTILE = 0.99
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99, 1.0)
 RINGS = 6
-METHOD = "Mahalanobis distance of features and looks of the input to the nearest class (Lee et al. 2018)"
+METHOD = "larger Mahalanobis distance, of features to the nearest class or of looks of the input (Lee et al. 2018)"
 
 
 def looks(images: np.ndarray) -> np.ndarray:
     """How inputs of a network `(N, C, S, S)` look, `(N, looks)`: quantiles of the pixels, mean brightness in rings
-    about the middle, the logarithm of the difference between neighbours. They stay as they are when an image is turned
-    by 90 degrees or reflected."""
+    about the middle, the logarithm of the difference between neighbours; channels averaged. They stay as they are when
+    an image is turned by 90 degrees or reflected."""
     images = images.mean(axis=1, dtype=np.float64)
     size = images.shape[-1]
     y, x = np.indices((size, size)) - (size - 1) / 2
@@ -36,55 +37,79 @@ def looks(images: np.ndarray) -> np.ndarray:
     return np.stack([*np.quantile(images, QUANTILES, axis=(1, 2)), *rings, np.log(rough + 1e-6)], axis=1)
 
 
-@dataclass
-class Distribution:
-    """Class means `(classes, F)`, a matrix `(F, F)` that makes the spread around them round, and the `limit` that
-    tells strange images: `strangeness` is the distance divided by it, so above 1 is strange."""
+@dataclass(frozen=True)
+class Cloud:
+    """Where the features of known images lie: class means `(classes, F)`, their spread within classes `(F,)` and the
+    inverse covariance `(F, F)` in units of it."""
 
     means: np.ndarray
-    whitening: np.ndarray
-    limit: float = 1.0
+    spread: np.ndarray
+    precision: np.ndarray
 
     @classmethod
-    def fit(cls, features: np.ndarray, labels: np.ndarray) -> Distribution:
-        """From features and looks `(N, F)` of training images. The covariance is shrunk (Ledoit and Wolf 2004), so
-        that it can be inverted where images are few or features idle."""
-        from sklearn.covariance import ledoit_wolf
+    def fit(cls, seen: np.ndarray, labels: np.ndarray) -> Cloud:
+        """From features `(N, F)` and their classes `(N,)`."""
+        from sklearn.covariance import LedoitWolf
 
         present, index = np.unique(labels, return_inverse=True)
-        means = np.stack([features[index == i].mean(0) for i in range(len(present))])
-        centred = features - means[index]
-        spread = np.maximum(centred.std(0), 1e-6 * np.abs(features).max())  # an idle feature says nothing
-        covariance, _ = ledoit_wolf(centred / spread, assume_centered=True)
-        values, vectors = np.linalg.eigh(covariance)
-        return cls(means, vectors / np.sqrt(values) / spread[:, None])
+        means = np.stack([seen[index == i].mean(axis=0) for i in range(len(present))])
+        within = seen - means[index]
+        spread = within.std(axis=0)
+        spread = np.maximum(spread, 0.01 * np.quantile(spread, 0.9) + 1e-12)  # a feature that hardly lives says little
+        return cls(means, spread, LedoitWolf(assume_centered=True).fit(within / spread).precision_)
 
-    def settle(self, features: np.ndarray) -> dict:
-        """Set the limit from features of validation images; returns what the card says of it."""
-        self.limit = 1.0
-        self.limit = float(np.quantile(self.strangeness(features), QUANTILE))
-        return {
-            "method": METHOD,
-            "threshold": self.limit,
-            "quantile": QUANTILE,
-            "validation_images": len(features),
-        }
+    def distance(self, seen: np.ndarray) -> np.ndarray:
+        """Squared Mahalanobis distance `(N,)` to the nearest class, a feature."""
+        apart = (seen[:, None] - self.means) / self.spread
+        return np.einsum("nci,nci->nc", apart @ self.precision, apart).min(axis=1) / seen.shape[1]
 
-    def strangeness(self, features: np.ndarray) -> np.ndarray:
-        """`(N,)`: the distance to the nearest class, 1 at the limit."""
-        distances = [np.linalg.norm((features - mean) @ self.whitening, axis=1) for mean in self.means]
-        return np.min(distances, axis=0) / self.limit
+
+@dataclass(frozen=True)
+class Distribution:
+    """The clouds of features and of looks, and the squared distances `far` `(2,)` to either at which an image begins to
+    be strange."""
+
+    features: Cloud
+    looks: Cloud
+    far: np.ndarray
+
+    @classmethod
+    def fit(cls, features: np.ndarray, looks: np.ndarray, labels: np.ndarray) -> Distribution:
+        """From features `(N, F)`, looks `(N, L)` and classes `(N,)` of images like those of the training; `settled`
+        sets the limits."""
+        return cls(Cloud.fit(features, labels), Cloud.fit(looks, np.zeros(len(looks))), np.ones(2))
+
+    def settled(self, features: np.ndarray, looks: np.ndarray) -> Distribution:
+        """With limits such that one in a hundred of these held-out images is beyond one or the other."""
+        distances = self._distances(features, looks)
+        far = np.quantile(distances, QUANTILE, axis=0)
+        return replace(self, far=far * np.quantile((distances / far).max(axis=1), QUANTILE))
+
+    def strangeness(self, features: np.ndarray, looks: np.ndarray) -> np.ndarray:
+        """`(N,)`: the larger of the two distances, 1 at the limit; infinite for what is no number."""
+        distances = self._distances(features, looks)
+        return np.sqrt(np.where(np.isfinite(distances), distances / self.far, np.inf).max(axis=1))
+
+    def _distances(self, features: np.ndarray, looks: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):  # pixels beyond all bounds
+            return np.stack([self.features.distance(features), self.looks.distance(looks)], axis=1)
 
     def save(self, file: Path) -> Path:
         arrays = {
-            "means": self.means,
-            "whitening": np.ascontiguousarray(self.whitening),
-            "limit": np.array([self.limit]),
+            f"{name}.{part}": np.ascontiguousarray(array)
+            for name, cloud in (("features", self.features), ("looks", self.looks))
+            for part, array in vars(cloud).items()
         }
-        save_file(arrays, file)
+        save_file(arrays | {"far": self.far}, file)
         return file
 
     @classmethod
     def load(cls, file: Path) -> Distribution:
+        """What `save` wrote. Raises `ValueError` for a file that holds something else."""
         arrays = load_file(file)
-        return cls(arrays["means"], arrays["whitening"], float(arrays["limit"][0]))
+        parts = ("means", "spread", "precision")
+        try:
+            features, looks = (Cloud(*(arrays[f"{name}.{part}"] for part in parts)) for name in ("features", "looks"))
+            return cls(features, looks, arrays["far"])
+        except KeyError as error:
+            raise ValueError(f"{file}: has no {error}; export the network again") from error

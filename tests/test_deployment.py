@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -122,11 +123,33 @@ def test_other_images_than_those_of_the_training(run_folder, blobs, tmp_path):
 
 def test_export_keeps_what_is_not_its_own(run_folder, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(CardError, match="holds something that is no exported network"):
+    with pytest.raises(CardError, match="holds 'thesis.tex', which is of no exported network"):
         deployment.export(run_folder, tmp_path)
     assert (tmp_path / "thesis.tex").exists()
+    with pytest.raises(CardError, match="holds .* which is of no exported network"):
+        deployment.export(run_folder, run_folder)
+    assert (run_folder / "weights.safetensors").exists(), "a training has a card too, and must not be replaced"
+    folder = deployment.export(run_folder, tmp_path / "network", "pytorch")
+    (folder / "predictions.csv").write_text("file,prediction")
+    with pytest.raises(CardError, match="holds 'predictions.csv'"):
+        deployment.export(run_folder, folder, "pytorch")
+    (folder / "predictions.csv").unlink()
+    assert deployment.export(run_folder, folder, "pytorch") == folder, "an earlier export is replaced"
     with pytest.raises(ValueError, match="format 'pickle' is unknown; there are pytorch and onnx"):
         deployment.export(run_folder, tmp_path / "out", "pickle")
+
+
+def test_a_training_on_a_share_of_the_images_does_not_boast_of_the_whole(run_folder, tmp_path):
+    name = load_trained(run_folder).card["network"]
+    scores = {key: 0.9 for value in ("auc", "accuracy") for key in (value, f"{value}_low", f"{value}_high")}
+    (tmp_path / "analysis").mkdir()
+    (tmp_path / "analysis" / "table.json").write_text(json.dumps([{"network": name, "view": "upright"} | scores]))
+    for share in (100, 25):
+        run = shutil.copytree(run_folder, tmp_path / "training" / f"{share}")
+        card = json.loads((run / "card.json").read_text()) | {"share": share}
+        (run / "card.json").write_text(json.dumps(card))
+        metrics = Card.read(deployment.export(run, format="pytorch")).metrics
+        assert ("test" in metrics) == (share == 100)
 
 
 def remove_weights(folder):
@@ -155,6 +178,9 @@ DAMAGES = {
     "a file is missing": (remove_weights, "'weights.safetensors' is missing"),
     "one bit is altered": (alter_weights, "network.onnx: has been altered"),
     "the card is newer": (edit_card(format_version=CARD_VERSION + 1), f"version {CARD_VERSION + 1}.*update lensstudy"),
+    "the classes are exchanged": (edit_card(classes=["sub", "no_sub"]), "card.json: has been altered"),
+    "the temperature is altered": (edit_card(calibration={"temperature": 0.01}), "its seal is broken"),
+    "the card lists no files": (edit_card(files={}), "its seal is broken"),
     "the card is cut off": (cut_card, "is damaged"),
     "the card lacks its classes": (edit_card(classes=None), "classes"),
     "the card is another's": (edit_card(format="zoo"), "not that of an exported network"),
@@ -196,6 +222,9 @@ def test_commands(exported, run_folder, blobs, tmp_path, monkeypatch):
     assert table["reason"]["colour.npy"].startswith("3 bands")
     assert table["prediction"]["good.npy"] in blobs.classes
     assert lensstudy("predict", "network", "colour.npy", "--out", "none.csv").exit_code == 2
+    with h5py.File("labels.h5", "w") as file:
+        file["labels"] = np.arange(3)
+    assert lensstudy("predict", "network", "labels.h5", "--out", "nothing.csv").exit_code == 2, "no image, no success"
     wrong = lensstudy("predict", run_folder, "good.npy")
     assert wrong.exit_code == 2 and "lensstudy export" in wrong.output
     assert lensstudy("export", tmp_path / "nowhere").exit_code == 2

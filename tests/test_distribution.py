@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from lensstudy.dataset import DataError, Scaling
-from lensstudy.distribution import Cloud, Familiarity, Judge, features, simulations_like
+from lensstudy.distribution import Familiarity, Judge, features, simulations_like
 from lensstudy.networks import build_network, settle_batch_norm
 from lensstudy.observations import read_all, write_simulated
 from lensstudy.simulate import simulate
+from lensstudy.strangeness import Cloud, Distribution
 from lensstudy.symmetry import rotate
 from lensstudy.trained import TrainedNetwork
 
@@ -72,6 +73,16 @@ def test_a_distance_is_about_one_for_what_is_known():
     cloud = Cloud.fit(seen, np.zeros(500))
     assert cloud.distance(seen).mean() == pytest.approx(1, rel=0.05)
     assert cloud.distance(np.array([[10.0, 0, 0]]))[0] > 20
+
+
+def test_wild_features_do_not_shout_down_the_looks():
+    """Features with heavy tails: a held-out image in a hundred is far by itself, and an odd look must still count."""
+    generator = np.random.default_rng(0)
+    wild, plain = generator.standard_t(1.5, (600, 40)), generator.normal(size=(600, 16))
+    distribution = Distribution.fit(wild[:300], plain[:300], np.arange(300) % 3).settled(wild[300:], plain[300:])
+    assert (distribution.strangeness(wild[300:], plain[300:]) > 1).mean() == pytest.approx(0.01, abs=0.005)
+    assert (distribution.strangeness(wild[300:], plain[300:] + 8) > 1).all()
+    assert distribution.strangeness(np.full((1, 40), np.inf), plain[:1])[0] == np.inf
 
 
 def test_the_answer_is_any_substructure_and_its_attribution_adds_up(judge):

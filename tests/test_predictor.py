@@ -1,5 +1,6 @@
 """An exported network among files: every layout, bad ones among them, and nothing answered that cannot be."""
 
+import os
 import tarfile
 
 import h5py
@@ -163,6 +164,43 @@ def test_a_bad_file_is_a_row_and_the_others_go_on(predictor, image, tmp_path):
         assert by_name[name]["prediction"] == ""
     assert [by_name[f"{i}.npy"]["prediction"] for i in (0, 3, 4)] == [by_name["0.npy"]["prediction"]] * 3
     assert len(rows) == 9
+
+
+def test_an_image_called_like_labels_is_an_image(predictor, image, tmp_path):
+    """The Y band of a survey lies in files called y."""
+    with_scale(image, 0.1).writeto(tmp_path / "Y.fits")
+    np.save(tmp_path / "y.npy", image)
+    np.save(tmp_path / "labels.npy", np.arange(3))
+    assert len(list(predictor.predict_files([tmp_path]))) == 2
+
+
+def test_a_name_that_no_table_can_hold_is_written_out(predictor, image, tmp_path):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/lens-\xff.npy")
+    try:
+        np.save(name, image)
+    except OSError:
+        pytest.skip("this file system knows no such names")
+    (row,) = predictor.predict_files([name])
+    assert "not UTF-8" in row["reason"] and row["file"].encode("utf-8").endswith(b"lens-\\udcff.npy")
+
+
+def test_pixels_that_no_network_can_take_get_no_class(predictor, image):
+    hot, outside = image.astype(float), np.pad(image.astype(float), 7, constant_values=1e300)
+    hot[3, 3] = 1e38
+    table = predictor.predict([hot, image.astype(float) * 1e300, image + 1j, image.astype(str), image * 1e25])
+    assert (table["prediction"] == "").all() and table["reason"].str.len().all()
+    (reason,) = reasons(predictor.of(predictor.card, predictor.network), hot)
+    assert "too large" in reason, "whatever is known of the training images"
+    (reason,) = reasons(predictor, outside)
+    assert "at 0.1 arcsec" in reason
+
+
+def test_a_pixel_scale_in_the_first_header_counts_for_the_file(predictor, image, tmp_path):
+    first = fits.PrimaryHDU()
+    first.header["PIXSCALE"] = 0.05
+    fits.HDUList([first, fits.ImageHDU(image, name="SCI")]).writeto(tmp_path / "lens.fits")
+    (row,) = predictor.predict_files([tmp_path / "lens.fits"])
+    assert row["reason"].startswith("pixels of 0.05 arcsec")
 
 
 def test_a_folder_without_images_says_so(predictor, tmp_path):

@@ -40,7 +40,7 @@ def predictor(size: int, folder: Path) -> Predictor:
     session = OnnxNetwork(write_onnx(network, folder / "network.onnx"), PROCESSORS)
     made = Predictor.of(card, session)
     noticed = made.noticed(np.random.default_rng(0).normal(size=(200, 1, size, size)))
-    made.distribution = Distribution.fit(noticed, np.arange(200) % len(CLASSES))
+    made.distribution = Distribution.fit(*noticed, np.arange(200) % len(CLASSES))
     return made
 
 
