@@ -52,11 +52,12 @@ def predict(
 
     try:
         predictor = Predictor(model, turns, pixel_scale, batch_size)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text("")  # before an hour of answers that have no place to go
     except (ValueError, OSError, ImportError) as error:
         _refuse(str(error))
     progress = not os.environ.get("LENSSTUDY_BATCH")
     counts = {"answered": 0, "strange": 0, "refused": 0}
-    out.parent.mkdir(parents=True, exist_ok=True)
     with open(out, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, predictor.columns)
         table.writeheader()

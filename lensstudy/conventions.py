@@ -93,7 +93,7 @@ def named_as(names: Sequence[str]) -> dict[str, str]:
     found = {}
     for name in names:
         plain = name
-        while plain.split(".")[0] in ("module", "model", "net", "resnet", "backbone"):
+        while plain.split(".")[0] in ("module", "model", "net", "resnet", "backbone") and "." in plain:
             plain = plain.split(".", 1)[1]
         stem, _, weight = plain.rpartition(".")
         if stem in _STEM:
@@ -118,6 +118,8 @@ def load_resnet(file: str | Path, image_size: int, order: str | Sequence[str] = 
 
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise DataError(f"{file}: nothing exists at this path") from None
     except Exception as error:  # torch raises whatever a damaged or hostile pickle makes it raise
         raise DataError(
             f"{file}: holds something else than weights, so it was not opened. Ask its author for the state_dict "
@@ -125,6 +127,8 @@ def load_resnet(file: str | Path, image_size: int, order: str | Sequence[str] = 
         ) from error
     for key in ("state_dict", "model_state_dict", "model"):
         content = content[key] if isinstance(content, dict) and isinstance(content.get(key), dict) else content
+    if not (isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())):
+        raise DataError(f"{file}: holds no state_dict, which gives each weight a name; ask its author for that")
     names = named_as(list(content))
     weights = {names[name]: value.float() for name, value in content.items() if names[name].count("num_batches") == 0}
     classes = tuple(canonical_class(name) for name in (ORDERS[order] if isinstance(order, str) else order))

@@ -26,6 +26,8 @@ from lensstudy.training import fit, load_trained, working_size
 
 __all__ = ["LensClassifier", "MassRegressor", "as_images"]
 
+LOG_SPREADS = (-5.0, 5.0)  # of one image, in units of the spread of all: beyond them the likelihood teaches nothing
+
 
 def as_images(X) -> np.ndarray:
     """`X` as finite images `(N, C, H, W)` in float32. Raises `ValueError` for an array that holds no square images."""
@@ -204,7 +206,8 @@ class MassRegressor(RegressorMixin, _LensEstimator):
     def _outputs(self, images: torch.Tensor) -> torch.Tensor:
         self.network_.eval()
         parts = (self._binned(symmetry.centre_crop(part, self.crop_)) for part in images.split(128))
-        return torch.cat([self.network_(self.scaling_.apply(part)) for part in parts])
+        mean, log_spread = torch.cat([self.network_(self.scaling_.apply(part)) for part in parts]).unbind(1)
+        return torch.stack([mean, log_spread.clamp(*LOG_SPREADS)], 1)
 
     def predict(self, X, return_std: bool = False):
         """The expected `y` of each image `(N,)`; with `return_std` also its standard deviation."""
@@ -215,5 +218,5 @@ class MassRegressor(RegressorMixin, _LensEstimator):
 
 def _surprise(outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean negative log likelihood of a normal distribution, up to a constant: `s + ((y - m) / e^s)^2 / 2`."""
-    mean, log_spread = outputs[:, 0], outputs[:, 1].clamp(-5, 5)
+    mean, log_spread = outputs[:, 0], outputs[:, 1].clamp(*LOG_SPREADS)
     return (log_spread + 0.5 * ((target - mean) * torch.exp(-log_spread)).square()).mean()

@@ -52,6 +52,7 @@ BAND = r"f\d{3}[a-z]+|vis|(nir|des)[ _-][a-z]|[ugrizyjhk]"
 FLAGGED = 1e3  # times the median noise: pixels that a noise map marks as useless (Euclid writes 1e16)
 SCALES = (0.005, 2.0)  # arcsec a pixel: what optical and near-infrared cutouts of lenses have
 LEAST = 16  # pixels a side
+NUMBERS = ("pixel_scale", "redshift_lens", "redshift_source", "position_angle")  # of `info.json`
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,12 @@ def read(path: str | Path, band: str = "", pixel_scale: float | None = None) -> 
     `band` chooses where there are several, `pixel_scale` (arcsec) is for files that do not say it. Raises `DataError`
     where an image cannot be used or its pixel scale is unknown; a missing noise map is estimated, and noted.
     """
-    found = {observation.band: observation for observation in _observations(_place(path), pixel_scale)}
+    found: dict[str, Observation] = {}
+    for one in _observations(_place(path), pixel_scale):
+        if found.setdefault(one.band, one) is not one:
+            raise DataError(
+                f"{path}: several lenses, {found[one.band]} and {one}; give the path of one, or use read_all"
+            )
     if band and band not in found:
         raise DataError(f"{path}: band '{band}' is not there; there are {', '.join(map(repr, found))}")
     if len(found) > 1 and not band:
@@ -157,7 +163,12 @@ def _read_file(file: Path, pixel_scale: float | None) -> Iterator[Observation]:
 def _information(file: Path) -> dict:
     """`info.json` beside the image, as PyAutoLens keeps it: pixel scale, redshifts, published parameters."""
     beside = file.with_name("info.json")
-    return json.loads(beside.read_text()) if beside.exists() else {}
+    try:
+        about = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
+        numbers = {key: float(about[key]) for key in NUMBERS if about.get(key) is not None}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"{beside}: {error}; expected JSON such as {{'pixel_scale': 0.05}}") from None
+    return about | numbers
 
 
 def _name_and_band(file: Path) -> tuple[str, str]:
@@ -238,17 +249,25 @@ def _companions(file: Path) -> dict[str, np.ndarray]:
         role, other_key = _role_and_key(_stem(other))
         if role == "image" or role in parts or other_key not in (key, ()):
             continue
-        if other.name.lower().endswith(HDF5):
+        if other.name.lower().endswith((*HDF5, *FITS)):
+            parts[role] = _companion(other)
+    return parts
+
+
+def _companion(file: Path) -> np.ndarray:
+    """The first array of a FITS or HDF5 file, which of lenstronomy's is the PSF of a point source."""
+    try:
+        if file.name.lower().endswith(HDF5):
             import h5py
 
-            with h5py.File(other) as stored:
-                parts[role] = np.asarray(next(stored[name] for name in ("kernel_point_source", *stored)), dtype=float)
-        elif other.name.lower().endswith(FITS):
-            from astropy.io import fits
+            with h5py.File(file) as stored:
+                return np.asarray(next(stored[n] for n in ("kernel_point_source", *stored) if n in stored), dtype=float)
+        from astropy.io import fits
 
-            with fits.open(other, memmap=False) as units:
-                parts[role] = next(np.asarray(unit.data, dtype=float) for unit in units if unit.data is not None)
-    return parts
+        with fits.open(file, memmap=False) as units:
+            return next(np.asarray(unit.data, dtype=float) for unit in units if unit.data is not None)
+    except (OSError, TypeError, ValueError, StopIteration) as error:
+        raise DataError(f"{file}: no array can be read from it ({str(error) or 'it is empty'})") from None
 
 
 def _checked(where: str, name: str, band: str, parts: dict, scale: float | None, about: dict) -> Observation:

@@ -179,7 +179,7 @@ class Predictor:
             asked = f"{about.pixel_scale:.4g} arcsec a pixel" if about.pixel_scale else "an unknown pixel scale"
             raise ValueError(
                 f"{height} x {width} pixels, and the network was trained on {about.image_size} x {about.image_size} at "
-                f"{asked}; say how large the pixels are (--pixel-scale), or cut the images to that size"
+                f"{asked}; say how large the pixels are (--pixel-scale), or cut out that size if they are as large"
             )
         if (height - about.crop) % 2:  # the nearest centre is half a pixel away
             image = image[:, :-1, :-1]

@@ -18,6 +18,9 @@ from lensstudy.training import RELEVANT, fit, in_batch
 
 __all__ = ["train_on"]
 
+# What a training says of its own images and machine: the next one has others.
+NOT_KEPT = ("share", "fresh_images", "curriculum", "precision", "threads", "accelerator", "devices", "nodes")
+
 
 def train_on(data: str | Path, out: str | Path, begin: str | Path | None = None, **settings) -> tuple[Path, dict]:
     """Train on the images at `data` (any layout that `archive` reads) and write the run folder `out`; beside it stands
@@ -30,9 +33,14 @@ def train_on(data: str | Path, out: str | Path, begin: str | Path | None = None,
     Raises `DataError` for images that cannot be used and `ValueError` for a folder that cannot be begun with.
     """
     card = _card(Path(begin)) if begin else {}
-    given = {name: card[name] for name in RELEVANT if name in card and name in Study.model_fields}
+    kept = [name for name in RELEVANT if name in card and name in Study.model_fields and name not in NOT_KEPT]
+    given = {name: card[name] for name in kept}
     given |= {"crop": card["crop"], "scaling": card["scaling"]["kind"]} if card else {}
     study = Study.of(given | settings, "settings")
+    out = Path(out)
+    folder = out / "training" / f"{study.network}-s{study.seed}"
+    if begin and folder.resolve() == Path(begin).resolve():
+        raise ValueError(f"{folder}: is the network to begin with, which would be lost; choose another folder or seed")
     dataset = read(data, progress=not in_batch())
     if card and dataset.images.shape[1] != card["in_channels"]:
         raise DataError(f"{data}: {dataset.images.shape[1]} bands, and the network takes {card['in_channels']}")
@@ -46,9 +54,8 @@ def train_on(data: str | Path, out: str | Path, begin: str | Path | None = None,
         study.test_fraction, study.validation_fraction, study.seed
     )
     dataset.check_leaks()
-    out = Path(out)
     dataset.save(out / "dataset")
-    run = fit(dataset, study, out / "training" / f"{study.network}-s{study.seed}", start_from=begin)
+    run = fit(dataset, study, folder, start_from=begin)
     return run, json.loads((run / "metrics.json").read_text())
 
 

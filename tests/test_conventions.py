@@ -173,3 +173,16 @@ def test_the_domain_adaptation_package_trains_them(rings, run, tmp_path):
     adaptation = adda.Adda(encoder, target, classifier, discriminator.Discriminator(size, 16))
     adaptation.train(loader, loader, loader, 1, settings, tmp_path / "adapted.pth")
     assert len(adaptation.history["loss_encoder"]) == 1 and np.isfinite(adaptation.history["loss_encoder"][0])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [torch.ones(3), [1, 2], {"conv1.weight": 3}, {"model": torch.ones(1)}],
+    ids=["tensor", "list", "number", "key"],
+)
+def test_files_that_hold_no_state_dict(content, tmp_path):
+    torch.save(content, tmp_path / "model.pth")
+    with pytest.raises(DataError, match="no state_dict|no weight of a ResNet"):
+        conventions.load_resnet(tmp_path / "model.pth", 64)
+    with pytest.raises(DataError, match="nothing exists"):
+        conventions.load_resnet(tmp_path / "nowhere.pth", 64)

@@ -225,6 +225,8 @@ def test_commands(exported, run_folder, blobs, tmp_path, monkeypatch):
     with h5py.File("labels.h5", "w") as file:
         file["labels"] = np.arange(3)
     assert lensstudy("predict", "network", "labels.h5", "--out", "nothing.csv").exit_code == 2, "no image, no success"
+    wrong = lensstudy("predict", "network", "good.npy", "--out", "network")
+    assert wrong.exit_code == 2 and "Is a directory" in wrong.output
     wrong = lensstudy("predict", run_folder, "good.npy")
     assert wrong.exit_code == 2 and "lensstudy export" in wrong.output
     assert lensstudy("export", tmp_path / "nowhere").exit_code == 2

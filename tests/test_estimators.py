@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -127,3 +128,12 @@ def test_mass_is_recovered_with_its_spread():
     assert 0.5 < np.sqrt(((residuals / spread) ** 2).mean()) < 2
     with pytest.raises(ValueError, match="as many finite numbers"):
         MassRegressor().fit(spots, np.full(400, np.nan))
+
+
+def test_no_image_is_surer_than_the_likelihood_can_teach(spots):
+    images, _ = spots
+    regressor = MassRegressor(**QUICK | {"epochs": 1}).fit(images, images.std(axis=1))
+    with torch.no_grad():
+        regressor.network_.classifier.bias[1] = -40.0
+    _, spread = regressor.predict(images[:3], return_std=True)
+    np.testing.assert_allclose(spread, regressor.spread_ * regressor.stretch_ * np.exp(-5), rtol=1e-6)

@@ -151,6 +151,45 @@ def test_other_mistakes_are_told(tmp_path):
         read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("psf.fits", b"nothing", "psf.fits: no array can be read"),
+        ("psf.h5", b"nothing", "psf.h5: no array can be read"),
+        ("info.json", b"{", "info.json: .*expected JSON"),
+        ("info.json", b"[1]", "info.json: .*expected JSON"),
+        ("info.json", b'{"pixel_scale": "small"}', "info.json: .*expected JSON"),
+    ],
+)
+def test_what_lies_beside_an_image_is_named_where_it_is_damaged(tmp_path, name, content, message):
+    write_fits(tmp_path / "data.fits", noise_image(), PIXSCALE=0.1)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_all(tmp_path)
+
+
+def test_files_without_arrays_beside_an_image(tmp_path):
+    write_fits(tmp_path / "data.fits", noise_image(), PIXSCALE=0.1)
+    fits.PrimaryHDU().writeto(tmp_path / "psf.fits")
+    with pytest.raises(DataError, match="psf.fits: no array can be read from it .it is empty"):
+        read(tmp_path)
+
+
+def test_numbers_in_quotes_are_numbers(tmp_path):
+    write_fits(tmp_path / "data.fits", noise_image())
+    (tmp_path / "info.json").write_text('{"pixel_scale": "0.05"}')
+    assert read(tmp_path).pixel_scale == 0.05
+
+
+def test_of_several_lenses_none_is_taken_by_chance(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_fits(tmp_path / name / "data.fits", noise_image(), PIXSCALE=0.1)
+    with pytest.raises(DataError, match="several lenses, one and two"):
+        read(tmp_path)
+    assert len(read_all(tmp_path)) == 2
+
+
 def test_a_scale_in_the_information_beside_the_image_counts(tmp_path):
     write_fits(tmp_path / "data.fits", noise_image())
     (tmp_path / "info.json").write_text(json.dumps({"pixel_scale": 0.05, "redshift_lens": 0.2}))

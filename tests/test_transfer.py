@@ -1,6 +1,7 @@
 """Training on one's own folder, and beginning with a network that is trained."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -43,6 +44,27 @@ def test_command(folder, run_folder, exported, tmp_path):
     assert json.loads((run / "exported" / "card.json").read_text())["in_distribution"]
     wrong = lensstudy("train", "--from", exported, "--data", folder, "--out", tmp_path / "other")
     assert wrong.exit_code == 2 and "give the run folder that it was exported from" in wrong.output
+
+
+def test_a_network_that_saw_simulations_by_a_curriculum_learns_from_the_folder(folder, run_folder, tmp_path):
+    """How many images there were, and the machine, belong to the training that is over."""
+    begin = shutil.copytree(run_folder, tmp_path / "begin")
+    before = {"share": 25, "fresh_images": 6000, "curriculum": [[12, 1.0, 1.0]], "devices": 8, "accelerator": "gpu"}
+    card = json.loads((begin / "card.json").read_text())
+    (begin / "card.json").write_text(json.dumps(card | before))
+    run, _ = train_on(folder, tmp_path / "out", begin, epochs=1, batch_size=8, validation_fraction=0.2)
+    card = json.loads((run / "card.json").read_text())
+    assert card["training_images"] == card["share"] / 100 * len(
+        LensDataset.load(tmp_path / "out/dataset").part("train")
+    )
+    assert card["fresh_images"] == 0 and card["devices"] == 1
+
+
+def test_the_network_to_begin_with_is_not_overwritten(folder, run_folder, tmp_path):
+    begin = shutil.copytree(run_folder, tmp_path / "mine" / "training" / "d4-steerable-cnn-s1")
+    with pytest.raises(ValueError, match="is the network to begin with, which would be lost"):
+        train_on(folder, tmp_path / "mine", begin, seed=1)
+    assert (begin / "weights.safetensors").exists() and not (tmp_path / "mine" / "dataset").exists()
 
 
 def test_images_that_do_not_fit(blobs, run_folder, tmp_path):
