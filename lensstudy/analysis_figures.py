@@ -16,7 +16,16 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 
 from lensstudy.figures import WIDTH, colour, draw_image
 
-__all__ = ["along_truth", "attributions", "costs", "learning_curves", "mistakes", "reliability", "robustness"]
+__all__ = [
+    "along_truth",
+    "attributions",
+    "costs",
+    "learning_curves",
+    "mistakes",
+    "reliability",
+    "robustness",
+    "transfer",
+]
 
 MARKERS = "osD^vP*X"
 
@@ -102,6 +111,26 @@ def learning_curves(curves: Mapping[str, pd.DataFrame], level: float = 0.95) -> 
         axes.xaxis.set_minor_locator(NullLocator())
     right.set(yscale="log", ylim=(floor, None))
     left.legend(fontsize=8)
+    return figure
+
+
+def transfer(table: pd.DataFrame) -> Figure:
+    """AUC of networks trained on one recipe (rows) and tested on another (columns), with its interval; from
+    `robustness.transfer_matrix`."""
+    trained, tested = (list(dict.fromkeys(table[name])) for name in ("trained", "tested"))
+    figure, axes = plt.subplots(figsize=(min(1.6 + 1.5 * len(tested), WIDTH), 1 + 0.75 * len(trained)))
+    cells = table.set_index(["trained", "tested"])
+    values = np.array([[cells.loc[(row, column), "auc"] for column in tested] for row in trained])
+    axes.imshow(values, cmap="Blues", vmin=0.5, vmax=1, aspect="auto")
+    for y, row in enumerate(trained):
+        for x, column in enumerate(tested):
+            cell = cells.loc[(row, column)]
+            words = f"{cell['auc']:.3f}\n[{cell['low']:.3f}, {cell['high']:.3f}]"
+            axes.text(x, y, words, ha="center", va="center", fontsize=8, color="w" if cell["auc"] > 0.8 else "k")
+    axes.set_xticks(range(len(tested)), tested)
+    axes.set_yticks(range(len(trained)), trained)
+    axes.set(xlabel="tested on", ylabel="trained on")
+    axes.grid(False)
     return figure
 
 

@@ -15,8 +15,8 @@ import pandas as pd
 import torch
 from scipy.stats import norm
 
-from lensstudy.dataset import LensDataset, ellipticity, sky_and_noise
-from lensstudy.evaluation import resampled, wilson
+from lensstudy.dataset import DataError, LensDataset, ellipticity, sky_and_noise
+from lensstudy.evaluation import auc, interval, resampled, wilson
 from lensstudy.instrument import SIGMA_PER_FWHM, blur, gaussian_kernel
 from lensstudy.symmetry import rotate
 
@@ -31,6 +31,7 @@ __all__ = [
     "physical_parameters",
     "recovery",
     "shifted",
+    "transfer_matrix",
     "turned",
     "views",
     "zoomed",
@@ -180,8 +181,9 @@ def recovery(
 
     `evidence` is one array a seed, larger where a network believes in substructure; its threshold leaves
     `false_alarms` of the `smooth` lenses above it. `bound` is what an observer reaches who knows the signal exactly and
-    faces Gaussian noise alone: `Phi(sigma - z)` with `Phi(z) = 1 - false_alarms` (Kay 1998, Detection Theory, 4.3). One
-    row a bin of equally many images: `sigma` (median), `share` with its interval, `bound`, `images`.
+    faces Gaussian noise alone: `Phi(sigma - z)` with `Phi(z) = 1 - false_alarms` (Kay 1998, Detection Theory, 4.3).
+    With `sigma` after a refit it holds for who knows nothing of the smooth lens: where lenses are alike, more is known.
+    One row a bin of equally many images: `sigma` (median), `share` with its interval, `bound`, `images`.
     """
     found = np.mean([one > np.quantile(one[smooth], 1 - false_alarms, method="higher") for one in evidence], axis=0)
     bound = norm.cdf(sigma - norm.isf(false_alarms))
@@ -204,6 +206,41 @@ def _in_bins(table: pd.DataFrame, along: str, bins: int) -> pd.DataFrame:
     result = groups.mean().assign(**{along: groups[along].median(), "images": groups.size()}).reset_index(drop=True)
     limits = [wilson(row.share, int(row.images)) for row in result.itertuples()]
     return result.assign(low=[low for low, _ in limits], high=[high for _, high in limits])
+
+
+# On images of another recipe ------------------------------------------------------------------------------------------
+
+
+def transfer_matrix(trained_by_recipe: dict[str, list], sets_by_recipe: dict[str, LensDataset]) -> pd.DataFrame:
+    """AUC of networks trained on one recipe and tested on another: one row a pair (`trained`, `tested`), with `auc`
+    (mean over the networks of a recipe, one a seed), `low` and `high` over test images, `seeds` and `images`.
+
+    A recipe has its `trained.TrainedNetwork`s, and the images it is tested on: give the test part alone. Classes are
+    matched by name. What either side does not know is left out: images of a class that the network was never shown, and
+    probabilities of classes that the set has not, the rest in proportion. Raises `DataError` where fewer than two
+    classes are common.
+    """
+    rows = []
+    for trained, runs in trained_by_recipe.items():
+        for tested, images in sets_by_recipe.items():
+            common = [name for name in images.classes if all(name in run.classes for run in runs)]
+            common = [name for name in common if (images.catalogue["class"] == name).any()]
+            if len(common) < 2:
+                raise DataError(
+                    f"trained on {trained} ({', '.join(runs[0].classes)}), tested on {tested} "
+                    f"({', '.join(images.classes)}): fewer than two classes are common"
+                )
+            judged = images.subset(images.catalogue["class"].isin(common).to_numpy())
+            labels = judged.catalogue["class"].map(common.index).to_numpy(int)
+            said = []
+            for run in runs:
+                shown = [run.predict(judged.images[i : i + PIECE]) for i in range(0, len(judged), PIECE)]
+                chosen = np.concatenate(shown)[:, [run.classes.index(name) for name in common]]
+                said.append(chosen / np.maximum(chosen.sum(1, keepdims=True), 1e-300))
+            low, high = interval(labels, said)
+            row = {"trained": trained, "tested": tested, "auc": float(np.mean([auc(labels, one) for one in said]))}
+            rows.append(row | {"low": low, "high": high, "seeds": len(runs), "images": len(judged)})
+    return pd.DataFrame(rows)
 
 
 # From fewer images ----------------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from lensstudy import evaluation, robustness
+from lensstudy import analysis_figures, evaluation, robustness
+from lensstudy.dataset import DataError, LensDataset
 from lensstudy.instrument import SIGMA_PER_FWHM
 
 
@@ -139,3 +140,42 @@ def test_the_interval_of_a_ratio_of_images_covers_the_truth():
         table = robustness.images_to_match(curves["good"], curves["poor"])
         covered += table.low[1] <= 900 <= table.high[1]
     assert 85 <= covered <= 99
+
+
+class Brightness:
+    """In the place of a trained network: probabilities from the brightness of an image, its classes in any order."""
+
+    def __init__(self, classes, dimmer=False):
+        self.classes, self.sign = classes, -1.0 if dimmer else 1.0
+
+    def predict(self, images):
+        logits = self.sign * np.asarray(images).mean((1, 2, 3))[:, None] * [CALLED.index(name) for name in self.classes]
+        return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+
+
+CALLED = ("no_sub", "cdm", "axion")
+
+
+def bright(classes):
+    """Sixty images a class, the brighter the later it stands in `CALLED`."""
+    generator, names = np.random.default_rng(7), np.repeat(classes, 60)
+    level = np.array([2.0 * CALLED.index(name) - 1 for name in names]) + 0.8 * generator.normal(size=len(names))
+    images = np.tile(level.astype(np.float32)[:, None, None, None], (1, 1, 8, 8))
+    table = pd.DataFrame({"name": [f"{k}" for k in range(len(names))], "class": names})
+    return LensDataset(images, table, classes, {})
+
+
+def test_transfer_matches_classes_by_name_and_leaves_out_what_one_side_does_not_know():
+    runs = {"a": [Brightness(("axion", "cdm", "no_sub"))] * 2, "b": [Brightness(("cdm", "no_sub"), dimmer=True)]}
+    sets = {"two": bright(("cdm", "no_sub")), "three": bright(CALLED)}
+    table = robustness.transfer_matrix(runs, sets).set_index(["trained", "tested"])
+    assert table.images.tolist() == [120, 180, 120, 120]
+    assert table.seeds.tolist() == [2, 2, 1, 1]
+    assert (table.auc.loc["a"] > 0.8).all()
+    assert (table.auc.loc["b"] < 0.1).all()  # what is learnt the wrong way round stays so: no label was swapped
+    assert (table.low < table.auc).all() and (table.auc < table.high).all()
+    figure = analysis_figures.transfer(table.reset_index())
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["two", "three"]
+    assert len(figure.axes[0].texts) == 4
+    with pytest.raises(DataError, match="fewer than two classes are common"):
+        robustness.transfer_matrix({"b": runs["b"]}, {"one": bright(("no_sub", "axion"))})
