@@ -123,7 +123,8 @@ class Preset:
                 known = ", ".join(self.population) or "none, its population is fixed"
                 raise DataError(f"preset {self.name} has no parameter '{name}'.{hint} Its parameters: {known}.")
             check_parameter(name, value)
-        population = self.population | given
+        plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
+        population = self.population | plain
         for name in (name for name in RANGES if f"{name}_min" in population):
             low, high = population[f"{name}_min"], population[f"{name}_max"]
             if low > high:
@@ -199,20 +200,29 @@ def heavier(row: dict, factor: float) -> dict:
 
 
 def check_row(row: dict, where: str = "lens") -> None:
-    """Raise `DataError` where a lens cannot exist: negative masses or sizes, an ellipticity of 1 or more."""
+    """Raise `DataError` where a complete row is of a lens that cannot exist: negative masses or sizes, an ellipticity
+    of 1 or more, numbers that are none, a list of subhalos of which some lack a place or a size."""
+    for name in (*COLUMNS, *LISTS):
+        if not np.all(np.isfinite(row[name])):
+            raise DataError(f"{where}: {name} = {row[name]} is not finite")
     for kind in ("lens", "source"):
         modulus = math.hypot(row[f"{kind}_e1"], row[f"{kind}_e2"])
         if not modulus < 1:
             raise DataError(
                 f"{where}: ellipticity ({kind}_e1, {kind}_e2) has modulus {modulus:g}; expected less than 1"
             )
-    positive = ("einstein_radius", "source_amplitude", "vortex_mass", "vortex_half_length", "exposure_time")
-    for name in (*positive, "subhalo_mass", "subhalo_scale_radius"):
+    positive = ("einstein_radius", "halo_einstein_radius", "source_amplitude", "lens_light_amplitude", "exposure_time")
+    for name in (*positive, "vortex_mass", "vortex_half_length", "subhalo_truncation", *LISTS[2:]):
         if np.any(np.asarray(row[name]) < 0):
             raise DataError(f"{where}: {name} = {row[name]} is negative; expected 0 or more")
-    for name in ("source_radius", "source_index", *(["vortex_half_length"] if row["vortex_mass"] else [])):
-        if not row[name] > 0:
+    needed = ["source_radius", "source_index", *(["vortex_half_length"] if row["vortex_mass"] else [])]
+    needed += LENS_LIGHT[1:] if row["lens_light_amplitude"] else []
+    for name in (*needed, *(LISTS[3:] if row["subhalo_truncation"] else [])):
+        if not np.all(np.asarray(row[name]) > 0):
             raise DataError(f"{where}: {name} = {row[name]}; expected more than 0")
+    for name in LISTS if row["subhalo_truncation"] else LISTS[:3]:
+        if np.size(row[name]) != np.size(row["subhalo_mass"]):
+            raise DataError(f"{where}: {np.size(row['subhalo_mass'])} subhalo_mass, but {np.size(row[name])} {name}")
 
 
 def power_law(generator: np.random.Generator, count: int, lowest: float, highest: float, slope: float) -> np.ndarray:

@@ -174,8 +174,8 @@ def render(
         check_row(row, row.get("name", f"lens {i}"))
         light = (row["lens_light_amplitude"] > 0, row["source_image"] != "")
         alike.setdefault((kind_of([row], recipe), *light), []).append(i)
-    telescope = INSTRUMENTS[instrument] if instrument else recipe.instrument
-    size = checked_size(image_size or telescope.image_size)
+    telescope = instrument_named(instrument, recipe)
+    size = checked_size(telescope.image_size if image_size is None else image_size)
     images = np.empty((len(rows), 1, size, size), dtype=np.float64 if dtype == torch.float64 else np.float32)
     for numbers in alike.values():
         for start in range(0, len(numbers), batch_size(size)):
@@ -238,9 +238,10 @@ def substructure_map(
     The first is its mass in solar masses a pixel (halos as points), the second the modulus of its deflection in arcsec.
     """
     recipe, row = preset_named(preset), complete(dict(row))
-    telescope = INSTRUMENTS[instrument] if instrument else recipe.instrument
-    view = view_of(telescope, checked_size(image_size or telescope.image_size), torch.float64)
-    size, half = len(view.y), telescope.field_of_view / 2
+    telescope = instrument_named(instrument, recipe)
+    size = checked_size(telescope.image_size if image_size is None else image_size)
+    view = view_of(telescope, size, torch.float64)
+    half = telescope.field_of_view / 2
     if (kind := kind_of([row], recipe)) == "none":
         return np.zeros((size, size)), np.zeros((size, size))
     x, y, mass = point_masses(row, replace(recipe, vortex_points=recipe.vortex_points or 1000))[:3]
@@ -248,6 +249,13 @@ def substructure_map(
     with torch.inference_mode():
         alpha_x, alpha_y = substructure_deflection(tensors([row], recipe, torch.float64), view, kind)
     return masses, torch.hypot(alpha_x, alpha_y)[0].numpy()
+
+
+def instrument_named(name: str | None, preset: Preset) -> Instrument:
+    """The instrument of that name, the preset's own without one; `DataError` with the known names otherwise."""
+    if name is not None and name not in INSTRUMENTS:
+        raise DataError(f"instrument '{name}' is unknown; known instruments: {', '.join(INSTRUMENTS)}")
+    return preset.instrument if name is None else INSTRUMENTS[name]
 
 
 def checked_size(image_size: int) -> int:
@@ -299,7 +307,8 @@ def smooth_derivatives(
     with torch.inference_mode():
         rays = source_positions(p, view, "none")
         derivatives = []
-        for name in (*MACRO, *SOURCE, *(LENS_LIGHT if lens_light else ())):
+        turned = ("source_angle",) if "source_image" in p else ()  # a Sersic source has its ellipticity instead
+        for name in (*MACRO, *SOURCE, *turned, *(LENS_LIGHT if lens_light else ())):
             step = torch.clamp(STEP * p[name].abs(), min=STEP)
             images = []
             for value in (p[name] - step, p[name] + step):

@@ -7,6 +7,7 @@ image: image k of a class is the same, bit for bit, however many others are made
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import multiprocessing
@@ -224,6 +225,9 @@ def checked_request(
 ) -> Request:
     """The request, once everything in it is possible."""
     recipe = preset_named(preset)
+    for name, value in (("images_per_class", images_per_class), ("seed", seed), ("image_size", image_size)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
+            raise DataError(f"{name} = {value!r}; expected a whole number")
     if images_per_class < 1:
         raise DataError(f"images_per_class = {images_per_class}; expected 1 or more")
     if seed < 0:
@@ -238,7 +242,8 @@ def checked_request(
     population = recipe.with_population(population)
     instrument = INSTRUMENTS[population.get("instrument", recipe.instrument.name)]
     size = checked_size(instrument.image_size if image_size is None else image_size)
-    return Request(preset, names, images_per_class, seed, size, noise_level, population, mode)
+    level = None if noise_level is None else float(noise_level)  # plain numbers: `dataset.json` holds them
+    return Request(preset, names, int(images_per_class), int(seed), int(size), level, population, mode)
 
 
 def describe(request: Request) -> dict:
@@ -270,6 +275,8 @@ def pieces_of(
                     f"than {processes} processes if that recurs; a folder keeps what is finished. A script that asks "
                     "for several processes does so under `if __name__ == '__main__':`"
                 ) from error
+            finally:
+                pool.shutdown(cancel_futures=True)  # who stops listening wants no more: nothing is made for nobody
 
 
 def count_images(results: Iterator, bar: tqdm) -> Iterator:
@@ -294,19 +301,28 @@ def simulate_to_folder(request: Request, folder: Path, processes: int, progress:
     begin(folder, unfinished, description, shape)
     row_bytes = 4 * size * size
     waiting = [chunk for chunk in chunks if not (unfinished / f"{chunk[0]}-{chunk[1]:06d}.parquet").exists()]
-    results = pieces_of(request, waiting, processes, progress)
-    with open(folder / "images.npy", "r+b") as file:
-        header = Path(file.name).stat().st_size - int(np.prod(shape)) * 4
-        for (name, start, _), (images, rows) in zip(waiting, results, strict=True):
-            done = request.classes.index(name) * request.images_per_class + start
-            file.seek(header + done * row_bytes)
-            file.write(np.ascontiguousarray(images, dtype="<f4").tobytes())
-            file.flush()
-            pd.DataFrame(rows).to_parquet(unfinished / "partial")
-            (unfinished / "partial").replace(unfinished / f"{name}-{start:06d}.parquet")
-    parts = [pd.read_parquet(unfinished / f"{name}-{start:06d}.parquet") for name, start, _ in chunks]
-    images = np.load(folder / "images.npy", mmap_mode="r")
-    LensDataset(images, pd.concat(parts, ignore_index=True), request.classes, description).save(folder)
+    try:
+        with (
+            contextlib.closing(pieces_of(request, waiting, processes, progress)) as results,
+            open(folder / "images.npy", "r+b") as file,
+        ):
+            header = Path(file.name).stat().st_size - int(np.prod(shape)) * 4
+            for (name, start, _), (images, rows) in zip(waiting, results, strict=True):
+                done = request.classes.index(name) * request.images_per_class + start
+                file.seek(header + done * row_bytes)
+                file.write(np.ascontiguousarray(images, dtype="<f4").tobytes())
+                file.flush()
+                pd.DataFrame(rows).to_parquet(unfinished / "partial")
+                (unfinished / "partial").replace(unfinished / f"{name}-{start:06d}.parquet")
+        parts = [pd.read_parquet(unfinished / f"{name}-{start:06d}.parquet") for name, start, _ in chunks]
+        images = np.load(folder / "images.npy", mmap_mode="r")
+        LensDataset(images, pd.concat(parts, ignore_index=True), request.classes, description).save(folder)
+    except OSError as error:
+        free = shutil.disk_usage(folder).free
+        raise DataError(
+            f"{folder}: could not be written ({error}); the disk has {free / 1e9:.3f} GB left. Free some, if that is "
+            "why, and run the same again: it goes on where it stopped"
+        ) from error
     shutil.rmtree(unfinished)
     return LensDataset.load(folder)
 

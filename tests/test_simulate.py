@@ -1,11 +1,13 @@
 """Whole images against DeepLense's released files and lenstronomy, equality however they are made, and bad input."""
 
+import errno
 import json
 import math
 import os
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -278,6 +280,20 @@ def test_lens_light_is_added_and_refitted():
     assert (lit.catalogue["detectability_refit"] <= lit.catalogue["detectability"]).all()
 
 
+def test_the_direction_of_a_real_source_is_refitted(tmp_path):
+    """An image that differs from the smooth twin by a turn of its source leaves nothing behind."""
+    y, x = np.indices((41, 61)) - np.array([20, 30])[:, None, None]
+    fits.writeto(tmp_path / "galaxy.fits", np.exp(-np.hypot(x / 3, y)))
+    row = {"einstein_radius": 1.2, "source_amplitude": 1e4, "source_radius": 0.2, "source_index": 1.0, "source_x": 0.2}
+    row |= {"lens_e1": 0.05, "exposure_time": 1.0, "source_image": str(tmp_path / "galaxy.fits")}
+    row |= {"subhalo_x": [3.0], "subhalo_y": [0.0], "subhalo_mass": [1.0]}
+    lens, turned = (complete(row | {"source_angle": angle}) for angle in (0.5, 0.51))
+    preset, instrument = preset_named("realistic"), INSTRUMENTS["hst-wfc3-f160w"]
+    expected = raytracing.render_batch([turned], preset, instrument, 64)
+    bare, refit = raytracing.detectability([lens], expected, preset, instrument, 0.01)
+    assert refit[0] < 0.1 * bare[0]
+
+
 def test_maps_of_the_substructure():
     dataset = simulate("realistic", 2, seed=9, image_size=32, **HEAVY)
     with_substructure, without = smooth_twins(dataset)
@@ -353,9 +369,48 @@ def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
     assert not (tmp_path / "dataset.json").exists()
 
 
+def test_a_disk_that_fills_up_stops_at_once_and_says_that_it_goes_on(tmp_path, monkeypatch):
+    """Nothing is simulated for a folder that takes no more, and what was written counts when there is room again."""
+    monkeypatch.setattr(module, "CHUNK", 8)
+    monkeypatch.setattr(module, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(count))
+    make, write, made, written = module.make_chunk, pd.DataFrame.to_parquet, [], []
+
+    def counted(*piece):
+        made.append(piece)
+        time.sleep(0.01)
+        return make(*piece)
+
+    def full(table, file):
+        written.append(file)
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(table, file)
+
+    monkeypatch.setattr(module, "make_chunk", counted)
+    arguments = {"seed": 3, "image_size": 128, "noise_level": 0.02, "folder": tmp_path / "set"}
+    with monkeypatch.context() as patch, pytest.raises(DataError, match="No space left.*GB left.*goes on where it"):
+        patch.setattr(pd.DataFrame, "to_parquet", full)
+        simulate("model_3", 40, processes=2, **arguments)
+    assert len(made) < 12  # of 15
+    assert not (tmp_path / "set" / "dataset.json").exists()
+    made.clear()
+    dataset = simulate("model_3", 40, **arguments)
+    assert len(made) == 15 - 2
+    assert dataset.fingerprint == simulate("model_3", 40, **(arguments | {"folder": None})).fingerprint
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    numbers = {"seed": np.int64(1), "image_size": np.int64(16), "noise_level": np.float32(0.5)}
+    dataset = simulate("realistic", np.int64(1), shear_max=np.float32(0.125), folder=tmp_path / "set", **numbers)
+    plain = simulate("realistic", 1, seed=1, image_size=16, noise_level=0.5, shear_max=0.125)
+    assert dataset.fingerprint == plain.fingerprint
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"images_per_class": 2.5}, "images_per_class = 2.5; expected a whole number"),
+        ({"seed": 1.5}, "seed = 1.5; expected a whole number"),
         ({"preset": "model_9"}, "known presets: model_1"),
         ({"images_per_class": 0}, "expected 1 or more"),
         ({"image_size": 0}, "image_size = 0"),
@@ -392,6 +447,18 @@ def test_lenses_that_cannot_be_are_refused():
         ({"einstein_radius": -1.0}, "einstein_radius"),
         ({"source_radius": 0.0}, "source_radius"),
         ({"vortex_mass": 1e9}, "vortex_half_length"),
+        ({"shear_1": math.nan}, "shear_1 = nan is not finite"),
+        ({"halo_einstein_radius": -1.0}, "halo_einstein_radius"),
+        ({"lens_light_amplitude": 1.0}, "lens_light_radius = 0.0; expected more than 0"),
+        ({"subhalo_mass": [1e8]}, "1 subhalo_mass, but 0 subhalo_x"),
+        (
+            {"subhalo_x": [0.1], "subhalo_y": [0.0], "subhalo_mass": [1e8], "subhalo_truncation": 5.0},
+            "1 subhalo_mass, but 0 subhalo_scale_radius",
+        ),
     ):
         with pytest.raises(DataError, match=message):
             render(good | change)
+    with pytest.raises(DataError, match="image_size = 0 pixels"):
+        render(good, image_size=0)
+    with pytest.raises(DataError, match="instrument 'hubble' is unknown; known instruments: .*hst-acs"):
+        render(good, instrument="hubble")
