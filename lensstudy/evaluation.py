@@ -47,6 +47,7 @@ __all__ = [
     "format_interval",
     "format_p",
     "holm",
+    "in_words",
     "influence",
     "interval",
     "mcnemar",
@@ -166,12 +167,17 @@ def interval(
         return 0.0, 1.0
     value, shares = _mean_influence(labels, runs, metric)
     if min(value, 1 - value) < 1e-12:
-        bound = (1 - level) ** (1 / (counts.min() if metric == "auc" else len(labels)))
+        bound = _certain(counts, metric, level)
         return (bound, 1.0) if value > 0.5 else (0.0, 1 - bound)
     # A network that calls everything one class is right by luck of the draw: within classes it would not vary.
     error = _standard_error(labels if metric == "auc" else np.zeros_like(labels), shares)
     reach = norm.isf((1 - level) / 2) * error / (value * (1 - value))
     return float(expit(logit(value) - reach)), float(expit(logit(value) + reach))
+
+
+def _certain(counts: np.ndarray, metric: str, level: float) -> float:
+    """The least score that leaves every image right in more than `1 - level` of the cases: the rule of three."""
+    return float((1 - level) ** (1 / (counts.min() if metric == "auc" else counts.sum())))
 
 
 def wilson(share: float, images: int, level: float = 0.95) -> tuple[float, float]:
@@ -269,13 +275,17 @@ def difference(
     DeLong's paired test, with the mean over seeds (and over classes) in place of a single AUC: the variance is that of
     the images' differences in influence. The trained networks are taken as they are; what other seeds would have given
     is a second question, which two or three seeds cannot answer: report their differences one by one beside it.
+    Where no image tells two networks apart, as when both are always right, the difference may be as large as the rule
+    of three allows; only a network and itself differ by nothing for certain.
     """
     (one, of_first), (other, of_second) = (_mean_influence(labels, runs, metric) for runs in (first, second))
-    value = one - other
-    if np.unique(labels, return_counts=True)[1].min() < 2:
+    value, counts = one - other, np.unique(labels, return_counts=True)[1]
+    if counts.min() < 2:
         return Difference(value, -1.0, 1.0, 1.0)
-    error = _standard_error(labels, of_first - of_second)
-    reach = norm.isf((1 - level) / 2) * error
+    error, z = _standard_error(labels, of_first - of_second), norm.isf((1 - level) / 2)
+    if error < TINY and not np.array_equal(first, second):
+        error = (1 - _certain(counts, metric, level)) / z
+    reach = z * error
     p = 2 * norm.sf(abs(value) / max(error, TINY)) if abs(value) > TINY else 1.0
     return Difference(value, value - reach, value + reach, float(p))
 
@@ -372,6 +382,13 @@ def format_interval(value: float, low: float, high: float, digits: int = 3) -> s
     while width > 1e-9 and digits < 6 and width < 2 * 10.0**-digits:
         digits += 1
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def in_words(ahead: Difference, second: str) -> str:
+    """`ahead of resnet18 by 0.021 [0.012, 0.031]`, or `behind resnet18 by` as much: the word has the sign."""
+    if ahead.value < 0:
+        return f"behind {second} by {format_interval(-ahead.value, -ahead.high, -ahead.low)}"
+    return f"ahead of {second} by {format_interval(ahead.value, ahead.low, ahead.high)}"
 
 
 def format_p(p: float) -> str:

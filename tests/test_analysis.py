@@ -51,7 +51,9 @@ def test_learning_curves_of_two_networks_and_two_seeds(root, tmp_path, monkeypat
         root, tmp_path, monkeypatch, data_path=str(images), networks=["d4-steerable-cnn", "resnet18"],
         seeds=[1, 2], shares=[50.0, 100.0],
     )  # fmt: skip
-    assert "times as many" in summary["answer"]
+    learnt = any(row["score"] > 0.75 for row in summary["images_to_match"])
+    assert ("times as many" in summary["answer"]) == learnt  # of networks that only guess, nothing is read off
+    assert "test images and 2 seeds" in told
     assert "How many images does the other need?" in told
     (first, second) = summary["images_to_match"]
     assert first["images"] < second["images"]

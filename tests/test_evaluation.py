@@ -180,6 +180,20 @@ def test_equal_networks_differ_by_nothing_and_a_better_one_is_ahead():
     assert len(evaluation.pairwise(labels, {"good": [good]})) == 0
 
 
+def test_two_networks_that_are_always_right_are_not_equal_for_certain():
+    """The rule of three, for want of any image that tells them apart; one that says nothing is not surely behind."""
+    labels = np.repeat([0, 1], 20)
+    right, surer, nothing = probabilities_of(labels - 0.5), probabilities_of(3.0 * labels - 1), np.full((40, 2), 0.5)
+    for metric, images in (("auc", 20), ("accuracy", 40)):
+        found = evaluation.difference(labels, [right], [surer], metric)
+        reach = 1 - 0.05 ** (1 / images)
+        assert found == pytest.approx((0, -reach, reach, 1))
+        assert evaluation.difference(labels, [right], [right], metric) == (0, 0, 0, 1)
+    few = evaluation.difference(labels[18:22], [right[18:22]], [nothing[18:22]])
+    assert few.low < 0 < few.value < few.high
+    assert few.p > 0.05
+
+
 def test_mcnemar_is_the_binomial_test_of_the_images_that_one_network_alone_gets_right():
     labels = np.zeros(20, int)
     first, second = np.eye(2)[np.r_[[1] * 2, [0] * 18]], np.eye(2)[np.r_[[0] * 2, [1] * 8, [0] * 10]]
@@ -253,6 +267,12 @@ def test_summary_has_the_mean_over_seeds_and_says_when_there_is_one():
     assert table.auc_std["a"] > 0
     assert table.seeds["b"] == 1  # two draws of a view are no second seed
     assert np.isnan(table.auc_std["b"])
+
+
+def test_a_network_behind_is_behind_by_what_the_other_is_ahead():
+    first, second = evaluation.Difference(0.02, 0.01, 0.04, 0.001), evaluation.Difference(-0.02, -0.04, -0.01, 0.001)
+    assert evaluation.in_words(first, "b") == "ahead of b by 0.020 [0.010, 0.040]"
+    assert evaluation.in_words(second, "b") == "behind b by 0.020 [0.010, 0.040]"
 
 
 def test_digits_follow_the_width_of_the_interval():
