@@ -9,6 +9,7 @@ BLOCK = re.compile(r"<!-- results -->.*<!-- /results -->", re.S)
 TITLES = {
     "quick": "Three kinds of dark matter, simulated (`make study`)",
     "deeplense-equivariant": "DeepLense's official set for equivariant networks (`params/deeplense-equivariant.yml`)",
+    "data-efficiency": "The same set, with ever fewer images to train on (`params/data-efficiency.yml`)",
 }
 
 
@@ -23,6 +24,7 @@ def results(root: Path) -> str:
         lines += [f"What this leaves open: {quick['limitations']}", ""]
     for name, summary in summaries.items():
         lines += [f"**{TITLES[name]}**: [report](reports/reference/{name}/index.html)", ""]
+        lines += [] if name == "quick" else [f"*{summary['answer']}*", ""]
         lines += ["| Network | Test images | AUC | Accuracy |", "|---|---|---|---|"]
         lines += [f"| {r['network']} | {r['test images']} | {r['AUC']} | {r['accuracy']} |" for r in summary["table"]]
         lines += [""]
