@@ -12,7 +12,7 @@ import itertools
 import json
 import multiprocessing
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -255,7 +255,7 @@ def describe(request: Request) -> dict:
 
 def pieces_of(
     request: Request, chunks: Sequence[tuple[str, int, int]], processes: int, progress: bool
-) -> Iterator[tuple[np.ndarray, list[dict]]]:
+) -> Generator[tuple[np.ndarray, list[dict]]]:
     """`make_chunk` of every chunk, in order, in one or several processes."""
     total = sum(stop - start for _, start, stop in chunks)
     with tqdm(total=total, unit="image", disable=not progress, desc=f"simulate {request.preset}") as bar:
