@@ -23,7 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from lensstudy.dataset import LensDataset
 from lensstudy.parameters import ParameterError, Study, home
 from lensstudy.provenance import code_hash
-from lensstudy.training import TrainingDiverged, fit
+from lensstudy.training import SIMULATOR, TrainingDiverged, fit
 
 __all__ = ["alternatives", "best_settings", "importances", "run_trials", "search_of", "trials", "write_best"]
 
@@ -40,14 +40,19 @@ def search_of(study: Study, dataset: LensDataset, network: str) -> optuna.Study:
     place = study.search_storage
     storage = place if "://" in place else JournalStorage(JournalFileBackend(place or str(folder / "trials.log")))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(
+    search = optuna.create_study(
         study_name=f"{study.study}/{network}/{_fingerprint(study, dataset)}",
         storage=storage,
         direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=study.seed, n_startup_trials=max(study.trials // 3, 2)),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=study.search_epochs // 3),
         load_if_exists=True,
     )
+    # A search that is taken up again must not propose what it began with; those that run beside each other should not
+    # propose the same.
+    search.sampler = optuna.samplers.TPESampler(
+        seed=study.seed + len(search.trials), n_startup_trials=max(study.trials // 3, 2), constant_liar=True
+    )
+    return search
 
 
 def run_trials(
@@ -172,7 +177,8 @@ def _fingerprint(study: Study, dataset: LensDataset) -> str:
         "networks",
     }
     fixed = {name: value for name, value in study.model_dump().items() if name not in varied}
-    told = json.dumps([fixed, dataset.fingerprint, code_hash("training", without=("parameters",))], default=str)
+    without = ("parameters",) if study.fresh_images else ("parameters", *SIMULATOR)
+    told = json.dumps([fixed, dataset.fingerprint, code_hash("training", without=without)], default=str)
     return hashlib.sha256(told.encode()).hexdigest()[:10]
 
 

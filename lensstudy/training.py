@@ -43,6 +43,7 @@ from lensstudy.trained import TrainedNetwork, as_tensor, binned, build, load_tra
 
 __all__ = [
     "RELEVANT",
+    "SIMULATOR",
     "TrainedNetwork",
     "TrainingDiverged",
     "card_of",
@@ -408,11 +409,16 @@ def card_of(dataset: LensDataset, settings: Study, start_from: str | Path | None
         "scaling": scaling.to_dict(),
         "training_images": settings.fresh_images * settings.epochs or len(shown),
         "data_fingerprint": dataset.fingerprint,
-        "data": dataset.description,
+        # The fingerprint says whether the data are the same, whichever code has made them.
+        "data": dataset.description | {"parameters": _without_code(dataset.description.get("parameters", {}))},
         "code": code_hash("training", without=NO_PART if settings.fresh_images else (*NO_PART, *SIMULATOR)),
         "versions": {name: version(name) for name in ("torch", "e2cnn", "lightning", "numpy")},
     }
     return json.loads(json.dumps(card, default=str))  # as it will be read back
+
+
+def _without_code(parameters: dict) -> dict:
+    return {name: value for name, value in parameters.items() if name not in ("code", "data_state")}
 
 
 def _clear_unless_same(folder: Path, card: dict) -> None:

@@ -164,3 +164,12 @@ def test_a_search_in_which_nothing_worked_says_so(blobs, monkeypatch):
     found = search.run_trials(with_(trials=2), blobs, "d4-steerable-cnn")
     with pytest.raises(ParameterError, match="every trial diverged"):
         search.best_settings(SETTINGS, found, "d4-steerable-cnn")
+
+
+def test_a_search_taken_up_again_proposes_something_new(blobs):
+    wide = with_(trials=1, search_epochs=1, search_space={"learning_rate": [1e-4, 0.002]})
+    proposed = []
+    for trials in (1, 2, 3):
+        found = search.run_trials(wide.model_copy(update={"trials": trials}), blobs, "d4-steerable-cnn")
+        proposed.append(found.trials[-1].params["learning_rate"])
+    assert len(set(proposed)) == 3
