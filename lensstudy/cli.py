@@ -33,7 +33,18 @@ PACKAGE = Path(__file__).resolve().parent
 BUNDLE = PACKAGE.parent if (PACKAGE.parent / "Snakefile").exists() else PACKAGE / "bundled"
 CELL_TIMEOUT_S = 24 * 3600
 TABLES_ONLY = "04-analyse"  # the page that shows no image of the data, which may not be ours to pass on
-StudyFile = Annotated[Path, typer.Argument(help="parameter file of the study, such as params/quick.yml")]
+
+
+def _found(file: Path) -> Path:
+    """A study that is no file here may be one that came with the package: `params/quick.yml`, or `quick` for short."""
+    bundled = BUNDLE / "params" / f"{file.stem}.yml"
+    known = file.parent.as_posix() in (".", "params") and bundled.exists()
+    return bundled if known and not file.exists() else file
+
+
+StudyFile = Annotated[
+    Path, typer.Argument(help="parameter file of the study, such as params/quick.yml", callback=_found)
+]
 
 
 @app.command()

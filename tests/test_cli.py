@@ -210,3 +210,11 @@ def test_a_notebook_runs_by_hand_with_papermill(root, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "runs/smoke/training/c4-steerable-cnn-s1/metrics.json").exists()
+
+
+def test_a_study_of_the_package_is_found_from_anywhere(tmp_path):
+    for name in ("smoke", "params/smoke.yml"):
+        planned = lensstudy(tmp_path, "run", name, "--dry-run")
+        assert planned.returncode == 0, planned.stderr
+        assert "04-analyse" in planned.stdout + planned.stderr or "analyse" in planned.stdout + planned.stderr
+    assert lensstudy(tmp_path, "run", "params/none.yml", "--dry-run").returncode == 1
