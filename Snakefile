@@ -37,12 +37,14 @@ wildcard_constraints:
 
 # A smaller share of the images is trained without a page of its own; 04-analyse shows the learning curve.
 FEWER = [f"{share:g}" for share in study.shares if share != 100]
+# Without all images among the shares, nothing is trained on all of them.
+WHOLE = study.seeds if 100 in study.shares else []
 
 
 rule all:
     input:
         expand(f"{REPORTS}/{{page}}.html", page=[page for page in study.pages if page != "03-train"]),
-        expand(f"{REPORTS}/03-train-{{network}}-s{{seed}}.html", network=study.networks, seed=study.seeds)
+        expand(f"{REPORTS}/03-train-{{network}}-s{{seed}}.html", network=study.networks, seed=WHOLE)
         if "03-train" in study.pages
         else [],
 
@@ -105,7 +107,7 @@ rule train_share:
 rule analyse:
     input:
         source("04-analyse", "training", "baselines", "robustness", "attribution", "analysis_figures"),
-        expand(f"{RUNS}/notebooks/03-train-{{network}}-s{{seed}}.ipynb", network=study.networks, seed=study.seeds),
+        expand(f"{RUNS}/notebooks/03-train-{{network}}-s{{seed}}.ipynb", network=study.networks, seed=WHOLE),
         expand(f"{RUNS}/trained/{{network}}-s{{seed}}-{{share}}pct", network=study.networks, seed=study.seeds, share=FEWER),
     output:
         f"{RUNS}/notebooks/04-analyse.ipynb",
