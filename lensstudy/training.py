@@ -196,10 +196,10 @@ def steps_per_epoch(dataset: LensDataset, settings: Study) -> int:
 def differences(cards: Sequence[dict]) -> pd.DataFrame:
     """What differs between trainings, beside network and seed: one row a field, one column a training. An empty table
     says that they followed the same rules."""
-    told = ("network", "seed", "settled_on")
-    fields = sorted(set().union(*cards) - set(told))
-    different = [name for name in fields if len({json.dumps(card.get(name), sort_keys=True) for card in cards}) > 1]
     columns = [f"{card['network']}, seed {card['seed']}" for card in cards]
+    cards = [card | {"scaling": card["scaling"]["kind"]} for card in cards]  # its numbers belong to the images shown
+    fields = sorted(set().union(*cards) - {"network", "seed"})
+    different = [name for name in fields if len({json.dumps(card.get(name), sort_keys=True) for card in cards}) > 1]
     return pd.DataFrame([[card.get(name) for card in cards] for name in different], different, columns)
 
 
