@@ -32,7 +32,7 @@ PACKAGE = Path(__file__).resolve().parent
 # In a checkout the notebooks lie beside the package, in an installed wheel inside it.
 BUNDLE = PACKAGE.parent if (PACKAGE.parent / "Snakefile").exists() else PACKAGE / "bundled"
 CELL_TIMEOUT_S = 24 * 3600
-TABLES_ONLY = "04-analyse"  # the page that shows no image of the data, which may not be ours to pass on
+TABLES_ONLY = "04-analyse"  # the page that needs no image of the data, which may not be ours to pass on
 
 
 def _found(file: Path) -> Path:
@@ -184,7 +184,7 @@ def report(
         if reference and stamp["parameters"].get("data_path"):
             only = [TABLES_ONLY]
             typer.echo(
-                f"{name}: of images that were read, only {TABLES_ONLY} is committed: the others show them", err=True
+                f"{name}: of images that were read, only {TABLES_ONLY} is committed, without its images", err=True
             )
         for one in executed:
             if only is None or one.stem in only:

@@ -42,6 +42,11 @@ __all__ = [
 ]
 
 TEMPLATES = Path(__file__).parent / "templates"
+# The figures that show images of the data themselves, by the functions that draw them.
+IMAGE_FIGURES = re.compile(
+    r"figures\.(examples|image_row|residuals|class_means|strip|mistakes|attributions|gallery|place_maps)\("
+)
+NO_IMAGES = "*Images of this data set are left out of the committed page: they may not be passed on.*"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 NUMBER = re.compile(r"\s*[-+−]?(\d[\d,]*\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
@@ -61,7 +66,9 @@ def render(
     stamp = notebook.metadata.get("lensstudy")
     if stamp is None:
         raise ValueError(f"{executed}: carries no stamp of lensstudy; run it with lensstudy.report.execute")
-    body, title, contents = _page_body(_cells_to_show(notebook))
+    # Images that were read are not ours to pass on.
+    without_images = committed and bool(stamp["parameters"].get("data_path"))
+    body, title, contents = _page_body(_cells_to_show(notebook, without_images))
     source = home() / "notebooks" / f"{stamp['notebook']}.ipynb" if committed else executed
     write_page(
         html,
@@ -98,17 +105,20 @@ def about(page: Path) -> dict[str, str]:
     return {name: html_text.unescape(content) for name, content in found}
 
 
-def _cells_to_show(notebook: NotebookNode) -> NotebookNode:
-    """The cells of the page: widgets and the two parameter cells are left out (the header has a table of them)."""
+def _cells_to_show(notebook: NotebookNode, without_images: bool = False) -> NotebookNode:
+    """The cells of the page: widgets and the two parameter cells are left out (the header has a table of them), and
+    where asked for, every figure that shows images of the data."""
     left_out = ADDED_TAGS | {"interactive", "parameters"}
     shown = nbformat.v4.new_notebook(metadata={"language_info": {"name": "python", "pygments_lexer": "ipython3"}})
     for cell in notebook.cells:
         if left_out & tags(cell):
             continue
         if cell.cell_type == "code":
-            hidden = "hide-output" in tags(cell)
+            hidden = "hide-output" in tags(cell) or (without_images and IMAGE_FIGURES.search(cell.source))
             cell.outputs = [output for output in cell.outputs if not hidden and WIDGET not in output.get("data", {})]
         shown.cells.append(cell)
+        if cell.cell_type == "code" and without_images and IMAGE_FIGURES.search(cell.source):
+            shown.cells.append(nbformat.v4.new_markdown_cell(NO_IMAGES))
     return shown
 
 

@@ -1,5 +1,6 @@
 """Notebooks run in batch and become pages: what is kept, what is stamped, what a reader gets to see."""
 
+import ast
 import base64
 import io
 import json
@@ -12,7 +13,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
-from lensstudy import report
+from lensstudy import pages, report
 from lensstudy.execution import NotebookFailed, execute, source_hash
 from lensstudy.parameters import ParameterError, Study
 
@@ -274,6 +275,25 @@ def test_stale_pages_are_found(home, page, tmp_path):
     assert report.stale_pages(folder, notebooks) == [folder / "01-everything.html"]
     (notebooks / "01-everything.ipynb").unlink()
     assert report.stale_pages(folder, notebooks) == [folder / "01-everything.html"]
+
+
+def test_no_committed_page_shows_images_that_were_read():
+    """Every function that draws pixels of the data is known, so that no page of read data can show them."""
+    for module in ("figures", "analysis_figures", "observation_figures"):
+        for function in ast.parse((ROOT / f"lensstudy/{module}.py").read_text(encoding="utf-8")).body:
+            if isinstance(function, ast.FunctionDef) and not function.name.startswith(("_", "draw_image")):
+                draws = re.search(r"\b(draw_image|imshow)\(", ast.unparse(function))
+                table = function.name == "transfer"  # a table in colours, not pixels
+                assert table or bool(draws) <= bool(pages.IMAGE_FIGURES.search(f"figures.{function.name}(")), (
+                    function.name
+                )
+    for page in (ROOT / "reports/reference").rglob("04-analyse.html"):
+        text = page.read_text(encoding="utf-8")
+        of_read_data = "deeplense-equivariant/lenses.tgz" in text
+        assert ("left out of the committed page" in text) == of_read_data, page
+        captions = [str(caption.get_text()) for caption in BeautifulSoup(text, "html.parser").find_all("figcaption")]
+        assert len(captions) > 4
+        assert any("surest mistakes" in caption for caption in captions) != of_read_data, page
 
 
 def test_committed_pages_are_fresh():
