@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from lensstudy.figures import WIDTH, colour, draw_image
 
@@ -153,6 +153,9 @@ def along_truth(panels: Mapping[str, Mapping[str, pd.DataFrame]], label: str = "
                 axes.plot(x, table["bound"], color="0.2", ls="--", lw=1.2, label="ideal observer")
         if (x > 0).all() and x.max() > 12 * x.min() and "degrees" not in title:
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         else:
             axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set(xlabel=title, ylim=(-0.03 if lowest < 0.6 else lowest - 0.02, 1.02))

@@ -1,8 +1,11 @@
 """The project's own promises: one list of versions, notebooks with guarded outputs alone, no path of a machine."""
 
+import ast
 import json
 import re
+import sys
 import tomllib
+from importlib import metadata
 from importlib.metadata import version
 
 import pytest
@@ -92,3 +95,27 @@ def test_no_path_or_host_of_a_machine_in_what_people_get(root, pattern):
 def test_the_readme_quotes_the_reference_reports(root):
     written = refresh_readme.BLOCK.search((root / "README.md").read_text())[0]
     assert written == refresh_readme.results(root), "say .venv/bin/python tests/refresh_readme.py"
+
+
+def test_every_package_that_is_imported_is_a_dependency(root):
+    """A package that another one happens to bring along, or that one machine happens to have, is none."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+
+    def plain(name):
+        return re.split(r"[<>=\[ ]", name)[0].lower().replace("_", "-")
+
+    declared = {plain(name) for name in project["dependencies"]}
+    tests = (
+        declared | {plain(name) for name in project["optional-dependencies"]["test"]} | {"deeplense-domain-adaptation"}
+    )
+    of_import = metadata.packages_distributions()
+    for folder, known in (("lensstudy", declared), ("tests", tests)):
+        for file in (root / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+                for name in (
+                    {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"lensstudy", "tests"}
+                ):
+                    brought = {plain(one) for one in of_import.get(name, [name])}
+                    assert brought & known, f"{file.name} imports {name}, which pyproject.toml does not name"
