@@ -48,6 +48,23 @@ StudyFile = Annotated[
 
 
 @app.command()
+def start(
+    folder: Annotated[Path, typer.Argument(help="working folder to make, such as my-study")],
+) -> None:
+    """Begin a working folder of your own: notebooks and parameter files to change, without a checkout."""
+    parts = ("notebooks", "params", "workflow")
+    if taken := [part for part in parts if (folder / part).exists()]:
+        _fail(
+            f"{folder}: already holds {', '.join(taken)}; nothing was changed. Name a new folder, or go on in this one"
+        )
+    for part in parts:
+        shutil.copytree(BUNDLE / part, folder / part, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    typer.echo(
+        f"{_shown(folder.resolve())}: now `cd` there; `jupyter lab notebooks` or `lensstudy run params/smoke.yml`"
+    )
+
+
+@app.command()
 def run(
     study_file: StudyFile,
     cores: Annotated[int, typer.Option(help="processes at a time; 0: as many as processors")] = 0,
@@ -72,7 +89,7 @@ def run(
     command += ["--keep-going", "--rerun-incomplete", "--nolock", "--nocolor"]
     # Notebooks and modules are inputs; a rule's own wording and the place of the checkout change no result.
     command += ["--rerun-triggers", "mtime", "params", "input"]
-    command += ["--config", f"study={study_file.resolve()}", f"notebooks={BUNDLE / 'notebooks'}"]
+    command += ["--config", f"study={study_file.resolve()}", f"notebooks={_notebooks()}"]
     command += ["--dry-run"] if dry_run else []
     bin_folder = str(Path(sys.executable).parent)
     environment = os.environ | {
@@ -122,7 +139,7 @@ def notebook(
     html.unlink(missing_ok=True)  # no page of an older run beside a failed notebook
     try:
         report.execute(
-            BUNDLE / "notebooks" / f"{page}.ipynb",
+            _notebooks() / f"{page}.ipynb",
             executed,
             study.model_dump(),
             log=study.folder / "logs" / f"{name}.log",
@@ -289,6 +306,12 @@ def _study(study_file: Path) -> Study:
         return Study.read(study_file)
     except ParameterError as error:
         _fail(str(error))
+
+
+def _notebooks() -> Path:
+    """Those of the working folder, which may have been changed; else those that came with the package."""
+    own = home() / "notebooks"
+    return own if (own / "01-explore-data.ipynb").exists() else BUNDLE / "notebooks"
 
 
 def _processors() -> int:

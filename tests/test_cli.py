@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 
 LENSSTUDY = str(Path(sys.executable).with_name("lensstudy"))
 TINY = """\
@@ -217,3 +219,18 @@ def test_a_study_of_the_package_is_found_from_anywhere(tmp_path):
         assert planned.returncode == 0, planned.stderr
         assert "04-analyse" in planned.stdout + planned.stderr or "analyse" in planned.stdout + planned.stderr
     assert lensstudy(tmp_path, "run", "params/none.yml", "--dry-run").returncode == 1
+
+
+def test_a_working_folder_begins_with_notebooks_that_one_may_change(root, tmp_path):
+    begun = lensstudy(tmp_path, "start", "mine")
+    assert begun.returncode == 0 and "cd" in begun.stdout, begun.stderr
+    for pattern in ("notebooks/*.ipynb", "notebooks/README.md", "params/*.yml", "workflow/slurm/*.yaml"):
+        assert list(root.glob(pattern))
+        assert all((tmp_path / "mine" / file.relative_to(root)).exists() for file in root.glob(pattern))
+    cells = [new_code_cell('study: str = "smoke"', metadata={"tags": ["parameters"]}), new_code_cell("print('my own')")]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "mine/notebooks/08-mine.ipynb")
+    own = lensstudy(tmp_path / "mine", "notebook", "08-mine", "smoke")
+    assert own.returncode == 0, own.stderr
+    assert "my own" in (tmp_path / "mine/reports/smoke/08-mine.html").read_text(encoding="utf-8")
+    again = lensstudy(tmp_path, "start", "mine")
+    assert again.returncode == 1 and "already holds notebooks, params, workflow" in again.stderr
