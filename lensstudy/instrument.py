@@ -1,11 +1,13 @@
 """What a telescope does to an image: pixels, point spread function and noise, every constant with its source.
 
 An `Instrument` turns the light that falls on its pixels into counts: `blur` applies its point spread function, `noisy`
-draws its noise and `noise_variance` says how strong that noise is expected to be. Counts are photo-electrons.
+draws its noise and `noise_variance` says how strong that noise is expected to be. Counts are photo-electrons. The point
+spread function is a Gaussian or, with `psf_file`, a table of one's own.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+
+from lensstudy.dataset import DataError
 
 __all__ = [
     "INSTRUMENTS",
@@ -23,6 +27,7 @@ __all__ = [
     "noise_variance",
     "noisy",
     "psf_profile",
+    "psf_table",
 ]
 
 SIGMA_PER_FWHM = 1 / (2 * math.sqrt(2 * math.log(2)))
@@ -34,6 +39,7 @@ class Instrument:
 
     `zero_point` is the magnitude of one count a second; `sky_magnitude` is per square arcsecond. `photon_noise` is how
     often the photon noise of the image enters: 0 in a noise-free recipe, 1 in a detector, 2 in DeepLense's model 1.
+    `psf_file` names a FITS file with a point spread function in pixels of `pixel_scale`, in place of the Gaussian.
     """
 
     name: str
@@ -49,6 +55,7 @@ class Instrument:
     background_rms: float = 0.0  # counts a second and pixel, Gaussian
     photon_noise: int = 1
     source: str = ""
+    psf_file: str = ""
 
     @property
     def field_of_view(self) -> float:
@@ -158,6 +165,26 @@ def psf_profile(instrument: Instrument, image_size: int) -> tuple[float, ...]:
     """The instrument's Gaussian along one axis, in pixels of a field of view of `image_size` of them."""
     sigma_pixels = instrument.psf_fwhm * SIGMA_PER_FWHM / (instrument.field_of_view / image_size)
     return tuple(gaussian_kernel(sigma_pixels, instrument.psf_truncation).tolist())
+
+
+@functools.lru_cache(maxsize=16)
+def psf_table(file: str) -> Tensor:
+    """The normalised point spread function `(h, w)`, float64, of a FITS file; `DataError` where there is none."""
+    from astropy.io import fits
+
+    try:
+        with fits.open(file) as units:
+            table = next(np.array(unit.data, dtype=float) for unit in units if np.ndim(unit.data) == 2)
+    except (OSError, StopIteration) as error:
+        raise DataError(
+            f"psf_file = {file!r}: no two-dimensional image in it; expected a point spread function as FITS"
+        ) from error
+    if not np.isfinite(table).all() or table.sum() <= 0 or 0 in (table.shape[0] % 2, table.shape[1] % 2):
+        raise DataError(
+            f"psf_file = {file!r}: {table.shape[0]} by {table.shape[1]} values with a sum of {table.sum():g}; expected "
+            "odd by odd finite values, the star in the middle one, with a sum above 0: crop it"
+        )
+    return torch.tensor(table / table.sum())
 
 
 def blur(images: Tensor, profile: Sequence[float]) -> Tensor:

@@ -17,7 +17,15 @@ import torch
 from torch import Tensor
 
 from lensstudy.dataset import DataError, LensDataset
-from lensstudy.instrument import INSTRUMENTS, Instrument, blur, noise_variance, psf_profile
+from lensstudy.instrument import (
+    INSTRUMENTS,
+    Instrument,
+    blur,
+    blur_with_kernel,
+    noise_variance,
+    psf_profile,
+    psf_table,
+)
 from lensstudy.lensing import line, point_mass_sum, sersic, shear, sie, truncated_nfw, truncated_nfw_sum
 from lensstudy.population import COLUMNS, LENS_LIGHT, LISTS, MACRO, SOURCE, Preset, check_row, complete, preset_named
 from lensstudy.sources import sample
@@ -41,20 +49,28 @@ STEP = 1e-3  # of a derivative, in the parameter's own unit or as a share of it,
 
 @dataclass(frozen=True)
 class View:
-    """Where light is caught: pixel centres x `(1, W)` and y `(H, 1)` in arcseconds, and the blur along either axis."""
+    """Where light is caught: pixel centres x `(1, W)` and y `(H, 1)` in arcseconds, and the point spread function along
+    either axis or as a table."""
 
     x: Tensor
     y: Tensor
-    psf: tuple[float, ...]
+    psf: tuple[float, ...] | Tensor
     pixel_area: float  # arcsec^2
 
 
 @functools.lru_cache(maxsize=16)
 def view_of(instrument: Instrument, image_size: int, dtype: torch.dtype) -> View:
-    """The instrument's field of view in `image_size` pixels a side, centred between the middle ones."""
+    """The instrument's field of view in `image_size` pixels a side, centred between the middle ones. Raises `DataError`
+    for a tabulated point spread function with pixels of another size."""
     pixel_scale = instrument.field_of_view / image_size
+    if instrument.psf_file and image_size != instrument.image_size:
+        raise DataError(
+            f"psf_file = {instrument.psf_file!r} has pixels of {instrument.name}, {instrument.pixel_scale:g} arcsec; "
+            f"image_size = {image_size} makes them {pixel_scale:.3g}; set image_size to {instrument.image_size}"
+        )
+    psf = psf_table(instrument.psf_file).to(dtype) if instrument.psf_file else psf_profile(instrument, image_size)
     centers = ((torch.arange(image_size, dtype=torch.float64) - (image_size - 1) / 2) * pixel_scale).to(dtype)
-    return View(centers[None, :], centers[:, None], psf_profile(instrument, image_size), pixel_scale**2)
+    return View(centers[None, :], centers[:, None], psf, pixel_scale**2)
 
 
 def batch_size(image_size: int) -> int:
@@ -134,7 +150,8 @@ def brightness(p: dict[str, Tensor], view: View, rays: tuple[Tensor, Tensor], le
     if lens_light:
         shape = (p[name] for name in ("lens_e1", "lens_e2", "lens_x", "lens_y"))
         light = light + sersic(view.x, view.y, *(p[name] for name in LENS_LIGHT), *shape)
-    return blur(light, view.psf) * (p["exposure_time"] * view.pixel_area)
+    seen = blur_with_kernel(light, view.psf) if isinstance(view.psf, Tensor) else blur(light, view.psf)
+    return seen * (p["exposure_time"] * view.pixel_area)
 
 
 def cutout_light(p: dict[str, Any], beta_x: Tensor, beta_y: Tensor) -> Tensor:
@@ -155,7 +172,7 @@ def render(
     rows: pd.DataFrame | Sequence[dict] | dict,
     preset: str = "realistic",
     *,
-    instrument: str | None = None,
+    instrument: str | Instrument | None = None,
     image_size: int | None = None,
     smooth: bool = False,
     dtype: torch.dtype = torch.float32,
@@ -226,7 +243,8 @@ def smooth_twins(dataset: LensDataset) -> tuple[np.ndarray, np.ndarray]:
     about = dataset.description
     if about.get("source") != "simulated":
         raise DataError("only a simulated data set has twins: nobody knows what a measured lens is made of")
-    view = {"preset": about["preset"], "instrument": about["instrument"]["name"], "image_size": dataset.image_size}
+    view: dict = {"preset": about["preset"], "image_size": dataset.image_size}
+    view["instrument"] = Instrument(**about["instrument"])
     return render(dataset.catalogue, **view), render(dataset.catalogue, **view, smooth=True)
 
 
@@ -238,6 +256,7 @@ def substructure_map(
     The first is its mass in solar masses a pixel (halos as points), the second the modulus of its deflection in arcsec.
     """
     recipe, row = preset_named(preset), complete(dict(row))
+    check_row(row, row.get("name", "lens"))
     telescope = instrument_named(instrument, recipe)
     size = checked_size(telescope.image_size if image_size is None else image_size)
     view = view_of(telescope, size, torch.float64)
@@ -251,8 +270,10 @@ def substructure_map(
     return masses, torch.hypot(alpha_x, alpha_y)[0].numpy()
 
 
-def instrument_named(name: str | None, preset: Preset) -> Instrument:
+def instrument_named(name: str | Instrument | None, preset: Preset) -> Instrument:
     """The instrument of that name, the preset's own without one; `DataError` with the known names otherwise."""
+    if isinstance(name, Instrument):
+        return name
     if name is not None and name not in INSTRUMENTS:
         raise DataError(f"instrument '{name}' is unknown; known instruments: {', '.join(INSTRUMENTS)}")
     return preset.instrument if name is None else INSTRUMENTS[name]

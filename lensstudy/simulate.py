@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ from lensstudy.raytracing import (
     renderer,
     smooth_twins,
     substructure_map,
+    view_of,
 )
 
 __all__ = ["CLASSES", "PRESETS", "draw_batch", "render", "simulate", "smooth_twins", "substructure_map"]
@@ -58,8 +59,9 @@ class Request:
 
     @property
     def instrument(self) -> Instrument:
-        """The preset's instrument, or the one that the population names."""
-        return INSTRUMENTS[self.population.get("instrument", preset_named(self.preset).instrument.name)]
+        """The preset's instrument or the one that the population names, with the population's own PSF if it has one."""
+        name = self.population.get("instrument", preset_named(self.preset).instrument.name)
+        return replace(INSTRUMENTS[name], psf_file=self.population.get("psf_file", ""))
 
     def chunks(self) -> list[tuple[str, int, int]]:
         """Class, first and last image of each piece of work, in the order of the data set."""
@@ -243,7 +245,9 @@ def checked_request(
     instrument = INSTRUMENTS[population.get("instrument", recipe.instrument.name)]
     size = checked_size(instrument.image_size if image_size is None else image_size)
     level = None if noise_level is None else float(noise_level)  # plain numbers: `dataset.json` holds them
-    return Request(preset, names, int(images_per_class), int(seed), int(size), level, population, mode)
+    request = Request(preset, names, int(images_per_class), int(seed), int(size), level, population, mode)
+    view_of(request.instrument, request.image_size, torch.float32)  # a point spread function that is none ends here
+    return request
 
 
 def describe(request: Request) -> dict:
@@ -334,6 +338,8 @@ def begin(folder: Path, unfinished: Path, description: dict, shape: tuple[int, .
         if json.loads(asked.read_text()) != description:
             raise DataError(f"{folder}: holds an unfinished data set of other parameters; finish or remove it first")
         return
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder}: is a file; a data set needs a folder of its own, name another")
     folder.mkdir(parents=True, exist_ok=True)
     needed, free = 4 * int(np.prod(shape)), shutil.disk_usage(folder).free
     if needed > 0.95 * free:

@@ -1,4 +1,10 @@
-"""Fit a smooth lens to an image of DeepLense's Common Test 1: what recovered the recipe of the preset `common_test`."""
+"""Fit a lens to an image of DeepLense's Common Test 1, smooth or with a line or points of mass.
+
+This is what recovered the recipe of the preset `common_test`.
+"""
+
+import itertools
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,6 +19,7 @@ INSTRUMENT = INSTRUMENTS["deeplense-common-test"]
 SKY = 10.0
 CORNERS = (slice(None, 20), slice(-20, None))
 START = ("einstein_radius", "shear_1", "shear_2", "source_e1", "source_e2", "source_x", "source_y")
+LINE = ("vortex_x", "vortex_y", "vortex_half_length", "vortex_angle", "vortex_mass")
 
 
 def counts_of(image: np.ndarray) -> np.ndarray:
@@ -28,7 +35,8 @@ def counts_of(image: np.ndarray) -> np.ndarray:
 
 def model(parameters: dict, image_size: int = 150) -> np.ndarray:
     """Expected counts `(H, W)` of a lens without sky, float64."""
-    return render_batch([complete(parameters)], RECIPE, INSTRUMENT, image_size, dtype=torch.float64)[0]
+    lens = complete(parameters | {"halo_einstein_radius": parameters["einstein_radius"]})  # substructure on top of it
+    return render_batch([lens], RECIPE, INSTRUMENT, image_size, dtype=torch.float64)[0]
 
 
 def chi_square(parameters: dict, counts: np.ndarray) -> float:
@@ -37,20 +45,88 @@ def chi_square(parameters: dict, counts: np.ndarray) -> float:
     return float(((counts - expected) ** 2 / expected).mean())
 
 
+def residuals(parameters: dict, counts: np.ndarray) -> np.ndarray:
+    """In sigma, one number a pixel."""
+    expected = np.maximum(model(parameters), 0) + SKY
+    return ((counts - expected) / np.sqrt(expected)).ravel()
+
+
+def adjust(first, steps, parameters_of: Callable[[np.ndarray], dict], counts: np.ndarray) -> tuple[dict, float]:
+    """The parameters near `first` that fit best, in units of `steps`, and half their chi square."""
+
+    def left(values: np.ndarray) -> np.ndarray:
+        return residuals(parameters_of(values * steps), counts)
+
+    def slopes(values: np.ndarray) -> np.ndarray:
+        here = left(values)
+        return np.stack([(left(values + step) - here) / step.max() for step in 2e-3 * np.eye(len(values))], axis=1)
+
+    found = least_squares(left, np.asarray(first) / steps, slopes, max_nfev=30)
+    return parameters_of(found.x * steps), found.cost
+
+
 def fit(counts: np.ndarray, starts: list[dict], free: tuple[str, ...] = START) -> tuple[dict, float]:
     """The best fit from any of `starts`, adjusting the parameters `free`, and its chi square per pixel."""
-
-    def residuals(values, start):
-        expected = np.maximum(model(start | dict(zip(free, values, strict=True))), 0) + SKY
-        return ((counts - expected) / np.sqrt(expected)).ravel()
-
-    best = None
+    found = []
     for start in starts:
-        found = least_squares(residuals, [start[name] for name in free], args=(start,), x_scale=0.05, max_nfev=25)
-        parameters = start | dict(zip(free, found.x.tolist(), strict=True))
-        if best is None or found.cost < best[2]:
-            best = parameters, chi_square(parameters, counts), found.cost
-    return best[:2]
+        steps = np.array([0.03 * start[name] if "mass" in name else 0.05 for name in free])
+        first = [start[name] for name in free]
+        found.append(
+            adjust(first, steps, lambda v, start=start: start | dict(zip(free, v.tolist(), strict=True)), counts)
+        )
+    best, _ = min(found, key=lambda one: one[1])
+    return best, chi_square(best, counts)
+
+
+def with_line(lens: dict, counts: np.ndarray, kept: int = 3) -> list[dict]:
+    """Of many lines of 3 % of the lens's mass, the `kept` that make a smooth fit better by most."""
+    mass = 0.03 * lens["einstein_radius"] ** 2 / RECIPE.area_per_mass
+    places = np.arange(-1.2, 1.3, 0.3)
+    angles = np.arange(4) * np.pi / 4
+    lines = itertools.product(places, places, (0.5, 1.0), angles, (mass,))
+    tried = [lens | dict(zip(LINE, map(float, line), strict=True)) for line in lines if np.hypot(*line[:2]) < 1.4]
+    return [tried[i] for i in np.argsort(-gain(tried, lens, counts))[:kept]]
+
+
+def fit_with_clump(lens: dict, counts: np.ndarray) -> tuple[dict, float]:
+    """The fit of `lens` with one more point mass, and its chi square per pixel."""
+    mass = 0.003 * lens["einstein_radius"] ** 2 / RECIPE.area_per_mass
+    places = np.arange(-1.95, 2.0, 0.15)
+    clumps = [(x, y) for x in places for y in places if 0.1 < np.hypot(x, y) < 2]
+    tried = [with_clumps(lens, [*clumps_of(lens), (*clump, mass)]) for clump in clumps]
+    start = tried[int(np.argmax(gain(tried, lens, counts)))]
+
+    def changed(values: np.ndarray) -> dict:
+        macro = dict(zip(START, values[: len(START)].tolist(), strict=True))
+        return with_clumps(start | macro, values[len(START) :].reshape(-1, 3).tolist())
+
+    first = np.concatenate([[start[name] for name in START], np.ravel(clumps_of(start))])
+    steps = np.concatenate([np.full(len(START), 0.05), np.tile([0.05, 0.05, 0.1 * mass], len(clumps_of(start)))])
+    best, _ = adjust(first, steps, changed, counts)
+    return best, chi_square(best, counts)
+
+
+def gain(tried: list[dict], lens: dict, counts: np.ndarray) -> np.ndarray:
+    """By how much chi square falls, to first order, where what each of `tried` adds to `lens` may have any mass and the
+    smooth lens adjusts to it."""
+    left = residuals(lens, counts)
+    slopes = [(residuals(lens | {name: lens[name] + 1e-4}, counts) - left) / 1e-4 for name in START]
+    smooth, _ = np.linalg.qr(np.stack(slopes, axis=1))
+    gains = []
+    for one in tried:
+        added = left - residuals(one, counts)
+        added -= smooth @ (smooth.T @ added)
+        gains.append(max(added @ left, 0) ** 2 / (added @ added))
+    return np.array(gains)
+
+
+def clumps_of(lens: dict) -> list[tuple]:
+    return list(zip(lens["subhalo_x"], lens["subhalo_y"], lens["subhalo_mass"], strict=True))
+
+
+def with_clumps(lens: dict, clumps: list) -> dict:
+    x, y, mass = np.array(clumps).T
+    return lens | {"subhalo_x": x, "subhalo_y": y, "subhalo_mass": np.maximum(mass, 0)}
 
 
 def likely_starts(counts: np.ndarray, tried: int = 3000, kept: int = 2, seed: int = 0) -> list[dict]:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from astropy.io import fits
 from lensstudy import raytracing
 from lensstudy import simulate as module
 from lensstudy.dataset import DataError, LensDataset
-from lensstudy.instrument import INSTRUMENTS
+from lensstudy.instrument import INSTRUMENTS, psf_profile
 from lensstudy.lensing import sersic_total
 from lensstudy.population import PRESETS, area_per_mass, complete, preset_named
 from lensstudy.simulate import draw_batch, render, simulate, smooth_twins, substructure_map
@@ -93,17 +94,44 @@ def test_common_test_is_aligned_as_found():
     assert images.min(axis=(1, 2, 3)).tolist() == [0] * 6 and images.max(axis=(1, 2, 3)).tolist() == [1] * 6
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
-def test_the_recovered_recipe_fits_the_smooth_images_of_common_test(number):
-    file = DATA / "deeplense-common-test" / "no" / f"{number}.npy"
+def counts_of_common_test(class_name: str, number: int) -> np.ndarray:
+    file = DATA / "deeplense-common-test" / class_name / f"{number}.npy"
     if not file.exists():
         pytest.skip(f"{file} is missing; set LENSSTUDY_DATA to the folder that holds deeplense-common-test/")
-    counts = fitting.counts_of(np.load(file)[0])
+    return fitting.counts_of(np.load(file)[0])
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_the_recovered_recipe_fits_the_smooth_images_of_common_test(number):
+    counts = counts_of_common_test("no", number)
     lens, chi_square = fitting.fit(counts, fitting.likely_starts(counts))
     assert 0.95 <= chi_square <= 1.10
     assert 1.2 <= lens["einstein_radius"] <= 1.65
     angle = math.degrees(0.5 * math.atan2(lens["shear_2"], lens["shear_1"]))
     assert -6.5 < angle < 0.5
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_a_line_explains_the_vortices_of_common_test(number):
+    """With one line, inside the recipe's ranges, no more is left of an image than of a smooth lens."""
+    counts = counts_of_common_test("vort", number)
+    smooth, before = fitting.fit(counts, fitting.likely_starts(counts))
+    lens, after = fitting.fit(counts, fitting.with_line(smooth, counts), (*fitting.START, *fitting.LINE))
+    assert before > 1.1 and 0.95 <= after <= 1.05
+    share = lens["vortex_mass"] * fitting.RECIPE.area_per_mass / lens["einstein_radius"] ** 2
+    assert 0.02 <= share <= 0.05 and 0.4 <= lens["vortex_half_length"] <= 1.3
+    assert math.hypot(lens["vortex_x"], lens["vortex_y"]) <= 1.4
+
+
+def test_the_heaviest_clumps_of_common_test_weigh_what_the_recipe_allows():
+    """Three clumps explain nearly all that a smooth lens leaves of an image with a chi square of 1.16."""
+    counts = counts_of_common_test("sphere", 2)
+    lens, before = fitting.fit(counts, fitting.likely_starts(counts))
+    for _ in range(3):
+        lens, after = fitting.fit_with_clump(lens, counts)
+    shares = lens["subhalo_mass"] * fitting.RECIPE.area_per_mass / lens["einstein_radius"] ** 2
+    assert before > 1.15 and after < 1.02
+    assert (shares > 0.006).all() and (shares < 0.0105).all()
 
 
 def test_the_same_images_for_any_number_of_images_and_processes(monkeypatch):
@@ -271,6 +299,42 @@ def test_real_galaxies_as_sources(tmp_path):
     assert dataset.catalogue["source_image"].str.endswith("galaxy.fits").all()
     with pytest.raises(DataError, match="no FITS files there"):
         simulate("realistic", 2, seed=1, image_size=24, source_images=str(tmp_path / "nowhere"))
+
+
+def test_a_tabulated_point_spread_function(tmp_path):
+    """The instrument's own Gaussian as a table gives its images, a lopsided one moves them; twins keep it."""
+    instrument = INSTRUMENTS["hst-wfc3-f160w"]
+    profile = np.array(psf_profile(instrument, instrument.image_size))
+    fits.PrimaryHDU(3 * np.outer(profile, profile)).writeto(tmp_path / "own.fits")
+    lopsided = np.zeros((3, 5))
+    lopsided[0, 2] = 1.0  # light moves up one row
+    fits.PrimaryHDU(lopsided).writeto(tmp_path / "lopsided.fits")
+    fits.PrimaryHDU(np.ones((4, 4))).writeto(tmp_path / "even.fits")
+    gaussian = simulate("realistic", 2, seed=1, classes=["cdm"], **HEAVY)
+    table = simulate("realistic", 2, seed=1, classes=["cdm"], psf_file=str(tmp_path / "own.fits"), **HEAVY)
+    twins, moved = smooth_twins(table)[1], smooth_twins(gaussian)[1]
+    assert np.abs(twins - moved).max() < 1e-4 * moved.max()
+    assert np.allclose(table.catalogue["detectability"], gaussian.catalogue["detectability"], rtol=1e-3)
+    row = table.catalogue.iloc[:1]
+    telescope = replace(instrument, psf_fwhm=0.001)
+    sharp = render(row, instrument=telescope)[0, 0]
+    up = render(row, instrument=replace(telescope, psf_file=str(tmp_path / "lopsided.fits")))[0, 0]
+    assert np.allclose(up[:-1], sharp[1:], rtol=1e-5)
+    for given, message in (
+        ({"psf_file": str(tmp_path / "even.fits")}, "4 by 4 values.*odd by odd"),
+        ({"psf_file": str(tmp_path / "none.fits")}, "no two-dimensional image"),
+        ({"psf_file": str(tmp_path / "own.fits"), "image_size": 32}, "set image_size to 64"),
+        ({"psf_file": 3}, "the name of a FITS file"),
+    ):
+        with pytest.raises(DataError, match=message):
+            simulate("realistic", 2, seed=1, **given)
+
+
+def test_a_file_where_the_folder_should_be_stays(tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(DataError, match="is a file"):
+        simulate("realistic", 2, seed=1, image_size=24, folder=tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "mine"
 
 
 def test_lens_light_is_added_and_refitted():
