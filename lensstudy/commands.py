@@ -1,7 +1,7 @@
 """The commands of `lensstudy` that take a network out of the study: `export`, `predict`, `train`.
 
-The exit status tells a script what came out: 0 all good, 1 some images were refused, 2 nothing usable or wrong use.
-Heavy imports wait until a command needs them.
+The exit status tells a script what came out: 0 all good, 1 some images were refused or are of unknown pixel scale, 2
+nothing usable or wrong use. Heavy imports wait until a command needs them.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def predict(
     extension: Annotated[str | None, typer.Option(help="FITS extension, HDF5 dataset or npz key of the image")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="images at a time")] = 64,
 ) -> None:
-    """Predict the class of every image; what cannot be judged becomes a row with the reason."""
-    from lensstudy.predictor import Predictor
+    """Predict the class of every image; where none can be named, a row says why."""
+    from lensstudy.predictor import STATES, Predictor
 
     try:
         predictor = Predictor(model, turns, pixel_scale, batch_size)
@@ -57,23 +57,29 @@ def predict(
     except (ValueError, OSError, ImportError) as error:
         _refuse(str(error))
     progress = not os.environ.get("LENSSTUDY_BATCH")
-    counts = {"answered": 0, "strange": 0, "refused": 0}
+    counts = dict.fromkeys(STATES, 0)
     with open(out, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, predictor.columns)
         table.writeheader()
         extension = int(extension) if extension and extension.isdigit() else extension
         for row in predictor.predict_files(paths, extension, progress):
-            kind = "answered" if row["prediction"] else "strange" if "strangeness" in row else "refused"
-            if kind == "refused" and not counts["refused"]:
+            if row["state"] in ("refused", "scale unknown") and not counts[row["state"]]:  # the first of each kind
                 typer.echo(f"{row['file']}: {row['reason']}", err=True)
-            counts[kind] += 1
+            counts[row["state"]] += 1
             table.writerow(row)
-    typer.echo(f"{out}: " + ", ".join(f"{count:,} {kind}" for kind, count in counts.items()))
+    said = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
+    typer.echo(f"{out}: {said or 'no images'}")
     if predictor.distribution is None:
         typer.echo("This network cannot tell images unlike those it was trained on: judge that yourself.", err=True)
+    if not predictor.card.images.pixel_scale:
+        typer.echo(
+            "This network does not know how large its pixels are: check yourself that yours are as large.", err=True
+        )
     judged = counts["answered"] + counts["strange"]
-    if counts["refused"] or not judged:
-        raise typer.Exit(1 if judged else 2)
+    if not judged + counts["scale unknown"]:
+        raise typer.Exit(2)
+    if counts["refused"] + counts["scale unknown"]:
+        raise typer.Exit(1)
 
 
 def train(

@@ -341,7 +341,10 @@ def _metrics(run: Path, trained: TrainedNetwork, labels: np.ndarray, probabiliti
 def _limits(trained: TrainedNetwork, pixel_scale: float | None, dataset: LensDataset | None) -> list[str]:
     limits = list(LIMITS)
     if pixel_scale is None:
-        limits.append("Its training data does not say how large a pixel is: images of another size are refused.")
+        limits.append(
+            "Its training data does not say how large a pixel is: images of another size are refused, and of others "
+            "it cannot tell whether their pixels are as large."
+        )
     if dataset is None:
         limits.append("Its training images were not at hand at the export: it cannot tell images that are unlike them.")
     if not trained.card.get("augmentation", True):

@@ -56,8 +56,8 @@ class Study(BaseModel):
 
     # data
     data_path: str = Field("", description="folder, tar or zip with one folder a class; empty: simulate")
-    preset: Literal["model_1", "model_2", "model_3", "common_test", "realistic"] = Field(
-        "model_3", description="recipe of the simulated images"
+    preset: Literal["model_1", "model_2", "model_3", "common_test", "realistic", "mixture"] = Field(
+        "model_3", description="recipe of the simulated images; mixture: several, listed in population"
     )
     population: dict[str, Any] = Field({}, description="changes to the recipe's population")
     images_per_class: int = Field(60, ge=10, description="simulated images of each class")
@@ -183,6 +183,9 @@ class Study(BaseModel):
     # application
     apply_to: str = Field(
         "", description="your own images, as a file, folder, archive or pattern; empty: the test part of the study"
+    )
+    apply_pixel_scale: float = Field(
+        0.0, ge=0, description="arcseconds of one pixel of these images, where the files do not say; 0: unknown"
     )
 
     @field_validator("networks", "seeds", "shares", "new_seeds")

@@ -2,8 +2,8 @@
 
 It shows the network what its card says (the central pixels, binned and stretched), divides the logits by the
 temperature of the card, and tells images that are unlike those of the training. An image that cannot be what the
-network was trained on is refused with a reason: other bands, another pixel scale, bad pixels. Nothing here needs e2cnn
-or Lightning.
+network was trained on is refused with a reason: other bands, another pixel scale, bad pixels. Of an image whose pixel
+scale nobody says no class is named. Nothing here needs e2cnn or Lightning.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,14 +23,19 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from lensstudy.card import Card
+from lensstudy.companions import LENSTRONOMY, companions, information
 from lensstudy.containers import Listing, list_path
 from lensstudy.dataset import DataError, LensDataset, Scaling
-from lensstudy.formats import FITS, decode, read_npy, stacked
+from lensstudy.formats import FITS, HDF5, decode, read_npy, stacked
 from lensstudy.plain import PlainNetwork, load_plain
 from lensstudy.strangeness import Distribution, looks
 from lensstudy.turning import centre_crop, rotate
 
-__all__ = ["OnnxNetwork", "Predictor", "find"]
+__all__ = ["STATES", "OnnxNetwork", "Predictor", "find"]
+
+# What became of an image. `scale unknown`: probabilities that hold only if its pixels are as large as the network's;
+# `left out`: a noise map, PSF or mask that belongs to an image.
+STATES = ("answered", "scale unknown", "strange", "refused", "left out")
 
 SCALE_TOLERANCE = 0.02  # pixel scales that agree to 2 % are the same: half a pixel over a cutout of 50
 LABELS = ("labels", "label", "classes", "class", "y")  # arrays beside the images of an HDF5 file
@@ -62,13 +68,15 @@ class OnnxNetwork:
 
 @dataclass
 class _Image:
-    """One image on its way: where it was found and its pixels `(C, H, W)`, or why there are none."""
+    """One image on its way: where it was found and its pixels `(C, H, W)`, or why there are none; `companion` if it is
+    no image but belongs to one."""
 
     file: str
     index: int
     pixels: np.ndarray | None
     reason: str = ""
     pixel_scale: float | None = None
+    companion: bool = False
 
 
 class Predictor:
@@ -194,8 +202,9 @@ class Predictor:
         return kept.clip(-BOUND, BOUND).astype(np.float32)
 
     def predict(self, images: np.ndarray | Sequence[np.ndarray]) -> pd.DataFrame:
-        """One row an image of an array `(N, C, H, W)`, `(N, H, W)` or a list of images: `prediction` (empty for an
-        image that is refused or strange), a probability a class, `strangeness`, `in_distribution`, `reason`."""
+        """One row an image of an array `(N, C, H, W)`, `(N, H, W)` or a list of images: `prediction` (empty where no
+        class can be named), `state` (one of `STATES`), a probability a class, `strangeness`, `in_distribution` (empty
+        where that cannot be said) and the `reason` why no class is named."""
         found = []
         for i, image in enumerate(images):
             pixels = np.asarray(image)
@@ -210,7 +219,7 @@ class Predictor:
     @property
     def columns(self) -> list[str]:
         """Names of what a row holds."""
-        return ["file", "image", "prediction", *self.classes, "strangeness", "in_distribution", "reason"]
+        return ["file", "image", "prediction", "state", *self.classes, "strangeness", "in_distribution", "reason"]
 
     def predict_files(
         self, paths: Iterable[str | Path], extension: str | int | None = None, progress: bool = False
@@ -256,20 +265,28 @@ class Predictor:
         answers = zip(*self.answers(np.stack(usable)), strict=True) if usable else iter(())
         for one, pixels in waiting:
             row = {"file": one.file, "image": one.index, "prediction": "", "reason": one.reason}
-            yield row if pixels is None else row | self._answer(*next(answers))
+            row["state"] = "left out" if one.companion else "refused"
+            known = one.pixel_scale or self.pixel_scale or not self.card.images.pixel_scale
+            yield row if pixels is None else row | self._answer(*next(answers), bool(known))
 
-    def _answer(self, probabilities: np.ndarray, strangeness: float) -> dict:
+    def _answer(self, probabilities: np.ndarray, strangeness: float, scale_known: bool) -> dict:
         if not np.isfinite(probabilities).all():
             return {"reason": "the network finds no number for it: pixels beyond all bounds, or in other units"}
         row = dict(zip(self.classes, probabilities.tolist(), strict=True))
-        prediction = self.classes[int(probabilities.argmax())]
-        if np.isnan(strangeness):
-            return row | {"prediction": prediction}
-        row |= {"strangeness": float(strangeness), "in_distribution": bool(strangeness <= 1)}
+        row |= {} if np.isnan(strangeness) else {"strangeness": float(strangeness)}
         if strangeness > 1:
             reason = f"unlike the training images ({strangeness:.3g} times the limit): no prediction"
-            return row | {"prediction": "", "reason": reason}
-        return row | {"prediction": prediction}
+            reason += "" if scale_known else "; the size of its pixels is unknown, which may be why"
+            return row | {"in_distribution": False, "state": "strange", "reason": reason}
+        if not scale_known:
+            arcsec = f"{self.card.images.pixel_scale:.4g}"
+            reason = (
+                f"the size of its pixels is unknown, and these probabilities hold only if it is {arcsec} arcsec, as in "
+                f"the training images; if it is, say --pixel-scale {arcsec}"
+            )
+            return row | {"state": "scale unknown", "reason": reason}
+        row |= {} if np.isnan(strangeness) else {"in_distribution": True}
+        return row | {"state": "answered", "prediction": self.classes[int(probabilities.argmax())]}
 
 
 def _noticed(seen: torch.Tensor, features: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -277,23 +294,46 @@ def _noticed(seen: torch.Tensor, features: torch.Tensor) -> tuple[np.ndarray, np
 
 
 def find(paths: Iterable[str | Path], extension: str | int | None = None, progress: bool = False) -> Iterator[_Image]:
-    """Every image at `paths`, one after the other; what cannot be read comes with its reason and no pixels."""
+    """Every image at `paths`, one after the other; what cannot be read comes with its reason and no pixels, and so does
+    a noise map, PSF or mask that belongs to an image beside it."""
     places = [(place, _listed(place)) for path in paths for place in _expanded(path)]
     total = sum(len(listing.names) if isinstance(listing, Listing) else 1 for _, listing in places)
+    beside = companions([str(place) for place, _ in places if place.is_file()])
     with tqdm(total=total, desc="images", unit="file", disable=not progress, delay=1) as bar:
         for place, listing in places:
             if isinstance(listing, str):
                 yield _Image(_printable(place), 0, None, listing)
                 bar.update()
+            elif role := beside.get(str(place)):
+                yield _companion(str(place), role)
+                bar.update(len(listing.names) if isinstance(listing, Listing) else 1)
             elif isinstance(listing, LensDataset):
                 scale = listing.description.get("pixel_scale")
                 for i, name in enumerate(listing.catalogue["name"]):
                     yield _Image(f"{place}:{name}", i, np.asarray(listing.images[i]), "", scale)
                 bar.update()
             else:
-                for name, content in listing.stream():
-                    yield from _decoded(_shown(place, listing, name), name, content, extension)
+                roles = companions(listing.names)
+                scale = _lenstronomy_scale(place) if listing.kind == "hdf5" else None
+                for name, content in _stream(listing):
+                    file = _shown(place, listing, name)
+                    if role := roles.get(name):
+                        yield _companion(file, role)
+                    else:
+                        yield from _decoded(file, name, content, extension, scale)
                     bar.update()
+
+
+def _companion(file: str, role: str) -> _Image:
+    return _Image(file, 0, None, f"the {role} of an image beside it, and no image itself", companion=True)
+
+
+def _stream(listing: Listing) -> Iterator[tuple[str, Any]]:
+    """Names and contents; where an archive cannot be read on, the reason in place of the rest."""
+    try:
+        yield from listing.stream()
+    except Exception as error:  # whatever a damaged archive raises
+        yield "", error
 
 
 def _expanded(path: str | Path) -> list[Path]:
@@ -323,13 +363,13 @@ def _printable(place: Path) -> str:
 
 
 def _shown(place: Path, listing: Listing, name: str) -> str:
-    if listing.kind == "file":
+    if listing.kind == "file" or not name:
         return str(place)
     return str(place / name) if listing.kind == "folder" else f"{place}:{name}"
 
 
-def _decoded(file: str, name: str, content, extension: str | int | None) -> Iterator[_Image]:
-    """The images of one file, of a stack a piece at a time."""
+def _decoded(file: str, name: str, content, extension: str | int | None, scale: float | None) -> Iterator[_Image]:
+    """The images of one file, of a stack a piece at a time; `scale` is that of the HDF5 file around them."""
     try:
         if isinstance(content, Exception):
             raise content
@@ -337,14 +377,14 @@ def _decoded(file: str, name: str, content, extension: str | int | None) -> Iter
             return
         if not isinstance(content, bytes | Path):  # an HDF5 dataset
             if content.ndim < 4:
-                yield from (_Image(file, i, image) for i, image in enumerate(stacked(content[...])))
+                yield from (_Image(file, i, image, "", scale) for i, image in enumerate(stacked(content[...])))
                 return
             for start in range(0, len(content), PIECE):
                 piece = stacked(content[start : start + PIECE])
-                yield from (_Image(file, start + i, image) for i, image in enumerate(piece))
+                yield from (_Image(file, start + i, image, "", scale) for i, image in enumerate(piece))
             return
         images, _ = decode(name, content, extension)
-        scale = _pixel_scale(content, extension) if name.lower().endswith(FITS) else None
+        scale = _pixel_scale(name, content, extension)
     except Exception as error:  # whatever a damaged file makes a decoder raise
         yield _Image(file, 0, None, f"{error}" or type(error).__name__)
         return
@@ -359,7 +399,30 @@ def _is_list(name: str, content) -> bool:
     return content.ndim < 2
 
 
-def _pixel_scale(content: bytes | Path, extension: str | int | None) -> float | None:
+def _pixel_scale(name: str, content: bytes | Path, extension: str | int | None) -> float | None:
+    """Arcseconds of one pixel as a file says, or the `info.json` beside it; None where neither does."""
+    scale = None
+    if name.lower().endswith(FITS):
+        scale = _header_scale(content, extension)
+    elif name.lower().endswith(HDF5):
+        scale = _lenstronomy_scale(content)
+    return scale or (information(content).get("pixel_scale") if isinstance(content, Path) else None)
+
+
+def _lenstronomy_scale(content: bytes | Path) -> float | None:
+    """Arcseconds of one pixel in lenstronomy's HDF5, None in another."""
+    import io
+
+    import h5py
+
+    with h5py.File(io.BytesIO(content) if isinstance(content, bytes) else content) as file:
+        matrix = file.get("transform_pix2angle") if LENSTRONOMY in file else None
+        if matrix is None or getattr(matrix, "shape", None) != (2, 2):
+            return None
+        return float(np.sqrt(abs(np.linalg.det(matrix[()])))) or None
+
+
+def _header_scale(content: bytes | Path, extension: str | int | None) -> float | None:
     """Arcseconds of one pixel from the header of a FITS image, None where it does not say."""
     import io
     import warnings

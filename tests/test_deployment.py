@@ -216,15 +216,25 @@ def test_commands(exported, run_folder, blobs, tmp_path, monkeypatch):
     assert done.exit_code == 0 and "knows no others" in done.output
     np.save("good.npy", blobs.part("test").images[0, 0])
     np.save("colour.npy", np.random.default_rng(0).normal(size=(3, 16, 16)))
-    assert lensstudy("predict", "network", "good.npy", "--out", "one.csv").exit_code == 0
-    assert lensstudy("predict", "network", "*.npy", "--out", "two.csv").exit_code == 1
+    assert lensstudy("predict", "network", "good.npy", "--out", "one.csv", "--pixel-scale", "0.1").exit_code == 0
+    untold = lensstudy("predict", "network", "good.npy", "--out", "untold.csv")
+    assert untold.exit_code == 1 and "untold.csv: 1 scale unknown" in untold.output
+    assert "the size of its pixels is unknown" in untold.output and pd.read_csv("untold.csv")["prediction"].isna().all()
+    assert lensstudy("predict", "network", "*.npy", "--out", "two.csv", "--pixel-scale", "0.1").exit_code == 1
     table = pd.read_csv("two.csv").set_index("file")
     assert table["reason"]["colour.npy"].startswith("3 bands")
     assert table["prediction"]["good.npy"] in blobs.classes
     assert lensstudy("predict", "network", "colour.npy", "--out", "none.csv").exit_code == 2
+    np.save("psf.npy", np.ones((5, 5)))
+    beside = lensstudy("predict", "network", "good.npy", "psf.npy", "--out", "beside.csv", "--pixel-scale", "0.1")
+    assert beside.exit_code == 0 and "beside.csv: 1 answered, 1 left out" in beside.output
     with h5py.File("labels.h5", "w") as file:
         file["labels"] = np.arange(3)
     assert lensstudy("predict", "network", "labels.h5", "--out", "nothing.csv").exit_code == 2, "no image, no success"
+    unscaled = lensstudy("export", run_folder, "--data", data, "--out", "unscaled")
+    assert "whether their pixels are as large" in unscaled.output
+    asked = lensstudy("predict", "unscaled", "good.npy", "--out", "unscaled.csv")
+    assert asked.exit_code == 0 and "check yourself that yours are as large" in asked.output
     wrong = lensstudy("predict", "network", "good.npy", "--out", "network")
     assert wrong.exit_code == 2 and "Is a directory" in wrong.output
     wrong = lensstudy("predict", run_folder, "good.npy")

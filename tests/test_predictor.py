@@ -15,6 +15,12 @@ from lensstudy.predictor import Predictor, find
 
 @pytest.fixture(scope="module")
 def predictor(exported) -> Predictor:
+    """One that was told how large the pixels of files are that do not say."""
+    return Predictor(exported, pixel_scale=0.1)
+
+
+@pytest.fixture(scope="module")
+def untold(exported) -> Predictor:
     return Predictor(exported)
 
 
@@ -37,7 +43,7 @@ def test_it_answers_rightly_and_finds_its_own_images_familiar(predictor, blobs):
     assert list(table.columns) == [c for c in predictor.columns if c != "file"]
 
 
-def test_what_the_network_cannot_know_is_refused_with_the_reason(predictor, image):
+def test_what_the_network_cannot_know_is_refused_with_the_reason(untold, image):
     colour = np.random.default_rng(0).normal(size=(3, 16, 16))
     border = image.copy()
     border[:, 0] = np.nan
@@ -49,10 +55,30 @@ def test_what_the_network_cannot_know_is_refused_with_the_reason(predictor, imag
         "16 pixels of what the network sees are NaN": border,
         "every pixel has the same value": np.ones((16, 16)),
     }
-    for expected, found in zip(bad, reasons(predictor, *bad.values()), strict=True):
+    for expected, found in zip(bad, reasons(untold, *bad.values()), strict=True):
         assert expected in found
-    table = predictor.predict(list(bad.values()))
-    assert (table["prediction"] == "").all() and table[list(predictor.classes)].isna().all(axis=None)
+    table = untold.predict(list(bad.values()))
+    assert (table["prediction"] == "").all() and table[list(untold.classes)].isna().all(axis=None)
+    assert (table["state"] == "refused").all()
+
+
+def test_without_a_pixel_scale_no_class_is_named(untold, predictor, blobs):
+    """Lenses 0.7 times as large as the network knows them can look like others: nobody else can tell."""
+    images = blobs.part("test").images
+    table, told = untold.predict(images), predictor.predict(images)
+    assert set(table["state"]) <= {"scale unknown", "strange"} and "answered" in set(told["state"])
+    assert (table["prediction"] == "").all() and not table["in_distribution"].eq(True).any()
+    pd.testing.assert_frame_equal(table[["no_sub", "sub", "strangeness"]], told[["no_sub", "sub", "strangeness"]])
+    reasons = table["reason"][table["state"] == "scale unknown"]
+    assert reasons.str.endswith("if it is, say --pixel-scale 0.1").all() and len(reasons)
+    (row,) = untold.predict([np.random.default_rng(0).normal(size=(16, 16))]).to_dict("records")
+    assert row["state"] == "strange" and "the size of its pixels is unknown" in row["reason"]
+
+
+def test_a_network_that_knows_no_pixel_scale_cannot_ask_for_one(untold, blobs):
+    card = untold.card.model_copy(update={"images": untold.card.images.model_copy(update={"pixel_scale": None})})
+    table = Predictor.of(card, untold.network, untold.distribution).predict(blobs.part("test").images)
+    assert "answered" in set(table["state"])
 
 
 def test_a_grey_picture_stored_in_colour_is_grey(predictor, image):
@@ -184,14 +210,14 @@ def test_a_name_that_no_table_can_hold_is_written_out(predictor, image, tmp_path
     assert "not UTF-8" in row["reason"] and row["file"].encode("utf-8").endswith(b"lens-\\udcff.npy")
 
 
-def test_pixels_that_no_network_can_take_get_no_class(predictor, image):
+def test_pixels_that_no_network_can_take_get_no_class(predictor, untold, image):
     hot, outside = image.astype(float), np.pad(image.astype(float), 7, constant_values=1e300)
     hot[3, 3] = 1e38
     table = predictor.predict([hot, image.astype(float) * 1e300, image + 1j, image.astype(str), image * 1e25])
     assert (table["prediction"] == "").all() and table["reason"].str.len().all()
     (reason,) = reasons(predictor.of(predictor.card, predictor.network), hot)
     assert "too large" in reason, "whatever is known of the training images"
-    (reason,) = reasons(predictor, outside)
+    (reason,) = reasons(untold, outside)
     assert "at 0.1 arcsec" in reason
 
 
@@ -226,11 +252,80 @@ def test_memory_stays_bounded(predictor, tmp_path, image):
     assert len(held) <= 300 + predictor.batch_size + 1
 
 
-def test_real_files_each_get_a_row_and_none_an_answer_that_cannot_be_given(predictor, evaluation_data):
+def test_files_that_belong_to_an_image_are_left_out_and_said(predictor, image, tmp_path):
+    """As observations come: a folder of image, noise map, PSF and mask, with the scale beside them."""
+    lens, other = tmp_path / "lens", tmp_path / "other"
+    for folder in (lens, other):
+        folder.mkdir()
+    for name in ("data", "noise_map", "psf", "mask_extra_galaxies"):
+        fits.PrimaryHDU(image).writeto(lens / f"{name}.fits")
+    for name in ("ours", "ours_rms", "theirs_rms"):
+        np.save(other / f"{name}.npy", image)
+    expected = {
+        "data.fits": "answered",
+        "noise_map.fits": "left out",
+        "psf.fits": "left out",
+        "mask_extra_galaxies.fits": "left out",
+        "ours.npy": "answered",
+        "ours_rms.npy": "left out",
+        "theirs_rms.npy": "answered",
+    }
+    with tarfile.open(tmp_path / "both.tar", "w") as tar:
+        tar.add(lens, "lens")
+        tar.add(other, "other")
+    for paths in ([lens, other], [lens / "*", other / "*"], [tmp_path / "both.tar"]):
+        rows = list(predictor.predict_files(paths))
+        assert {row["file"].split("/")[-1]: row["state"] for row in rows} == expected, paths
+    (reason,) = {row["reason"] for row in rows if "noise_map" in row["file"]}
+    assert reason == "the noise map of an image beside it, and no image itself"
+    (alone,) = predictor.predict_files([lens / "psf.fits"])
+    assert alone["state"] == "answered", "what is named alone is asked about"
+
+
+def test_lenstronomys_file_is_one_image_of_its_own_scale(untold, image, tmp_path):
+    for name, scale in (("right", 0.1), ("wrong", 0.04)):
+        with h5py.File(tmp_path / f"image_{name}.h5", "w") as file:
+            file["image_data"], file["exposure_time"] = image, np.ones_like(image)
+            file["transform_pix2angle"] = [[-scale, 0], [0, scale]]
+        with h5py.File(tmp_path / f"psf_{name}.h5", "w") as file:
+            file["kernel_point_source"] = image
+    for paths in ([tmp_path], [tmp_path / "*.h5"]):
+        rows = [row for row in untold.predict_files(paths) if row["state"] != "left out"]
+        assert [row["state"] for row in rows] == ["answered", "refused"]
+        assert rows[1]["reason"].startswith("pixels of 0.04 arcsec")
+
+
+def test_the_scale_in_the_information_beside_an_image_counts(untold, image, tmp_path):
+    np.save(tmp_path / "lens.npy", image)
+    for scale, state in ((0.1, "answered"), (0.2, "refused")):
+        (tmp_path / "info.json").write_text(f'{{"pixel_scale": {scale}}}')
+        (row,) = untold.predict_files([tmp_path])
+        assert row["state"] == state
+    (tmp_path / "info.json").write_text("{")
+    (row,) = untold.predict_files([tmp_path])
+    assert "expected JSON" in row["reason"]
+
+
+def test_an_archive_that_cannot_be_read_on_is_a_row_and_the_others_go_on(predictor, image, tmp_path):
+    with h5py.File(tmp_path / "elsewhere.h5", "w") as file:
+        file.create_dataset("images", (1, 16, 16), "f4", external=[(str(tmp_path / "raw"), 0, 1024)])
+    np.save(tmp_path / "good.npy", image)
+    rows = list(predictor.predict_files([tmp_path / "elsewhere.h5", tmp_path / "good.npy"]))
+    assert [row["state"] for row in rows] == ["refused", "answered"]
+    assert "takes its numbers from other files" in rows[0]["reason"]
+
+
+def test_real_files_each_get_a_row_and_none_an_answer_that_cannot_be_given(untold, evaluation_data):
     """Telescope cutouts of other sizes and scales, noise maps and PSFs beside them, and colour pictures."""
-    rows = list(predictor.predict_files([evaluation_data / "lenses", evaluation_data / "deeplense-common-test"]))
+    rows = list(untold.predict_files([evaluation_data / "lenses", evaluation_data / "deeplense-common-test"]))
     assert len(rows) > 20
+    states = {row["file"].removeprefix(str(evaluation_data)): row["state"] for row in rows}
+    assert {name.split("/")[-1] for name, state in states.items() if "slacs" in name and state == "left out"} == {
+        "mask_extra_galaxies.fits",
+        "noise_map.fits",
+        "psf.fits",
+    }
     for row in rows:
-        assert row["prediction"] == "" and row["reason"], row
+        assert row["reason"] and (row["prediction"] == ""), row
     assert sum("the network was trained on 16 x 16 at 0.1 arcsec" in row["reason"] for row in rows) >= 15
-    assert sum(row["reason"].startswith("pixels of") for row in rows) >= 1
+    assert sum(row["reason"].startswith("pixels of") for row in rows) >= 6  # lenstronomy's three, and info.json
