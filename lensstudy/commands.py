@@ -15,6 +15,7 @@ import typer
 
 __all__ = ["export", "predict", "train"]
 
+FIRST = "d4-steerable-cnn"  # what is trained where nobody says
 Scale = Annotated[float | None, typer.Option("--pixel-scale", help="arcseconds of one pixel, where files do not say")]
 
 
@@ -86,7 +87,8 @@ def train(
     data: Annotated[Path, typer.Option(help="folder, tar or zip with one folder a class")],
     out: Annotated[Path, typer.Option(help="run folder to write")],
     begin: Annotated[Path | None, typer.Option("--from", help="run folder whose network is trained further")] = None,
-    network: Annotated[str, typer.Option(help="network to train from nothing, without --from")] = "d4-steerable-cnn",
+    network: Annotated[str | None, typer.Option(help=f"network to train from nothing; {FIRST}, if none")] = None,
+    pixel_scale: Scale = None,
     epochs: Annotated[int, typer.Option(min=1, help="passes over the training images")] = 8,
     learning_rate: Annotated[float, typer.Option(help="highest learning rate")] = 0.001,
     batch_size: Annotated[int, typer.Option(min=1, help="images in one step")] = 32,
@@ -99,9 +101,13 @@ def train(
 
     settings = {name: value for name, value in locals().items() if name in ("epochs", "learning_rate", "batch_size")}
     settings |= {"test_fraction": test_fraction, "validation_fraction": validation_fraction, "seed": seed}
-    settings |= {} if begin else {"network": network}
+    if begin and network:
+        _refuse(
+            f"--network {network} beside --from {begin}: what is trained further stays the network it is; leave one out"
+        )
+    settings |= {} if begin else {"network": network or FIRST}
     try:
-        folder, metrics = train_on(data, out, begin, **settings)
+        folder, metrics = train_on(data, out, begin, pixel_scale, **settings)
     except (ValueError, RuntimeError, OSError) as error:
         _refuse(str(error))
     typer.echo(

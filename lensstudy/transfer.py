@@ -14,6 +14,7 @@ from lensstudy.card import FORMAT
 from lensstudy.dataset import DataError
 from lensstudy.filtering import Rules, filter_images
 from lensstudy.parameters import Study
+from lensstudy.predictor import SCALE_TOLERANCE
 from lensstudy.training import RELEVANT, fit, in_batch
 
 __all__ = ["train_on"]
@@ -22,12 +23,16 @@ __all__ = ["train_on"]
 NOT_KEPT = ("share", "fresh_images", "curriculum", "precision", "threads", "accelerator", "devices", "nodes")
 
 
-def train_on(data: str | Path, out: str | Path, begin: str | Path | None = None, **settings) -> tuple[Path, dict]:
+def train_on(
+    data: str | Path, out: str | Path, begin: str | Path | None = None, pixel_scale: float | None = None, **settings
+) -> tuple[Path, dict]:
     """Train on the images at `data` (any layout that `archive` reads) and write the run folder `out`; beside it stands
     the data set, as a study has it. Returns the run folder and its metrics.
 
     begin: a finished run folder whose weights are trained further; its network and what it sees of an image are kept,
         the last layer begins anew where the classes are others.
+    pixel_scale: arcseconds of one pixel of the images, which they must name or be given where the network to begin with
+        knows that of its own; without one, predictions cannot tell whether an image has pixels of the same size.
     settings: fields of `Study`, such as `epochs` and `learning_rate`.
 
     Raises `DataError` for images that cannot be used and `ValueError` for a folder that cannot be begun with.
@@ -49,6 +54,8 @@ def train_on(data: str | Path, out: str | Path, begin: str | Path | None = None,
             f"{data}: images of {dataset.image_size} pixels, and the network sees the central {card['crop']}; use "
             "larger cutouts, or train from nothing"
         )
+    known = card.get("data", {}).get("pixel_scale")
+    dataset.description |= _pixel_scale(data, dataset.description.get("pixel_scale"), pixel_scale, known)
     rules = Rules(outlier=None, label_error=None)
     dataset = filter_images(dataset, rules, study.seed).split(
         study.test_fraction, study.validation_fraction, study.seed
@@ -57,6 +64,21 @@ def train_on(data: str | Path, out: str | Path, begin: str | Path | None = None,
     dataset.save(out / "dataset")
     run = fit(dataset, study, folder, start_from=begin)
     return run, json.loads((run / "metrics.json").read_text())
+
+
+def _pixel_scale(data: str | Path, named: float | None, given: float | None, of_network: float | None) -> dict:
+    """The pixel scale that images name or were given, for their description. Raises `DataError` where the two differ,
+    or where there is none and the network to begin with knows its own."""
+    if given is not None and not given > 0:
+        raise DataError(f"pixel_scale = {given}; expected arcseconds of one pixel, more than 0")
+    if given and named and abs(given / named - 1) > SCALE_TOLERANCE:
+        raise DataError(f"{data}: pixels of {named:.4g} arcsec, as it says itself, and not of {given:.4g}")
+    if of_network and not (given or named):
+        raise DataError(
+            f"{data}: does not say how large its pixels are, and the network to begin with was trained on "
+            f"{of_network:.4g} arcsec; say how large yours are with --pixel-scale"
+        )
+    return {"pixel_scale": given or named} if given or named else {}
 
 
 def _card(run: Path) -> dict:

@@ -46,6 +46,34 @@ def test_command(folder, run_folder, exported, tmp_path):
     assert wrong.exit_code == 2 and "give the run folder that it was exported from" in wrong.output
 
 
+def test_the_size_of_a_pixel_goes_along(folder, run_folder, tmp_path):
+    """A network that knows its own is not trained further on images of which nobody does."""
+    begin = shutil.copytree(run_folder, tmp_path / "begin")
+    card = json.loads((begin / "card.json").read_text())
+    (begin / "card.json").write_text(json.dumps(card | {"data": card["data"] | {"pixel_scale": 0.1}}))
+
+    def lensstudy(*arguments):
+        few = ("--data", folder, "--epochs", 1, "--batch-size", 8, "--validation-fraction", 0.3)
+        return CliRunner().invoke(
+            app, list(map(str, ("train", "--from", begin, "--out", tmp_path / "out", *few, *arguments)))
+        )
+
+    unknown = lensstudy()
+    assert unknown.exit_code == 2 and "was trained on 0.1 arcsec; say how large yours are" in unknown.output
+    assert lensstudy("--pixel-scale", 0.05).exit_code == 0
+    trained = json.loads((tmp_path / "out" / "training" / "d4-steerable-cnn-s1" / "card.json").read_text())
+    assert trained["data"]["pixel_scale"] == 0.05
+    with pytest.raises(DataError, match="pixels of 0.05 arcsec, as it says itself, and not of 0.1"):
+        train_on(tmp_path / "out" / "dataset", tmp_path / "other", pixel_scale=0.1)
+
+
+def test_a_network_that_is_trained_further_is_not_chosen(run_folder, folder, tmp_path):
+    asked = ["train", "--from", run_folder, "--network", "resnet18", "--data", folder, "--out", tmp_path / "out"]
+    done = CliRunner().invoke(app, list(map(str, asked)))
+    assert done.exit_code == 2 and "--network resnet18 beside --from" in done.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_network_that_saw_simulations_by_a_curriculum_learns_from_the_folder(folder, run_folder, tmp_path):
     """How many images there were, and the machine, belong to the training that is over."""
     begin = shutil.copytree(run_folder, tmp_path / "begin")
