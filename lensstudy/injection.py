@@ -171,8 +171,10 @@ def fit_smooth(
 
     `einstein_radius` (arcsec) is the guess to start from, such as `ring_radius`; pixels within 1.8 times that count.
     Many random lenses are compared with the image at coarse pixels, the three likeliest fitted by least squares, and
-    further sources added to the best of them. Raises `DataError` where nothing is left to fit.
+    further sources added to the best of them. Raises `DataError` where nothing is left to fit, or for redshifts that
+    cannot be (`redshifts_of`).
     """
+    redshifts, known = redshifts_of(observation)
     x, y = observation.grid()
     used = ~observation.mask & (np.hypot(x, y) < 1.8 * einstein_radius)
     if used.sum() < 100:
@@ -186,10 +188,31 @@ def fit_smooth(
         more = values[-len(GALAXY) :].copy()
         more[0], more[1] = more[0] - 1, more[1] + 0.5  # fainter and wider, where the last one is
         values, chi2 = adjust(observation, used, np.concatenate([values, more]), 40)
-    about = observation.about
-    known = all(f"redshift_{which}" in about for which in ("lens", "source"))
-    redshifts = (float(about["redshift_lens"]), float(about["redshift_source"])) if known else REDSHIFTS
     return SmoothModel(names_of(values), values, observation, used, chi2, redshifts, known)
+
+
+def redshifts_of(observation: Observation) -> tuple[tuple[float, float], bool]:
+    """Redshifts of lens and source, and whether they are known: `REDSHIFTS` where one of them is not said.
+
+    Raises `DataError` where one is not positive or the source does not lie behind the lens: no light would be bent.
+    """
+    about = observation.about
+    named = {which: about.get(f"redshift_{which}") for which in ("lens", "source")}
+    named = {which: value for which, value in named.items() if value is not None}
+    try:
+        given = {which: float(value) for which, value in named.items()}
+    except (TypeError, ValueError):
+        raise DataError(f"{observation}: redshifts {named}; expected numbers, or none at all") from None
+    if wrong := [f"redshift_{which} = {value:g}" for which, value in given.items() if not 0 < value < math.inf]:
+        raise DataError(f"{observation}: {wrong[0]}; expected more than 0. Mend info.json, or take it out of it")
+    if len(given) < 2:
+        return REDSHIFTS, False
+    if not given["lens"] < given["source"]:
+        raise DataError(
+            f"{observation}: redshift_source = {given['source']:g} is not behind redshift_lens = {given['lens']:g}; "
+            "are the two exchanged in info.json?"
+        )
+    return (given["lens"], given["source"]), True
 
 
 def names_of(values: np.ndarray) -> tuple[str, ...]:

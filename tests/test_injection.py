@@ -24,7 +24,7 @@ X, Y = GRID[None, :], GRID[:, None]
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     """The simulated lens with a clump of 1e10 solar masses, and its smooth model."""
-    one = read_all(write_simulated(tmp_path_factory.mktemp("lenses"), seed=1))[1]
+    one = read_all(write_simulated(tmp_path_factory.mktemp("lenses"), seed=1))[0][1]
     light = fit_lens_light(one)
     return one, fit_smooth(subtract_lens_light(one, light), ring_radius(one, light))
 
@@ -112,6 +112,32 @@ def test_nothing_to_fit_is_told(fitted):
     one, _ = fitted
     with pytest.raises(DataError, match="0 pixels to fit within 1.80 arcsec"):
         fit_smooth(replace(one, mask=np.ones_like(one.mask)), 1.0)
+
+
+@pytest.mark.parametrize(
+    "about, message",
+    [
+        ({"redshift_lens": 0.6, "redshift_source": 0.2}, "redshift_source = 0.2 is not behind redshift_lens = 0.6"),
+        ({"redshift_lens": 0.5, "redshift_source": 0.5}, "is not behind"),
+        ({"redshift_lens": 0.0, "redshift_source": 1.0}, "redshift_lens = 0; expected more than 0"),
+        ({"redshift_lens": 0.5, "redshift_source": math.nan}, "redshift_source = nan; expected more than 0"),
+        ({"redshift_source": -1.0}, "redshift_source = -1; expected"),
+        ({"redshift_lens": "near", "redshift_source": 1.0}, "expected numbers, or none at all"),
+    ],
+)
+def test_redshifts_that_cannot_be_are_told(fitted, about, message):
+    one, _ = fitted
+    with pytest.raises(DataError, match=message):
+        fit_smooth(replace(one, about=about), 1.0)
+
+
+def test_redshifts_that_are_not_said_are_those_of_the_simulations(fitted):
+    one, _ = fitted
+    assert injection.redshifts_of(replace(one, about={"redshift_lens": 0.2})) == (injection.REDSHIFTS, False)
+    assert injection.redshifts_of(replace(one, about={"redshift_lens": 0.2, "redshift_source": 0.6})) == (
+        (0.2, 0.6),
+        True,
+    )
 
 
 def test_recovery_and_the_mass_seen():
