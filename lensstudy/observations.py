@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lensstudy.companions import FILLERS, ROLES, information, role_and_key, stem
 from lensstudy.dataset import DataError, sky_and_noise
 from lensstudy.formats import FITS, HDF5
 from lensstudy.instrument import INSTRUMENTS, gaussian_kernel, noise_variance, noisy
@@ -41,18 +42,10 @@ __all__ = [
     "write_simulated",
 ]
 
-ROLES = {  # words in the name of a file or of a FITS extension that say what is in it
-    "psf": ("psf", "kernel"),
-    "noise": ("noise", "rms", "sigma", "err", "error"),
-    "mask": ("mask",),
-    "image": ("data", "image", "flux", "bgsub", "sci"),
-}
-FILLERS = ("map", "extra", "galaxies")  # words that tell no file from another
 BAND = r"f\d{3}[a-z]+|vis|(nir|des)[ _-][a-z]|[ugrizyjhk]"
 FLAGGED = 1e3  # times the median noise: pixels that a noise map marks as useless (Euclid writes 1e16)
 SCALES = (0.005, 2.0)  # arcsec a pixel: what optical and near-infrared cutouts of lenses have
 LEAST = 16  # pixels a side
-NUMBERS = ("pixel_scale", "redshift_lens", "redshift_source", "position_angle")  # of `info.json`
 
 
 @dataclass(frozen=True)
@@ -100,7 +93,9 @@ def read(path: str | Path, band: str = "", pixel_scale: float | None = None) -> 
     where an image cannot be used or its pixel scale is unknown; a missing noise map is estimated, and noted.
     """
     found: dict[str, Observation] = {}
-    for one in _observations(_place(path), pixel_scale):
+    for _, one in _attempts(_place(path), pixel_scale):
+        if isinstance(one, DataError):
+            raise one
         if found.setdefault(one.band, one) is not one:
             raise DataError(
                 f"{path}: several lenses, {found[one.band]} and {one}; give the path of one, or use read_all"
@@ -112,68 +107,72 @@ def read(path: str | Path, band: str = "", pixel_scale: float | None = None) -> 
     return found[band] if band else next(iter(found.values()))
 
 
-def read_all(path: str | Path, pixel_scale: float | None = None) -> list[Observation]:
-    """Every observation in a folder and the folders inside it, by name and band."""
-    return sorted(_observations(_place(path), pixel_scale), key=str)
+def read_all(path: str | Path, pixel_scale: float | None = None) -> tuple[list[Observation], dict[str, str]]:
+    """Every observation in a folder and the folders inside it, by name and band; and of every image there that cannot
+    be used, by its file (and band), the reason. Raises `DataError` where none can."""
+    attempts = list(_attempts(_place(path), pixel_scale))
+    found = sorted((one for _, one in attempts if isinstance(one, Observation)), key=str)
+    refused = {where: str(error) for where, error in attempts if isinstance(error, DataError)}
+    if not found:
+        raise DataError("\n".join(refused.values()))
+    return found, refused
 
 
 def _place(path: str | Path) -> Path:
     return Path(os.path.expandvars(path)).expanduser()
 
 
-def _observations(path: Path, pixel_scale: float | None) -> Iterator[Observation]:
+def _attempts(path: Path, pixel_scale: float | None) -> Iterator[tuple[str, Observation | DataError]]:
+    """Every image at `path`, by its file and band, or what is wrong with it."""
+    for file in _images(path):
+        try:
+            bands = _read_file(file, pixel_scale)
+        except DataError as error:
+            yield str(file), error
+            continue
+        for band, parts in bands.items():
+            where = f"{file} {band}".strip()
+            try:
+                yield where, _checked(where, _name_and_band(file)[0], band, **parts)
+            except DataError as error:
+                yield where, error
+
+
+def _images(path: Path) -> list[Path]:
+    """The files at `path` that are no noise map, PSF or mask."""
     if not path.exists():
         hint = "; the variable in it is not set" if "$" in str(path) else ""
         raise DataError(f"{path}: does not exist{hint}; give a FITS or HDF5 file, or a folder of them")
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     files = [file for file in files if file.name.lower().endswith((*FITS, *HDF5))]
-    images = [file for file in files if len(files) == 1 or _role_and_key(_stem(file))[0] == "image"]
+    images = [file for file in files if len(files) == 1 or role_and_key(stem(file.name))[0] == "image"]
     if not images:
         raise DataError(f"{path}: no image in it; expected .fits or .h5 files that are no noise map, PSF or mask")
-    for file in images:
-        yield from _read_file(file, pixel_scale)
+    return images
 
 
-def _stem(file: Path) -> str:
-    return file.name.lower().removesuffix(".gz").rsplit(".", 1)[0]
-
-
-def _role_and_key(name: str) -> tuple[str, tuple[str, ...]]:
-    """What a file holds by its name, and the words that it shares with the other files of the same lens."""
-    words = [word for word in re.split(r"[_. -]+", name.lower()) if word and word not in FILLERS]
-    named = [(role, word) for role, known in ROLES.items() for word in words if word in known]
-    role_words = {word for _, word in named}
-    return (named[0][0] if named else "image"), tuple(word for word in words if word not in role_words)
-
-
-def _read_file(file: Path, pixel_scale: float | None) -> Iterator[Observation]:
-    about = _information(file)
-    name, band = _name_and_band(file)
+def _read_file(file: Path, pixel_scale: float | None) -> dict[str, dict]:
+    """What is in a file, its companions and `info.json`, by band, as `_checked` takes it."""
+    about, companions = information(file), _companions(file)
+    _, band = _name_and_band(file)
     if file.name.lower().endswith(HDF5):
         bands = {band: _lenstronomy(file)}
     else:
         bands = _extensions(file)
         bands = {band: bands[""]} if list(bands) == [""] else bands
-    for band, parts in bands.items():
-        parts = _companions(file) | parts
-        scale = pixel_scale or parts.pop("scale", None) or about.get("pixel_scale")
-        yield _checked(f"{file.name} {band}".strip(), name, band, parts, scale, about)
-
-
-def _information(file: Path) -> dict:
-    """`info.json` beside the image, as PyAutoLens keeps it: pixel scale, redshifts, published parameters."""
-    beside = file.with_name("info.json")
-    try:
-        about = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
-        numbers = {key: float(about[key]) for key in NUMBERS if about.get(key) is not None}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise DataError(f"{beside}: {error}; expected JSON such as {{'pixel_scale': 0.05}}") from None
-    return about | numbers
+    return {
+        band: {
+            "scale": pixel_scale or parts.pop("scale", None) or about.get("pixel_scale"),
+            "parts": companions | parts,
+            "about": about,
+        }
+        for band, parts in bands.items()
+    }
 
 
 def _name_and_band(file: Path) -> tuple[str, str]:
-    stem = file.name[: len(_stem(file))]
-    words = [word for word in re.split(r"[_ ]+", stem) if word.lower() not in (*ROLES["image"], *FILLERS)]
+    whole = file.name[: len(stem(file.name))]
+    words = [word for word in re.split(r"[_ ]+", whole) if word.lower() not in (*ROLES["image"], *FILLERS)]
     band = next((word for word in words if re.fullmatch(BAND, word.lower())), "")
     name = "_".join(word for word in words if word != band)
     parent = file.resolve().parent
@@ -192,7 +191,7 @@ def _extensions(file: Path) -> dict[str, dict]:
             for unit in units:
                 if unit.data is None or not np.issubdtype(unit.data.dtype, np.number):
                     continue
-                role, key = _role_and_key("" if unit.name == "PRIMARY" else unit.name)
+                role, key = role_and_key("" if unit.name == "PRIMARY" else unit.name)
                 parts = bands.setdefault("_".join(key).upper(), {})
                 parts.setdefault(role, np.asarray(unit.data, dtype=float))
                 if role == "image":
@@ -243,10 +242,10 @@ def _lenstronomy(file: Path) -> dict:
 
 def _companions(file: Path) -> dict[str, np.ndarray]:
     """Noise map, PSF and mask in files beside the image: of the same name, or named for all images of the folder."""
-    _, key = _role_and_key(_stem(file))
+    _, key = role_and_key(stem(file.name))
     parts: dict[str, np.ndarray] = {}
-    for other in sorted(file.parent.iterdir(), key=lambda one: -len(_role_and_key(_stem(one))[1])):
-        role, other_key = _role_and_key(_stem(other))
+    for other in sorted(file.parent.iterdir(), key=lambda one: -len(role_and_key(stem(one.name))[1])):
+        role, other_key = role_and_key(stem(other.name))
         if role == "image" or role in parts or other_key not in (key, ()):
             continue
         if other.name.lower().endswith((*HDF5, *FITS)):

@@ -19,7 +19,7 @@ CARD = {"network": "a network", "image_size": 32, "in_channels": 1, "data": {"pi
 
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory) -> list[Observation]:
-    return read_all(write_simulated(tmp_path_factory.mktemp("lenses"), seed=3))
+    return read_all(write_simulated(tmp_path_factory.mktemp("lenses"), seed=3))[0]
 
 
 def noise_image(size=40, seed=0):
@@ -51,7 +51,7 @@ def test_files_beside_an_image_belong_to_it_by_name(tmp_path):
         write_fits(tmp_path / f"{name}.fits", noise_image(), PIXSCALE=0.1)
         write_fits(tmp_path / f"{name}_rms.fits", np.full((40, 40), level))
     write_fits(tmp_path / "psf.fits", np.ones((5, 5)))
-    found = {one.name: one for one in read_all(tmp_path)}
+    found = {one.name: one for one in read_all(tmp_path)[0]}
     assert sorted(found) == ["ours", "theirs"]
     assert (found["ours"].noise == 2.0).all() and (found["theirs"].noise == 3.0).all()
     assert found["ours"].psf.sum() == pytest.approx(1)
@@ -65,7 +65,7 @@ def test_extensions_of_one_file_are_bands(tmp_path):
             units.append(fits.ImageHDU(array, name=f"{band}_{role}"))
             units[-1].header.update(coordinates)
     fits.HDUList(units).writeto(tmp_path / "lens.fits")
-    assert [one.band for one in read_all(tmp_path)] == ["NIR_H", "VIS"]
+    assert [one.band for one in read_all(tmp_path)[0]] == ["NIR_H", "VIS"]
     assert read(tmp_path / "lens.fits", "VIS").pixel_scale == pytest.approx(0.1)
     with pytest.raises(DataError, match="2 images, of the bands VIS, NIR_H; say band='VIS'"):
         read(tmp_path / "lens.fits")
@@ -80,7 +80,7 @@ def test_lenstronomys_noise_is_sky_and_photons(tmp_path):
         stored["exposure_time"], stored["transform_pix2angle"] = np.full((40, 40), 100.0), [[-0.04, 0], [0, 0.04]]
     with h5py.File(tmp_path / "psf_lens1_F390W.h5", "w") as stored:
         stored["kernel_point_source"] = np.ones((3, 3))
-    (one,) = read_all(tmp_path)
+    (one,), _ = read_all(tmp_path)
     np.testing.assert_allclose(one.noise, np.sqrt(0.25 + image / 100))
     assert (one.name, one.band, one.pixel_scale) == ("lens1", "F390W", pytest.approx(0.04))
     assert one.psf.shape == (3, 3)
@@ -105,7 +105,8 @@ def test_a_missing_noise_map_is_estimated_and_said(tmp_path):
 
 
 def test_the_shared_lenses_are_read(evaluation_data):
-    everything = read_all(evaluation_data / "lenses")
+    everything, refused = read_all(evaluation_data / "lenses")
+    assert not refused
     assert {one.name for one in everything} >= {"slacs0946+1006", "cosmos_web_ring", "lens_system1", "lens_system3"}
     assert all(one.psf is not None and not any("no noise" in note for note in one.notes) for one in everything)
     vis = next(one for one in everything if one.band == "VIS" and one.notes)
@@ -187,7 +188,32 @@ def test_of_several_lenses_none_is_taken_by_chance(tmp_path):
         write_fits(tmp_path / name / "data.fits", noise_image(), PIXSCALE=0.1)
     with pytest.raises(DataError, match="several lenses, one and two"):
         read(tmp_path)
-    assert len(read_all(tmp_path)) == 2
+    assert len(read_all(tmp_path)[0]) == 2
+
+
+def test_one_bad_file_does_not_end_the_reading_of_a_folder(tmp_path):
+    """A damaged file, a damaged companion and a band of another shape: each is named with its reason."""
+    for name in ("bad", "good", "lonely"):
+        (tmp_path / name).mkdir()
+        write_fits(tmp_path / name / "data.fits", noise_image(), PIXSCALE=0.1)
+    (tmp_path / "bad" / "data.fits").write_bytes(b"SIMPLE, but no FITS")
+    (tmp_path / "lonely" / "psf.fits").write_bytes(b"nothing")
+    units = [fits.PrimaryHDU()]
+    for band, shape in (("G", (40, 40)), ("R", (3, 40, 40)), ("Z", (40, 40))):
+        units.append(fits.ImageHDU(np.broadcast_to(noise_image(), shape), name=f"{band}_FLUX"))
+        units[-1].header["PIXSCALE"] = 0.1
+    fits.HDUList(units).writeto(tmp_path / "bands.fits")
+    found, refused = read_all(tmp_path)
+    assert [str(one) for one in found] == ["bands G", "bands Z", "good"]
+    assert {where.removeprefix(f"{tmp_path}/"): reason.split(": ", 1)[1][:20] for where, reason in refused.items()} == {
+        "bad/data.fits": "cannot be read as FI",
+        "lonely/data.fits": "no array can be read",
+        "bands.fits R": "an image of shape (3",
+    }
+    (tmp_path / "bands.fits").unlink()
+    (tmp_path / "good" / "data.fits").unlink()
+    with pytest.raises(DataError, match="(?s)cannot be read as FITS.*no array can be read"):
+        read_all(tmp_path)
 
 
 def test_a_scale_in_the_information_beside_the_image_counts(tmp_path):
