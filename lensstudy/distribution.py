@@ -7,9 +7,11 @@ the training ones, a share p has a p-value below p.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 
 from lensstudy import symmetry
@@ -20,7 +22,7 @@ from lensstudy.simulate import simulate
 from lensstudy.strangeness import Distribution, looks
 from lensstudy.trained import TrainedNetwork, as_tensor, binned
 
-__all__ = ["Familiarity", "Judge", "features", "simulations_like"]
+__all__ = ["Familiarity", "Judge", "features", "side_by_side", "simulations_like"]
 
 
 def features(trained: TrainedNetwork, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -137,6 +139,30 @@ class Judge:
 
         found = group_averaged(log_odds, seen(images[:1]), seen(np.zeros_like(images[:1])))
         return found[0].sum(0).double().numpy(), card["data"]["pixel_scale"] * card["binning"]
+
+
+def side_by_side(
+    judges: Sequence[Judge], views: Mapping[str, Mapping[str, np.ndarray]], moves: Mapping[str, Mapping[str, float]]
+) -> pd.DataFrame:
+    """What every network says of every lens, one row a lens and network, the networks of a lens below each other.
+
+    `views` holds the images `(1, C, S, S)` of each lens in each network's own pixels, `moves` the largest change of its
+    answer where nothing of substance changes, both by network and lens. A class that a network does not know is empty;
+    `says`, `substructure` or `no_sub`, whichever is likelier, compares networks of different classes.
+    """
+    classes = dict.fromkeys(name for judge in judges for name in judge.trained.classes)
+    rows = []
+    for lens in views[judges[0].label] if judges else ():
+        for judge in judges:
+            image = views[judge.label][lens]
+            given = dict(zip(judge.trained.classes, judge.trained.predict(image)[0], strict=True))
+            rows.append(
+                {"image": lens, "network": judge.label}
+                | {name: given.get(name, np.nan) for name in classes}
+                | {"says": "substructure" if given["no_sub"] < 0.5 else "no_sub"}
+                | {"largest move": moves[judge.label][lens], "p-value": judge.familiarity.p_value(image)[0]}
+            )
+    return pd.DataFrame(rows)
 
 
 def simulations_like(trained: TrainedNetwork, images_per_class: int, seed: int) -> LensDataset:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lensstudy.dataset import DataError, Scaling
-from lensstudy.distribution import Familiarity, Judge, features, simulations_like
+from lensstudy.distribution import Familiarity, Judge, features, side_by_side, simulations_like
 from lensstudy.networks import build_network, settle_batch_norm
 from lensstudy.observations import read_all, write_simulated
 from lensstudy.simulate import simulate
@@ -97,10 +97,32 @@ def test_the_answer_is_any_substructure_and_its_attribution_adds_up(judge):
 
 
 def test_a_real_image_is_seen_in_the_pixels_and_the_noise_of_the_training(judge, tmp_path):
-    one = read_all(write_simulated(tmp_path, seed=2))[0]
+    one = read_all(write_simulated(tmp_path, seed=2))[0][0]
     noise = np.random.default_rng(0).normal(0, one.noise.min(), one.image.shape)
     assert judge.view(one.image, one).shape == (1, 1, SIZE, SIZE)
     assert judge.view(noise, one).std() == pytest.approx(judge.noise, rel=0.15)
+
+
+def test_networks_of_different_classes_stand_side_by_side(judge):
+    two = build_network("d4-steerable-cnn", SIZE, 2, width=0.5, seed=2).eval()
+    other = replace(judge, label="another", trained=replace(judge.trained, network=two, classes=("no_sub", "sub")))
+    images = simulations_like(judge.trained, 1, 9).images
+    views = {label: {"a": images[:1], "b": images[1:2]} for label in ("a network", "another")}
+    moves = {"a network": {"a": 0.1, "b": 0.2}, "another": {"a": 0.3, "b": 0.4}}
+    table = side_by_side([judge, other], views, moves)
+    assert list(zip(table["image"], table["network"], table["largest move"], strict=True)) == [
+        ("a", "a network", 0.1),
+        ("a", "another", 0.3),
+        ("b", "a network", 0.2),
+        ("b", "another", 0.4),
+    ]
+    classes = ["no_sub", "cdm", "axion", "sub"]
+    np.testing.assert_allclose(table[classes].sum(axis=1), 1)
+    assert table["sub"].isna().tolist() == [True, False, True, False]
+    substructure = np.concatenate([judge.substructure(images), other.substructure(images)])[[0, 3, 1, 4]]
+    np.testing.assert_allclose(1 - table["no_sub"], substructure)
+    assert (table["says"] == np.where(substructure > 0.5, "substructure", "no_sub")).all()
+    assert table["p-value"][1] == other.familiarity.p_value(images[:1])[0]
 
 
 def test_what_a_network_cannot_say_is_refused(judge):
