@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from lensstudy import mixture
 from lensstudy.dataset import LensDataset
 from lensstudy.distributed import place
 from lensstudy.parameters import ParameterError, Study
 from lensstudy.raytracing import batch_size as render_batch
-from lensstudy.simulate import draw_batch
 from lensstudy.trained import as_tensor
 
 __all__ = ["FreshBatches", "FreshImages", "InOrder", "Rows", "SeededBatches", "loader", "phase_at", "training_loader"]
@@ -119,23 +119,21 @@ class FreshImages(torch.utils.data.Dataset):
                 "fresh_images: images that are read cannot be drawn anew; use 0, or a simulated preset"
             )
         self.settings, self.classes = settings, classes
-        self.seed = int(np.random.SeedSequence((settings.data_seed, settings.seed)).generate_state(1)[0])
+        seed = int(np.random.SeedSequence((settings.data_seed, settings.seed)).generate_state(1)[0])
+        self.recipes = mixture.recipes_of(settings.preset, settings.population, settings.noise_level, seed)
         self.drawn: range | None = None
 
     def __getitem__(self, batch: tuple[int, range, np.ndarray]):
         epoch, numbers, chosen = batch
         if numbers != self.drawn:
             substructure, photons = phase_at(epoch, self.settings.curriculum)
-            self.images, self.labels = draw_batch(
-                self.settings.preset,
+            self.images, self.labels = mixture.draw(
+                self.recipes,
                 numbers,
-                seed=self.seed,
                 classes=self.classes,
                 image_size=self.settings.image_size,
-                noise_level=self.settings.noise_level or None,
                 substructure_factor=substructure,
                 photon_factor=photons,
-                **self.settings.population,
             )
             self.drawn = numbers
         return self.images[chosen], self.labels[chosen]
@@ -158,9 +156,10 @@ def training_loader(train: LensDataset, steps: int, settings: Study) -> torch.ut
         return loader(Rows(train), SeededBatches(len(train), settings.batch_size, settings.seed, steps))
     # Whole batches of the renderer, enough for eight of the network, so that little is drawn and not shown.
     batch, classes = render_batch(settings.image_size), len(train.classes)
+    images = FreshImages(settings, train.classes)
+    batch *= len(images.recipes)
     block = batch * -(-8 * settings.batch_size // (batch * classes))
-    fresh = FreshBatches(settings.fresh_images, settings.batch_size, classes, block, settings.seed)
-    return loader(FreshImages(settings, train.classes), fresh)
+    return loader(images, FreshBatches(settings.fresh_images, settings.batch_size, classes, block, settings.seed))
 
 
 def loader(images: torch.utils.data.Dataset, batches) -> torch.utils.data.DataLoader:

@@ -14,11 +14,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lensstudy import symmetry
+from lensstudy import mixture, symmetry
 from lensstudy.attribution import group_averaged
 from lensstudy.dataset import DataError, LensDataset, sky_and_noise
 from lensstudy.observations import Observation, network_input
-from lensstudy.simulate import simulate
 from lensstudy.strangeness import Distribution, looks
 from lensstudy.trained import TrainedNetwork, as_tensor, binned
 
@@ -172,16 +171,16 @@ def simulations_like(trained: TrainedNetwork, images_per_class: int, seed: int) 
     takes their place.
     """
     about = trained.card["data"]
-    if about.get("source") != "simulated":
+    if about.get("source") not in ("simulated", "mixed"):
         raise DataError(
             f"{trained.card['network']} was trained on images that were read, not simulated, so no more of them can be "
             "made; pass the validation part of its data set instead"
         )
-    return simulate(
+    return mixture.make(
         about["preset"],
         images_per_class,
         seed=seed,
         image_size=about["image_size"],
         noise_level=about["noise_level"],
-        **about["population"],
+        population=about["population"],
     )

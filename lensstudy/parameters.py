@@ -13,19 +13,19 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-__all__ = ["ParameterError", "Study", "home", "notebook_parameters"]
+__all__ = ["PAGES", "ParameterError", "Study", "home", "notebook_parameters"]
 
 
 class ParameterError(ValueError):
     """A parameter that the study cannot use; the message says which, why, and what would do."""
 
 
-Page = Literal[
+PAGES = (
     "01-explore-data",
     "02-build-models",
     "03-train",
@@ -33,7 +33,7 @@ Page = Literal[
     "05-improve",
     "06-validate-on-real-lenses",
     "07-apply",
-]
+)
 
 
 class Study(BaseModel):
@@ -44,10 +44,10 @@ class Study(BaseModel):
     study: str = Field(
         "smoke", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the study and its folders"
     )
-    pages: list[Page] = Field(
+    pages: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")]] = Field(
         ["01-explore-data", "02-build-models", "03-train", "04-analyse"],
         min_length=1,
-        description="notebooks that `lensstudy run` goes through",
+        description="notebooks that `lensstudy run` goes through, further ones of your own last",
     )
     question: str = Field(
         "Does a network that knows rotations and reflections tell dark matter apart better than one that does not?",
@@ -226,7 +226,12 @@ class Study(BaseModel):
     @classmethod
     def _numbers_are_no_text(cls, values: dict) -> dict:
         for name, value in values.items():
-            if not isinstance(value, str | bool | int | float | None):
+            if isinstance(value, dict) and name == "population":
+                cls._numbers_are_no_text(value)
+            elif name == "recipes" and isinstance(value, list) and all(isinstance(one, dict) for one in value):
+                for one in value:
+                    cls._numbers_are_no_text(one)
+            elif not isinstance(value, str | bool | int | float | None):
                 raise ValueError(f"{name} = {value!r} is neither a number, a text nor true or false")
             if isinstance(value, str) and (number := _as_number(value)) is not None:
                 raise ValueError(f"{name} = {value!r} is text for YAML; write {_yaml_number(number)}")

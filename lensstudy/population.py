@@ -88,6 +88,7 @@ NUMBERS = {
     "subhalo_truncation": (5.0, 0.5, 100.0),  # in scale radii
     "substructure_boost": (1.0, 0.0, 100.0),  # times the mass of every subhalo and vortex
     "exposure_time": (0.0, 0.0, 1e9),  # seconds; 0: the instrument's own
+    "psf_fwhm": (0.0, 0.0, 10.0),  # arcsec, Gaussian; 0: the instrument's own
 }
 CHOICES = {  # the first is the default
     "instrument": ("hst-wfc3-f160w", "hst-acs", "euclid-vis"),

@@ -60,8 +60,10 @@ class Request:
     @property
     def instrument(self) -> Instrument:
         """The preset's instrument or the one that the population names, with the population's own PSF if it has one."""
-        name = self.population.get("instrument", preset_named(self.preset).instrument.name)
-        return replace(INSTRUMENTS[name], psf_file=self.population.get("psf_file", ""))
+        given = self.population
+        instrument = INSTRUMENTS[given.get("instrument", preset_named(self.preset).instrument.name)]
+        fwhm = given.get("psf_fwhm") or instrument.psf_fwhm
+        return replace(instrument, psf_fwhm=fwhm, psf_file=given.get("psf_file", ""))
 
     def chunks(self) -> list[tuple[str, int, int]]:
         """Class, first and last image of each piece of work, in the order of the data set."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lensstudy import mixture
 from lensstudy.archive import read
 from lensstudy.baselines import baseline_auc
 from lensstudy.dataset import DataError, LensDataset, ellipticity
@@ -48,7 +49,7 @@ def dataset(study: Study) -> LensDataset:
     made with other parameters."""
     folder = study.folder / "dataset"
     wanted = {name: getattr(study, name) for name in DATA_PARAMETERS}
-    wanted |= {"data_state": data_state(study.data_path), "code": code_hash("archive", "filtering", "simulate")}
+    wanted |= {"data_state": data_state(study.data_path), "code": code_hash("archive", "filtering", "mixture")}
     if (folder / "dataset.json").exists():
         made = LensDataset.load(folder)
         if made.description.get("parameters") == wanted:
@@ -116,14 +117,14 @@ def _is_trained(data: LensDataset, settings: Study, folder: Path) -> bool:
 
 
 def _simulated(study: Study) -> LensDataset:
-    return simulate(
+    return mixture.make(
         study.preset,
         study.images_per_class,
         seed=study.data_seed,
         image_size=study.image_size,
-        noise_level=study.noise_level or None,  # 0: the recipe has its own
+        noise_level=study.noise_level,
         progress=not in_batch(),
-        **study.population,
+        population=study.population,
     )
 
 

@@ -91,7 +91,7 @@ RELEVANT = (
 )
 # Modules whose changes change no training, and those that only fresh images come from.
 NO_PART = ("parameters", "provenance")
-SIMULATOR = ("simulate", "raytracing", "population", "lensing", "instrument", "sources")
+SIMULATOR = ("mixture", "simulate", "raytracing", "population", "lensing", "instrument", "sources")
 EXPLODED = 100.0  # times the loss of guessing: no training comes back from there
 SETTLING_IMAGES = 256  # enough for batch norm's statistics to be known within a few percent
 

@@ -27,6 +27,7 @@ from lensstudy.parameters import ParameterError, Study, home, notebook_parameter
         ({"population": {"subhalo_mass_min": "1.0e9"}}, "subhalo_mass_min = '1.0e9' is text for YAML; write 1.0e+9"),
         ({"filtering": {"outlier": "1e-3"}}, "write 1.0e-3"),
         ({"population": {"a": [1]}}, "neither a number, a text nor true or false"),
+        ({"population": {"recipes": [{"population": {"shear_max": "1e-1"}}]}}, "shear_max = '1e-1' is text for YAML"),
         ({"study": "../elsewhere"}, "study = '../elsewhere'"),
         ({"study": "reference"}, "choose another name"),
     ],

@@ -316,6 +316,9 @@ def test_a_tabulated_point_spread_function(tmp_path):
     assert np.abs(twins - moved).max() < 1e-4 * moved.max()
     assert np.allclose(table.catalogue["detectability"], gaussian.catalogue["detectability"], rtol=1e-3)
     row = table.catalogue.iloc[:1]
+    blurred = simulate("realistic", 2, seed=1, classes=["cdm"], psf_fwhm=0.4, **HEAVY)
+    assert blurred.description["instrument"]["psf_fwhm"] == 0.4
+    assert (blurred.images.max(axis=(1, 2, 3)) < gaussian.images.max(axis=(1, 2, 3))).all()
     telescope = replace(instrument, psf_fwhm=0.001)
     sharp = render(row, instrument=telescope)[0, 0]
     up = render(row, instrument=replace(telescope, psf_file=str(tmp_path / "lopsided.fits")))[0, 0]
