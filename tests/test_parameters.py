@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from lensstudy import population
+from lensstudy.mixture import recipes_of
 from lensstudy.networks import check_name
 from lensstudy.parameters import ParameterError, Study, home, notebook_parameters
 
@@ -75,7 +76,8 @@ def test_every_study_of_the_project_is_valid_and_named_after_its_file(root):
     for file in files:
         study = Study.read(file)
         assert study.study == file.stem
-        population.preset_named(study.preset).with_population(study.population)
+        for recipe in recipes_of(study.preset, study.population, study.noise_level, study.data_seed):
+            population.preset_named(recipe.preset).with_population(recipe.population)
         for network in (*study.networks, study.network):
             check_name(network)
 
