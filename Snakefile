@@ -8,8 +8,8 @@
 from pathlib import Path
 from shlex import quote
 
-from lensstudy.parameters import Study, notebook_parameters
-from lensstudy.provenance import PACKAGE, data_state, module_files
+from lensstudy.parameters import PAGES, Study, notebook_parameters
+from lensstudy.provenance import PACKAGE, data_state, imported_modules, module_files
 
 study = Study.read(config["study"])
 NOTEBOOKS = Path(config["notebooks"])
@@ -29,7 +29,13 @@ def values(notebook):
     return {name: repr(getattr(study, name)) for name in declared if name not in ("network", "seed")}
 
 
+# Notebooks of one's own come after the analysis, or where a study has none, after the data.
+OWN = [page for page in study.pages if page not in PAGES]
+LAST = "04-analyse" if "04-analyse" in study.pages else "01-explore-data"
+
+
 wildcard_constraints:
+    own="|".join(OWN) or "none",
     network="[a-z0-9-]+",
     seed=r"\d+",
     share=r"[\d.]+",
@@ -158,3 +164,16 @@ rule validate:
         data_state(study.observations_path),
     shell:
         COMMAND.format("06-validate-on-real-lenses")
+
+
+rule own:
+    input:
+        lambda wildcards: source(wildcards.own, *imported_modules(NOTEBOOKS / f"{wildcards.own}.ipynb")),
+        f"{RUNS}/notebooks/{LAST}.ipynb",
+    output:
+        f"{RUNS}/notebooks/{{own}}.ipynb",
+        f"{REPORTS}/{{own}}.html",
+    params:
+        lambda wildcards: values(wildcards.own),
+    shell:
+        COMMAND.format("{wildcards.own}")

@@ -5,6 +5,7 @@ Each command is a few lines over the package; heavy imports wait until a command
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -80,9 +81,9 @@ def run(
             check_name(network)
     except ValueError as error:
         _fail(f"{study_file}: {error}")
+    for page in study.pages:
+        _check_page(page)
     folder = home()
-    log = study.folder / "logs" / "run.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
     cores = cores or _processors()
     command = [sys.executable, "-m", "snakemake", "--snakefile", BUNDLE / "Snakefile", "--directory", folder]
     command += ["--profile", profile.resolve()] if profile else ["--cores", cores]
@@ -101,6 +102,8 @@ def run(
     if dry_run:
         raise typer.Exit(subprocess.run([*map(str, command), "--quiet", "rules"], env=environment).returncode)
     graph = subprocess.run([*map(str, command), "--rulegraph"], env=environment, capture_output=True, text=True)
+    log = study.folder / "logs" / "run.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
     (study.folder / "jobs.dot").write_text(graph.stdout)
     with _only_one(study) as lock, log.open("w") as output:
         # The lock goes along, so that it holds as long as Snakemake lives, even if this process is killed.
@@ -130,6 +133,7 @@ def notebook(
     """Run one notebook of a study and render its page; `lensstudy run` does this for all."""
     from lensstudy import report
 
+    _check_page(page)
     study = _study(study_file)
     chosen = {name: value for name, value in (("network", network), ("seed", seed)) if value is not None}
     study = Study.of(study.model_dump() | chosen)
@@ -312,6 +316,15 @@ def _notebooks() -> Path:
     """Those of the working folder, which may have been changed; else those that came with the package."""
     own = home() / "notebooks"
     return own if (own / "01-explore-data.ipynb").exists() else BUNDLE / "notebooks"
+
+
+def _check_page(page: str) -> None:
+    """Every page is made of the notebook of that name."""
+    if not (_notebooks() / f"{page}.ipynb").exists():
+        there = sorted(file.stem for file in _notebooks().glob("*.ipynb"))
+        near = difflib.get_close_matches(page, there, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(there)}"
+        _fail(f"page '{page}' is no notebook in {_shown(_notebooks())}; {hint}")
 
 
 def _processors() -> int:

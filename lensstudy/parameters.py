@@ -47,7 +47,7 @@ class Study(BaseModel):
     pages: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")]] = Field(
         ["01-explore-data", "02-build-models", "03-train", "04-analyse"],
         min_length=1,
-        description="notebooks that `lensstudy run` goes through, further ones of your own last",
+        description="notebooks that `lensstudy run` goes through",
     )
     question: str = Field(
         "Does a network that knows rotations and reflections tell dark matter apart better than one that does not?",

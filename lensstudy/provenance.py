@@ -6,11 +6,14 @@ A stage runs again, and a checkpoint counts as stale, when one of these has chan
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
+import json
 import os
+import re
 from pathlib import Path
 
-__all__ = ["code_hash", "data_state", "module_files"]
+__all__ = ["code_hash", "data_state", "imported_modules", "module_files"]
 
 PACKAGE = Path(__file__).parent
 
@@ -25,12 +28,30 @@ def module_files(*modules: str) -> list[Path]:
         if name in found or not file.exists():
             continue
         found[name] = file
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module == "lensstudy":
-                waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("lensstudy."):
-                waiting.append(node.module.split(".")[1])
+        waiting += _imports(file.read_text(encoding="utf-8"))
     return [found[name] for name in sorted(found)]
+
+
+def imported_modules(notebook: str | Path) -> list[str]:
+    """The modules of the package that a notebook imports."""
+    cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
+    names: set[str] = set()
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            code = re.sub(r"^[%!].*", "", "".join(cell["source"]), flags=re.M)  # without magics
+            with contextlib.suppress(SyntaxError):  # a cell in another language
+                names.update(_imports(code))
+    return sorted(names)
+
+
+def _imports(source: str) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module == "lensstudy":
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("lensstudy."):
+            found.append(node.module.split(".")[1])
+    return found
 
 
 def code_hash(*modules: str, without: tuple[str, ...] = ()) -> str:

@@ -81,6 +81,16 @@ def test_a_stage_knows_every_module_behind_it():
     assert provenance.code_hash("training") != provenance.code_hash("training", without=("parameters",))
 
 
+def test_the_modules_that_a_notebook_imports_are_known(root, tmp_path):
+    package = "%autoreload 2\nfrom lensstudy import (\n    figures,\n    stages,\n)\n"
+    code = package, "from lensstudy.search import search\n", "%%bash\nls -l\n"
+    cells = [{"cell_type": "code", "source": text.splitlines(keepends=True)} for text in code]
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}))
+    assert provenance.imported_modules(tmp_path / "a.ipynb") == ["figures", "search", "stages"]
+    for notebook in (root / "notebooks").glob("*.ipynb"):
+        assert {"stages", "figures"} <= set(provenance.imported_modules(notebook)), notebook.name
+
+
 @pytest.mark.parametrize("pattern", [r"/(home|Users|root)/\w+", r"/tmp/\w+", r"index-url|find-links"])
 def test_no_path_or_host_of_a_machine_in_what_people_get(root, pattern):
     folders = ("lensstudy", "notebooks", "params", "docs", "reports/reference")
