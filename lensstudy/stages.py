@@ -27,7 +27,7 @@ from lensstudy.simulate import PRESETS, simulate
 from lensstudy.trained import TrainedNetwork, load_trained
 from lensstudy.training import RELEVANT, card_of, fit
 
-__all__ = ["DATA_PARAMETERS", "dataset", "recipes", "trained", "trainings"]
+__all__ = ["DATA_PARAMETERS", "across_recipes", "dataset", "recipes", "trained", "trainings"]
 
 # What a data set depends on.
 DATA_PARAMETERS = (
@@ -98,6 +98,37 @@ def recipes(images_per_class: int, seed: int) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def across_recipes(study: Study) -> tuple[dict[str, Study], dict[str, Study], Study]:
+    """What a comparison across recipes needs, all with as many images a class: a study of each recipe alone, for each
+    recipe a study of all the others, and one of all together.
+
+    The recipes are those of the preset `mixture`; any other preset is put beside `realistic` (which is put beside
+    `model_3`). Two recipes have no mixture of the others: the other one alone takes its place.
+    """
+    if study.data_path:
+        raise DataError(f"data_path = {study.data_path!r}: recipes are compared with simulated images; leave it empty")
+    given = study.population.get("recipes") if study.preset == mixture.MIXTURE else None
+    if given is None:
+        own = {"preset": study.preset, "population": study.population, "noise_level": study.noise_level}
+        given = [own, {"preset": "realistic" if study.preset != "realistic" else "model_3"}]
+    mixture.recipes_of(mixture.MIXTURE, {"recipes": given}, study.noise_level, study.data_seed)  # checks the list
+    presets = [one["preset"] for one in given]
+    names = [f"{one} {k}" if presets.count(one) > 1 else one for k, one in enumerate(presets, start=1)]
+
+    def of(name: str, chosen: list[dict]) -> Study:
+        alone = {"noise_level": study.noise_level, "population": {}} | chosen[0]
+        mixed = {"preset": mixture.MIXTURE, "population": {"recipes": chosen}}
+        changed = {"study": f"{study.study}-{name.replace(' ', '-')}"} | (alone if len(chosen) == 1 else mixed)
+        return study.model_copy(update=changed)
+
+    apart = {name: of(name, [one]) for name, one in zip(names, given, strict=True)}
+    others = {
+        name: of(f"without {name}", given[:k] + given[k + 1 :]) if len(given) > 2 else apart[names[1 - k]]
+        for k, name in enumerate(names)
+    }
+    return apart, others, of("all", given)
 
 
 def _is_trained(data: LensDataset, settings: Study, folder: Path) -> bool:

@@ -3,6 +3,7 @@
 import pytest
 
 from lensstudy import stages
+from lensstudy.dataset import DataError
 from lensstudy.parameters import Study
 
 TINY = {"study": "tiny", "images_per_class": 20, "width": 0.25, "epochs": 1, "batch_size": 16}
@@ -43,3 +44,22 @@ def test_other_data_train_anew(trained, monkeypatch):
     fitted = refits(monkeypatch)
     stages.trained(Study.here(TINY | {"data_seed": 2}), "plain-cnn", 1)
     assert len(fitted) == 1
+
+
+def test_studies_across_recipes():
+    """Each alone, the others, all; as many images each, and no seed or setting but the recipe changes."""
+    recipes = [{"preset": "model_1"}, {"preset": "model_2", "noise_level": 0.01}, {"preset": "realistic"}]
+    study = Study(study="x", preset="mixture", population={"recipes": recipes}, noise_level=0.0, images_per_class=90)
+    apart, others, whole = stages.across_recipes(study)
+    assert {name: (one.study, one.preset, one.noise_level) for name, one in apart.items()} == {
+        "model_1": ("x-model_1", "model_1", 0.0),
+        "model_2": ("x-model_2", "model_2", 0.01),
+        "realistic": ("x-realistic", "realistic", 0.0),
+    }
+    assert others["model_2"].study == "x-without-model_2"
+    assert [one["preset"] for one in others["model_2"].population["recipes"]] == ["model_1", "realistic"]
+    assert whole.population["recipes"] == recipes and whole.images_per_class == 90
+    apart, others, whole = stages.across_recipes(Study(preset="realistic", population={"shear_max": 0.05}))
+    assert apart["realistic"].population == {"shear_max": 0.05} and others["realistic"] is apart["model_3"]
+    with pytest.raises(DataError, match="leave it empty"):
+        stages.across_recipes(Study(data_path="somewhere"))
