@@ -13,10 +13,11 @@ import numpy as np
 from scipy import ndimage, optimize, signal
 
 from lensstudy.dataset import DataError
-from lensstudy.observations import Observation, psf_fwhm
+from lensstudy.observations import Observation, cropped, psf_fwhm
 
 __all__ = ["LensLight", "elliptical_radius_squared", "fit_lens_light", "ring_radius", "subtract_lens_light"]
 
+NEAR, AROUND = 0.5, 4.0  # arcsec: from the middle to the galaxy at most, and the side of what says where it is
 INNERMOST = 0.5  # arcsec; what stands out further in is the lens galaxy's own structure rather than an arc
 
 
@@ -57,7 +58,7 @@ def fit_lens_light(observation: Observation, gaussians: int = 12, rounds: int = 
     x, y = observation.grid()
     core_radius = max(2 * psf_fwhm(observation), 0.25)
     widths = np.geomspace(0.6 * observation.pixel_scale, observation.field_of_view / 3, gaussians)
-    shape = np.array([*_brightest(observation), 0.0, 0.0, 0.0, 0.0])
+    shape = np.array([*_center(observation), 0.0, 0.0, 0.0, 0.0])
     smooth = _falling_profile(observation, shape[:2])
     arcs = _stands_out(observation, smooth, shape[:2], core_radius)
     for _ in range(rounds):
@@ -80,11 +81,23 @@ def fit_lens_light(observation: Observation, gaussians: int = 12, rounds: int = 
     )
 
 
-def _brightest(observation: Observation) -> tuple[float, float]:
-    """Centre of light of the brightest spot within half an arcsecond of the middle."""
-    x, y = observation.grid()
-    image = ndimage.gaussian_filter(np.where(observation.mask, 0, observation.image), 1.5)
-    near = np.hypot(x, y) < 0.5
+def _center(observation: Observation) -> tuple[float, float]:
+    """The brightest spot near the point about which all light is most alike when turned by 180 degrees.
+
+    An arc can outshine the galaxy, but there are arcs on its other side too: the image times itself turned about a
+    point, summed, is a convolution of the image with itself. Brightness is compressed, for arcs are seldom equal.
+    """
+    seen = cropped(observation, AROUND)
+    x, y = seen.grid()
+    sigma = 1.5
+    image = ndimage.gaussian_filter(np.where(seen.mask, 0, seen.image), sigma)
+    noise = float(np.median(seen.noise)) / (2 * math.sqrt(math.pi) * sigma)  # as in `_stands_out`
+    compressed = np.arcsinh(np.clip(image - np.median(image), 0, None) / (3 * noise))
+    alike = signal.fftconvolve(compressed, compressed)
+    points = (np.arange(len(alike)) / 2 - (len(image) - 1) / 2) * seen.pixel_scale
+    alike = np.where(np.hypot(points[None, :], points[:, None]) < NEAR, alike, -np.inf)
+    row, column = np.unravel_index(alike.argmax(), alike.shape)
+    near = np.hypot(x - points[column], y - points[row]) < NEAR / 2
     row, column = np.unravel_index(np.where(near, image, -np.inf).argmax(), image.shape)
     return float(x[0, column]), float(y[row, 0])
 

@@ -269,20 +269,37 @@ def test_a_network_without_a_pixel_scale_is_refused():
 # Lens light
 
 
+def seen_by_hst(row, seed=1) -> tuple[Observation, np.ndarray]:
+    """A lens in one orbit of HST's ACS, and its image without noise."""
+    telescope = INSTRUMENTS["hst-acs"]
+    clean = render(row | {"exposure_time": 2200.0}, "realistic", instrument=telescope.name)[0, 0].astype(float)
+    image = noisy(clean, telescope, 2200.0, np.random.default_rng(seed))
+    noise = np.sqrt(noise_variance(clean, telescope, 2200.0))
+    profile = gaussian_kernel(telescope.psf_fwhm / telescope.pixel_scale / 2.355)
+    return Observation("x", "", image, noise, np.zeros(image.shape, bool), np.outer(profile, profile), 0.05), clean
+
+
+@pytest.mark.parametrize("einstein_radius, brightness", [(0.35, 20.0), (0.6, 40.0)])
+def test_an_arc_that_outshines_the_galaxy_is_not_taken_for_it(einstein_radius, brightness):
+    """Arcs nearer to the middle than half an arcsecond, brighter than the galaxy at (-0.1, 0.05)."""
+    lens = {"einstein_radius": einstein_radius, "lens_x": -0.1, "lens_y": 0.05}
+    source = {"source_amplitude": brightness, "source_radius": 0.08, "source_x": 0.15, "source_y": 0.05}
+    galaxy = {"lens_light_amplitude": 2.0, "lens_light_radius": 0.6, "lens_light_index": 2.5}
+    one, clean = seen_by_hst(lens | source | {"source_index": 1.0} | galaxy)
+    x, y = one.grid()
+    row, column = np.unravel_index(clean.argmax(), clean.shape)
+    assert np.hypot(x[0, column] + 0.1, y[row, 0] - 0.05) > 0.25, "the brightest place is not the galaxy"
+    assert fit_lens_light(observations.cropped(one, 3.6)).center == pytest.approx((-0.1, 0.05), abs=0.05)
+
+
 def test_a_sersic_galaxy_is_found_under_its_arcs_within_the_noise():
     """One that was put in: compact arcs 1.2 arcsec around a de Vaucouleurs galaxy, as HST's ACS would see them."""
-    telescope = INSTRUMENTS["hst-acs"]
     source = {"source_amplitude": 30.0, "source_radius": 0.1, "source_index": 1.0, "source_x": 0.08}
-    galaxy = {"lens_light_amplitude": 12.0, "lens_light_radius": 0.8, "lens_light_index": 4.0, "exposure_time": 2200.0}
+    galaxy = {"lens_light_amplitude": 12.0, "lens_light_radius": 0.8, "lens_light_index": 4.0}
     row = source | galaxy | {"einstein_radius": 1.2, "lens_e1": 0.1, "lens_e2": -0.05, "lens_x": 0.03, "shear_1": 0.05}
-    whole, arcs = (
-        render(row | {"lens_light_amplitude": light}, "realistic", instrument="hst-acs")[0, 0].astype(float)
-        for light in (galaxy["lens_light_amplitude"], 0.0)
-    )
-    image = noisy(whole, telescope, 2200.0, np.random.default_rng(1))
-    noise = np.sqrt(noise_variance(whole, telescope, 2200.0))
-    profile = gaussian_kernel(telescope.psf_fwhm / telescope.pixel_scale / 2.355)
-    one = Observation("x", "", image, noise, np.zeros(image.shape, bool), np.outer(profile, profile), 0.05)
+    one, whole = seen_by_hst(row)
+    _, arcs = seen_by_hst(row | {"lens_light_amplitude": 0.0})
+    noise = one.noise
     light = fit_lens_light(one)
     assert light.good and light.chi2 == pytest.approx(1, abs=0.1)
     assert np.sqrt((((light.model - whole + arcs) / noise) ** 2).mean()) < 0.5
