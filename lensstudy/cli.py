@@ -73,12 +73,16 @@ def run(
     profile: Annotated[Path | None, typer.Option(help="Snakemake profile, such as workflow/slurm")] = None,
 ) -> None:
     """Run a whole study: only what is missing or has changed; then write its report."""
+    from lensstudy.mixture import recipes_of
     from lensstudy.networks import check_name
+    from lensstudy.population import preset_named
 
     study = _study(study_file)
     try:
         for network in study.networks:
             check_name(network)
+        for recipe in recipes_of(study.preset, study.population, study.noise_level, study.data_seed):
+            preset_named(recipe.preset).with_population(recipe.population)
     except ValueError as error:
         _fail(f"{study_file}: {error}")
     for page in study.pages:

@@ -56,9 +56,7 @@ class Study(BaseModel):
 
     # data
     data_path: str = Field("", description="folder, tar or zip with one folder a class; empty: simulate")
-    preset: Literal["model_1", "model_2", "model_3", "common_test", "realistic", "mixture"] = Field(
-        "model_3", description="recipe of the simulated images; mixture: several, listed in population"
-    )
+    preset: str = Field("model_3", description="recipe of the simulated images; mixture: several, listed in population")
     population: dict[str, Any] = Field({}, description="changes to the recipe's population")
     images_per_class: int = Field(60, ge=10, description="simulated images of each class")
     image_size: int = Field(32, ge=16, le=1024, description="pixels along one side of a simulated image")

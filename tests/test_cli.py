@@ -150,6 +150,9 @@ def test_an_unset_variable_in_data_path_is_named(tmp_path):
         (["run", "absent.yml"], "absent.yml: cannot be read"),
         (["inspect", "absent"], "absent"),
         (["run", "slip.yml"], "Did you mean 'resnet18'?"),
+        (["run", "preset.yml"], "preset.yml: preset 'realistc' is unknown; known presets: model_1"),
+        (["run", "population.yml"], "subhalo_mas_min"),
+        (["run", "pages.yml"], "page '04-analyze' is no notebook"),
         (["report"], "no study has run yet"),
         (["simulate", "--preset", "modle_3", "--per-class", "2", "--seed", "1", "--out", "x"], "model_3"),
         (["simulate", "--preset", "model_3", "--per-class", "0", "--seed", "1", "--out", "x"], "images_per_class"),
@@ -157,6 +160,9 @@ def test_an_unset_variable_in_data_path_is_named(tmp_path):
 )
 def test_a_slip_on_the_command_line_is_one_clear_line(tmp_path, arguments, message):
     (tmp_path / "slip.yml").write_text("networks: [resnet81]\n")
+    (tmp_path / "preset.yml").write_text("preset: realistc\n")
+    (tmp_path / "population.yml").write_text("preset: realistic\npopulation: {subhalo_mas_min: 1.0e+9}\n")
+    (tmp_path / "pages.yml").write_text("pages: [01-explore-data, 04-analyze]\n")
     result = lensstudy(tmp_path, *arguments)
     assert result.returncode == 1
     assert message in result.stderr
