@@ -198,7 +198,8 @@ def _code_version() -> dict[str, Any]:
     version: dict[str, Any] = {"version": lensstudy.__version__, "commit": "", "modified": False}
     if (root / ".git").exists():
         version["commit"] = git("rev-parse", "--short", "HEAD")
-        version["modified"] = bool(git("status", "--porcelain", "lensstudy", "notebooks", "params", "Snakefile"))
+        # Parameter files are not asked for: one of one's own is no change of the code, and its values are on the page.
+        version["modified"] = bool(git("status", "--porcelain", "lensstudy", "notebooks", "Snakefile"))
     return version
 
 
