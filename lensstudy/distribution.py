@@ -7,8 +7,10 @@ the training ones, a share p has a p-value below p.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,12 +18,33 @@ import torch
 
 from lensstudy import mixture, symmetry
 from lensstudy.attribution import group_averaged
-from lensstudy.dataset import DataError, LensDataset, sky_and_noise
+from lensstudy.card import FORMAT, Card
+from lensstudy.dataset import DataError, LensDataset, Scaling, sky_and_noise
 from lensstudy.observations import Observation, network_input
+from lensstudy.plain import PlainNetwork, load_plain
 from lensstudy.strangeness import Distribution, looks
-from lensstudy.trained import TrainedNetwork, as_tensor, binned
+from lensstudy.trained import TrainedNetwork, as_tensor, binned, load_trained
 
-__all__ = ["Familiarity", "Judge", "features", "side_by_side", "simulations_like"]
+__all__ = ["Familiarity", "Judge", "features", "opened", "side_by_side", "simulations_like"]
+
+
+def opened(folder: str | Path) -> TrainedNetwork:
+    """The network of a finished run folder, or of a folder that `lensstudy export` wrote.
+
+    Raises `OSError` where there is neither, and `CardError` for an exported network that must not be used.
+    """
+    try:
+        exported = json.loads((Path(folder) / "card.json").read_text(encoding="utf-8")).get("format") == FORMAT
+    except (OSError, ValueError):
+        exported = False
+    if not exported:
+        return load_trained(folder)
+    card = Card.read(folder)
+    images = card.images
+    about = {name: getattr(images, name) for name in ("image_size", "crop", "binning", "size", "scaling")}
+    about |= {"network": card.network, "classes": card.classes, "in_channels": images.channels}
+    about |= card.training | {"data": card.training["data"] | {"pixel_scale": images.pixel_scale}}
+    return TrainedNetwork(load_plain(folder), Scaling.from_dict(images.scaling), tuple(card.classes), about)  # type: ignore[arg-type]
 
 
 def features(trained: TrainedNetwork, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -32,10 +55,16 @@ def features(trained: TrainedNetwork, images: np.ndarray) -> tuple[np.ndarray, n
     """
     seen: list[np.ndarray] = []
     inputs: list[np.ndarray] = []
-    hooks = [
-        trained.network.classifier.register_forward_pre_hook(lambda _, given: seen.append(given[0].double().numpy())),
-        trained.network.register_forward_pre_hook(lambda _, given: inputs.append(looks(given[0].numpy()))),
-    ]
+
+    def note(network, given):
+        inputs.append(looks(given[0].numpy()))
+        if isinstance(network, PlainNetwork):
+            seen.append(network.features(given[0])[1].double().numpy())
+
+    hooks = [trained.network.register_forward_pre_hook(note)]
+    if not isinstance(trained.network, PlainNetwork):
+        last = trained.network.classifier
+        hooks += [last.register_forward_pre_hook(lambda _, given: seen.append(given[0].double().numpy()))]
     try:
         trained.predict(images)
     finally:

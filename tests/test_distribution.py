@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lensstudy.dataset import DataError, Scaling
-from lensstudy.distribution import Familiarity, Judge, features, side_by_side, simulations_like
+from lensstudy.distribution import Familiarity, Judge, features, opened, side_by_side, simulations_like
 from lensstudy.networks import build_network, settle_batch_norm
 from lensstudy.observations import read_all, write_simulated
 from lensstudy.simulate import simulate
@@ -66,6 +66,19 @@ def test_features_are_what_the_last_layer_sees(judge):
     np.testing.assert_allclose(logits.detach().numpy(), judge.trained.predict(images), atol=1e-5)
     assert len(looks) == len(images)
     assert not judge.trained.network.classifier._forward_pre_hooks
+
+
+def test_an_exported_network_is_asked_like_the_one_that_was_trained(run_folder, exported, blobs, tmp_path):
+    whole, plain = opened(run_folder), opened(exported)
+    images = blobs.part("test").images
+    for own, others in zip(features(plain, images), features(whole, images), strict=True):
+        np.testing.assert_allclose(own, others, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(plain.predict(images, 30.0), whole.predict(images, 30.0), atol=1e-5)
+    assert plain.card["data"]["pixel_scale"] == 0.1
+    same = {name: plain.card[name] for name in ("network", "seed", "image_size", "crop", "in_channels", "classes")}
+    assert same == {name: whole.card[name] for name in same}
+    with pytest.raises(OSError, match="no finished training here"):
+        opened(tmp_path)
 
 
 def test_a_distance_is_about_one_for_what_is_known():
