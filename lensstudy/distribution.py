@@ -33,8 +33,9 @@ def opened(folder: str | Path) -> TrainedNetwork:
 
     Raises `OSError` where there is neither, and `CardError` for an exported network that must not be used.
     """
+    folder = Path(folder)
     try:
-        exported = json.loads((Path(folder) / "card.json").read_text(encoding="utf-8")).get("format") == FORMAT
+        exported = json.loads((folder / "card.json").read_text(encoding="utf-8")).get("format") == FORMAT
     except (OSError, ValueError):
         exported = False
     if not exported:
@@ -188,7 +189,7 @@ def side_by_side(
                 {"image": lens, "network": judge.label}
                 | {name: given.get(name, np.nan) for name in classes}
                 | {"says": "substructure" if given["no_sub"] < 0.5 else "no_sub"}
-                | {"largest move": moves[judge.label][lens], "p-value": judge.familiarity.p_value(image)[0]}
+                | {"moves by": moves[judge.label][lens], "p-value": judge.familiarity.p_value(image)[0]}
             )
     return pd.DataFrame(rows)
 

@@ -69,7 +69,7 @@ def test_features_are_what_the_last_layer_sees(judge):
 
 
 def test_an_exported_network_is_asked_like_the_one_that_was_trained(run_folder, exported, blobs, tmp_path):
-    whole, plain = opened(run_folder), opened(exported)
+    whole, plain = opened(run_folder), opened(str(exported))
     images = blobs.part("test").images
     for own, others in zip(features(plain, images), features(whole, images), strict=True):
         np.testing.assert_allclose(own, others, rtol=1e-3, atol=1e-4)
@@ -123,7 +123,7 @@ def test_networks_of_different_classes_stand_side_by_side(judge):
     views = {label: {"a": images[:1], "b": images[1:2]} for label in ("a network", "another")}
     moves = {"a network": {"a": 0.1, "b": 0.2}, "another": {"a": 0.3, "b": 0.4}}
     table = side_by_side([judge, other], views, moves)
-    assert list(zip(table["image"], table["network"], table["largest move"], strict=True)) == [
+    assert list(zip(table["image"], table["network"], table["moves by"], strict=True)) == [
         ("a", "a network", 0.1),
         ("a", "another", 0.3),
         ("b", "a network", 0.2),
