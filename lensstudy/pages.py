@@ -190,6 +190,8 @@ def _page_body(notebook: NotebookNode) -> tuple[str, str, list[dict]]:
 
 def _number_figure(soup: BeautifulSoup, figure: Tag, number: int) -> None:
     figure["id"] = f"figure-{number}"
+    if picture := figure.find("img"):
+        picture.wrap(_scrolling(soup, f"Figure {number}", "scroll drawing"))
     caption = figure.find("figcaption")
     if caption is None:
         caption = soup.new_tag("figcaption")
@@ -235,11 +237,15 @@ def _tame_table(soup: BeautifulSoup, table: Tag, number: int) -> None:
         columns = zip(*(row.find_all(["th", "td"]) for row in head[-1:] + table.tbody.find_all("tr")), strict=False)
         for column in columns:
             cells = [cell.get_text(strip=True) for cell in column[len(head[-1:]) :] if cell.name == "td"]
-            if cells and all(NUMBER.match(text) or text in ("", "nan", "NaN", "–") for text in cells):
+            if cells and all(NUMBER.match(text.lstrip("<> ")) or text in ("", "nan", "NaN", "–") for text in cells):
                 for cell in column:
                     cell["class"] = [*cell.get("class", []), "number"]
-    scrolling = {"class": "scroll", "role": "group", "tabindex": "0", "aria-label": f"Table {number}"}
-    table.wrap(soup.new_tag("div", attrs=scrolling))
+    table.wrap(_scrolling(soup, f"Table {number}"))
+
+
+def _scrolling(soup: BeautifulSoup, name: str, kind: str = "scroll") -> Tag:
+    """A box for what is wider than the screen; what scrolls must be reachable without a mouse."""
+    return soup.new_tag("div", attrs={"class": kind, "role": "group", "tabindex": "0", "aria-label": name})
 
 
 # ---- what all pages share --------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -13,7 +14,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
-from lensstudy import pages, report
+from lensstudy import execution, pages, report
 from lensstudy.execution import NotebookFailed, execute, source_hash
 from lensstudy.parameters import ParameterError, Study
 
@@ -85,6 +86,7 @@ def home(tmp_path_factory) -> Path:
         "table": [
             {"network": "d4", "AUC": "0.9990 [0.9980, 0.9995]", "parameters": 17000},
             {"network": "resnet18", "AUC": "0.9800 [0.9700, 0.9900]", "parameters": 11000000},
+            {"network": "(total flux)", "AUC": "0.5 [0.4, 0.6]", "parameters": ""},
         ],
         "limitations": "Few images.",
     }
@@ -93,7 +95,7 @@ def home(tmp_path_factory) -> Path:
         home / "01-everything.ipynb",
         new_markdown_cell(PROSE),
         FIGURE,
-        "import pandas as pd\npd.DataFrame({'name': ['a', 'b'], 'value': [1.5, -2.0]})",
+        "import pandas as pd\npd.DataFrame({'name': ['a', 'b'], 'value': [1.5, -2.0], 'p': ['0.02', '< 0.001']})",
         "print('seed', seed, 'at', data_path, 'in', sys.prefix)",
         tagged("hidden_input = 'secret source'; print('output stays')", "hide-input"),
         tagged("print('secret output')", "hide-output"),
@@ -182,6 +184,22 @@ def test_the_hash_follows_the_source_alone(tmp_path):
     assert changed(lambda cell: cell.metadata.update(tags=["hide-input"])) != same
 
 
+def test_a_parameter_file_of_ones_own_is_no_change_of_the_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(execution, "__file__", str(tmp_path / "lensstudy/execution.py"))
+    for name in ("lensstudy/execution.py", "notebooks/01-explore-data.ipynb", "Snakefile"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("as committed")
+    who = ["-c", "user.name=x", "-c", "user.email=x@y"]
+    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-q", "-m", "all"]):
+        subprocess.run(["git", "-C", tmp_path, *words], check=True)
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params/mine.yml").write_text("epochs: 3")
+    found = execution._code_version()
+    assert found["commit"] and not found["modified"]
+    (tmp_path / "lensstudy/networks.py").write_text("mine")
+    assert execution._code_version()["modified"]
+
+
 # ---- a page ----------------------------------------------------------------------------------------------------------
 
 
@@ -210,6 +228,9 @@ def test_figures_are_numbered_and_described(page):
     assert [figure.find("b").string for figure in figures] == ["Figure 1", "Figure 2"]
     assert [figure.img["alt"] for figure in figures] == ["first figure", "second figure"]
     assert [figure["id"] for figure in figures] == ["figure-1", "figure-2"]
+    boxes = [figure.img.parent for figure in figures]
+    assert [box["aria-label"] for box in boxes] == ["Figure 1", "Figure 2"], "enlarged on a phone, each scrolls alone"
+    assert all({"scroll", "drawing"} == set(box["class"]) and box["tabindex"] == "0" for box in boxes)
     picture = Image.open(io.BytesIO(base64.b64decode(figures[0].img["src"].partition(",")[2])))
     assert picture.size == (600, 300) and picture.getcolors() == [(600 * 300, (0, 0, 128))], "not a pixel changed"
 
@@ -246,9 +267,10 @@ def test_tables_scroll_in_their_own_box_and_numbers_stand_to_the_right(page):
     table = page.select_one("main table.dataframe")
     assert table.parent["class"] == ["scroll"] and table.parent["tabindex"] == "0"
     values = {cell.get_text(): cell.get("class") for cell in table.select("tbody td")}
-    assert values == {"a": None, "b": None, "1.5": ["number"], "-2.0": ["number"]}
+    number = ["number"]
+    assert values == {"a": None, "b": None, "1.5": number, "-2.0": number, "0.02": number, "< 0.001": number}
     heads = {cell.get_text(): cell.get("class") for cell in table.select("thead th")}
-    assert heads == {"name": None, "value": ["number"]}
+    assert heads == {"name": None, "value": number, "p": number}
     assert not page.select("main style")
 
 
@@ -317,7 +339,10 @@ def test_the_index_shows_the_answer_the_pages_and_what_failed(home, page):
     assert soup.select_one("p.answer").string == "d4 is ahead."
     assert soup.figure.img["alt"] == "d4 above resnet18" and soup.figure.b.string == "Figure 1"
     rows = [[cell.get_text() for cell in row.find_all("td")] for row in soup.select("#results ~ div tbody tr")]
-    assert rows == [["d4", "0.9990 [0.9980, 0.9995]", "17000"], ["resnet18", "0.9800 [0.9700, 0.9900]", "11000000"]]
+    assert rows[:2] == [["d4", "0.9990 [0.9980, 0.9995]", "17000"], ["resnet18", "0.9800 [0.9700, 0.9900]", "11000000"]]
+    assert rows[2] == ["(total flux)", "0.5 [0.4, 0.6]", "–"], "what does not apply is no value"
+    numbers = [cell.get_text() for cell in soup.select("#results ~ div tbody td.number")]
+    assert numbers == [cell for row in rows for cell in row[1:]]
     cards = {card.find_all("span")[-1].string: card for card in soup.select(".cards li")}
     assert cards["01-everything"].a["href"] == "01-everything.html"
     assert "03-again-s7, not rendered" in cards
@@ -364,6 +389,7 @@ def test_the_list_of_studies(home, page):
     studies = {article.a["href"]: article.get_text(" ", strip=True) for article in soup.find_all("article")}
     assert studies.keys() == {"smoke/index.html", "reference/empty/index.html"}
     assert "d4 is ahead." in studies["smoke/index.html"] and "1 failed" in studies["smoke/index.html"]
+    assert "Does a test reach everything?" in studies["smoke/index.html"]
     assert "No answer yet" in studies["reference/empty/index.html"]
 
 
