@@ -57,7 +57,7 @@ rule all:
 
 rule explore:
     input:
-        source("01-explore-data", "archive", "filtering", "baselines", "simulate"),
+        source("01-explore-data", "archive", "filtering", "baselines", "mixture"),
     output:
         f"{RUNS}/notebooks/01-explore-data.ipynb",
         f"{REPORTS}/01-explore-data.html",

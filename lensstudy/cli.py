@@ -217,7 +217,8 @@ def report(
         typer.echo(f"{name}: {_shown(pages.write_index(runs, reports / name, committed=reference, only=only))}")
         if reference:  # what the README quotes
             for part in ("summary.json", "headline.png"):
-                shutil.copyfile(runs / "analysis" / part, reports / name / part)
+                if (found := pages.summary_folder(runs) / part).exists():
+                    shutil.copyfile(found, reports / name / part)
     pages.write_study_list(reports)
 
 

@@ -126,6 +126,13 @@ class Judge:
             raise DataError(
                 f"{label} knows {', '.join(trained.classes)}; a network without the class no_sub cannot say"
             )
+        if not trained.card["data"].get("pixel_scale"):
+            raise DataError(
+                f"{label} was trained on images whose pixels are of unknown size, or of several sizes: no real image "
+                "can be brought to it"
+            )
+        if len(_lens_light(trained.card)) > 1:
+            raise DataError(f"{label} was trained with and without lens light; nobody knows which it expects")
         noise = sky_and_noise(np.asarray(known.images).mean(axis=1))[1]
         if not noise > 0:
             raise DataError(f"{label} was trained on images without noise, which real ones cannot be brought to")
@@ -134,12 +141,13 @@ class Judge:
     @property
     def lens_light(self) -> bool:
         """Whether the training images showed the lens galaxy."""
-        return bool(self.trained.card["data"].get("population", {}).get("lens_light"))
+        return _lens_light(self.trained.card).pop()
 
     @property
     def profile(self) -> str:
-        """What the subhalos of the training images were made of: `point` or `truncated_nfw`."""
-        return self.trained.card["data"].get("population", {}).get("subhalo_profile", "point")
+        """What the subhalos of the training images were made of: `point` or, wherever that occurs, `truncated_nfw`."""
+        profiles = {one.get("subhalo_profile", "point") for one in _populations(self.trained.card)}
+        return "truncated_nfw" if "truncated_nfw" in profiles else "point"
 
     def view(self, image: np.ndarray, observation: Observation, center=(0.0, 0.0), seed: int = 0) -> np.ndarray:
         """`image` `(H, H)` of an observation as this network's images `(1, C, S, S)`; see `network_input`."""
@@ -192,6 +200,16 @@ def side_by_side(
                 | {"moves by": moves[judge.label][lens], "p-value": judge.familiarity.p_value(image)[0]}
             )
     return pd.DataFrame(rows)
+
+
+def _populations(card: dict) -> list[dict]:
+    """The population of the training images, or those of a mixture."""
+    return [one.get("population", {}) for one in card["data"].get("recipes", [card["data"]])]
+
+
+def _lens_light(card: dict) -> set[bool]:
+    """Whether the training images showed the lens galaxy; both, if only some recipes of a mixture did."""
+    return {bool(population.get("lens_light")) for population in _populations(card)}
 
 
 def simulations_like(trained: TrainedNetwork, images_per_class: int, seed: int) -> LensDataset:

@@ -11,6 +11,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -172,8 +173,10 @@ def psf_table(file: str) -> Tensor:
     """The normalised point spread function `(h, w)`, float64, of a FITS file; `DataError` where there is none."""
     from astropy.io import fits
 
+    if not Path(file).expanduser().is_file():
+        raise DataError(f"psf_file = {file!r}: there is no such file seen from {Path.cwd()}")
     try:
-        with fits.open(file) as units:
+        with fits.open(Path(file).expanduser()) as units:
             table = next(np.array(unit.data, dtype=float) for unit in units if np.ndim(unit.data) == 2)
     except (OSError, StopIteration) as error:
         raise DataError(

@@ -1,8 +1,8 @@
 """Several recipes in one data set: what a network must learn from if it is not to learn the habits of one simulator.
 
 The preset `mixture` has a population with one entry, `recipes`, a list of recipes as a parameter file would name them:
-`preset`, and if need be `population` and `noise_level`. Each gives an equal part of the images of every class, with a
-seed of its own, so that no lens appears under two recipes.
+`preset`, and if need be `population` and `noise_level` (the study's, where a recipe names none; 0: the preset's own).
+Each gives an equal part of the images of every class, with a seed of its own, so that no lens appears twice.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from lensstudy.population import PRESETS
 __all__ = ["MIXTURE", "Recipe", "draw", "make", "recipes_of"]
 
 MIXTURE = "mixture"
+TAG = 0x6D6978  # so that no recipe of a mixture has the seed of fresh images
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,20 @@ def recipes_of(preset: str, population: dict, noise_level: float | None, seed: i
             f"population = {population!r} of the preset 'mixture'; expected one entry, a list of recipes, such as "
             "recipes: [{preset: model_2, noise_level: 0.01}, {preset: realistic}]"
         )
-    recipes = []
-    for k, one in enumerate(given):
-        known = {"preset", "population", "noise_level"}
-        if not isinstance(one, dict) or one.get("preset") not in PRESETS or set(one) - known:
-            raise DataError(
-                f"recipes[{k}] = {one!r}; expected a preset ({', '.join(PRESETS)}) and, if need be, population and "
-                "noise_level"
-            )
-        own_seed = int(np.random.SeedSequence((seed, k)).generate_state(1)[0])
-        recipes.append(
-            Recipe(one["preset"], own_seed, one.get("noise_level", noise_level) or None, one.get("population", {}))
-        )
-    return recipes
+    return [_recipe(f"recipes[{k}]", one, noise_level, (seed, k, TAG)) for k, one in enumerate(given)]
+
+
+def _recipe(where: str, given: object, noise_level: float | None, seed: tuple[int, ...]) -> Recipe:
+    expected = f"{where} = {given!r}; expected a preset ({', '.join(PRESETS)}) and, if need be,"
+    if not isinstance(given, dict) or given.get("preset") not in PRESETS:
+        raise DataError(f"{expected} population and noise_level")
+    population, level = given.get("population") or {}, given.get("noise_level", noise_level) or 0
+    if set(given) - {"preset", "population", "noise_level"} or not isinstance(population, dict):
+        raise DataError(f"{expected} population (changes to the preset's, name: value) and noise_level")
+    if isinstance(level, bool) or not isinstance(level, int | float) or level < 0:
+        raise DataError(f"{expected} a noise_level of 0 (the preset's own) or more, in units of the image's peak")
+    own_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    return Recipe(given["preset"], own_seed, float(level) or None, population)
 
 
 def make(

@@ -443,8 +443,9 @@ def network_input(
     size, scale = card["image_size"], pixel_scale or card["data"].get("pixel_scale")
     if not scale:
         raise DataError(
-            f"the card of {card['network']} does not say the pixel scale of its training images (they were read from "
-            "files without one), so no real image can be brought to it; say network_input(..., pixel_scale=0.05)"
+            f"the card of {card['network']} does not say the pixel scale of its training images (files did not "
+            "say it, or recipes differ in it), so no real image can be brought to it; say network_input(..., "
+            "pixel_scale=0.05)"
         )
     if observation.field_of_view < 0.75 * size * scale:
         raise DataError(

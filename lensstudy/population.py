@@ -167,7 +167,8 @@ def preset_named(name: str) -> Preset:
         population |= {SOURCE_IMAGES: "", PSF_FILE: ""}
         instrument = INSTRUMENTS[population["instrument"]]
         return Preset(name, instrument, draw_realistic, area_per_mass(), population=population)
-    raise DataError(f"preset '{name}' is unknown; known presets: {', '.join(PRESETS)}")
+    hint = " (a mixture is made by `lensstudy run`, from recipes in its population)" if name == "mixture" else ""
+    raise DataError(f"preset '{name}' is unknown; known presets: {', '.join(PRESETS)}{hint}")
 
 
 def complete(row: dict) -> dict:
@@ -329,7 +330,8 @@ def draw_common_test(class_name: str, generator: np.random.Generator, population
     Added one by one to the fits of five images, the heaviest clumps weigh 0.9 % (0.87 to 0.94, each known to 0.05 or
     better) wherever the arcs hold them well, others less, as near the centre as 0.1"; a smooth lens leaves a chi square
     of 1.02 to 1.16 in the images (1.00 to 1.38 in ten others) and of 1.01 to 1.32 in simulations. One straight line
-    explains each vortex: with it chi square falls from 1.10-1.43 to 0.99-1.05; five weigh 2.2 to 4.6 % of the lens,
+    explains each vortex: with it chi square falls from 1.10-1.43 to 0.99-1.05, where noise alone gives 1 +- 0.01; five
+    weigh 2.2 to 4.6 % of the lens,
     have half-lengths of 0.46" to 1.11" and lie up to 1.34" from the centre.
     """
     einstein_radius = generator.uniform(1.2, 1.65) if class_name == "no_sub" else generator.uniform(0.93, 1.5)

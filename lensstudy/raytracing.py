@@ -241,6 +241,8 @@ def smooth_twins(dataset: LensDataset) -> tuple[np.ndarray, np.ndarray]:
     Their difference is the residual that a perfect smooth model would leave. Take a `subset` of a large set first.
     """
     about = dataset.description
+    if about.get("source") == "mixed":
+        raise DataError("a mixture has no twins of its own: simulate one of its recipes and take those")
     if about.get("source") != "simulated":
         raise DataError("only a simulated data set has twins: nobody knows what a measured lens is made of")
     view: dict = {"preset": about["preset"], "image_size": dataset.image_size}

@@ -42,6 +42,7 @@ __all__ = [
     "render",
     "source_hash",
     "stale_pages",
+    "summary_folder",
     "write_index",
     "write_study_list",
 ]
@@ -80,7 +81,7 @@ def write_index(
         study=run.name,
         question=study.question if study else next((s["question"] for s in stamps if s["question"]), ""),
         summary=summary,
-        figure=_embedded(run / "analysis" / summary["figure"]),
+        figure=_embedded(summary_folder(run) / summary["figure"]),
         pages=pages,
         failed=failed,
         jobs=sorted((one for one in pages + failed if one["stamp"]), key=lambda one: one["stamp"]["started"]),
@@ -117,7 +118,7 @@ def compare(run_a: str | Path, run_b: str | Path, html: str | Path) -> Path:
                 f"{run}: holds no executed notebook; `lensstudy run params/{run.name}.yml` makes them"
             )
         summary = _summary(run)
-        figure = _embedded(run / "analysis" / summary["figure"])
+        figure = _embedded(summary_folder(run) / summary["figure"])
         studies.append({"name": run.name, "summary": summary, "figure": figure, "sources": _merged_sources(stamps)})
         studies[-1]["parameters"] = _merged_parameters(stamps)
     a, b = studies
@@ -179,9 +180,15 @@ def _failures(run: Path, html: Path) -> list[dict]:
     return failed
 
 
+def summary_folder(run: Path) -> Path:
+    """Where the answer of a study lies: `analysis`, or what another notebook has left where a study has no analysis."""
+    folders = [run / name for name in ("analysis", "recipes", "improvement")]
+    return next((folder for folder in folders if (folder / "summary.json").exists()), folders[0])
+
+
 def _summary(run: Path) -> dict[str, Any]:
     """What the analysis has written for the index; entries that are not there, or not yet, are empty."""
-    file = run / "analysis" / "summary.json"
+    file = summary_folder(run) / "summary.json"
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     return {"answer": "", "figure": "", "figure_alt": "", "figure_caption": "", "table": [], "limitations": ""} | found
 

@@ -244,6 +244,8 @@ def checked_request(
     if unknown or len(set(names)) < len(names):
         raise DataError(f"classes {names}: a preset simulates {', '.join(CLASSES)}, each once")
     population = recipe.with_population(population)
+    if population.get("psf_file") and population.get("psf_fwhm"):
+        raise DataError("psf_file and psf_fwhm are two point spread functions; set one of them")
     instrument = INSTRUMENTS[population.get("instrument", recipe.instrument.name)]
     size = checked_size(instrument.image_size if image_size is None else image_size)
     level = None if noise_level is None else float(noise_level)  # plain numbers: `dataset.json` holds them

@@ -104,17 +104,20 @@ def across_recipes(study: Study) -> tuple[dict[str, Study], dict[str, Study], St
     """What a comparison across recipes needs, all with as many images a class: a study of each recipe alone, for each
     recipe a study of all the others, and one of all together.
 
-    The recipes are those of the preset `mixture`; any other preset is put beside `realistic` (which is put beside
-    `model_3`). Two recipes have no mixture of the others: the other one alone takes its place.
+    The recipes are those of the preset `mixture`; any other preset is put beside `realistic` with its own noise
+    (and that one beside `model_3` with 2 %). Of two recipes the other one alone takes the place of all the others.
     """
     if study.data_path:
         raise DataError(f"data_path = {study.data_path!r}: recipes are compared with simulated images; leave it empty")
     given = study.population.get("recipes") if study.preset == mixture.MIXTURE else None
     if given is None:
         own = {"preset": study.preset, "population": study.population, "noise_level": study.noise_level}
-        given = [own, {"preset": "realistic" if study.preset != "realistic" else "model_3"}]
+        other = {"preset": "realistic", "noise_level": 0.0}
+        given = [own, {"preset": "model_3", "noise_level": 0.02} if study.preset == "realistic" else other]
+    if len(given) < 2:
+        raise DataError(f"recipes = {given}: only one; a comparison needs two or more")
     mixture.recipes_of(mixture.MIXTURE, {"recipes": given}, study.noise_level, study.data_seed)  # checks the list
-    presets = [one["preset"] for one in given]
+    presets = [str(one["preset"]) for one in given]
     names = [f"{one} {k}" if presets.count(one) > 1 else one for k, one in enumerate(presets, start=1)]
 
     def of(name: str, chosen: list[dict]) -> Study:

@@ -84,4 +84,7 @@ def test_phases_follow_each_other_and_end_with_the_recipe():
 
 def test_fresh_images_have_another_seed_than_the_data_set():
     assert FreshImages(Study(data_seed=3, seed=1), ("no_sub",)).recipes[0].seed not in (1, 3)
-    assert FreshImages(Study(seed=1), ("no_sub",)).recipes[0].seed != FreshImages(Study(seed=2), ("no_sub",)).recipes[0].seed
+    assert (
+        FreshImages(Study(seed=1), ("no_sub",)).recipes[0].seed
+        != FreshImages(Study(seed=2), ("no_sub",)).recipes[0].seed
+    )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lensstudy import mixture
 from lensstudy.dataset import DataError, Scaling
 from lensstudy.distribution import Familiarity, Judge, features, opened, side_by_side, simulations_like
 from lensstudy.networks import build_network, settle_batch_norm
@@ -114,6 +115,24 @@ def test_a_real_image_is_seen_in_the_pixels_and_the_noise_of_the_training(judge,
     noise = np.random.default_rng(0).normal(0, one.noise.min(), one.image.shape)
     assert judge.view(one.image, one).shape == (1, 1, SIZE, SIZE)
     assert judge.view(noise, one).std() == pytest.approx(judge.noise, rel=0.15)
+
+
+def test_a_judge_of_a_mixture_knows_what_its_recipes_had_in_common(judge):
+    lit = {"preset": "realistic", "population": {"lens_light": True, "subhalo_profile": "point"}}
+    dark = {"preset": "realistic", "population": {"instrument": "euclid-vis"}}
+
+    def of(*recipes):
+        made = mixture.make("mixture", 40, seed=1, image_size=SIZE, population={"recipes": list(recipes)})
+        trained = replace(judge.trained, card=judge.trained.card | {"data": made.description})
+        return Judge.of("mixed", trained, made, simulations_like(trained, 40, 3))
+
+    assert not judge.lens_light and judge.profile == "point"
+    assert of(lit, lit).lens_light and of(lit, lit).profile == "point"
+    assert of(dark, dark).profile == "truncated_nfw" and not of(dark, dark).lens_light
+    with pytest.raises(DataError, match="with and without lens light"):
+        of(lit, dark | {"population": {}})
+    with pytest.raises(DataError, match="of several sizes"):
+        of({"preset": "model_1"}, dark)
 
 
 def test_networks_of_different_classes_stand_side_by_side(judge):

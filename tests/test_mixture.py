@@ -8,7 +8,7 @@ from lensstudy import mixture
 from lensstudy.batches import FreshImages
 from lensstudy.dataset import DataError
 from lensstudy.parameters import Study
-from lensstudy.simulate import draw_batch, simulate
+from lensstudy.simulate import draw_batch, simulate, smooth_twins
 
 TWO = {
     "recipes": [
@@ -58,6 +58,17 @@ def test_fresh_images_come_from_every_recipe():
     assert FreshImages(settings, classes).recipes[0].noise_level == 0.02
 
 
+def test_no_lens_appears_twice():
+    """The same recipe twice gives other lenses, and none of them is one of those drawn fresh."""
+    twice = {"recipes": [{"preset": "model_3", "population": None}, {"preset": "model_3"}]}
+    mixed = mixture.make("mixture", 6, seed=4, image_size=24, population=twice)
+    assert len(np.unique(mixed.images.reshape(len(mixed), -1), axis=0)) == len(mixed)
+    fresh = {FreshImages(Study(data_seed=4, seed=k), ("no_sub",)).recipes[0].seed for k in range(5)}
+    assert not fresh & {recipe.seed for recipe in mixture.recipes_of("mixture", twice, None, 4)}
+    with pytest.raises(DataError, match="simulate one of its recipes"):
+        smooth_twins(mixed)
+
+
 @pytest.mark.parametrize(
     ("population", "message"),
     [
@@ -68,6 +79,9 @@ def test_fresh_images_come_from_every_recipe():
         ({"recipes": [{"preset": "model_3", "noise": 1}]}, "noise_level"),
         ({"recipes": [{"preset": "realistic", "population": {"shear": 1}}]}, "no parameter 'shear'"),
         ({"recipes": [{"preset": "model_3"}] * 9}, "a mixture of 9 recipes"),
+        ({"recipes": [{"preset": "model_3", "population": [1]}]}, r"recipes\[0\].*name: value"),
+        ({"recipes": [{"preset": "model_3", "noise_level": "high"}]}, r"recipes\[0\].*noise_level of 0"),
+        ({"recipes": [{"preset": "model_3", "noise_level": -1}]}, r"recipes\[0\].*noise_level of 0"),
     ],
 )
 def test_lists_that_are_none_are_refused(population, message):

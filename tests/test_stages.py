@@ -56,10 +56,16 @@ def test_studies_across_recipes():
         "model_2": ("x-model_2", "model_2", 0.01),
         "realistic": ("x-realistic", "realistic", 0.0),
     }
+    changed = {"study", "preset", "population", "noise_level"}
+    for one in (*apart.values(), *others.values(), whole):
+        assert one.model_dump(exclude=changed) == study.model_dump(exclude=changed)
     assert others["model_2"].study == "x-without-model_2"
     assert [one["preset"] for one in others["model_2"].population["recipes"]] == ["model_1", "realistic"]
     assert whole.population["recipes"] == recipes and whole.images_per_class == 90
     apart, others, whole = stages.across_recipes(Study(preset="realistic", population={"shear_max": 0.05}))
     assert apart["realistic"].population == {"shear_max": 0.05} and others["realistic"] is apart["model_3"]
+    assert others["realistic"].noise_level == 0.02 and apart["realistic"].noise_level == Study().noise_level
+    with pytest.raises(DataError, match="only one"):
+        stages.across_recipes(Study(preset="mixture", population={"recipes": [{"preset": "model_1"}]}))
     with pytest.raises(DataError, match="leave it empty"):
         stages.across_recipes(Study(data_path="somewhere"))
