@@ -411,3 +411,18 @@ def test_two_studies_side_by_side(home):
     assert results["c4"] == ["–", "0.97", "–", "–", "–", "–"]
     with pytest.raises(FileNotFoundError, match="lensstudy run params/nothing.yml"):
         report.compare(home / "runs/smoke", home / "runs/nothing", html)
+
+
+def test_a_bare_picture_and_an_older_page_are_no_obstacle(tmp_path):
+    """A picture that a cell leaves without `figures.show`, and an index made before pages told their question."""
+    bare = "from IPython.display import Image, display\nimport io\nfrom PIL import Image as P\nb = io.BytesIO()\n"
+    bare += "P.new('RGB', (30, 20)).save(b, 'png')\ndisplay(Image(b.getvalue()))"
+    executed = run(notebook(tmp_path / "01-bare.ipynb", bare), tmp_path)
+    report.render(executed, tmp_path / "reports/smoke/01-bare.html")
+    page = BeautifulSoup((tmp_path / "reports/smoke/01-bare.html").read_text(encoding="utf-8"), "html.parser")
+    assert page.figure.img["alt"] and page.figure.b.string == "Figure 1"
+    index = report.write_index(tmp_path / "runs/smoke", tmp_path / "reports/smoke")
+    index.write_text(
+        index.read_text(encoding="utf-8").replace("lensstudy-question", "older-question"), encoding="utf-8"
+    )
+    assert "smoke" in report.write_study_list(tmp_path / "reports").read_text(encoding="utf-8")
