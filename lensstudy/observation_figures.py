@@ -16,10 +16,10 @@ from lensstudy.figures import IMAGES, WIDTH, colour
 __all__ = ["answers", "familiarity", "gallery", "place_maps", "recovery_curves", "twins"]
 
 
-def _short(name: str) -> str:
+def _short(name: str, longest: int = 14) -> str:
     """The name of a lens and its band, in two lines that fit over a narrow panel."""
     lens, _, band = name.partition(" ")
-    return f"{lens if len(lens) <= 14 else lens[:13] + '…'}\n{band}".rstrip()
+    return f"{lens if len(lens) <= longest else lens[: longest - 1] + '…'}\n{band}".rstrip()
 
 
 def gallery(
@@ -55,7 +55,7 @@ def answers(variants: Mapping[str, Mapping[str, np.ndarray]], label: str) -> Fig
         first = next(iter(kinds.values()))
         axis.axvline(np.mean(first), color="0.4", ls="--", lw=0.8)
         axis.set(xlim=(-0.05, 1.05), xticks=[0, 1])
-        axis.set_title(_short(lens), fontsize=6)
+        axis.set_title(_short(lens, max(84 // len(variants), 6)), fontsize=6)
     kinds = list(dict.fromkeys(kind for lens in variants.values() for kind in lens))
     axes[0, 0].set(yticks=range(len(kinds)), ylim=(len(kinds) - 0.5, -0.5))
     axes[0, 0].set_yticklabels(kinds)
@@ -92,7 +92,7 @@ def recovery_curves(masses: np.ndarray, curves: Mapping[str, Mapping[str, np.nda
         axis.axhline(0.5, color="0.5", ls="--", lw=0.9)
         axis.set(xscale="log", ylim=(-0.03, 1.03))
         axis.tick_params(axis="x", labelsize=7)
-        axis.set_title(_short(lens), fontsize=6)
+        axis.set_title(_short(lens, max(84 // len(curves), 6)), fontsize=6)
     axes[0, 0].set_ylabel("share recovered")
     handles, labels = axes[0, -1].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=7, loc="outside upper center", ncols=2)
