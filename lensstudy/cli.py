@@ -58,6 +58,8 @@ def start(
         _fail(
             f"{folder}: already holds {', '.join(taken)}; nothing was changed. Name a new folder, or go on in this one"
         )
+    if folder.exists() and not folder.is_dir():
+        _fail(f"{folder}: is a file; name a new folder")
     for part in parts:
         shutil.copytree(BUNDLE / part, folder / part, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     typer.echo(

@@ -49,8 +49,11 @@ def predict(
     batch_size: Annotated[int, typer.Option(min=1, help="images at a time")] = 64,
 ) -> None:
     """Predict the class of every image; where none can be named, a row says why."""
+    from lensstudy.formats import READABLE
     from lensstudy.predictor import STATES, Predictor
 
+    if out.name.lower().endswith(READABLE):
+        _refuse(f"--out {out}: images have such names, and the table would take its place; name it .csv")
     try:
         predictor = Predictor(model, turns, pixel_scale, batch_size)
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ every file of a folder for an image gets answers about noise maps: `companions` 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,7 @@ ROLES = {  # words in the name of a file or of a FITS extension that say what is
     "psf": ("psf", "kernel"),
     "noise": ("noise", "rms", "sigma", "err", "error"),
     "mask": ("mask",),
+    "weight": ("wht", "weight", "weights", "ivar", "var", "variance", "ctx", "dq"),  # nothing here reads them
     "image": ("data", "image", "flux", "bgsub", "sci"),
 }
 FILLERS = ("map", "extra", "galaxies")  # words that tell no file from another
@@ -47,7 +49,7 @@ def companions(names: Iterable[str]) -> dict[str, str]:
     images = {(folder, key) for folder, role, key in placed.values() if role == "image"}
     filled = {folder for folder, _ in images}
     found = {
-        name: {"noise": "noise map", "psf": "PSF"}.get(role, role)
+        name: {"noise": "noise map", "psf": "PSF", "weight": "weight map"}.get(role, role)
         for name, (folder, role, key) in placed.items()
         if role != "image" and ((folder, key) in images or (not key and folder in filled))
     }
@@ -63,6 +65,9 @@ def information(file: Path) -> dict:
     try:
         about = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
         numbers = {key: float(about[key]) for key in NUMBERS if about.get(key) is not None}
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, OSError, TypeError, ValueError) as error:
         raise DataError(f"{beside}: {error}; expected JSON such as {{'pixel_scale': 0.05}}") from None
+    scale = numbers.get("pixel_scale", 1.0)
+    if not 0 < scale < math.inf:
+        raise DataError(f"{beside}: pixel_scale = {scale:g}; expected arcseconds of one pixel, more than 0")
     return about | numbers

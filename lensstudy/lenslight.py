@@ -97,7 +97,7 @@ def _center(observation: Observation) -> tuple[float, float]:
     points = (np.arange(len(alike)) / 2 - (len(image) - 1) / 2) * seen.pixel_scale
     alike = np.where(np.hypot(points[None, :], points[:, None]) < NEAR, alike, -np.inf)
     row, column = np.unravel_index(alike.argmax(), alike.shape)
-    near = np.hypot(x - points[column], y - points[row]) < NEAR / 2
+    near = np.hypot(x - points[column], y - points[row]) < max(NEAR / 2, seen.pixel_scale)  # a pixel at least
     row, column = np.unravel_index(np.where(near, image, -np.inf).argmax(), image.shape)
     return float(x[0, column]), float(y[row, 0])
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lensstudy.companions import FILLERS, ROLES, information, role_and_key, stem
+from lensstudy.companions import FILLERS, ROLES, companions, information, role_and_key, stem
 from lensstudy.dataset import DataError, sky_and_noise
 from lensstudy.formats import FITS, HDF5
 from lensstudy.instrument import INSTRUMENTS, gaussian_kernel, noise_variance, noisy
@@ -109,10 +109,14 @@ def read(path: str | Path, band: str = "", pixel_scale: float | None = None) -> 
 
 def read_all(path: str | Path, pixel_scale: float | None = None) -> tuple[list[Observation], dict[str, str]]:
     """Every observation in a folder and the folders inside it, by name and band; and of every image there that cannot
-    be used, by its file (and band), the reason. Raises `DataError` where none can."""
+    be used, by its file (and band), the reason, noise maps and the like that belong to no image among them. Raises
+    `DataError` where none can."""
     attempts = list(_attempts(_place(path), pixel_scale))
     found = sorted((one for _, one in attempts if isinstance(one, Observation)), key=str)
     refused = {where: str(error) for where, error in attempts if isinstance(error, DataError)}
+    for file in _without_image(_place(path)):
+        role = role_and_key(stem(file.name))[0]
+        refused[str(file)] = f"{file}: called a {role}, but of no image beside it; if it is an image, rename it"
     if not found:
         raise DataError("\n".join(refused.values()))
     return found, refused
@@ -143,17 +147,29 @@ def _images(path: Path) -> list[Path]:
     if not path.exists():
         hint = "; the variable in it is not set" if "$" in str(path) else ""
         raise DataError(f"{path}: does not exist{hint}; give a FITS or HDF5 file, or a folder of them")
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    files = [file for file in files if file.name.lower().endswith((*FITS, *HDF5))]
+    files = _files(path)
     images = [file for file in files if len(files) == 1 or role_and_key(stem(file.name))[0] == "image"]
     if not images:
         raise DataError(f"{path}: no image in it; expected .fits or .h5 files that are no noise map, PSF or mask")
     return images
 
 
+def _files(path: Path) -> list[Path]:
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return [file for file in files if file.name.lower().endswith((*FITS, *HDF5))]
+
+
+def _without_image(path: Path) -> list[Path]:
+    """Files that are called a noise map, PSF, mask or weight of an image that is not there."""
+    files = _files(path)
+    theirs = companions(map(str, files))
+    none = (file for file in files if role_and_key(stem(file.name))[0] != "image" and str(file) not in theirs)
+    return list(none) if len(files) > 1 else []
+
+
 def _read_file(file: Path, pixel_scale: float | None) -> dict[str, dict]:
     """What is in a file, its companions and `info.json`, by band, as `_checked` takes it."""
-    about, companions = information(file), _companions(file)
+    about, beside = information(file), _companions(file)
     _, band = _name_and_band(file)
     if file.name.lower().endswith(HDF5):
         bands = {band: _lenstronomy(file)}
@@ -163,7 +179,7 @@ def _read_file(file: Path, pixel_scale: float | None) -> dict[str, dict]:
     return {
         band: {
             "scale": pixel_scale or parts.pop("scale", None) or about.get("pixel_scale"),
-            "parts": companions | parts,
+            "parts": beside | parts,
             "about": about,
         }
         for band, parts in bands.items()
@@ -196,7 +212,7 @@ def _extensions(file: Path) -> dict[str, dict]:
                 parts.setdefault(role, np.asarray(unit.data, dtype=float))
                 if role == "image":
                     parts.setdefault("scale", _scale_of(unit.header))
-    except (OSError, TypeError, ValueError) as error:
+    except (KeyError, OSError, TypeError, ValueError) as error:
         raise DataError(f"{file}: cannot be read as FITS ({error})") from None
     bands = {band: parts for band, parts in bands.items() if "image" in parts}
     if not bands:
@@ -236,7 +252,9 @@ def _lenstronomy(file: Path) -> dict:
             if "transform_pix2angle" in stored:
                 parts["scale"] = math.sqrt(abs(np.linalg.det(stored["transform_pix2angle"][()])))
             return parts
-    except OSError as error:
+    except DataError:
+        raise
+    except (OSError, TypeError, ValueError) as error:
         raise DataError(f"{file}: cannot be read as HDF5 ({error})") from None
 
 
@@ -246,7 +264,7 @@ def _companions(file: Path) -> dict[str, np.ndarray]:
     parts: dict[str, np.ndarray] = {}
     for other in sorted(file.parent.iterdir(), key=lambda one: -len(role_and_key(stem(one.name))[1])):
         role, other_key = role_and_key(stem(other.name))
-        if role == "image" or role in parts or other_key not in (key, ()):
+        if role in ("image", "weight") or role in parts or other_key not in (key, ()):
             continue
         if other.name.lower().endswith((*HDF5, *FITS)):
             parts[role] = _companion(other)

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from lensstudy.card import Card
 from lensstudy.companions import LENSTRONOMY, companions, information
 from lensstudy.containers import Listing, list_path
-from lensstudy.dataset import DataError, LensDataset, Scaling
+from lensstudy.dataset import LensDataset, Scaling
 from lensstudy.formats import FITS, HDF5, decode, read_npy, stacked
 from lensstudy.plain import PlainNetwork, load_plain
 from lensstudy.strangeness import Distribution, looks
@@ -176,7 +176,7 @@ class Predictor:
             )
         if height != width:
             raise ValueError(f"{height} x {width} pixels; cut out a square with the lens in its centre")
-        if scale and about.pixel_scale and abs(scale / about.pixel_scale - 1) > SCALE_TOLERANCE:
+        if scale and about.pixel_scale and not abs(scale / about.pixel_scale - 1) <= SCALE_TOLERANCE:  # nor for NaN
             raise ValueError(
                 f"pixels of {scale:.4g} arcsec, and the network was trained on {about.pixel_scale:.4g}; resample the "
                 "image to that, or use a network that was trained on this scale"
@@ -298,7 +298,7 @@ def find(paths: Iterable[str | Path], extension: str | int | None = None, progre
     a noise map, PSF or mask that belongs to an image beside it."""
     places = [(place, _listed(place)) for path in paths for place in _expanded(path)]
     total = sum(len(listing.names) if isinstance(listing, Listing) else 1 for _, listing in places)
-    beside = companions([str(place) for place, _ in places if place.is_file()])
+    beside = companions([str(place) for place, _ in places if os.path.isfile(place)])
     with tqdm(total=total, desc="images", unit="file", disable=not progress, delay=1) as bar:
         for place, listing in places:
             if isinstance(listing, str):
@@ -314,7 +314,12 @@ def find(paths: Iterable[str | Path], extension: str | int | None = None, progre
                 bar.update()
             else:
                 roles = companions(listing.names)
-                scale = _lenstronomy_scale(place) if listing.kind == "hdf5" else None
+                try:
+                    scale = _stack_scale(place) if listing.kind in ("hdf5", "npz") else None
+                except Exception as error:  # whatever a damaged file makes h5py raise
+                    yield _Image(str(place), 0, None, f"{error}" or type(error).__name__)
+                    bar.update(len(listing.names))
+                    continue
                 for name, content in _stream(listing):
                     file = _shown(place, listing, name)
                     if role := roles.get(name):
@@ -329,11 +334,14 @@ def _companion(file: str, role: str) -> _Image:
 
 
 def _stream(listing: Listing) -> Iterator[tuple[str, Any]]:
-    """Names and contents; where an archive cannot be read on, the reason in place of the rest."""
+    """Names and contents; where an archive cannot be read on, the reason in place of each that is left."""
+    left = dict.fromkeys(listing.names)
     try:
-        yield from listing.stream()
+        for name, content in listing.stream():
+            left.pop(name, None)
+            yield name, content
     except Exception as error:  # whatever a damaged archive raises
-        yield "", error
+        yield from ((name, ValueError(f"the archive cannot be read on from here: {error}")) for name in left)
 
 
 def _expanded(path: str | Path) -> list[Path]:
@@ -346,14 +354,14 @@ def _expanded(path: str | Path) -> list[Path]:
 
 def _listed(place: Path) -> Listing | LensDataset | str:
     """What lies at a place, or why nothing can be read there."""
-    if not place.exists():
-        return "no file matches this pattern" if glob.has_magic(str(place)) else "nothing exists at this path"
     try:
+        if not place.exists():
+            return "no file matches this pattern" if glob.has_magic(str(place)) else "nothing exists at this path"
         if place.is_dir() and (place / "dataset.json").exists():
             return LensDataset.load(place)
         listing = list_path(place)
-    except (DataError, OSError) as error:
-        return str(error)
+    except Exception as error:  # whatever a damaged data set makes a reader raise
+        return f"{error}" or type(error).__name__
     return listing if listing.names else f"no images in it ({len(listing.ignored)} other files)"
 
 
@@ -363,13 +371,13 @@ def _printable(place: Path) -> str:
 
 
 def _shown(place: Path, listing: Listing, name: str) -> str:
-    if listing.kind == "file" or not name:
+    if listing.kind == "file":
         return str(place)
     return str(place / name) if listing.kind == "folder" else f"{place}:{name}"
 
 
 def _decoded(file: str, name: str, content, extension: str | int | None, scale: float | None) -> Iterator[_Image]:
-    """The images of one file, of a stack a piece at a time; `scale` is that of the HDF5 file around them."""
+    """The images of one file, of a stack a piece at a time; `scale` is that of the HDF5 or npz file around them."""
     try:
         if isinstance(content, Exception):
             raise content
@@ -384,7 +392,7 @@ def _decoded(file: str, name: str, content, extension: str | int | None, scale: 
                 yield from (_Image(file, start + i, image, "", scale) for i, image in enumerate(piece))
             return
         images, _ = decode(name, content, extension)
-        scale = _pixel_scale(name, content, extension)
+        scale = _pixel_scale(name, content, extension) or scale
     except Exception as error:  # whatever a damaged file makes a decoder raise
         yield _Image(file, 0, None, f"{error}" or type(error).__name__)
         return
@@ -407,6 +415,12 @@ def _pixel_scale(name: str, content: bytes | Path, extension: str | int | None) 
     elif name.lower().endswith(HDF5):
         scale = _lenstronomy_scale(content)
     return scale or (information(content).get("pixel_scale") if isinstance(content, Path) else None)
+
+
+def _stack_scale(place: Path) -> float | None:
+    """Arcseconds of one pixel of what is in an HDF5 or npz file, as it says, or the `info.json` beside it."""
+    scale = _lenstronomy_scale(place) if place.name.lower().endswith(HDF5) else None
+    return scale or information(place).get("pixel_scale")
 
 
 def _lenstronomy_scale(content: bytes | Path) -> float | None:

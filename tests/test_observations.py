@@ -1,13 +1,14 @@
 """Real cutouts: what is read comes back, what cannot be used is refused with the way out, and no flux is lost."""
 
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from astropy.io import fits
 
-from lensstudy import observations
+from lensstudy import lenslight, observations
 from lensstudy.dataset import DataError
 from lensstudy.instrument import INSTRUMENTS, gaussian_kernel, noise_variance, noisy
 from lensstudy.lenslight import fit_lens_light, ring_radius, subtract_lens_light
@@ -216,6 +217,36 @@ def test_one_bad_file_does_not_end_the_reading_of_a_folder(tmp_path):
         read_all(tmp_path)
 
 
+def test_weights_and_flags_of_a_drizzled_image_are_no_bands(tmp_path):
+    units = [fits.PrimaryHDU(), *(fits.ImageHDU(noise_image(), name=name) for name in ("SCI", "WHT", "CTX"))]
+    units[1].header["PIXSCALE"] = 0.1
+    fits.HDUList(units).writeto(tmp_path / "lens_drz.fits")
+    assert read(tmp_path / "lens_drz.fits").band == ""
+
+
+def test_what_is_called_a_noise_map_of_no_image_is_named(tmp_path):
+    for name in ("one", "two_rms", "sigma_cygni"):
+        write_fits(tmp_path / f"{name}.fits", noise_image(), PIXSCALE=0.1)
+    found, refused = read_all(tmp_path)
+    assert [one.name for one in found] == ["one"]
+    assert {Path(file).name for file in refused} == {"two_rms.fits", "sigma_cygni.fits"}
+    assert all("called a noise, but of no image beside it" in reason for reason in refused.values())
+
+
+def test_damaged_lenstronomy_files_and_headers_do_not_end_the_reading(tmp_path):
+    write_fits(tmp_path / "good.fits", noise_image(), PIXSCALE=0.1)
+    write_fits(tmp_path / "half.fits", noise_image(), CTYPE1="RA---TAN", CDELT1=1e-5)
+    with h5py.File(tmp_path / "image_bad.h5", "w") as stored:
+        stored["image_data"], stored["background_rms"] = noise_image(), 0.5
+        stored["exposure_time"] = np.ones((3, 3))
+    (tmp_path / "other").mkdir()
+    write_fits(tmp_path / "other" / "data.fits", noise_image())
+    (tmp_path / "other" / "info.json").mkdir()
+    found, refused = read_all(tmp_path)
+    assert [one.name for one in found] == ["good"]
+    assert {Path(file).name for file in refused} == {"half.fits", "image_bad.h5", "data.fits"}
+
+
 def test_a_scale_in_the_information_beside_the_image_counts(tmp_path):
     write_fits(tmp_path / "data.fits", noise_image())
     (tmp_path / "info.json").write_text(json.dumps({"pixel_scale": 0.05, "redshift_lens": 0.2}))
@@ -290,6 +321,15 @@ def test_an_arc_that_outshines_the_galaxy_is_not_taken_for_it(einstein_radius, b
     row, column = np.unravel_index(clean.argmax(), clean.shape)
     assert np.hypot(x[0, column] + 0.1, y[row, 0] - 0.05) > 0.25, "the brightest place is not the galaxy"
     assert fit_lens_light(observations.cropped(one, 3.6)).center == pytest.approx((-0.1, 0.05), abs=0.05)
+
+
+def test_the_galaxy_is_found_where_pixels_are_coarse():
+    """Half a pixel can be more than the distance within which the brightest spot is looked for."""
+    pixel_scale = 0.7
+    y, x = (np.indices((32, 32)) - 15.5) * pixel_scale
+    image = np.exp(-(x**2 + y**2) / 2) * 100
+    one = Observation("x", "", image, np.ones_like(image), np.zeros(image.shape, bool), None, pixel_scale)
+    assert np.hypot(*lenslight._center(one)) < pixel_scale
 
 
 def test_a_sersic_galaxy_is_found_under_its_arcs_within_the_noise():

@@ -1,7 +1,9 @@
 """An exported network among files: every layout, bad ones among them, and nothing answered that cannot be."""
 
+import io
 import os
 import tarfile
+import zipfile
 
 import h5py
 import numpy as np
@@ -329,3 +331,59 @@ def test_real_files_each_get_a_row_and_none_an_answer_that_cannot_be_given(untol
         assert row["reason"] and (row["prediction"] == ""), row
     assert sum("the network was trained on 16 x 16 at 0.1 arcsec" in row["reason"] for row in rows) >= 15
     assert sum(row["reason"].startswith("pixels of") for row in rows) >= 6  # lenstronomy's three, and info.json
+
+
+def test_a_damaged_member_of_a_zip_leaves_no_image_without_a_row(predictor, image, tmp_path):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in "abc":
+            archive.writestr(f"{name}.npy", npy(image))
+        start = archive.getinfo("b.npy").header_offset + 30 + len("b.npy")
+    damaged = bytearray((tmp_path / "all.zip").read_bytes())
+    damaged[start : start + 40] = b"\xff" * 40
+    (tmp_path / "all.zip").write_bytes(damaged)
+    rows = {row["file"][-5:]: row for row in predictor.predict_files([tmp_path / "all.zip"])}
+    assert set(rows) == {"a.npy", "b.npy", "c.npy"}
+    assert rows["a.npy"]["state"] == "answered" and rows["b.npy"]["state"] == "refused"
+
+
+def npy(image) -> bytes:
+    stored = io.BytesIO()
+    np.save(stored, image)
+    return stored.getvalue()
+
+
+def test_a_damaged_data_set_is_a_row_and_the_others_go_on(predictor, image, tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "dataset.json").write_text("{")
+    with h5py.File(tmp_path / "lens.h5", "w") as file:
+        file["image_data"], file["transform_pix2angle"] = image, np.array([[b"a", b"b"], [b"c", b"d"]])
+    np.save(tmp_path / "good.npy", image)
+    rows = list(predictor.predict_files([tmp_path / name for name in ("set", "lens.h5", "good.npy")]))
+    assert [row["state"] for row in rows] == ["refused", "refused", "answered"]
+
+
+@pytest.mark.parametrize("scale", ["NaN", "-0.1", "0"])
+def test_a_pixel_scale_that_is_none_is_no_scale(untold, image, tmp_path, scale):
+    np.save(tmp_path / "lens.npy", image)
+    (tmp_path / "info.json").write_text(f'{{"pixel_scale": {scale}}}')
+    (row,) = untold.predict_files([tmp_path])
+    assert row["state"] == "refused" and "expected arcseconds of one pixel" in row["reason"]
+    with pytest.raises(ValueError, match="pixels of nan arcsec"):
+        untold.prepare(image[None], float("nan"))
+
+
+def test_the_information_beside_a_stack_counts(untold, image, tmp_path):
+    np.savez(tmp_path / "stack.npz", images=np.stack([image[None]] * 2))
+    with h5py.File(tmp_path / "stack.h5", "w") as file:
+        file["images"] = np.stack([image[None]] * 2)
+    (tmp_path / "info.json").write_text('{"pixel_scale": 0.1}')
+    for name in ("stack.npz", "stack.h5"):
+        assert [row["state"] for row in untold.predict_files([tmp_path / name])] == ["answered"] * 2
+    assert {row["state"] for row in untold.predict_files([tmp_path])} == {"answered"}
+
+
+def test_weights_beside_an_image_are_no_image(predictor, image, tmp_path):
+    for name in ("m87_sci", "m87_wht", "m87_ctx"):
+        fits.PrimaryHDU(image).writeto(tmp_path / f"{name}.fits")
+    states = {row["file"][-8:-5]: row["state"] for row in predictor.predict_files([tmp_path])}
+    assert states == {"sci": "answered", "wht": "left out", "ctx": "left out"}
