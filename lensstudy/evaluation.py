@@ -6,7 +6,8 @@ arrays of one network, one a seed. Scores are scikit-learn's and torchmetrics'. 
 - Intervals of AUC and accuracy over test images come from the variance that single images cause (DeLong, DeLong &
   Clarke-Pearson 1988, Biometrics 44, 837) and are laid on the scale of log-odds, where they keep their promise near 1.
   There a percentile bootstrap does not: it held the truth in 84 % of 500 simulated experiments at an AUC of 0.988 and
-  50 images a class, where this one holds it in 93 %.
+  50 images a class, where this one holds it in 93 %. The fewer images decide, the less is known of the variance
+  itself: Student's t takes the place of the normal law, which near 1 held the truth in 90 to 92 % only.
 - All other scores have a bootstrap over test images, drawn within each class so that no resample loses one, with
   Efron's correction for bias (1987, JASA 82, 171).
 - Networks are compared on the same images, so that what makes an image hard for all of them cancels.
@@ -26,6 +27,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logit
 from scipy.stats import binomtest, norm, rankdata
+from scipy.stats import t as student_t
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -42,6 +44,7 @@ __all__ = [
     "auc",
     "bootstrap_interval",
     "confusion",
+    "counted",
     "difference",
     "fit_temperature",
     "format_interval",
@@ -152,12 +155,22 @@ def _standard_error(labels: np.ndarray, shares: np.ndarray) -> float:
     return float(np.sqrt(sum(len(one) * one.var(ddof=1) for one in members)))
 
 
+def _degrees_of_freedom(labels: np.ndarray, shares: np.ndarray) -> float:
+    """How well the variance of `shares` is known, in degrees of freedom: `2 / (relative variance of the variance)`
+    (Satterthwaite 1946), which the fourth moment gives, plus 3, with which an interval holds the truth in 95 to 97 % of
+    simulated experiments for AUCs of 0.92 to 0.9994; without, it is too wide where single images decide."""
+    squares = np.concatenate([(one - one.mean()) ** 2 for one in (shares[labels == k] for k in np.unique(labels))])
+    if not squares.any():
+        return np.inf
+    return 2 / ((squares**2).sum() / squares.sum() ** 2 - 1 / (len(squares) + 1)) + 3
+
+
 def interval(
     labels: np.ndarray, runs: Sequence[np.ndarray], metric: str = "auc", level: float = 0.95
 ) -> tuple[float, float]:
     """Interval over test images of the mean of `metric` ("auc" or "accuracy") over `runs`.
 
-    `logit(score) +- z se / (score (1 - score))`, the variance of the AUC taken within each class. Where no image is
+    `logit(score) +- t se / (score (1 - score))`, the variance of the AUC taken within each class. Where no image is
     wrong the variance is zero, and the bound is what n successes in n trials allow (the rule of three),
     `(1 - level)^(1/n)`, for the AUC with the smallest class's n. A class of one image says nothing on its spread: the
     interval is then 0 to 1.
@@ -170,8 +183,9 @@ def interval(
         bound = _certain(counts, metric, level)
         return (bound, 1.0) if value > 0.5 else (0.0, 1 - bound)
     # A network that calls everything one class is right by luck of the draw: within classes it would not vary.
-    error = _standard_error(labels if metric == "auc" else np.zeros_like(labels), shares)
-    reach = norm.isf((1 - level) / 2) * error / (value * (1 - value))
+    within = labels if metric == "auc" else np.zeros_like(labels)
+    law = student_t(_degrees_of_freedom(labels, shares)) if metric == "auc" else norm
+    reach = law.isf((1 - level) / 2) * _standard_error(within, shares) / (value * (1 - value))
     return float(expit(logit(value) - reach)), float(expit(logit(value) + reach))
 
 
@@ -382,6 +396,11 @@ def format_interval(value: float, low: float, high: float, digits: int = 3) -> s
     while width > 1e-9 and digits < 6 and width < 2 * 10.0**-digits:
         digits += 1
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 seed`, `2 seeds`, `1,200 images`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def in_words(ahead: Difference, second: str) -> str:
