@@ -21,7 +21,7 @@ Scale = Annotated[float | None, typer.Option("--pixel-scale", help="arcseconds o
 
 def export(
     run: Annotated[Path, typer.Argument(help="run folder, such as runs/quick/training/d4-steerable-cnn-s1")],
-    format: Annotated[str, typer.Option(help="onnx (the plain network, and ONNX besides) or pytorch")] = "onnx",
+    format: Annotated[str, typer.Option(help="pytorch, onnx (besides), or int8 (ONNX, rounded and faster)")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="folder to write; the run folder's `exported`, if none")] = None,
     data: Annotated[Path | None, typer.Option(help="data set of the training; its study's, if none")] = None,
     pixel_scale: Scale = None,
@@ -35,6 +35,8 @@ def export(
     except (ValueError, OSError, ImportError) as error:
         _refuse(str(error))
     typer.echo(f"{card.network} for {', '.join(card.classes)}, in {folder}")
+    if rounded := card.metrics.get("int8"):
+        typer.echo(f"  In whole numbers it names the same class for {rounded['same_class']:.1%} of validation images.")
     for limit in card.limits:
         typer.echo(f"  {limit}")
 

@@ -1,8 +1,9 @@
 """A network leaves the study: `export` turns the folder of a training into one that answers on its own.
 
-The exported folder holds the network in plain operations (`network.json`, `weights.safetensors`, `network.onnx`), what
-tells images that are unlike those it was trained on (`distribution.safetensors`), and `card.json`, which describes and
-seals the rest. It needs neither e2cnn nor anything of the study, and nothing in it can be run. `Predictor` uses it.
+The exported folder holds the network in plain operations (`network.json`, `weights.safetensors`, and `network.onnx` or,
+in whole numbers of 8 bits, `network.int8.onnx`), what tells images that are unlike those it was trained on
+(`distribution.safetensors`), and `card.json`, which describes and seals the rest. It needs neither e2cnn nor anything
+of the study, and nothing in it can be run. `Predictor` uses it.
 """
 
 from __future__ import annotations
@@ -20,19 +21,23 @@ import torch.fx
 
 from lensstudy.card import FORMAT, Card, CardError, Images, file_hash
 from lensstudy.dataset import DataError, LensDataset
-from lensstudy.plain import PlainNetwork, Step, load_plain, save_plain, write_onnx
-from lensstudy.predictor import Predictor
+from lensstudy.plain import INT8_FILE, ONNX_FILE, PlainNetwork, Step, load_plain, save_plain, write_int8, write_onnx
+from lensstudy.predictor import OnnxNetwork, Predictor
 from lensstudy.strangeness import METHOD, QUANTILE, Distribution
 
 if TYPE_CHECKING:
     from lensstudy.networks import Network
     from lensstudy.training import TrainedNetwork
 
-__all__ = ["Card", "CardError", "Predictor", "calibrate", "export", "to_plain"]
+__all__ = ["FORMATS", "Card", "CardError", "Predictor", "calibrate", "export", "to_plain"]
+
+FORMATS = ("pytorch", "onnx", "int8")
 
 TOLERANCE = 1e-5  # of logits, relative to the largest of them
 LICENCE = "MIT"
+AGREEMENT = 0.98  # least share of the validation images that whole numbers call as the trained network does
 SAMPLE = 2000  # training images of which the distribution is learnt
+RANGED = 256  # training images that set the ranges of whole numbers
 # What a training's card holds that has a place of its own in the card of the export.
 ELSEWHERE = ("network", "classes", "in_channels", "image_size", "crop", "binning", "size", "scaling", "versions")
 LIMITS = (
@@ -51,21 +56,25 @@ def export(
 ) -> Path:
     """Export the finished training in the folder `run` to the folder `out` (default: `exported` inside it).
 
-    format: `pytorch` for the plain network alone, `onnx` (the default) to have it as ONNX besides.
+    format: `pytorch` for the plain network alone, `onnx` (the default) to have it as ONNX besides, `int8` to have it as
+        ONNX in whole numbers of 8 bits, which is faster, and near the trained network instead of equal to it; the card
+        says how near.
     dataset: the set it was trained on, or its folder (default: the one of its study). Without it the card knows no
         brightness and no strange images, and predictions say so.
     pixel_scale: arcseconds of one pixel, where the data set does not say.
 
     Returns the folder. Raises `CardError` if the exported network does not answer as the trained one, `DataError` if
-    `dataset` is another than the one of the training.
+    `dataset` is another than the one of the training, or is missing where whole numbers need it.
     """
     from lensstudy.training import load_trained
 
     run = Path(run)
-    if format not in ("onnx", "pytorch"):
-        raise ValueError(f"format '{format}' is unknown; there are pytorch and onnx")
+    if format not in FORMATS:
+        raise ValueError(f"format '{format}' is unknown; there are {', '.join(FORMATS)}")
     trained = load_trained(run)
     data = _training_set(run, trained, dataset)
+    if format == "int8" and data is None:
+        raise DataError(f"{run}: whole numbers take their ranges from training images; give the data set of its study")
     out = (Path(out) if out else run / "exported").resolve()
     _check_free(out)
     partial = out.with_name(f".{out.name}.partial")
@@ -98,7 +107,7 @@ def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, 
     network = to_plain(trained.network)
     save_plain(network, folder)
     if format == "onnx":
-        write_onnx(network, folder / "network.onnx")
+        write_onnx(network, folder / ONNX_FILE)
     equality = _check_equality(folder, trained.network)
     labels, probabilities = _validation(run, trained.classes)
     description = trained.card
@@ -126,7 +135,8 @@ def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, 
         files={},
     )
     if data is not None:
-        predictor = Predictor.of(card, network)
+        answering = _in_whole_numbers(folder, card, network, data) if format == "int8" else network
+        predictor = Predictor.of(card, answering)
         train, validation = (data.part(name) for name in ("train", "validation"))
         rows = np.linspace(0, len(train) - 1, min(SAMPLE, len(train))).astype(int)
         distribution = Distribution.fit(*predictor.noticed(train.images[rows]), train.labels[rows])
@@ -242,16 +252,40 @@ def _check_equality(folder: Path, network: Network) -> dict[str, float]:
     images = torch.randn(8, network.in_channels, network.image_size, network.image_size, generator=generator)
     expected = network.eval()(images)
     found = {"pytorch": load_plain(folder)(images)}
-    if (folder / "network.onnx").exists():
-        from lensstudy.predictor import OnnxNetwork
-
-        found["onnx"] = OnnxNetwork(folder / "network.onnx").features(images)[0]
+    if (folder / ONNX_FILE).exists():
+        found["onnx"] = OnnxNetwork(folder / ONNX_FILE).features(images)[0]
     size = expected.abs().max().clamp_min(1)
     differences = {name: float((logits - expected).abs().max() / size) for name, logits in found.items()}
     for name, difference in differences.items():
         if not difference <= TOLERANCE:
             raise CardError(f"exported as {name}, the logits differ by {difference:.1e}, more than {TOLERANCE:g}")
     return differences
+
+
+def _in_whole_numbers(folder: Path, card: Card, network: PlainNetwork, data: LensDataset) -> OnnxNetwork:
+    """The network in whole numbers, written into `folder`; the card then says how near it is to the trained one on the
+    validation images. Raises `CardError` where it is not near."""
+    exact, train, images = Predictor.of(card, network), data.part("train"), data.part("validation").images
+    rows = np.linspace(0, len(train) - 1, min(RANGED, len(train))).astype(int)
+    rounded = OnnxNetwork(write_int8(network, exact.seen(train.images[rows]), folder / INT8_FILE))
+    expected, found = (
+        np.concatenate([one.probabilities(images[i : i + 64]) for i in range(0, len(images), 64)])
+        for one in (exact, Predictor.of(card, rounded))
+    )
+    agreement = float((found.argmax(1) == expected.argmax(1)).mean())
+    if agreement < AGREEMENT:
+        raise CardError(
+            f"in whole numbers the network names another class for {1 - agreement:.1%} of the validation images, more "
+            f"than {1 - AGREEMENT:.0%}; export it as onnx"
+        )
+    change = np.abs(found - expected)
+    card.metrics["int8"] = {
+        "of": "whole numbers against the trained network, on the validation images",
+        "same_class": agreement,
+        "mean_change": float(change.mean()),
+        "largest_change": float(change.max()),
+    }
+    return rounded
 
 
 # What the card says ---------------------------------------------------------------------------------------------------

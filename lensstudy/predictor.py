@@ -27,7 +27,7 @@ from lensstudy.companions import LENSTRONOMY, companions, information
 from lensstudy.containers import Listing, list_path
 from lensstudy.dataset import LensDataset, Scaling
 from lensstudy.formats import FITS, HDF5, decode, read_npy, stacked
-from lensstudy.plain import PlainNetwork, load_plain
+from lensstudy.plain import INT8_FILE, ONNX_FILE, PlainNetwork, load_plain
 from lensstudy.strangeness import Distribution, looks
 from lensstudy.turning import centre_crop, rotate
 
@@ -99,20 +99,20 @@ class Predictor:
     ):
         folder = Path(folder).expanduser()
         card = Card.read(folder)
-        onnx = folder / "network.onnx"
-        network = OnnxNetwork(onnx, threads) if onnx.name in card.files else load_plain(folder)
+        onnx = next((name for name in (INT8_FILE, ONNX_FILE) if name in card.files), None)
+        network = OnnxNetwork(folder / onnx, threads) if onnx else load_plain(folder)
         known = card.in_distribution is not None
         distribution = Distribution.load(folder / "distribution.safetensors") if known else None
-        self._set(card, network, distribution, turns, pixel_scale, batch_size)
+        self._set(card, network, distribution, turns, pixel_scale, batch_size, threads)
 
     @classmethod
     def of(cls, card: Card, network: PlainNetwork | OnnxNetwork, distribution: Distribution | None = None) -> Predictor:
         """A predictor of a network that is in memory."""
         made = cls.__new__(cls)
-        made._set(card, network, distribution, 1, None, 64)
+        made._set(card, network, distribution, 1, None, 64, 0)
         return made
 
-    def _set(self, card, network, distribution, turns, pixel_scale, batch_size):
+    def _set(self, card, network, distribution, turns, pixel_scale, batch_size, threads):
         if turns < 1:
             raise ValueError(f"turns = {turns}; expected 1 (as observed) or more orientations to average over")
         if pixel_scale is not None and not pixel_scale > 0:
@@ -121,6 +121,7 @@ class Predictor:
         self.turns, self.pixel_scale, self.batch_size = turns, pixel_scale, batch_size
         self.classes, self.scaling = tuple(card.classes), Scaling.from_dict(card.images.scaling)
         self.temperature = card.calibration["temperature"]
+        self.pool = ThreadPoolExecutor(threads or torch.get_num_threads())
 
     # What an answer is ------------------------------------------------------------------------------------------------
 
@@ -138,7 +139,7 @@ class Predictor:
         `(N, F)` and the looks of the input `(N, L)`."""
         parts = range(0, len(images), self.batch_size)
         seen = (self.seen(images[i : i + self.batch_size]) for i in parts)
-        features, looks = zip(*(_noticed(one, self.network.features(one)[1]) for one in seen), strict=True)
+        features, looks = zip(*(self._noticed(one, self.network.features(one)[1]) for one in seen), strict=True)
         return np.concatenate(features), np.concatenate(looks)
 
     @torch.no_grad()
@@ -154,9 +155,13 @@ class Predictor:
         logits, features = self.network.features(seen)
         strangeness = np.full(len(images), np.nan)
         if self.distribution is not None:
-            strangeness = self.distribution.strangeness(*_noticed(seen, features))
+            strangeness = self.distribution.strangeness(*self._noticed(seen, features))
         others = [self.probabilities(images, 360 * turn / self.turns) for turn in range(1, self.turns)]
         return np.mean([self._tempered(logits), *others], axis=0), strangeness
+
+    def _noticed(self, seen: torch.Tensor, features: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        looked = self.pool.map(looks, [part.numpy() for part in seen.split(AT_ONCE)])
+        return features.numpy().astype(np.float64), np.concatenate(list(looked))
 
     def _tempered(self, logits: torch.Tensor) -> np.ndarray:
         return torch.softmax(logits.double() / self.temperature, dim=1).numpy()
@@ -287,10 +292,6 @@ class Predictor:
             return row | {"state": "scale unknown", "reason": reason}
         row |= {} if np.isnan(strangeness) else {"in_distribution": True}
         return row | {"state": "answered", "prediction": self.classes[int(probabilities.argmax())]}
-
-
-def _noticed(seen: torch.Tensor, features: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    return features.numpy().astype(np.float64), looks(seen.numpy())
 
 
 def find(paths: Iterable[str | Path], extension: str | int | None = None, progress: bool = False) -> Iterator[_Image]:

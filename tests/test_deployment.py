@@ -17,7 +17,7 @@ from lensstudy.card import CARD_VERSION, Card, CardError
 from lensstudy.cli import app
 from lensstudy.dataset import DataError
 from lensstudy.deployment import to_plain
-from lensstudy.plain import PlainNetwork, Step, load_plain, save_plain, write_onnx
+from lensstudy.plain import PlainNetwork, Step, load_plain, save_plain, write_int8, write_onnx
 from lensstudy.predictor import OnnxNetwork, Predictor
 from lensstudy.training import load_trained
 
@@ -41,6 +41,23 @@ def test_plain_and_onnx_answer_as_the_network(name, size, tmp_path):
     logits, features = OnnxNetwork(write_onnx(plain, tmp_path / "network.onnx")).features(images)
     assert (logits - expected).abs().max() < 1e-5 * scale
     assert (plain.features(images)[1] - features).abs().max() < 1e-5 * features.abs().max()
+
+
+@pytest.mark.parametrize("name", ["d4-steerable-cnn", "c8-resnet", "so2-harmonic"])
+def test_whole_numbers_are_near_and_keep_the_symmetry_of_the_square(name, tmp_path):
+    network = networks.build_network(name, 32, 3, width=0.5, seed=2)
+    images = torch.randn(48, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    plain = to_plain(networks.settle_batch_norm(network, images).eval())
+    rounded = OnnxNetwork(write_int8(plain, images, tmp_path / "network.int8.onnx"))
+    assert [file.name for file in tmp_path.iterdir()] == ["network.int8.onnx"]
+    expected, found = plain(images), rounded.features(images)[0]
+    apart = (expected[:, 0] - expected[:, 1], found[:, 0] - found[:, 1])
+    assert 0 < (found - expected).abs().max() < 0.1 * expected.abs().max()
+    assert np.corrcoef(*apart)[0, 1] > 0.98
+    turned = rounded.features(images.rot90(1, (2, 3)).contiguous())[0]
+    # Turned filters are rounded alike; vectors change sign as they turn, and are rounded otherwise.
+    limit = 0.1 if name == "so2-harmonic" else 1e-5
+    assert (turned - found).abs().max() < limit * found.abs().max()
 
 
 def test_unknown_operation_is_refused():
@@ -92,6 +109,24 @@ def test_exported_probabilities_are_those_of_the_training(format, run_folder, bl
     assert np.isfinite(strangeness).all()
 
 
+def test_an_export_in_whole_numbers_says_how_near_it_is(run_folder, blobs, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="take their ranges from training images"):
+        deployment.export(run_folder, tmp_path / "out", "int8")
+    folder = deployment.export(run_folder, tmp_path / "out", "int8", blobs, pixel_scale=0.1)
+    card, images = Card.read(folder), blobs.part("validation").images[:]
+    assert {"network.int8.onnx", "weights.safetensors"} <= set(card.files) and "network.onnx" not in card.files
+    found = Predictor(folder).probabilities(images)
+    exact = deployment.export(run_folder, tmp_path / "exact", "onnx", blobs, pixel_scale=0.1)
+    change = np.abs(found - Predictor(exact).probabilities(images))
+    assert card.metrics["int8"]["largest_change"] == pytest.approx(change.max(), abs=1e-5)
+    assert 0 < change.max() < 0.05
+    assert (Predictor(folder, pixel_scale=0.1).predict(images)["state"] == "answered").mean() > 0.9
+    monkeypatch.setattr(deployment, "AGREEMENT", 1.01)
+    with pytest.raises(CardError, match="names another class for 0.0% of the validation images.*export it as onnx"):
+        deployment.export(run_folder, tmp_path / "far", "int8", blobs)
+    assert not (tmp_path / "far").exists()
+
+
 def test_answers_need_neither_e2cnn_nor_lightning(exported):
     """In a process of its own, where importing either of them fails."""
     code = f"""
@@ -135,7 +170,7 @@ def test_export_keeps_what_is_not_its_own(run_folder, tmp_path):
         deployment.export(run_folder, folder, "pytorch")
     (folder / "predictions.csv").unlink()
     assert deployment.export(run_folder, folder, "pytorch") == folder, "an earlier export is replaced"
-    with pytest.raises(ValueError, match="format 'pickle' is unknown; there are pytorch and onnx"):
+    with pytest.raises(ValueError, match="format 'pickle' is unknown; there are pytorch, onnx, int8"):
         deployment.export(run_folder, tmp_path / "out", "pickle")
 
 
@@ -235,6 +270,8 @@ def test_commands(exported, run_folder, blobs, tmp_path, monkeypatch):
     assert "whether their pixels are as large" in unscaled.output
     asked = lensstudy("predict", "unscaled", "good.npy", "--out", "unscaled.csv")
     assert asked.exit_code == 0 and "check yourself that yours are as large" in asked.output
+    rounded = lensstudy("export", run_folder, "--data", data, "--out", "rounded", "--format", "int8")
+    assert rounded.exit_code == 0 and "In whole numbers it names the same class for" in rounded.output
     wrong = lensstudy("predict", "network", "good.npy", "--out", "network")
     assert wrong.exit_code == 2 and "Is a directory" in wrong.output
     wrong = lensstudy("predict", run_folder, "good.npy")

@@ -1,8 +1,8 @@
 """What a network costs outside the study: images a second through `Predictor`, and the time until the first answer.
 
-The exported D4 network answers for arrays in memory, cropping, stretching and judging strangeness included, and stands
-beside the bare forward pass of the ResNet-18 in PyTorch on inputs of the same size, both on two processors. The two run
-in turns, so that other load on the machine meets both alike.
+The exported D4 network, in ONNX and in whole numbers of 8 bits, answers for arrays in memory, cropping, stretching and
+judging strangeness included, and stands beside the bare forward pass of the ResNet-18 in PyTorch on inputs of the same
+size, all on two processors. They run in turns, so that other load on the machine meets all alike.
 """
 
 import os
@@ -19,15 +19,15 @@ import torch
 from lensstudy.card import Card, Images
 from lensstudy.deployment import to_plain
 from lensstudy.networks import build_network
-from lensstudy.plain import write_onnx
+from lensstudy.plain import INT8_FILE, ONNX_FILE, write_int8, write_onnx
 from lensstudy.predictor import OnnxNetwork, Predictor
 from lensstudy.strangeness import Distribution
 
 NAME, CLASSES, PROCESSORS = "d4-steerable-cnn", ["no_sub", "cdm", "axion"], 2
 
 
-def predictor(size: int, folder: Path) -> Predictor:
-    """An untrained exported network for images of `size` pixels, on two processors."""
+def predictors(size: int, folder: Path) -> dict[str, Predictor]:
+    """An untrained network for images of `size` pixels, exported in two ways, on two processors."""
     network = to_plain(build_network(NAME, size, len(CLASSES)))
     images = Images(
         channels=1, image_size=size, crop=size, binning=1, size=size, pixel_scale=0.1, brightness={},
@@ -37,10 +37,12 @@ def predictor(size: int, folder: Path) -> Predictor:
         network=NAME, symmetry="D4", classes=CLASSES, images=images, calibration={"temperature": 1.0},
         in_distribution={}, metrics={}, training={}, limits=[], equality={}, licence="MIT", versions={}, files={},
     )  # fmt: skip
-    session = OnnxNetwork(write_onnx(network, folder / "network.onnx"), PROCESSORS)
-    made = Predictor.of(card, session)
-    noticed = made.noticed(np.random.default_rng(0).normal(size=(200, 1, size, size)))
-    made.distribution = Distribution.fit(*noticed, np.arange(200) % len(CLASSES))
+    shown = np.random.default_rng(0).normal(size=(200, 1, size, size))
+    seen = torch.from_numpy(np.arcsinh(shown).astype(np.float32))
+    files = {"onnx": write_onnx(network, folder / ONNX_FILE), "int8": write_int8(network, seen, folder / INT8_FILE)}
+    made = {name: Predictor.of(card, OnnxNetwork(file, PROCESSORS)) for name, file in files.items()}
+    for one in made.values():
+        one.distribution = Distribution.fit(*one.noticed(shown), np.arange(200) % len(CLASSES))
     return made
 
 
@@ -54,39 +56,45 @@ def start_up() -> float:
 
 
 @torch.inference_mode()
-def compared(size: int, folder: Path, images: int = 64, repeats: int = 7) -> dict:
-    """The record of one size."""
+def compared(size: int, folder: Path, images: int = 64, repeats: int = 7) -> list[dict]:
+    """The records of one size, `predict-onnx-<size>` and `predict-int8-<size>`."""
     batch = np.random.default_rng(1).normal(size=(images, 1, size, size)).astype(np.float32)
-    exported, resnet = predictor(size, folder), build_network("resnet18", size, len(CLASSES)).eval()
-    shown, times = torch.from_numpy(batch), []
+    resnet, shown = build_network("resnet18", size, len(CLASSES)).eval(), torch.from_numpy(batch)
+    calls = {name: (lambda one=one: one.answers(batch)) for name, one in predictors(size, folder).items()}
+    calls["resnet"] = lambda: resnet(shown)
+    times = {name: [] for name in calls}
     for _ in range(repeats + 2):
-        start = time.perf_counter()
-        exported.answers(batch)
-        middle = time.perf_counter()
-        resnet(shown)
-        times.append((middle - start, time.perf_counter() - middle))
-    ours, theirs = (statistics.median(column) for column in zip(*times[2:], strict=True))
-    lower, _, upper = statistics.quantiles([b / a for a, b in times[2:]], n=4)
-    return {
-        "name": f"predict-onnx-{size}",
-        "value": images / ours,
-        "unit": "images/s",
-        "baseline": "ResNet-18 in PyTorch",
-        "baseline_value": images / theirs,
-        "ratio": theirs / ours,
-        "spread": upper - lower,
-    }
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    times = {name: each[2:] for name, each in times.items()}
+    records = []
+    for name in ("onnx", "int8"):
+        ours, theirs = (statistics.median(times[key]) for key in (name, "resnet"))
+        lower, _, upper = statistics.quantiles([b / a for a, b in zip(times[name], times["resnet"], strict=True)], n=4)
+        records.append(
+            {
+                "name": f"predict-{name}-{size}",
+                "value": images / ours,
+                "unit": "images/s",
+                "baseline": "ResNet-18 in PyTorch",
+                "baseline_value": images / theirs,
+                "ratio": theirs / ours,
+                "spread": upper - lower,
+            }
+        )
+    return records
 
 
 def run() -> list[dict]:
-    """Prediction at two sizes, the first of them (the one of `params/quick.yml`) as `predict-onnx`, and start-up."""
+    """Prediction at two sizes, the first of them that of `params/quick.yml`, and start-up."""
     before = torch.get_num_threads()
     torch.set_num_threads(PROCESSORS)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            records = [compared(size, Path(folder)) for size in (48, 64)]
+            records = [record for size in (48, 64) for record in compared(size, Path(folder))]
     finally:
         torch.set_num_threads(before)
-    records[0]["name"] = "predict-onnx"
     seconds = min(start_up() for _ in range(3))
     return [*records, {"name": "predict-start-up", "value": seconds, "unit": "s", "baseline": "", "ratio": None}]
