@@ -8,6 +8,7 @@ the training ones, a share p has a p-value below p.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ def opened(folder: str | Path) -> TrainedNetwork:
 
     Raises `OSError` where there is neither, and `CardError` for an exported network that must not be used.
     """
-    folder = Path(folder)
+    folder = Path(os.path.expandvars(os.path.expanduser(folder)))
     try:
         exported = json.loads((folder / "card.json").read_text(encoding="utf-8")).get("format") == FORMAT
     except (OSError, ValueError):

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lensstudy.companions import FILLERS, ROLES, companions, information, role_and_key, stem
+from lensstudy.companions import FILLERS, ROLES, companions, header_scale, information, role_and_key, stem
 from lensstudy.dataset import DataError, sky_and_noise
 from lensstudy.formats import FITS, HDF5
 from lensstudy.instrument import INSTRUMENTS, gaussian_kernel, noise_variance, noisy
@@ -211,26 +211,13 @@ def _extensions(file: Path) -> dict[str, dict]:
                 parts = bands.setdefault("_".join(key).upper(), {})
                 parts.setdefault(role, np.asarray(unit.data, dtype=float))
                 if role == "image":
-                    parts.setdefault("scale", _scale_of(unit.header))
+                    parts.setdefault("scale", header_scale(unit.header, units[0].header))
     except (KeyError, OSError, TypeError, ValueError) as error:
         raise DataError(f"{file}: cannot be read as FITS ({error})") from None
     bands = {band: parts for band, parts in bands.items() if "image" in parts}
     if not bands:
         raise DataError(f"{file}: no image in it; expected an image in the first unit or extensions such as VIS_FLUX")
     return bands
-
-
-def _scale_of(header) -> float | None:
-    """Arcseconds a pixel, from PIXSCALE or from the header's coordinates."""
-    if "PIXSCALE" in header:
-        return float(header["PIXSCALE"])
-    if "CD1_1" in header:
-        matrix = [[header.get(f"CD{i}_{j}", 0.0) for j in (1, 2)] for i in (1, 2)]
-    elif "CTYPE1" in header and "CDELT1" in header:
-        matrix = [[header.get(f"PC{i}_{j}", float(i == j)) * header[f"CDELT{i}"] for j in (1, 2)] for i in (1, 2)]
-    else:
-        return None
-    return 3600 * math.sqrt(abs(np.linalg.det(matrix))) or None
 
 
 def _lenstronomy(file: Path) -> dict:

@@ -23,15 +23,15 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from lensstudy.card import Card
-from lensstudy.companions import LENSTRONOMY, companions, information
-from lensstudy.containers import Listing, list_path
-from lensstudy.dataset import LensDataset, Scaling
+from lensstudy.companions import LENSTRONOMY, companions, header_scale, information
+from lensstudy.containers import TARS, Listing, list_path
+from lensstudy.dataset import DataError, LensDataset, Scaling, canonical_class
 from lensstudy.formats import FITS, HDF5, decode, read_npy, stacked
 from lensstudy.plain import INT8_FILE, ONNX_FILE, PlainNetwork, load_plain
 from lensstudy.strangeness import Distribution, looks
 from lensstudy.turning import centre_crop, rotate
 
-__all__ = ["STATES", "OnnxNetwork", "Predictor", "find"]
+__all__ = ["STATES", "OnnxNetwork", "Predictor", "class_by_folder", "find"]
 
 # What became of an image. `scale unknown`: probabilities that hold only if its pixels are as large as the network's;
 # `left out`: a noise map, PSF or mask that belongs to an image.
@@ -328,6 +328,18 @@ def find(paths: Iterable[str | Path], extension: str | int | None = None, progre
                     else:
                         yield from _decoded(file, name, content, extension, scale)
                     bar.update()
+                for name in listing.ignored if listing.kind == "folder" else ():
+                    if name.lower().endswith((*TARS, ".zip")):
+                        yield _Image(str(place / name), 0, None, "an archive among images is not opened; give its path")
+
+
+def class_by_folder(file: str, classes: Sequence[str]) -> str:
+    """The one of `classes` by whose name, or another name of it, the folder of `file` goes; empty where none does."""
+    try:
+        name = canonical_class(PurePosixPath(file.replace(":", "/")).parent.name)
+    except DataError:
+        return ""
+    return name if name in classes else ""
 
 
 def _companion(file: str, role: str) -> _Image:
@@ -440,20 +452,10 @@ def _lenstronomy_scale(content: bytes | Path) -> float | None:
 def _header_scale(content: bytes | Path, extension: str | int | None) -> float | None:
     """Arcseconds of one pixel from the header of a FITS image, None where it does not say."""
     import io
-    import warnings
 
     from astropy.io import fits
-    from astropy.wcs import WCS
-    from astropy.wcs.utils import proj_plane_pixel_scales
 
     with fits.open(io.BytesIO(content) if isinstance(content, bytes) else content) as hdus:
         if extension is None:
             extension = next(i for i, hdu in enumerate(hdus) if hdu.is_image and hdu.header["NAXIS"] >= 2)
-        header = hdus[extension].header
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            wcs = WCS(header)
-        if wcs.has_celestial:
-            return float(np.mean(proj_plane_pixel_scales(wcs.celestial))) * 3600
-        headers = (header, hdus[0].header)  # what holds for the whole file stands in the first
-        return next((float(h[key]) for h in headers for key in ("PIXSCALE", "PIXELSCL") if key in h), None)
+        return header_scale(hdus[extension].header, hdus[0].header)

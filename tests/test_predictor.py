@@ -12,7 +12,7 @@ import pytest
 from astropy.io import fits
 from PIL import Image
 
-from lensstudy.predictor import Predictor, find
+from lensstudy.predictor import Predictor, class_by_folder, find
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +169,20 @@ def test_every_layout(predictor, blobs, tmp_path):
         rows = list(predictor.predict_files([tmp_path / layout]))
         assert not [row["reason"] for row in rows if "unlike" not in row["reason"] and row["reason"]], layout
         np.testing.assert_allclose([row["sub"] for row in rows], expected, atol=1e-4, err_msg=layout)
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("set/no/1.npy", "no_sub"),
+        ("set.tgz:test/vort/1.npy", "axion"),
+        ("cdm/1.npy", ""),
+        ("mine/1.npy", ""),
+        ("1.npy", ""),
+    ],
+)
+def test_the_class_that_a_folder_is_named_after(file, expected):
+    assert class_by_folder(file, ("no_sub", "axion")) == expected
 
 
 def test_a_bad_file_is_a_row_and_the_others_go_on(predictor, image, tmp_path):
@@ -387,3 +401,35 @@ def test_weights_beside_an_image_are_no_image(predictor, image, tmp_path):
         fits.PrimaryHDU(image).writeto(tmp_path / f"{name}.fits")
     states = {row["file"][-8:-5]: row["state"] for row in predictor.predict_files([tmp_path])}
     assert states == {"sci": "answered", "wht": "left out", "ctx": "left out"}
+
+
+def test_an_archive_among_images_is_not_passed_over_in_silence(predictor, image, tmp_path):
+    np.save(tmp_path / "a.npy", image)
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.write(tmp_path / "a.npy", "b.npy")
+    rows = {os.path.basename(row["file"]): row for row in predictor.predict_files([tmp_path])}
+    assert rows["a.npy"]["state"] == "answered"
+    assert rows["more.zip"]["state"] == "refused" and "give its path" in rows["more.zip"]["reason"]
+    assert len(list(predictor.predict_files([tmp_path / "more.zip"]))) == 1
+
+
+def test_a_noise_map_of_a_drizzled_image_is_no_image(predictor, image, tmp_path):
+    for name in ("x_drz", "x_rms", "y_drz"):
+        np.save(tmp_path / f"{name}.npy", image)
+    states = {os.path.basename(row["file"]): row["state"] for row in predictor.predict_files([tmp_path])}
+    assert states == {"x_drz.npy": "answered", "x_rms.npy": "left out", "y_drz.npy": "answered"}
+
+
+def test_a_member_that_does_not_unpack_leaves_the_others(predictor, image, tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("a", "b", "c"):
+            with io.BytesIO() as file:
+                np.save(file, image)
+                archive.writestr(f"{name}.npy", file.getvalue())
+    with zipfile.ZipFile(tmp_path / "set.zip") as archive:
+        start = archive.getinfo("b.npy").header_offset + 35
+    content = bytearray((tmp_path / "set.zip").read_bytes())
+    content[start : start + 40] = b"\xff" * 40
+    (tmp_path / "set.zip").write_bytes(content)
+    states = [row["state"] for row in predictor.predict_files([tmp_path / "set.zip"])]
+    assert states == ["answered", "refused", "answered"]
