@@ -63,7 +63,7 @@ rule explore:
         f"{REPORTS}/01-explore-data.html",
     params:
         values("01-explore-data"),
-        data_state(study.data_path),
+        data_state(study.data_path, study.population),
     shell:
         COMMAND.format("01-explore-data")
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = ["code_hash", "data_state", "imported_modules", "module_files"]
@@ -63,12 +64,24 @@ def code_hash(*modules: str, without: tuple[str, ...] = ()) -> str:
     return digest.hexdigest()[:16]
 
 
-def data_state(path: str) -> list:
-    """What tells that files have changed: how many there are below `path`, their size together, and the newest time.
-    Empty for an empty or missing path; variables and `~` are filled in."""
-    root = Path(os.path.expandvars(os.path.expanduser(path))) if path else None
-    if root is None or not root.exists():
+def data_state(path: str, population: dict | None = None) -> list:
+    """What tells that files have changed: how many there are below `path` and what a `population` names, their size
+    together, and the newest time. Empty for an empty or missing path; variables and `~` are filled in."""
+    named = [Path(os.path.expandvars(os.path.expanduser(one))) for one in (path, *_named_in(population or {})) if one]
+    roots = [root for root in named if root.exists()]
+    if not roots:
         return []
-    files = [root] if root.is_file() else [file for file in root.rglob("*") if file.is_file()]
-    stats = [file.stat() for file in files]
+    below = [file for root in roots for file in ([root] if root.is_file() else root.rglob("*")) if file.is_file()]
+    stats = [file.stat() for file in below]
     return [len(stats), sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)]
+
+
+def _named_in(population) -> Iterator[str]:
+    """The files that a population of simulated lenses names, those of the recipes of a mixture too."""
+    for key, value in population.items():
+        if key in ("psf_file", "source_images"):
+            yield str(value)
+        elif key == "recipes" and isinstance(value, list):
+            yield from (name for recipe in value if isinstance(recipe, dict) for name in _named_in(recipe))
+        elif key == "population" and isinstance(value, dict):
+            yield from _named_in(value)

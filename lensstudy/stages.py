@@ -49,7 +49,8 @@ def dataset(study: Study) -> LensDataset:
     made with other parameters."""
     folder = study.folder / "dataset"
     wanted = {name: getattr(study, name) for name in DATA_PARAMETERS}
-    wanted |= {"data_state": data_state(study.data_path), "code": code_hash("archive", "filtering", "mixture")}
+    state = data_state(study.data_path, study.population)
+    wanted |= {"data_state": state, "code": code_hash("archive", "filtering", "mixture")}
     if (folder / "dataset.json").exists():
         made = LensDataset.load(folder)
         if made.description.get("parameters") == wanted:

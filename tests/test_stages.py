@@ -5,6 +5,7 @@ import pytest
 from lensstudy import stages
 from lensstudy.dataset import DataError
 from lensstudy.parameters import Study
+from lensstudy.provenance import data_state
 
 TINY = {"study": "tiny", "images_per_class": 20, "width": 0.25, "epochs": 1, "batch_size": 16}
 
@@ -69,3 +70,20 @@ def test_studies_across_recipes():
         stages.across_recipes(Study(preset="mixture", population={"recipes": [{"preset": "model_1"}]}))
     with pytest.raises(DataError, match="leave it empty"):
         stages.across_recipes(Study(data_path="somewhere"))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_point_spread_function_that_changed_under_its_name_makes_other_images(tmp_path, nested):
+    file = tmp_path / "psf.fits"
+    population = {"psf_file": str(file)}
+    given = (
+        {"recipes": [{"preset": "realistic", "population": population}, {"preset": "model_1"}]}
+        if nested
+        else population
+    )
+    assert data_state("", given) == []
+    file.write_bytes(b"one")
+    before = data_state("", given)
+    assert before == data_state("", given) != []
+    file.write_bytes(b"another")
+    assert data_state("", given) != before
