@@ -65,17 +65,19 @@ def companions(names: Iterable[str]) -> dict[str, str]:
 def header_scale(*headers) -> float | None:
     """Arcseconds of one pixel as FITS headers say, that of the image first and that of the file after it: from the
     coordinates of the image, which whoever resamples it keeps right, else from PIXSCALE or PIXELSCL; None where none
-    says."""
+    says. Raises `ValueError` where one of these two is no number."""
     from astropy.wcs import WCS, WcsError
     from astropy.wcs.utils import proj_plane_pixel_scales
 
-    with warnings.catch_warnings(), contextlib.suppress(WcsError):  # coordinates that are not whole
-        warnings.simplefilter("ignore")
-        wcs = WCS(headers[0])
-        if wcs.has_celestial:
-            return float(np.mean(proj_plane_pixel_scales(wcs.celestial))) * 3600 or None
-    if "CD1_1" in headers[0]:
-        matrix = [[headers[0].get(f"CD{i}_{j}", 0.0) for j in (1, 2)] for i in (1, 2)]
+    image = headers[0]
+    if "CD1_1" in image or "CDELT1" in image:  # without them WCS takes a pixel for a degree
+        with warnings.catch_warnings(), contextlib.suppress(WcsError, ValueError):  # not whole, or tables elsewhere
+            warnings.simplefilter("ignore")
+            wcs = WCS(image)
+            if wcs.has_celestial:
+                return float(np.mean(proj_plane_pixel_scales(wcs.celestial))) * 3600 or None
+    if "CD1_1" in image and image.get("CTYPE1") not in ("LINEAR", "PIXEL"):  # those count pixels
+        matrix = [[image.get(f"CD{i}_{j}", 0.0) for j in (1, 2)] for i in (1, 2)]
         return 3600 * math.sqrt(abs(np.linalg.det(matrix))) or None
     return next((float(h[key]) for h in headers for key in ("PIXSCALE", "PIXELSCL") if key in h), None)
 

@@ -330,7 +330,8 @@ def find(paths: Iterable[str | Path], extension: str | int | None = None, progre
                     bar.update()
                 for name in listing.ignored if listing.kind == "folder" else ():
                     if name.lower().endswith((*TARS, ".zip")):
-                        yield _Image(str(place / name), 0, None, "an archive among images is not opened; give its path")
+                        reason = "an archive among images is not opened; give its path"
+                        yield _Image(_printable(place / name), 0, None, reason)
 
 
 def class_by_folder(file: str, classes: Sequence[str]) -> str:

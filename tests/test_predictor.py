@@ -411,6 +411,9 @@ def test_an_archive_among_images_is_not_passed_over_in_silence(predictor, image,
     assert rows["a.npy"]["state"] == "answered"
     assert rows["more.zip"]["state"] == "refused" and "give its path" in rows["more.zip"]["reason"]
     assert len(list(predictor.predict_files([tmp_path / "more.zip"]))) == 1
+    os.rename(tmp_path / "more.zip", os.fsencode(tmp_path) + b"/\xff.zip")
+    files = [row["file"].encode() for row in predictor.predict_files([tmp_path])]  # what no table holds would raise
+    assert len(files) == 2
 
 
 def test_a_noise_map_of_a_drizzled_image_is_no_image(predictor, image, tmp_path):
