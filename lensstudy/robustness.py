@@ -72,9 +72,18 @@ def shifted(images: np.ndarray, pixels: float, generator: np.random.Generator) -
     return result
 
 
-def noisier(images: np.ndarray, rms: float, generator: np.random.Generator) -> np.ndarray:
-    """Images with Gaussian noise of `rms`, in their own units, on top of what they have."""
-    return images + generator.normal(0, rms, images.shape).astype(images.dtype)
+def noisier(images: np.ndarray, factor: float, generator: np.random.Generator) -> np.ndarray:
+    """Images with `factor` times the noise that each of them has at its border; 1 % of the peak is added to an image
+    that has less than a ten-thousandth of its peak."""
+    rms, peak = _noise_and_peak(images)
+    added = np.where(rms < CLEAN * peak, 0.01 * peak, rms * np.sqrt(max(factor**2 - 1, 0)))
+    noise = generator.normal(0, 1, images.shape) * added[:, None, None, None]
+    return images + noise.astype(images.dtype)
+
+
+def _noise_and_peak(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each image `(C, H, W)`, its noise in the first channel and its largest value, `(N,)` both."""
+    return np.array([sky_and_noise(image[:1])[1] for image in images]), images.max((1, 2, 3))
 
 
 def blurred(images: np.ndarray, fwhm_pixels: float) -> np.ndarray:
@@ -100,20 +109,18 @@ def views(
 ) -> dict[str, list[View]]:
     """The ways in which the test `images` are shown, by name, each with one or (random turns) several draws of it.
 
-    `shift` and `fwhm` in pixels; `noise` as a multiple of the noise that the images have (where they have less than
-    a ten-thousandth of their peak, noise of 1 % of the peak is added); `zoom` by which factor the lens becomes larger.
+    `shift` and `fwhm` in pixels; `noise` as a multiple of the noise that each image has (where it has less than a
+    ten-thousandth of its peak, noise of 1 % of the peak is added); `zoom` by which factor the lens becomes larger.
     """
-    some = np.asarray(images[:PIECE], np.float32)
-    rms, peak = sky_and_noise(some[:, 0])[1], float(np.median(some.max((1, 2, 3))))
-    clean = rms < CLEAN * peak
-    added = 0.01 * peak if clean else rms * np.sqrt(max(noise**2 - 1, 0))
+    rms, peak = _noise_and_peak(_float(images[:PIECE]))
+    clean = np.mean(rms < CLEAN * peak) > 0.5
     return {
         "upright": [lambda x, _: x],
         "turned by 90°": [lambda x, _: turned(x, 90.0)],
         "random turns": [lambda x, g: turned(x, g.uniform(0, 360, len(x)))] * turns,
         "mirrored": [lambda x, _: mirrored(x)],
         f"shifted by {shift:g} pixels": [lambda x, g: shifted(x, shift, g)],
-        "with noise of 1 % of the peak" if clean else f"noise × {noise:g}": [lambda x, g: noisier(x, added, g)],
+        "with noise of 1 % of the peak" if clean else f"noise × {noise:g}": [lambda x, g: noisier(x, noise, g)],
         f"PSF of {fwhm:g} pixels on top": [lambda x, _: blurred(x, fwhm)],
         f"lens {zoom:g} times as large": [lambda x, _: zoomed(x, zoom)],
     }
