@@ -279,6 +279,7 @@ def _in_whole_numbers(folder: Path, card: Card, network: PlainNetwork, data: Len
             f"than {1 - AGREEMENT:.0%}; export it as onnx"
         )
     change = np.abs(found - expected)
+    card.limits.append("It is rounded to whole numbers; scores and calibration are those of the network before that.")
     card.metrics["int8"] = {
         "of": "whole numbers against the trained network, on the validation images",
         "same_class": agreement,
