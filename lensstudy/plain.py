@@ -307,7 +307,7 @@ def write_onnx(network: PlainNetwork, file: Path) -> Path:
 def write_int8(network: PlainNetwork, images: Tensor, file: Path) -> Path:
     """Write the network as ONNX whose convolutions compute in whole numbers of 8 bits; the ranges of these are those
     that `images` `(N, C, size, size)`, as the network sees them, bring about. Logits are near those of `network`, not
-    equal, and the same on every processor. Filters that are turned copies of each other hold the same numbers and are rounded alike, so a network
+    equal. Filters that are turned copies of each other hold the same numbers and are rounded alike, so a network
     whose channels only change places under a turn keeps its symmetry."""
     try:
         from onnxruntime.quantization import CalibrationDataReader, QuantType, quant_pre_process, quantize_static
@@ -332,7 +332,6 @@ def write_int8(network: PlainNetwork, images: Tensor, file: Path) -> Path:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
-            reduce_range=True,  # weights of 7 bits: processors without VNNI add pairs in 16 bits, which 8 would overflow
             op_types_to_quantize=["Conv", "Relu"],
         )
     finally:

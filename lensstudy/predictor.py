@@ -55,6 +55,8 @@ class OnnxNetwork:
             raise ImportError("an ONNX file needs onnxruntime: pip install onnxruntime") from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
+        # Processors without VNNI add whole numbers in pairs of 16 bits, which overflow: slower there, and right.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self.pool = ThreadPoolExecutor(threads or torch.get_num_threads())
 
