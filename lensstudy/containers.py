@@ -176,7 +176,7 @@ def _list_zip(path: Path) -> Listing:
             for name in names:
                 try:
                     yield name, archive.read(name)
-                except (zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:
+                except (zipfile.BadZipFile, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
                     yield name, ValueError(f"damaged in the archive ({error})")
 
     kind = "npz" if path.suffix.lower() == ".npz" else "zip"

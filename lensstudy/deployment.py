@@ -22,7 +22,7 @@ import torch.fx
 from lensstudy.card import FORMAT, Card, CardError, Images, file_hash
 from lensstudy.dataset import DataError, LensDataset
 from lensstudy.plain import INT8_FILE, ONNX_FILE, PlainNetwork, Step, load_plain, save_plain, write_int8, write_onnx
-from lensstudy.predictor import OnnxNetwork, Predictor
+from lensstudy.predictor import SCALE_TOLERANCE, OnnxNetwork, Predictor
 from lensstudy.strangeness import METHOD, QUANTILE, Distribution
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def export(
     pixel_scale: arcseconds of one pixel, where the data set does not say.
 
     Returns the folder. Raises `CardError` if the exported network does not answer as the trained one, `DataError` if
-    `dataset` is another than the one of the training, or is missing where whole numbers need it.
+    `dataset` is another than the one of the training, is missing where whole numbers need it, or says another
+    `pixel_scale`.
     """
     from lensstudy.training import load_trained
 
@@ -72,6 +73,11 @@ def export(
     if format not in FORMATS:
         raise ValueError(f"format '{format}' is unknown; there are {', '.join(FORMATS)}")
     trained = load_trained(run)
+    known = trained.card["data"].get("pixel_scale")
+    if pixel_scale and known and abs(pixel_scale / known - 1) > SCALE_TOLERANCE:
+        raise DataError(
+            f"pixel scale {pixel_scale:.4g}: the images of this training have {known:.4g} arcsec; leave it out"
+        )
     data = _training_set(run, trained, dataset)
     if format == "int8" and data is None:
         raise DataError(f"{run}: whole numbers take their ranges from training images; give the data set of its study")
@@ -111,7 +117,7 @@ def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, 
     equality = _check_equality(folder, trained.network)
     labels, probabilities = _validation(run, trained.classes)
     description = trained.card
-    scale = pixel_scale or description["data"].get("pixel_scale")
+    scale = description["data"].get("pixel_scale") or pixel_scale
     images = Images(
         channels=description["in_channels"],
         pixel_scale=scale,

@@ -156,6 +156,16 @@ def test_other_images_than_those_of_the_training(run_folder, blobs, tmp_path):
         deployment.export(run_folder, tmp_path / "out", dataset=other)
 
 
+def test_another_pixel_scale_than_that_of_the_images_is_refused(run_folder, tmp_path):
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    card = json.loads((run / "card.json").read_text())
+    (run / "card.json").write_text(json.dumps(card | {"data": card["data"] | {"pixel_scale": 0.2}}))
+    with pytest.raises(DataError, match="pixel scale 0.1: the images of this training have 0.2 arcsec; leave it out"):
+        deployment.export(run, tmp_path / "out", "pytorch", pixel_scale=0.1)
+    same = deployment.export(run, tmp_path / "out", "pytorch", pixel_scale=0.2001)
+    assert Card.read(same).images.pixel_scale == 0.2
+
+
 def test_export_keeps_what_is_not_its_own(run_folder, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(CardError, match="holds 'thesis.tex', which is of no exported network"):
