@@ -122,7 +122,7 @@ def test_an_export_in_whole_numbers_says_how_near_it_is(run_folder, blobs, tmp_p
     assert 0 < change.max() < 0.05
     assert (Predictor(folder, pixel_scale=0.1).predict(images)["state"] == "answered").mean() > 0.9
     monkeypatch.setattr(deployment, "AGREEMENT", 1.01)
-    with pytest.raises(CardError, match="names another class for 0.0% of the validation images.*export it as onnx"):
+    with pytest.raises(CardError, match="names another class for 0.0% of the validation images.*Export it as onnx"):
         deployment.export(run_folder, tmp_path / "far", "int8", blobs)
     assert not (tmp_path / "far").exists()
 
