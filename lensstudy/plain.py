@@ -361,7 +361,7 @@ def _bias_corrected(network: PlainNetwork, images: Tensor) -> PlainNetwork:
     for batch in shown:
         values = network.outputs(batch)
         for step, change in zip(steps, lost, strict=True):
-            missing = F.conv2d(values[step.inputs[0]], change, **step.options).mean((0, 2, 3))
+            missing = OPERATIONS["convolution"].torch(values[step.inputs[0]], change, **step.options).mean((0, 2, 3))
             weights[step.weights[1]] += missing * len(batch) / (8 * len(images[:CORRECTED_ON]))
     return PlainNetwork(network.steps, weights, network.in_channels, network.size).eval()
 
