@@ -185,6 +185,7 @@ class Study(BaseModel):
     apply_pixel_scale: float = Field(
         0.0, ge=0, description="arcseconds of one pixel of these images, where the files do not say; 0: unknown"
     )
+    apply_turns: int = Field(1, ge=1, description="orientations of each of these images to average over, evenly spaced")
 
     @field_validator("networks", "seeds", "shares", "new_seeds")
     @classmethod
