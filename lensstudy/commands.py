@@ -48,7 +48,7 @@ def predict(
     turns: Annotated[int, typer.Option(min=1, help="orientations of each image to average over")] = 1,
     pixel_scale: Scale = None,
     extension: Annotated[str | None, typer.Option(help="FITS extension, HDF5 dataset or npz key of the image")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="images at a time")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="images at a time")] = 256,
 ) -> None:
     """Predict the class of every image; where none can be named, a row says why."""
     from lensstudy.formats import READABLE

@@ -12,6 +12,7 @@ import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -68,6 +69,17 @@ class OnnxNetwork:
         return logits, features
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch on one processor: its other threads wait for more work by spinning, in the way of those of onnxruntime."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _has_vnni() -> bool:
     """Whether Linux says that the processor has it; elsewhere nobody knows."""
     flags = Path("/proc/cpuinfo")
@@ -102,7 +114,7 @@ class Predictor:
         folder: str | Path,
         turns: int = 1,
         pixel_scale: float | None = None,
-        batch_size: int = 64,
+        batch_size: int = 256,
         threads: int = 0,
     ):
         folder = Path(folder).expanduser()
@@ -117,7 +129,7 @@ class Predictor:
     def of(cls, card: Card, network: PlainNetwork | OnnxNetwork, distribution: Distribution | None = None) -> Predictor:
         """A predictor of a network that is in memory."""
         made = cls.__new__(cls)
-        made._set(card, network, distribution, 1, None, 64, 0)
+        made._set(card, network, distribution, 1, None, 256, 0)
         return made
 
     def _set(self, card, network, distribution, turns, pixel_scale, batch_size, threads):
@@ -137,9 +149,10 @@ class Predictor:
         """What the network sees of images `(N, C, H, W)` that were turned by `degrees`: `(N, C, size, size)`."""
         about = self.card.images
         batch = torch.from_numpy(np.array(images, dtype=np.float32, order="C"))
-        batch = rotate(batch, degrees, size=about.crop)
-        batch = F.avg_pool2d(batch, about.binning) if about.binning > 1 else batch
-        return self.scaling.apply(batch)
+        with _one_thread():
+            batch = rotate(batch, degrees, size=about.crop)
+            batch = F.avg_pool2d(batch, about.binning) if about.binning > 1 else batch
+            return self.scaling.apply(batch)
 
     @torch.no_grad()
     def noticed(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -147,8 +160,8 @@ class Predictor:
         `(N, F)` and the looks of the input `(N, L)`."""
         parts = range(0, len(images), self.batch_size)
         seen = (self.seen(images[i : i + self.batch_size]) for i in parts)
-        features, looks = zip(*(self._noticed(one, self.network.features(one)[1]) for one in seen), strict=True)
-        return np.concatenate(features), np.concatenate(looks)
+        _, features, looked = zip(*map(self._noticed, seen), strict=True)
+        return np.concatenate(features), np.concatenate(looked)
 
     @torch.no_grad()
     def probabilities(self, images: np.ndarray, degrees: float = 0.0) -> np.ndarray:
@@ -159,17 +172,18 @@ class Predictor:
     def answers(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Calibrated probabilities `(N, classes)` and strangeness `(N,)` (above 1 is unlike the training images; NaN
         where the card does not know) of images `(N, C, H, W)` that `prepare` has let pass."""
-        seen = self.seen(images)
-        logits, features = self.network.features(seen)
+        logits, *noticed = self._noticed(self.seen(images))
         strangeness = np.full(len(images), np.nan)
         if self.distribution is not None:
-            strangeness = self.distribution.strangeness(*self._noticed(seen, features))
+            strangeness = self.distribution.strangeness(*noticed)
         others = [self.probabilities(images, 360 * turn / self.turns) for turn in range(1, self.turns)]
         return np.mean([self._tempered(logits), *others], axis=0), strangeness
 
-    def _noticed(self, seen: torch.Tensor, features: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def _noticed(self, seen: torch.Tensor) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+        """Logits, and what strangeness is judged by; the looks are measured while the network computes."""
         looked = self.pool.map(looks, [part.numpy() for part in seen.split(AT_ONCE)])
-        return features.numpy().astype(np.float64), np.concatenate(list(looked))
+        logits, features = self.network.features(seen)
+        return logits, features.numpy().astype(np.float64), np.concatenate(list(looked))
 
     def _tempered(self, logits: torch.Tensor) -> np.ndarray:
         return torch.softmax(logits.double() / self.temperature, dim=1).numpy()

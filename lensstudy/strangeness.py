@@ -9,6 +9,7 @@ wild by themselves must not shout down what an image looks like.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,14 +28,24 @@ def looks(images: np.ndarray) -> np.ndarray:
     """How inputs of a network `(N, C, S, S)` look, `(N, looks)`: quantiles of the pixels, mean brightness in rings
     about the middle, the logarithm of the difference between neighbours; channels averaged. They stay as they are when
     an image is turned by 90 degrees or reflected."""
-    images = images.mean(axis=1, dtype=np.float64)
+    images = images.mean(axis=1, dtype=np.float64).astype(np.float32)
     size = images.shape[-1]
     y, x = np.indices((size, size)) - (size - 1) / 2
     ring = np.minimum(np.hypot(x, y) / (size / 2) * RINGS, RINGS).astype(int)
-    rings = [images[:, ring == number].mean(axis=1) for number in range(RINGS)]
+    rings = [images[:, ring == number].mean(axis=1, dtype=np.float64) for number in range(RINGS)]
     steps = [np.abs(np.diff(images, axis=axis)).reshape(len(images), -1) for axis in (1, 2)]
-    rough = np.median(np.concatenate(steps, axis=1), axis=1)
-    return np.stack([*np.quantile(images, QUANTILES, axis=(1, 2)), *rings, np.log(rough + 1e-6)], axis=1)
+    rough = _quantiles(np.concatenate(steps, axis=1), (0.5,))[0]
+    return np.stack([*_quantiles(images.reshape(len(images), -1), QUANTILES), *rings, np.log(rough + 1e-6)], axis=1)
+
+
+def _quantiles(values: np.ndarray, shares: Sequence[float]) -> list[np.ndarray]:
+    """Those of each row of `values` `(N, M)`, as numpy has them."""
+    ordered, last = np.sort(values, axis=1).astype(np.float64), values.shape[1] - 1
+    below = [min(int(share * last), last - 1) for share in shares]
+    return [
+        ordered[:, i] + (share * last - i) * (ordered[:, i + 1] - ordered[:, i])
+        for i, share in zip(below, shares, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

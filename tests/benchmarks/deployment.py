@@ -56,7 +56,7 @@ def start_up() -> float:
 
 
 @torch.inference_mode()
-def compared(size: int, folder: Path, images: int = 64, repeats: int = 7) -> list[dict]:
+def compared(size: int, folder: Path, images: int = 256, repeats: int = 7) -> list[dict]:
     """The records of one size, `predict-onnx-<size>` and `predict-int8-<size>`."""
     batch = np.random.default_rng(1).normal(size=(images, 1, size, size)).astype(np.float32)
     resnet, shown = build_network("resnet18", size, len(CLASSES)).eval(), torch.from_numpy(batch)
@@ -65,6 +65,7 @@ def compared(size: int, folder: Path, images: int = 64, repeats: int = 7) -> lis
     times = {name: [] for name in calls}
     for _ in range(repeats + 2):
         for name, call in calls.items():
+            time.sleep(0.05)  # until the threads of the one before have stopped waiting for more
             start = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - start)
