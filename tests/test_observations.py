@@ -14,7 +14,6 @@ from lensstudy.dataset import DataError
 from lensstudy.instrument import INSTRUMENTS, gaussian_kernel, noise_variance, noisy
 from lensstudy.lenslight import fit_lens_light, ring_radius, subtract_lens_light
 from lensstudy.observations import Observation, network_input, read, read_all, resample, write, write_simulated
-from lensstudy.predictor import _header_scale
 from lensstudy.raytracing import render
 
 CARD = {"network": "a network", "image_size": 32, "in_channels": 1, "data": {"pixel_scale": 0.16}}
@@ -363,11 +362,10 @@ def test_without_arcs_there_is_no_ring():
 
 
 def test_the_coordinates_of_an_image_come_before_a_word_on_its_pixels(tmp_path):
-    """As in `lensstudy predict`: whoever resamples an image keeps its coordinates right."""
+    """Whoever resamples an image keeps its coordinates right."""
     cards = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CDELT1": -0.05 / 3600, "CDELT2": 0.05 / 3600}
     one = read(write_fits(tmp_path / "lens.fits", noise_image(), PIXSCALE=0.1, **cards))
     assert one.pixel_scale == pytest.approx(0.05)
-    assert _header_scale(tmp_path / "lens.fits", None) == pytest.approx(0.05)
 
 
 TAN = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN"}
