@@ -8,8 +8,8 @@
 from pathlib import Path
 from shlex import quote
 
-from lensstudy.parameters import PAGES, Study, notebook_parameters
-from lensstudy.provenance import PACKAGE, data_state, imported_modules, module_files
+from lensstudy.study import PAGES, Study, notebook_parameters
+from lensstudy.provenance import data_state, imported_modules, module_files
 
 study = Study.read(config["study"])
 NOTEBOOKS = Path(config["notebooks"])
@@ -20,7 +20,7 @@ COMMAND, FIT = "lensstudy notebook {} " + FILE, "lensstudy fit " + FILE
 
 
 def source(notebook, *modules):
-    return [NOTEBOOKS / f"{notebook}.ipynb", PACKAGE / "stages.py", *module_files("figures", *modules)]
+    return [NOTEBOOKS / f"{notebook}.ipynb", *module_files("stages", "figures.plots", *modules)]
 
 
 def values(notebook):
@@ -57,7 +57,7 @@ rule all:
 
 rule explore:
     input:
-        source("01-explore-data", "archive", "filtering", "baselines", "mixture"),
+        source("01-explore-data"),
     output:
         f"{RUNS}/notebooks/01-explore-data.ipynb",
         f"{REPORTS}/01-explore-data.html",
@@ -70,7 +70,7 @@ rule explore:
 
 rule build:
     input:
-        source("02-build-models", "training"),
+        source("02-build-models"),
         f"{RUNS}/notebooks/01-explore-data.ipynb",
     output:
         f"{RUNS}/notebooks/02-build-models.ipynb",
@@ -83,7 +83,7 @@ rule build:
 
 rule train:
     input:
-        source("03-train", "training", "evaluation"),
+        source("03-train", "evaluation.scores"),
         f"{RUNS}/notebooks/01-explore-data.ipynb",
     output:
         f"{RUNS}/notebooks/03-train-{{network}}-s{{seed}}.ipynb",
@@ -98,7 +98,7 @@ rule train:
 
 rule train_share:
     input:
-        [PACKAGE / "stages.py", *module_files("training")],
+        module_files("stages"),
         f"{RUNS}/notebooks/01-explore-data.ipynb",
     output:
         touch(f"{RUNS}/trained/{{network}}-s{{seed}}-{{share}}pct"),
@@ -112,7 +112,7 @@ rule train_share:
 
 rule analyse:
     input:
-        source("04-analyse", "training", "baselines", "robustness", "attribution", "analysis_figures"),
+        source("04-analyse", "evaluation.robustness", "evaluation.attribution", "figures.analysis"),
         expand(f"{RUNS}/notebooks/03-train-{{network}}-s{{seed}}.ipynb", network=study.networks, seed=WHOLE),
         expand(f"{RUNS}/trained/{{network}}-s{{seed}}-{{share}}pct", network=study.networks, seed=study.seeds, share=FEWER),
     output:
@@ -126,7 +126,7 @@ rule analyse:
 
 rule improve:
     input:
-        source("05-improve", "search", "evaluation"),
+        source("05-improve", "training.search", "evaluation.scores"),
         f"{RUNS}/notebooks/01-explore-data.ipynb",
     output:
         f"{RUNS}/notebooks/05-improve.ipynb",
@@ -140,7 +140,7 @@ rule improve:
 
 rule apply:
     input:
-        source("07-apply", "deployment", "attribution", "training"),
+        source("07-apply", "deployment.export", "evaluation.attribution"),
         f"{RUNS}/notebooks/04-analyse.ipynb",
     output:
         f"{RUNS}/notebooks/07-apply.ipynb",
@@ -154,7 +154,7 @@ rule apply:
 
 rule validate:
     input:
-        source("06-validate-on-real-lenses", "observation_figures", "lenslight", "injection", "distribution", "training"),
+        source("06-validate-on-real-lenses", "figures.observations", "observations.lens_light", "observations.distribution"),
         f"{RUNS}/notebooks/04-analyse.ipynb",
     output:
         f"{RUNS}/notebooks/06-validate-on-real-lenses.ipynb",

@@ -19,7 +19,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from lensstudy import commands
-from lensstudy.parameters import ParameterError, Study, home
+from lensstudy.study import ParameterError, Study, home
 
 __all__ = ["app"]
 
@@ -75,9 +75,9 @@ def run(
     profile: Annotated[Path | None, typer.Option(help="Snakemake profile, such as workflow/slurm")] = None,
 ) -> None:
     """Run a whole study: only what is missing or has changed; then write its report."""
-    from lensstudy.mixture import recipes_of
-    from lensstudy.networks import check_name
-    from lensstudy.population import preset_named
+    from lensstudy.data.mixture import recipes_of
+    from lensstudy.lensing.populations import preset_named
+    from lensstudy.networks.registry import check_name
 
     study = _study(study_file)
     try:
@@ -137,7 +137,7 @@ def notebook(
     seed: Annotated[int | None, typer.Option(help="the seed of 03-train")] = None,
 ) -> None:
     """Run one notebook of a study and render its page; `lensstudy run` does this for all."""
-    from lensstudy import report
+    from lensstudy.report import index as report
 
     _check_page(page)
     study = _study(study_file)
@@ -170,9 +170,9 @@ def fit(
 ) -> None:
     """Make one training of a study, without a notebook: for learning curves, and for several GPUs or nodes."""
     from lensstudy import stages
-    from lensstudy.networks import check_name
-    from lensstudy.trained import load_trained
-    from lensstudy.training import TrainingDiverged, fit
+    from lensstudy.networks.registry import check_name
+    from lensstudy.training.fitting import TrainingDiverged, fit
+    from lensstudy.training.run import load_trained
 
     study = _study(study_file)
     settings = study.training(network or study.network, study.seed if seed < 0 else seed, share)
@@ -194,7 +194,7 @@ def report(
     reference: Annotated[bool, typer.Option("--reference", help="write to reports/reference, to be committed")] = False,
 ) -> None:
     """Render the pages of finished studies again, from their executed notebooks, and the lists of pages."""
-    from lensstudy import report as pages
+    from lensstudy.report import index as pages
 
     names = studies or sorted(p.name for p in (home() / "runs").glob("*") if (p / "notebooks").is_dir())
     if not names:
@@ -230,7 +230,7 @@ def compare(
     second: Annotated[str, typer.Argument(help="name of another")],
 ) -> None:
     """Show two studies side by side: what was done differently, and what came out."""
-    from lensstudy import report as pages
+    from lensstudy.report import index as pages
 
     runs = [home() / "runs" / name for name in (first, second)]
     for run_folder in runs:
@@ -245,8 +245,8 @@ def inspect(
     sheet: Annotated[Path | None, typer.Option(help="PNG file for a contact sheet: images of every class")] = None,
 ) -> None:
     """Say what lies at a path: layout, classes, shapes, values, and what would stop a study."""
-    from lensstudy import archive
-    from lensstudy.dataset import DataError
+    from lensstudy.data import reading as archive
+    from lensstudy.data.dataset import DataError
 
     found = archive.inspect(path, progress=sys.stderr.isatty())
     typer.echo(archive.inspect_text(found), err=bool(found["errors"]))
@@ -271,9 +271,9 @@ def simulate(
     layout: Annotated[str, typer.Option(help="lensstudy, or deeplense for one file an image")] = "lensstudy",
 ) -> None:
     """Simulate a data set; killed half-way, the same command goes on."""
-    from lensstudy import archive
-    from lensstudy.dataset import DataError
-    from lensstudy.simulate import simulate as make
+    from lensstudy.data import reading as archive
+    from lensstudy.data.dataset import DataError
+    from lensstudy.data.simulation import simulate as make
 
     if layout not in ("lensstudy", "deeplense"):
         _fail(f"layout '{layout}' is unknown; there are lensstudy and deeplense")
@@ -299,8 +299,8 @@ def _contact_sheet(path: Path, sheet: Path) -> Path:
 
     import numpy as np
 
-    from lensstudy import figures
-    from lensstudy.archive import read
+    from lensstudy.data.reading import read
+    from lensstudy.figures import plots as figures
 
     with tempfile.TemporaryDirectory() as folder:  # so that a large set is not held in memory
         images = read(path, folder=folder)
@@ -344,7 +344,7 @@ def _reports(study: Study) -> Path:
 
 
 def _index(study: Study) -> Path:
-    from lensstudy import report
+    from lensstudy.report import index as report
 
     index = report.write_index(study.folder, _reports(study), study=study)
     report.write_study_list(home() / "reports")

@@ -27,7 +27,7 @@ def export(
     pixel_scale: Scale = None,
 ) -> None:
     """Export a trained network: a folder with weights, plain convolutions, ONNX and a card, without e2cnn."""
-    from lensstudy import deployment
+    from lensstudy.deployment import export as deployment
 
     try:
         folder = deployment.export(run, out, format, data, pixel_scale)
@@ -51,8 +51,8 @@ def predict(
     batch_size: Annotated[int, typer.Option(min=1, help="images at a time")] = 256,
 ) -> None:
     """Predict the class of every image; where none can be named, a row says why."""
-    from lensstudy.formats import READABLE
-    from lensstudy.predictor import STATES, Predictor
+    from lensstudy.data.formats import READABLE
+    from lensstudy.deployment.predictor import STATES, Predictor
 
     if out.name.lower().endswith(READABLE):
         _refuse(f"--out {out}: images have such names, and the table would take its place; name it .csv")
@@ -102,7 +102,7 @@ def train(
     seed: Annotated[int, typer.Option(help="seed of the split, of the order and of the turns")] = 1,
 ) -> None:
     """Train a network on your own images, or train one that is trained further (transfer)."""
-    from lensstudy.transfer import train_on
+    from lensstudy.deployment.transfer import train_on
 
     settings = {name: value for name, value in locals().items() if name in ("epochs", "learning_rate", "batch_size")}
     settings |= {"test_fraction": test_fraction, "validation_fraction": validation_fraction, "seed": seed}

@@ -14,27 +14,36 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["code_hash", "data_state", "imported_modules", "module_files"]
+__all__ = ["ProvenanceError", "code_hash", "data_state", "imported_modules", "module_files"]
 
 PACKAGE = Path(__file__).parent
 
 
+class ProvenanceError(LookupError):
+    """Code behind a result that cannot be found, so that nothing could tell when it changes."""
+
+
 def module_files(*modules: str) -> list[Path]:
-    """The files of these modules of the package and of all that they import from it, directly or not."""
+    """The files of `modules` and of all that they import from the package, directly or not.
+
+    Args:
+        modules: names inside the package, such as `training.fitting`, or a public name, such as `data.read` or `read`.
+
+    Raises:
+        ProvenanceError: for a name that is neither a module nor what a room offers.
+    """
     found: dict[str, Path] = {}
-    waiting = list(modules)
+    waiting = [_module_of(name) or name for name in modules]  # a room is no module, and `_file` says so
     while waiting:
         name = waiting.pop()
-        file = PACKAGE / f"{name}.py"
-        if name in found or not file.exists():
-            continue
-        found[name] = file
-        waiting += _imports(file.read_text(encoding="utf-8"))
+        if name not in found:
+            found[name] = _file(name)
+            waiting += _imports(found[name].read_text(encoding="utf-8"))
     return [found[name] for name in sorted(found)]
 
 
 def imported_modules(notebook: str | Path) -> list[str]:
-    """The modules of the package that a notebook imports."""
+    """The modules of the package that a notebook imports. Raises `ProvenanceError` for one that does not exist."""
     cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
     names: set[str] = set()
     for cell in cells:
@@ -46,20 +55,67 @@ def imported_modules(notebook: str | Path) -> list[str]:
 
 
 def _imports(source: str) -> list[str]:
+    """The modules that a piece of code imports from the package, faces of rooms resolved."""
     found = []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module == "lensstudy":
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("lensstudy."):
-            found.append(node.module.split(".")[1])
-    return found
+        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("lensstudy."):
+            inside = str(node.module).removeprefix("lensstudy").lstrip(".")
+            is_module = bool(inside) and (PACKAGE / f"{inside.replace('.', '/')}.py").exists()
+            names = [inside] if is_module else [f"{inside}.{alias.name}".lstrip(".") for alias in node.names]
+            found += [_module_of(name) for name in names]
+        elif isinstance(node, ast.Import):
+            inner = [alias.name for alias in node.names if alias.name.startswith("lensstudy.")]
+            found += [_module_of(name.removeprefix("lensstudy.")) for name in inner]
+    return [name for name in found if name]
+
+
+def _module_of(name: str) -> str:
+    """The module that `name` is or comes from; empty for a room as a whole, of which nothing is used yet."""
+    path = PACKAGE / name.replace(".", "/")
+    if path.with_suffix(".py").exists():
+        return name
+    if (path / "__init__.py").exists() or name.startswith("__"):
+        return ""
+    room, _, last = name.rpartition(".")
+    if (offered := _face(room).get(last)) is not None:
+        return _module_of(f"{room}.{offered}".lstrip("."))
+    raise ProvenanceError(
+        f"lensstudy.{name}: neither a module of the package nor a name that '{room or 'lensstudy'}' offers, so a "
+        "change of it would go unseen; correct the import"
+    )
+
+
+def _face(room: str) -> dict[str, str]:
+    """What a room's `__init__` offers: name to module, from its table of lazy imports."""
+    file = PACKAGE / room.replace(".", "/") / "__init__.py"
+    if not file.exists():
+        return {}
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.keyword) and node.arg == "submod_attrs":
+            table = ast.literal_eval(node.value)
+            return {name: module for module, names in table.items() for name in names}
+    return {}
+
+
+def _file(module: str) -> Path:
+    file = PACKAGE / f"{module.replace('.', '/')}.py"
+    if not file.exists():
+        raise ProvenanceError(f"lensstudy.{module}: {file.name} is missing from the package; install it again")
+    return file
 
 
 def code_hash(*modules: str, without: tuple[str, ...] = ()) -> str:
-    """Hash of `module_files`, some modules left aside."""
+    """Hash of `module_files`, the modules `without`, or whole rooms of them, left aside.
+
+    Raises `ProvenanceError` for a module that does not exist, in `without` too.
+    """
+    for name in without:
+        if not (PACKAGE / name.replace(".", "/")).is_dir():
+            _file(name)
     digest = hashlib.sha256()
     for file in module_files(*modules):
-        if file.stem not in without:
+        name = ".".join(file.relative_to(PACKAGE).with_suffix("").parts)
+        if not any(f"{name}.".startswith(f"{one}.") for one in without):
             digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -15,17 +15,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lensstudy import mixture
-from lensstudy.archive import read
-from lensstudy.baselines import baseline_auc
-from lensstudy.dataset import DataError, LensDataset, ellipticity
-from lensstudy.filtering import Rules, filter_images
-from lensstudy.parameters import Study
+from lensstudy.data import mixture
+from lensstudy.data.baselines import baseline_auc
+from lensstudy.data.dataset import DataError, LensDataset, ellipticity
+from lensstudy.data.filtering import Rules, filter_images
+from lensstudy.data.reading import read
+from lensstudy.data.simulation import simulate
+from lensstudy.lensing.populations import PRESETS
 from lensstudy.provenance import code_hash, data_state
-from lensstudy.recording import in_batch
-from lensstudy.simulate import PRESETS, simulate
-from lensstudy.trained import TrainedNetwork, load_trained
-from lensstudy.training import RELEVANT, card_of, fit
+from lensstudy.study import Study
+from lensstudy.training.fitting import RELEVANT, card_of, fit
+from lensstudy.training.recording import in_batch
+from lensstudy.training.run import TrainedNetwork, load_trained
 
 __all__ = ["DATA_PARAMETERS", "across_recipes", "dataset", "recipes", "trained", "trainings"]
 
@@ -50,7 +51,7 @@ def dataset(study: Study) -> LensDataset:
     folder = study.folder / "dataset"
     wanted = {name: getattr(study, name) for name in DATA_PARAMETERS}
     state = data_state(study.data_path, study.population)
-    wanted |= {"data_state": state, "code": code_hash("archive", "filtering", "mixture")}
+    wanted |= {"data_state": state, "code": code_hash("data.reading", "data.filtering", "data.mixture")}
     if (folder / "dataset.json").exists():
         made = LensDataset.load(folder)
         if made.description.get("parameters") == wanted:

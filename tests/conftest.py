@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lensstudy.dataset import LensDataset
+from lensstudy.data.dataset import LensDataset
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,8 +51,8 @@ def make_blobs() -> LensDataset:
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory) -> Path:
     """A finished training on the blobs."""
-    from lensstudy.parameters import Study
-    from lensstudy.training import fit
+    from lensstudy.study import Study
+    from lensstudy.training.fitting import fit
 
     settings = Study(network="d4-steerable-cnn", width=0.5, epochs=6, batch_size=16, learning_rate=0.01)
     with pytest.MonkeyPatch.context() as patch:
@@ -63,6 +63,6 @@ def run_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def exported(run_folder, tmp_path_factory) -> Path:
     """The same network exported, for pixels of 0.1 arcsec."""
-    from lensstudy.deployment import export
+    from lensstudy.deployment.export import export
 
     return export(run_folder, tmp_path_factory.mktemp("exported") / "network", "onnx", make_blobs(), 0.1)

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from scipy.optimize import least_squares
 
-from lensstudy.instrument import INSTRUMENTS
-from lensstudy.population import complete, preset_named
-from lensstudy.raytracing import render_batch
+from lensstudy.lensing.instruments import INSTRUMENTS
+from lensstudy.lensing.populations import complete, preset_named
+from lensstudy.lensing.rendering import render_batch
 
 RECIPE = preset_named("common_test")
 INSTRUMENT = INSTRUMENTS["deeplense-common-test"]

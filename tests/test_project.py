@@ -73,22 +73,44 @@ def test_notebooks_hold_the_outputs_that_are_compared_and_no_others(root):
                 assert len(cell["source"]) <= 40, f"{file.name}: a cell longer than a screen belongs in the package"
 
 
+def modules(*names):
+    return {
+        ".".join(file.relative_to(provenance.PACKAGE).with_suffix("").parts) for file in provenance.module_files(*names)
+    }
+
+
 def test_a_stage_knows_every_module_behind_it():
-    names = {file.stem for file in provenance.module_files("training")}
-    assert {"training", "networks", "layers", "batchnorm", "symmetry", "dataset", "parameters"} <= names
-    assert "report" not in names
-    assert {"population", "lensing", "instrument"} <= {file.stem for file in provenance.module_files("simulate")}
-    assert provenance.code_hash("training") != provenance.code_hash("training", without=("parameters",))
+    behind = modules("training.fitting")
+    assert {"training.fitting", "networks.registry", "networks.layers", "data.dataset", "study"} <= behind
+    assert not any(name.startswith("report") for name in behind)
+    assert {"lensing.populations", "lensing.profiles"} <= modules("data.simulation")
+    whole = provenance.code_hash("training.fitting")
+    assert whole != provenance.code_hash("training.fitting", without=("study",))
+    assert whole != provenance.code_hash("training.fitting", without=("lensing",))
+
+
+def test_code_that_cannot_be_found_is_an_error():
+    """A hash over nothing never changes, so that results of other code would pass as current."""
+    for wrong in ("training", "no_such_module", "data.no_such_name", "training.fitting.fit"):
+        with pytest.raises(provenance.ProvenanceError, match=wrong):
+            provenance.module_files(wrong)
+    with pytest.raises(provenance.ProvenanceError, match="simulate"):
+        provenance.code_hash("training.fitting", without=("simulate",))
 
 
 def test_the_modules_that_a_notebook_imports_are_known(root, tmp_path):
-    package = "%autoreload 2\nfrom lensstudy import (\n    figures,\n    stages,\n)\n"
-    code = package, "from lensstudy.search import search\n", "%%bash\nls -l\n"
+    package = "%autoreload 2\nfrom lensstudy import (\n    stages,\n)\nfrom lensstudy.data import LensDataset, read\n"
+    code = package, "from lensstudy.training.search import search\n", "%%bash\nls -l\n"
     cells = [{"cell_type": "code", "source": text.splitlines(keepends=True)} for text in code]
     (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}))
-    assert provenance.imported_modules(tmp_path / "a.ipynb") == ["figures", "search", "stages"]
+    found = provenance.imported_modules(tmp_path / "a.ipynb")
+    assert found == ["data.dataset", "data.reading", "stages", "training.search"]
     for notebook in (root / "notebooks").glob("*.ipynb"):
-        assert {"stages", "figures"} <= set(provenance.imported_modules(notebook)), notebook.name
+        assert {"stages", "study"} <= set(provenance.imported_modules(notebook)), notebook.name
+    cells[0]["source"] = ["from lensstudy.data import nothing_of_that_name\n"]
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}))
+    with pytest.raises(provenance.ProvenanceError, match="nothing_of_that_name"):
+        provenance.imported_modules(tmp_path / "a.ipynb")
 
 
 @pytest.mark.parametrize("pattern", [r"/(home|Users|root)/\w+", r"/tmp/\w+", r"index-url|find-links"])

@@ -3,9 +3,9 @@
 import pytest
 
 from lensstudy import stages
-from lensstudy.dataset import DataError
-from lensstudy.parameters import Study
+from lensstudy.data.dataset import DataError
 from lensstudy.provenance import data_state
+from lensstudy.study import Study
 
 TINY = {"study": "tiny", "images_per_class": 20, "width": 0.25, "epochs": 1, "batch_size": 16}
 

@@ -7,7 +7,7 @@ import importlib
 import json
 import sys
 
-from lensstudy.parameters import home
+from lensstudy.study import home
 
 GROUPS = ("simulate", "networks", "data", "training", "deployment")
 

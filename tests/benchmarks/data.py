@@ -18,9 +18,9 @@ import pandas as pd
 from PIL import Image
 from scipy.ndimage import rotate
 
-from lensstudy.archive import read
-from lensstudy.dataset import LensDataset, batches
-from lensstudy.filtering import find_duplicates
+from lensstudy.data.dataset import LensDataset, batches
+from lensstudy.data.filtering import find_duplicates
+from lensstudy.data.reading import read
 
 __all__ = ["run"]
 

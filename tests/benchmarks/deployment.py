@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lensstudy.card import Card, Images
-from lensstudy.deployment import to_plain
-from lensstudy.networks import build_network
-from lensstudy.plain import INT8_FILE, ONNX_FILE, write_int8, write_onnx
-from lensstudy.predictor import OnnxNetwork, Predictor
-from lensstudy.strangeness import Distribution
+from lensstudy.deployment.card import Card, Images
+from lensstudy.deployment.export import to_plain
+from lensstudy.deployment.plain import INT8_FILE, ONNX_FILE, write_int8, write_onnx
+from lensstudy.deployment.predictor import OnnxNetwork, Predictor
+from lensstudy.evaluation.ood import Distribution
+from lensstudy.networks.registry import build_network
 
 NAME, CLASSES, PROCESSORS = "d4-steerable-cnn", ["no_sub", "cdm", "axion"], 2
 
@@ -50,7 +50,9 @@ def start_up() -> float:
     """Processor seconds until a fresh process has imported what prediction needs; a free processor takes as long."""
     before = os.times()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", "import lensstudy.cli, lensstudy.predictor"], check=True, env=environment)
+    subprocess.run(
+        [sys.executable, "-c", "import lensstudy.cli, lensstudy.deployment.predictor"], check=True, env=environment
+    )
     after = os.times()
     return after.children_user + after.children_system - before.children_user - before.children_system
 

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from lensstudy.batchnorm import FieldBatchNorm
-from lensstudy.layers import AntialiasedPool, SteerableConv, SymmetricPool
-from lensstudy.networks import Network, build_network, export, network_names, settle_batch_norm, twin
-from lensstudy.symmetry import e2cnn, gspace, invariance_error, rotate
+from lensstudy.networks.batchnorm import FieldBatchNorm
+from lensstudy.networks.groups import e2cnn, gspace, invariance_error, rotate
+from lensstudy.networks.layers import AntialiasedPool, SteerableConv, SymmetricPool
+from lensstudy.networks.registry import Network, build_network, export, network_names, settle_batch_norm, twin
 
 NAME, IMAGE_SIZE, CLASSES = "d4-steerable-cnn", 64, 3
 enn = e2cnn.nn

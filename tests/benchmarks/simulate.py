@@ -9,10 +9,10 @@ import time
 import numpy as np
 import torch
 
-from lensstudy.instrument import SIGMA_PER_FWHM, gaussian_kernel, noisy
-from lensstudy.population import complete, preset_named
-from lensstudy.raytracing import batch_size, render_batch
-from lensstudy.simulate import simulate
+from lensstudy.data.simulation import simulate
+from lensstudy.lensing.instruments import SIGMA_PER_FWHM, gaussian_kernel, noisy
+from lensstudy.lensing.populations import complete, preset_named
+from lensstudy.lensing.rendering import batch_size, render_batch
 
 ROUNDS = 4
 

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lensstudy.dataset import LensDataset
-from lensstudy.networks import build_network
-from lensstudy.parameters import Study
-from lensstudy.training import fit
+from lensstudy.data.dataset import LensDataset
+from lensstudy.networks.registry import build_network
+from lensstudy.study import Study
+from lensstudy.training.fitting import fit
 
 SETTINGS = Study(network="d4-steerable-cnn", epochs=2, batch_size=32)
 IMAGES, SIZE = 1280, 64

@@ -1,0 +1,240 @@
+"""What lies at a path, and a safe way to it: folders, tars, zips, `.npz` and HDF5 files, each as a `Listing`.
+
+A listing is made before anything is read: members that climb out of their archive, links, and archives that unpack to
+a multiple of their size which no data set reaches are refused here. Nothing is ever written to disk.
+"""
+
+from __future__ import annotations
+
+import lzma
+import os
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lensstudy.data.dataset import DataError
+from lensstudy.data.formats import HDF5, READABLE, own_pixels
+
+__all__ = ["Listing", "list_path", "parents", "resolve"]
+
+TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tbz2", ".txz")
+
+# A set that unpacks to more than this and to more than 200 times its size is no data set. JPEGs and photon noise hardly
+# compress; noise-free images in float64 reach about 3; the most that deflate can do is 1032.
+EXPANSION_LIMIT = 200
+EXPANSION_FREE_BYTES = 2**30
+HEADER_LIMIT = 2**20  # bytes of a tar member's extended header, which holds a long name and little else
+
+
+@dataclass
+class Listing:
+    """What lies at a path: image files and folders by name inside it, and a way to get their content in order."""
+
+    kind: str
+    names: list[str]
+    folders: set[str]
+    ignored: list[str]
+    stream: Callable[[], Iterator[tuple[str, Any]]]
+
+    def __post_init__(self):
+        for name in self.names:
+            if any("\ud800" <= letter <= "\udfff" for letter in name):  # what Python makes of bytes that are no UTF-8
+                raise DataError(
+                    f"{ascii(name)}: the name of this file is not UTF-8, so no table can hold it; rename it."
+                )
+
+
+def resolve(path: str | Path) -> Path:
+    """`path` with `~` and environment variables such as `$LENSSTUDY_DATA` filled in.
+
+    Raises `DataError` where a variable is not set or nothing exists at the path.
+    """
+    filled = os.path.expandvars(os.path.expanduser(str(path)))
+    if unset := re.search(r"\$\{?(\w+)\}?", filled):
+        raise DataError(
+            f"{path}: the environment variable {unset[1]} is not set. "
+            f"Set it (export {unset[1]}=/folder/with/data) or write the path out."
+        )
+    if not os.path.exists(filled):
+        raise DataError(f"{filled}: nothing exists at this path. Check data_path in the parameters of the study.")
+    return Path(filled)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+
+
+def _list_folder(root: Path) -> Listing:
+    names, folders, ignored, chains = [], set(), [], {}
+    for place, below, files in os.walk(root, followlinks=True):
+        above, here = chains.get(os.path.dirname(place), frozenset()), os.path.realpath(place)
+        if here in above:  # a link that leads back up
+            below.clear()
+            continue
+        chains[place] = above | {here}
+        inside = Path(place).relative_to(root).as_posix()
+        below[:] = sorted(name for name in below if not _is_hidden(name))
+        folders.add(inside)
+        for file in files:
+            name = file if inside == "." else f"{inside}/{file}"
+            if not _is_hidden(name):
+                (names if file.lower().endswith(READABLE) else ignored).append(name)
+    names.sort()
+    return Listing("folder", names, folders - {"."}, ignored, lambda: ((name, root / name) for name in names))
+
+
+def _check_member(archive: Path, name: str, total: int) -> None:
+    parts = PurePosixPath(name.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts or re.match(r"[A-Za-z]:", name):
+        raise DataError(
+            f"{archive.name}: member '{name}' climbs out of the archive. No data set needs this; nothing of it was "
+            "read. Repack the archive from inside its folder."
+        )
+    if total > max(EXPANSION_FREE_BYTES, EXPANSION_LIMIT * archive.stat().st_size):
+        raise DataError(
+            f"{archive.name}: {archive.stat().st_size:,} bytes that unpack to more than {total:,}, over "
+            f"{EXPANSION_LIMIT} times as much. This looks like a decompression bomb; unpack it if you trust it."
+        )
+
+
+class _Member(tarfile.TarInfo):
+    """tarfile reads extended headers into memory whole, before anybody sees their size."""
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in (b"g", b"x", b"X", b"L", b"K") and member.size > HEADER_LIMIT:
+            raise DataError(
+                f"a header of {member.size:,} bytes in this tar. This looks like a decompression bomb; unpack it if "
+                "you trust it."
+            )
+        return member
+
+
+def _list_tar(path: Path) -> Listing:
+    names, folders, ignored, total = {}, set(), [], 0
+    try:
+        with tarfile.open(path, tarinfo=_Member) as tar:
+            for member in tar:
+                total += member.size
+                _check_member(path, member.name, total)
+                if not (member.isfile() or member.isdir()):
+                    raise DataError(
+                        f"{path.name}: member '{member.name}' is a link or a device, not a file. Links can point "
+                        "anywhere; repack the archive with the files themselves (tar --dereference)."
+                    )
+                name = PurePosixPath(member.name).as_posix()
+                if _is_hidden(name):
+                    continue
+                if member.isdir():
+                    folders.add(name)
+                elif name.lower().endswith(READABLE):
+                    names[name] = member.offset  # of two members of one name the later counts, as in unpacking
+                else:
+                    ignored.append(name)
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"{path.name}: not a whole tar file ({error}). Fetch it again.") from error
+
+    def stream():
+        with tarfile.open(path, tarinfo=_Member) as tar:
+            for member in tar:
+                if names.get(name := PurePosixPath(member.name).as_posix()) == member.offset:
+                    yield name, tar.extractfile(member).read()
+
+    return Listing("tar", list(names), folders | parents(names), ignored, stream)
+
+
+def _list_zip(path: Path) -> Listing:
+    names, folders, ignored, total = [], set(), [], 0
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                total += member.file_size
+                _check_member(path, member.filename, total)
+                if member.flag_bits & 1:
+                    raise DataError(f"{path.name}: member '{member.filename}' is encrypted; unpack the archive first.")
+                if (member.external_attr >> 16) & 0o170000 == 0o120000:
+                    raise DataError(f"{path.name}: member '{member.filename}' is a link; repack with the file itself.")
+                if _is_hidden(member.filename):
+                    continue
+                if member.is_dir():
+                    folders.add(member.filename.rstrip("/"))
+                else:
+                    readable = member.filename.lower().endswith(READABLE)
+                    (names if readable else ignored).append(member.filename)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"{path.name}: not a whole zip file ({error}). Fetch it again.") from error
+    names = sorted(set(names))  # of two members of one name zipfile gives the later
+
+    def stream():
+        with zipfile.ZipFile(path) as archive:
+            for name in names:
+                try:
+                    yield name, archive.read(name)
+                except (zipfile.BadZipFile, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+                    yield name, ValueError(f"damaged in the archive ({error})")
+
+    kind = "npz" if path.suffix.lower() == ".npz" else "zip"
+    return Listing(kind, names, folders | parents(names), ignored, stream)
+
+
+def _list_hdf5(path: Path) -> Listing:
+    import h5py
+
+    names, ignored = [], []
+
+    def note(name, node):
+        if isinstance(node, h5py.Dataset):
+            (names if node.ndim >= 1 and node.dtype.kind in "biufSO" else ignored).append(name)
+
+    try:
+        with h5py.File(path) as file:
+            link = file.visititems_links(lambda name, link: None if isinstance(link, h5py.HardLink) else name)
+            file.visititems(note)
+    except OSError as error:
+        raise DataError(f"{path.name}: not a whole HDF5 file ({error}). Fetch it again.") from error
+    if link:
+        raise DataError(
+            f"{path.name}: '{link}' is a link. Links can point anywhere; copy what it means into the file itself."
+        )
+    names.sort()
+
+    def stream():
+        with h5py.File(path) as file:
+            for name in names:
+                yield name, own_pixels(file[name])
+
+    return Listing("hdf5", names, parents(names), ignored, stream)
+
+
+def parents(names: Iterable[str]) -> set[str]:
+    """All folders above the files `names`."""
+    return {parent.as_posix() for name in names for parent in PurePosixPath(name).parents} - {"."}
+
+
+def list_path(path: Path, labelled: bool = True) -> Listing:
+    """Image files at `path`. The arrays inside one `.npz` or HDF5 file count as files where they are `labelled`; a
+    folder that holds nothing but one archive stands for the archive."""
+    lower = path.name.lower()
+    if path.is_dir():
+        listing = _list_folder(path)
+        archives = [name for name in listing.ignored if name.lower().endswith((*TARS, ".zip"))]
+        if listing.names or not archives:
+            return listing
+        if len(archives) > 1:
+            raise DataError(f"{path}: several archives ({', '.join(archives[:5])}); give the path of one of them.")
+        return list_path(path / archives[0], labelled)
+    if lower.endswith(TARS):
+        return _list_tar(path)
+    if lower.endswith(".zip") or (labelled and lower.endswith(".npz")):
+        return _list_zip(path)
+    if labelled and lower.endswith(HDF5):
+        return _list_hdf5(path)
+    if lower.endswith(READABLE):
+        return Listing("file", [path.name], set(), [], lambda: iter([(path.name, path)]))
+    raise DataError(f"{path}: unknown kind of file; known: folders, {', '.join((*TARS, '.zip', *READABLE))}.")

@@ -1,0 +1,294 @@
+"""From the bytes of one file to pixels: `.npy` with or without a pickle inside, `.npz`, HDF5, FITS, PNG, JPEG, TIFF.
+
+Nothing in a file is ever run. `.npy` headers are parsed here, so nothing is loaded with `allow_pickle=True`, and
+DeepLense's pickled `[image, axion mass]` arrays go through an unpickler that knows NumPy arrays and numbers and refuses
+the rest.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import pickle
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from lensstudy.data.dataset import DataError
+
+__all__ = [
+    "FITS",
+    "HDF5",
+    "PICTURES",
+    "READABLE",
+    "contents",
+    "decode",
+    "npy_header",
+    "own_pixels",
+    "read_npy",
+    "stacked",
+    "whole",
+]
+
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+FITS = (".fits", ".fit", ".fts", ".fits.gz")
+HDF5 = (".h5", ".hdf5")
+READABLE = (".npy", ".npz", *PICTURES, *FITS, *HDF5)
+
+PIXEL_LIMIT = 2**26  # an image of more than 8192 x 8192 pixels is no lens cutout
+ARRAY_LIMIT = 2**30  # bytes in one compressed array; more belongs into .npy, which needs no unpacking
+
+
+class _Dtype:
+    """Stands in for numpy.dtype in a pickle: numbers and objects, and of the state that follows only the byte order."""
+
+    def __init__(self, code: str, *_):
+        if not re.fullmatch(r"[biuf]\d{1,2}|O\d?", code):
+            raise pickle.UnpicklingError(f"dtype '{code}' in a pickled array; expected numbers")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state):
+        self.dtype = self.dtype.newbyteorder({"<": "<", ">": ">"}.get(state[1], "="))
+
+
+class _Array:
+    """Stands in for numpy.ndarray in a pickle. NumPy's own __setstate__ believes what a file says of its memory."""
+
+    def __setstate__(self, state):
+        _, shape, kind, fortran, data = state
+        if kind.dtype == object:
+            self.array = np.empty(len(data), dtype=object)
+            for i, item in enumerate(data):
+                self.array[i] = item.array if isinstance(item, _Array) else item
+        else:
+            self.array = np.frombuffer(data, kind.dtype)
+        self.array = self.array.reshape(shape, order="F" if fortran else "C")
+
+    @classmethod
+    def from_buffer(cls, data, kind: _Dtype, shape, order) -> _Array:
+        array = cls()
+        array.array = np.frombuffer(data, kind.dtype).reshape(shape, order=order)
+        return array
+
+
+def _unpickle(data: bytes, name: str) -> object:
+    """What a pickle of NumPy arrays and plain numbers holds. Anything else in it is refused before it runs."""
+    allowed: dict[tuple[str, str], Callable] = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype}
+    allowed |= {("_codecs", "encode"): lambda text, encoding: text.encode("latin1")}  # bytes in protocol 2
+    for core in ("numpy.core", "numpy._core"):
+        allowed |= {
+            (f"{core}.multiarray", "_reconstruct"): lambda *_: _Array(),
+            (f"{core}.multiarray", "scalar"): lambda kind, content: np.frombuffer(content, kind.dtype)[0],
+            (f"{core}.numeric", "_frombuffer"): _Array.from_buffer,
+        }
+
+    class ArraysOnly(pickle.Unpickler):
+        def find_class(self, module, attribute):
+            if (module, attribute) not in allowed:
+                raise DataError(
+                    f"{name}: this pickled file asks for '{module}.{attribute}', which is no array. It could run "
+                    "anything on loading, so it was not opened. Do not load it with allow_pickle=True either."
+                )
+            return allowed[module, attribute]
+
+    content = ArraysOnly(io.BytesIO(data)).load()
+    return content.array if isinstance(content, _Array) else content
+
+
+def read_npy(payload: bytes | Path, name: str) -> tuple[np.ndarray, dict]:
+    """The array in a `.npy` file and the truth beside it; a large file on disk comes back as a memory map."""
+    with open(payload, "rb") if isinstance(payload, Path) else io.BytesIO(payload) as file:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = header(file)
+        start = file.tell()
+        if dtype.hasobject:
+            return _image_and_mass(_unpickle(file.read(), name))
+        stored, expected = file.seek(0, io.SEEK_END) - start, int(np.prod(shape, dtype=object)) * dtype.itemsize
+        if stored < expected:
+            raise ValueError(f"truncated: {stored:,} bytes of pixels where its header promises {expected:,}")
+        order: Literal["F", "C"] = "F" if fortran else "C"
+        if isinstance(payload, Path) and expected > 2**24:
+            return np.memmap(payload, dtype, "r", start, shape, order), {}
+        file.seek(start)
+        return np.frombuffer(file.read(expected), dtype).reshape(shape, order=order), {}
+
+
+def npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    """Header of an .npy file; NumPy pads it, so it is as long for a million images as for none."""
+    header = io.BytesIO()
+    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, about)
+    return header.getvalue()
+
+
+def whole(content, name: str) -> np.ndarray:
+    """All of an array in an npz or HDF5 file, whose whole set hangs on it: damage is an error here, not a skip."""
+    try:
+        if isinstance(content, Exception):
+            raise content
+        return read_npy(content, name)[0] if isinstance(content, bytes) else np.asarray(content)
+    except (ValueError, OSError) as error:
+        raise DataError(f"'{name}' cannot be read: {error}") from error
+
+
+def _image_and_mass(content: Any) -> tuple[np.ndarray, dict]:
+    """DeepLense stores axion images as an object array `[image, axion mass in eV]`."""
+    items = list(content.ravel()) if isinstance(content, np.ndarray) and content.dtype == object else [content]
+    images = [item for item in items if isinstance(item, np.ndarray) and item.ndim >= 2]
+    numbers = [float(item) for item in items if np.ndim(item) == 0 and isinstance(item, (int, float, np.number))]
+    if len(images) != 1 or len(images) + len(numbers) != len(items) or len(numbers) > 1:
+        raise ValueError(f"an object array of {len(items)} items; expected [image] or [image, axion mass]")
+    return images[0], {"axion_mass": numbers[0]} if numbers else {}
+
+
+def _picture(data: bytes | Path) -> np.ndarray:
+    with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as picture:
+        if picture.width * picture.height > PIXEL_LIMIT:
+            raise ValueError(f"{picture.width} x {picture.height} pixels, too large for a lens image")
+        if len(picture.getbands()) > 1 and picture.tile and ";16" in str(picture.tile[0].args):
+            raise ValueError(
+                f"16-bit colour {picture.format}, which would silently become 8-bit; store it as .npy or FITS"
+            )
+        if (pages := getattr(picture, "n_frames", 1)) > 1:
+            raise ValueError(f"{pages} pictures in one file, of which only the first would be seen; store them as .npy")
+        if picture.mode in ("P", "RGBA", "CMYK", "YCbCr"):
+            return np.asarray(picture.convert("RGB"))
+        return np.asarray(picture.convert("L") if picture.mode in ("1", "LA") else picture)
+
+
+def _hdus(data: bytes | Path):
+    """An open FITS file. astropy would unpack whatever is compressed, to any size; here only gzip, and to a limit."""
+    from astropy.io import fits
+
+    with io.BytesIO(data) if isinstance(data, bytes) else open(data, "rb") as file:
+        start = file.read(6)
+        file.seek(0)
+        if start[:2] == b"\x1f\x8b":
+            data = gzip.GzipFile(fileobj=file).read(ARRAY_LIMIT + 1)
+            if len(data) > ARRAY_LIMIT:
+                raise ValueError("unpacks to more than 1 GiB; unpack it if you trust it")
+        elif start != b"SIMPLE":
+            raise ValueError("not a FITS file: it does not begin with SIMPLE")
+    return fits.open(io.BytesIO(data) if isinstance(data, bytes) else data, memmap=False)
+
+
+def _fits(data: bytes | Path, extension: str | int | None) -> np.ndarray:
+    from astropy.io.fits import CompImageHDU
+
+    with _hdus(data) as hdus:
+        planes = [hdu.name or str(i) for i, hdu in enumerate(hdus) if hdu.is_image and hdu.header["NAXIS"] >= 2]
+        if extension is None:
+            extension = next((i for i, hdu in enumerate(hdus) if hdu.is_image and hdu.header["NAXIS"] >= 2), None)
+        if extension is None:
+            raise ValueError("a FITS file without an image")
+        try:
+            chosen = hdus[extension]
+            if isinstance(chosen, CompImageHDU) and np.prod(chosen.shape, dtype=object) * 4 > ARRAY_LIMIT:
+                raise ValueError("more than 1 GiB in one compressed image; store it as .npy")
+            return np.asarray(chosen.data)
+        except (KeyError, IndexError) as error:
+            raise ValueError(f"no FITS extension '{extension}'; there are {', '.join(planes)}") from error
+
+
+def own_pixels(node):
+    """The HDF5 dataset `node`, whose numbers lie in its own file and are not made up from next to nothing.
+
+    Raises `DataError` for one that points to other files, or that promises what no compression reaches.
+    """
+    if node.external or node.is_virtual:
+        raise DataError(
+            f"{node.name}: this HDF5 dataset takes its numbers from other files. Links can point anywhere; copy them "
+            "into one file (h5repack)."
+        )
+    stored = node.id.get_storage_size()
+    if node.nbytes > max(ARRAY_LIMIT, 200 * stored):
+        raise DataError(
+            f"{node.name}: {stored:,} bytes that unpack to {node.nbytes:,}. This looks like a decompression bomb; "
+            "store it as .npy if you trust it."
+        )
+    return node
+
+
+def _hdf5(data: bytes | Path, extension: str | int | None) -> np.ndarray:
+    import h5py
+
+    with h5py.File(io.BytesIO(data) if isinstance(data, bytes) else data) as file:
+        found = []
+        file.visititems(lambda key, node: found.append(key) if getattr(node, "ndim", 0) >= 2 else None)
+        key = extension or (found[0] if len(found) == 1 else next((k for k in found if "image" in k.lower()), None))
+        if key is None or key not in file:
+            wanted = f"no dataset '{key}'" if key else "no dataset is called image"
+            raise ValueError(f"{wanted}; there are {', '.join(found) or 'none'}: choose one with extension=")
+        return own_pixels(file[key])[...]
+
+
+def _npz(data: bytes | Path, name: str, extension: str | int | None) -> tuple[np.ndarray, dict]:
+    with zipfile.ZipFile(io.BytesIO(data) if isinstance(data, bytes) else data) as archive:
+        keys = [key.removesuffix(".npy") for key in archive.namelist()]
+        key = extension or (keys[0] if len(keys) == 1 else next((k for k in keys if "image" in k.lower()), None))
+        if key not in keys:
+            wanted = f"no array '{key}'" if key else "no array is called image"
+            raise ValueError(f"{wanted}; there are {', '.join(keys)}: choose one with extension=")
+        if archive.getinfo(f"{key}.npy").file_size > ARRAY_LIMIT:
+            raise ValueError("more than 1 GiB in one array; store it as .npy")
+        return read_npy(archive.read(f"{key}.npy"), name)
+
+
+def stacked(array: np.ndarray) -> np.ndarray:
+    """Any array of images as `(N, C, H, W)`; an axis of at most four is the channels."""
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"dtype {array.dtype} is no pixel")
+    if array.size == 0 or array.ndim not in (2, 3, 4, 5):
+        raise ValueError(f"shape {array.shape} is neither an image nor a stack of images")
+    if array.ndim == 2:
+        return array[None, None]
+    if array.ndim == 5:  # batches [n_batches, batch, C, H, W]
+        return stacked(array.reshape(-1, *array.shape[2:]))
+    if array.ndim == 3:
+        if array.shape[0] <= 4:
+            return array[None]
+        return np.moveaxis(array, 2, 0)[None] if array.shape[2] <= 4 else array[:, None]
+    if array.shape[1] > 4 and array.shape[3] <= 4:
+        return np.moveaxis(array, 3, 1)
+    return array
+
+
+def decode(name: str, content: bytes | Path, extension: str | int | None = None) -> tuple[np.ndarray, dict]:
+    """Images `(N, C, H, W)` in a file, and the truth stored beside them (`axion_mass` in eV).
+
+    `name` tells the kind of file, `extension` names the FITS extension, HDF5 dataset or npz key. Raises `ValueError`
+    for a damaged file and `DataError` for a hostile one.
+    """
+    lower, truth = name.lower(), {}
+    if (content.stat().st_size if isinstance(content, Path) else len(content)) == 0:
+        raise ValueError("empty file")
+    if lower.endswith(".npy"):
+        array, truth = read_npy(content, name)
+    elif lower.endswith(".npz"):
+        array, truth = _npz(content, name, extension)
+    elif lower.endswith(PICTURES):
+        array = _picture(content)
+    elif lower.endswith(FITS):
+        array = _fits(content, extension)
+    else:
+        array = _hdf5(content, extension)
+    return stacked(array), truth
+
+
+def contents(content: bytes | Path) -> list[str]:
+    """Extensions of a FITS file, each with its number, name and shape; none of a damaged one, which reading reports."""
+    try:
+        with _hdus(content) as hdus:
+            shapes = ["x".join(map(str, hdu.shape)) or "empty" if hdu.is_image else "table" for hdu in hdus]
+            return [
+                f"{i} {hdu.name or '(no name)'} {shape}"
+                for i, (hdu, shape) in enumerate(zip(hdus, shapes, strict=True))
+            ]
+    except Exception:  # whatever a damaged file makes astropy raise
+        return []

@@ -1,0 +1,115 @@
+"""Turning and reflecting images, and the image sizes on which a network with pooling keeps the symmetry exactly.
+
+A lens turned by 90 degrees is the same lens. Here are `rotate` and `random_turn`, `centre_crop` and `working_size`. It
+is pure torch: a network that has left the study needs it, and needs nothing of e2cnn.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["SymmetryError", "centre_crop", "random_turn", "rotate", "working_size"]
+
+
+class SymmetryError(ValueError):
+    """A group, grid or angle that the study cannot use. The message names the way out."""
+
+
+# Turning images ------------------------------------------------------------------------------------------------------
+
+
+def rotate(
+    images: Tensor,
+    degrees: float | Tensor,
+    reflect: bool | Tensor = False,
+    size: int | None = None,
+    padding: str = "reflection",
+) -> Tensor:
+    """Turn square images `(B, C, H, H)` counter-clockwise about their centre, row 0 drawn at the top.
+
+    `degrees` and `reflect` are one value for all images or tensors of length B; a reflection (left and right
+    exchanged) comes before the turn. One angle that is a multiple of 90 moves pixels exactly; any other is
+    interpolated bilinearly. `size` keeps the central `size` x `size` pixels of the turned image, sampled directly, so
+    that its corners show what lay outside the crop. Where no pixel exists, `padding` decides: 'reflection' (the
+    default: its noise and sky level are those of the image, so a network cannot see that it was turned), 'border' or
+    'zeros'.
+    """
+    height, width = images.shape[-2:]
+    if height != width:
+        raise SymmetryError(f"images of {height}x{width} pixels cannot be turned: crop them to a square first")
+    scalars = not isinstance(degrees, Tensor) and not isinstance(reflect, Tensor)
+    if scalars and degrees % 90 == 0:
+        images = images if size is None else centre_crop(images, size)
+        images = images.flip(-1) if reflect else images
+        return torch.rot90(images, int(degrees // 90) % 4, dims=(-2, -1))
+    sources = _turned_grid(images, degrees, reflect, width if size is None else _checked_crop(width, size))
+    return nn.functional.grid_sample(images, sources, mode="bilinear", padding_mode=padding, align_corners=False)
+
+
+def _turned_grid(images: Tensor, degrees: float | Tensor, reflect: bool | Tensor, size: int) -> Tensor:
+    """Where each pixel of the turned image is read from: `(B, size, size, 2)`, in grid_sample's units."""
+    count, width = len(images), images.shape[-1]
+    like: dict[str, Any] = {"dtype": images.dtype, "device": images.device}
+    angle = torch.deg2rad(torch.as_tensor(degrees, **like)).expand(count)
+    mirror = 1 - 2 * torch.as_tensor(reflect, **like).expand(count)
+    offset = (torch.arange(size, **like) - (size - 1) / 2) * (2 / width)
+    x, y = offset.view(1, 1, -1), offset.view(1, -1, 1)  # y grows downwards, as rows do
+    cos, sin = torch.cos(angle).view(-1, 1, 1), torch.sin(angle).view(-1, 1, 1)
+    return torch.stack([(cos * x - sin * y) * mirror.view(-1, 1, 1), sin * x + cos * y], dim=-1)
+
+
+def random_turn(
+    images: Tensor,
+    generator: torch.Generator | None = None,
+    size: int | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> Tensor:
+    """Each image `(B, C, H, H)` turned by its own random angle and reflected with probability one half: the
+    augmentation of training. `size` as in `rotate`; `generator` lives on the CPU and makes it repeatable. `part`
+    (first, step) says that `images` are every step-th of a larger batch, whose draws are made for all of it."""
+    first, step = part
+    degrees = 360 * torch.rand(len(images) * step, generator=generator)[first::step]
+    reflect = torch.rand(len(images) * step, generator=generator)[first::step] < 0.5
+    return rotate(images, degrees.to(images.device), reflect.to(images.device), size)
+
+
+# The grid ------------------------------------------------------------------------------------------------------------
+
+
+def working_size(image_size: int, levels: int = 3, at_most: int | None = None) -> int:
+    """The largest size up to `image_size` and `at_most` on which `levels` halvings keep the symmetry of the square.
+
+    It has the parity of `image_size`, so that a symmetric centre crop leads there. Any size of at least 2^levels will
+    do, because `lensstudy.networks.layers.SymmetricPool` fits its windows to even and to odd maps.
+    """
+    size = image_size if at_most is None else min(image_size, at_most)
+    size -= (image_size - size) % 2
+    if size < 2**levels:
+        raise SymmetryError(
+            f"{levels} halvings need at least {2**levels} pixels, but {size} are left of an image of {image_size} "
+            f"pixels (at_most={at_most}): use larger images, a larger crop or fewer levels"
+        )
+    return size
+
+
+def centre_crop(images, size: int):
+    """The central `size` x `size` pixels of `images` `(..., H, W)`, an array or a tensor, as a view.
+
+    Only a size of the images' own parity has a centre in common with them; any other raises `SymmetryError`.
+    """
+    top, left = ((extent - _checked_crop(extent, size)) // 2 for extent in images.shape[-2:])
+    return images[..., top : top + size, left : left + size]
+
+
+def _checked_crop(extent: int, size: int) -> int:
+    if size > extent:
+        raise SymmetryError(f"cannot crop {extent} pixels to {size}: the images are smaller than that")
+    if (extent - size) % 2:
+        raise SymmetryError(
+            f"cropping {extent} pixels to {size} moves the centre by half a pixel, which breaks the symmetry; "
+            f"use {size - 1} or {size + 1}"
+        )
+    return size

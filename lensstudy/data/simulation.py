@@ -1,0 +1,181 @@
+"""Simulated data sets, made by `lensstudy.lensing` on any number of processes and written piece by piece.
+
+`simulate` returns a `LensDataset` whose catalogue holds everything that went into each image; `smooth_counterpart`
+renders the lenses of such a set without their substructure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import multiprocessing
+import shutil
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from lensstudy.data.dataset import DataError, LensDataset, canonical_class
+from lensstudy.lensing.instruments import Instrument
+from lensstudy.lensing.rendering import render
+from lensstudy.lensing.simulation import Request, checked_request, describe, make_chunk
+
+__all__ = ["simulate", "smooth_counterpart"]
+
+
+def simulate(
+    preset: str,
+    images_per_class: int,
+    *,
+    seed: int,
+    image_size: int | None = None,
+    noise_level: float | None = None,
+    classes: Sequence[str] | None = None,
+    folder: str | Path | None = None,
+    processes: int = 1,
+    progress: bool = False,
+    mode: str = "eager",
+    **population,
+) -> LensDataset:
+    """Draw and render `images_per_class` lenses of every class of `preset`.
+
+    With `image_size` the field of view stays and the pixels change. `noise_level` puts Gaussian noise of so many times
+    each image's own peak in place of the recipe's noise (models 2 and 3 are noise-free as published). `population`
+    takes the parameters of `realistic`. With `folder` the set is written there piece by piece and comes back as a
+    memory map; a run that was killed goes on where it stopped. The images are the same for any number of `processes`,
+    each of one thread; `mode="compiled"` renders two to three times as fast once it is compiled, with other rounding.
+    The catalogue holds the truth of every image (`population.py`), `noise_rms` of the background in
+    the image's own units, and `detectability` and `detectability_refit` in sigma.
+
+    Raises `DataError` for an unknown preset, class or parameter, a value out of range, or a folder that is taken.
+    """
+    if processes < 1:
+        raise DataError(f"processes = {processes}; expected 1 or more, at best as many as processors")
+    names = tuple(canonical_class(name) for name in classes) if classes else None
+    request = checked_request(preset, images_per_class, seed, image_size, noise_level, names, population, mode)
+    if folder is not None:
+        return simulate_to_folder(request, Path(folder), processes, progress)
+    size = request.image_size
+    images = np.empty((len(request.classes) * images_per_class, 1, size, size), dtype=np.float32)
+    rows = []
+    for piece, truth in pieces_of(request, request.chunks(), processes, progress):
+        images[len(rows) : len(rows) + len(piece)] = piece
+        rows += truth
+    return LensDataset(images, pd.DataFrame(rows), request.classes, describe(request))
+
+
+def pieces_of(
+    request: Request, chunks: Sequence[tuple[str, int, int]], processes: int, progress: bool
+) -> Generator[tuple[np.ndarray, list[dict]]]:
+    """`make_chunk` of every chunk, in order, in one or several processes."""
+    total = sum(stop - start for _, start, stop in chunks)
+    with tqdm(total=total, unit="image", disable=not progress, desc=f"simulate {request.preset}") as bar:
+        if processes == 1 or len(chunks) < 2:
+            results = (make_chunk(request, *chunk) for chunk in chunks)
+            yield from count_images(results, bar)
+            return
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(
+            ["lensstudy.data.simulation"]
+        )  # its imports take seconds: once, not once a process
+        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+            results = pool.map(make_chunk, itertools.repeat(request), *zip(*chunks, strict=True))
+            try:
+                yield from count_images(results, bar)
+            except BrokenProcessPool as error:
+                raise DataError(
+                    "a simulating process was killed, most often for want of memory: run the same again, with fewer "
+                    f"than {processes} processes if that recurs; a folder keeps what is finished. A script that asks "
+                    "for several processes does so under `if __name__ == '__main__':`"
+                ) from error
+            finally:
+                pool.shutdown(cancel_futures=True)  # who stops listening wants no more: nothing is made for nobody
+
+
+def count_images(results: Iterator, bar: tqdm) -> Iterator:
+    """The same results, counted on the progress bar."""
+    for result in results:
+        bar.update(len(result[0]))
+        yield result
+
+
+def simulate_to_folder(request: Request, folder: Path, processes: int, progress: bool) -> LensDataset:
+    """Write the set to `folder` chunk by chunk. Until `dataset.json` is there, `unfinished/` holds the chunks' truth
+    and what was asked for, so that a killed run goes on with the chunks that are missing."""
+    description = json.loads(json.dumps(describe(request)))
+    if (folder / "dataset.json").exists():
+        dataset = LensDataset.load(folder)
+        if dataset.description == description:
+            return dataset
+        raise DataError(f"{folder}: holds another data set already; choose another folder or remove this one")
+    unfinished, size = folder / "unfinished", request.image_size
+    chunks = request.chunks()
+    shape = (len(request.classes) * request.images_per_class, 1, size, size)
+    begin(folder, unfinished, description, shape)
+    row_bytes = 4 * size * size
+    waiting = [chunk for chunk in chunks if not (unfinished / f"{chunk[0]}-{chunk[1]:06d}.parquet").exists()]
+    try:
+        with (
+            contextlib.closing(pieces_of(request, waiting, processes, progress)) as results,
+            open(folder / "images.npy", "r+b") as file,
+        ):
+            header = Path(file.name).stat().st_size - int(np.prod(shape)) * 4
+            for (name, start, _), (images, rows) in zip(waiting, results, strict=True):
+                done = request.classes.index(name) * request.images_per_class + start
+                file.seek(header + done * row_bytes)
+                file.write(np.ascontiguousarray(images, dtype="<f4").tobytes())
+                file.flush()
+                pd.DataFrame(rows).to_parquet(unfinished / "partial")
+                (unfinished / "partial").replace(unfinished / f"{name}-{start:06d}.parquet")
+        parts = [pd.read_parquet(unfinished / f"{name}-{start:06d}.parquet") for name, start, _ in chunks]
+        images = np.load(folder / "images.npy", mmap_mode="r")
+        LensDataset(images, pd.concat(parts, ignore_index=True), request.classes, description).save(folder)
+    except OSError as error:
+        free = shutil.disk_usage(folder).free
+        raise DataError(
+            f"{folder}: could not be written ({error}); the disk has {free / 1e9:.3f} GB left. Free some, if that is "
+            "why, and run the same again: it goes on where it stopped"
+        ) from error
+    shutil.rmtree(unfinished)
+    return LensDataset.load(folder)
+
+
+def begin(folder: Path, unfinished: Path, description: dict, shape: tuple[int, ...]) -> None:
+    """Make room for the images, or check that the folder holds the beginning of the very same set."""
+    asked = unfinished / "request.json"
+    if asked.exists():
+        if json.loads(asked.read_text()) != description:
+            raise DataError(f"{folder}: holds an unfinished data set of other parameters; finish or remove it first")
+        return
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder}: is a file; a data set needs a folder of its own, name another")
+    folder.mkdir(parents=True, exist_ok=True)
+    needed, free = 4 * int(np.prod(shape)), shutil.disk_usage(folder).free
+    if needed > 0.95 * free:
+        raise DataError(f"{folder}: needs {needed / 1e9:.2f} GB, but the disk has {free / 1e9:.2f} GB left; free some")
+    unfinished.mkdir(exist_ok=True)
+    np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.float32, shape=shape)
+    asked.with_suffix(".partial").write_text(json.dumps(description))
+    asked.with_suffix(".partial").replace(asked)
+
+
+def smooth_counterpart(dataset: LensDataset) -> tuple[np.ndarray, np.ndarray]:
+    """Noise-free images `(N, 1, H, W)` of a simulated set, with and without substructure, in the units of its recipe.
+
+    Their difference is the residual that a perfect smooth model would leave. Take a `subset` of a large set first.
+    """
+    about = dataset.description
+    if about.get("source") == "mixed":
+        raise DataError("a mixture has no smooth counterpart of its own: simulate one of its presets and take that")
+    if about.get("source") != "simulated":
+        raise DataError(
+            "only a simulated data set has a smooth counterpart: nobody knows what a measured lens is made of"
+        )
+    view: dict = {"preset": about["preset"], "image_size": dataset.image_size}
+    view["instrument"] = Instrument(**about["instrument"])
+    return render(dataset.catalogue, **view), render(dataset.catalogue, **view, smooth=True)

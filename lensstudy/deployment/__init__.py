@@ -1,0 +1,13 @@
+"""A trained network on its own: exported, with a card, asked for the probabilities of one's own images."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "export": ["export"],
+        "predictor": ["Predictor"],
+        "card": ["Card", "CardError"],
+        "estimators": ["LensClassifier", "MassRegressor"],
+    },
+)

@@ -1,0 +1,408 @@
+"""A network leaves the study: `export` turns the folder of a training into one that answers on its own.
+
+The exported folder holds the network in plain operations (`network.json`, `weights.safetensors`, and `network.onnx` or,
+in whole numbers of 8 bits, `network.int8.onnx`), what tells images that are unlike those it was trained on
+(`distribution.safetensors`), and `card.json`, which describes and seals the rest. It needs neither e2cnn nor anything
+of the study, and nothing in it can be run. `Predictor` uses it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.fx
+
+from lensstudy.data.dataset import DataError, LensDataset
+from lensstudy.deployment.card import FORMAT, Card, CardError, Images, file_hash
+from lensstudy.deployment.plain import (
+    INT8_FILE,
+    ONNX_FILE,
+    PlainNetwork,
+    Step,
+    load_plain,
+    save_plain,
+    write_int8,
+    write_onnx,
+)
+from lensstudy.deployment.predictor import SCALE_TOLERANCE, OnnxNetwork, Predictor
+from lensstudy.evaluation.ood import METHOD, QUANTILE, Distribution
+
+if TYPE_CHECKING:
+    from lensstudy.networks.registry import Network
+    from lensstudy.training.fitting import TrainedNetwork
+
+__all__ = ["FORMATS", "Card", "CardError", "Predictor", "calibrate", "export", "to_plain"]
+
+FORMATS = ("pytorch", "onnx", "int8")
+
+TOLERANCE = 1e-5  # of logits, relative to the largest of them
+LICENCE = "MIT"
+# How far whole numbers may be from the trained network on the validation images.
+AGREEMENT, AUC_LOSS = 0.95, 0.002  # least share of images in the same class, most that the AUC may fall
+SAMPLE = 2000  # training images of which the distribution is learnt
+RANGED = 256  # training images that set the ranges of whole numbers
+# What a training's card holds that has a place of its own in the card of the export.
+ELSEWHERE = ("network", "classes", "in_channels", "image_size", "crop", "binning", "size", "scaling", "versions")
+LIMITS = (
+    "It tells the classes of its training images apart and knows no others: a lens of another kind gets one of them.",
+    "Probabilities assume that the classes are as frequent as they were in the training images.",
+    "It was trained on simulated or selected images; on telescope images its scores are not known.",
+)
+
+
+def export(
+    run: str | Path,
+    out: str | Path | None = None,
+    format: str = "onnx",
+    dataset: LensDataset | str | Path | None = None,
+    pixel_scale: float | None = None,
+) -> Path:
+    """Export the finished training in the folder `run` to the folder `out` (default: `exported` inside it).
+
+    format: `pytorch` for the plain network alone, `onnx` (the default) to have it as ONNX besides, `int8` to have it as
+        ONNX in whole numbers of 8 bits, which is faster, and near the trained network instead of equal to it; the card
+        says how near.
+    dataset: the set it was trained on, or its folder (default: the one of its study). Without it the card knows no
+        brightness and no strange images, and predictions say so.
+    pixel_scale: arcseconds of one pixel, where the data set does not say.
+
+    Returns the folder. Raises `CardError` if the exported network does not answer as the trained one, `DataError` if
+    `dataset` is another than the one of the training, is missing where whole numbers need it, or says another
+    `pixel_scale`.
+    """
+    from lensstudy.training.fitting import load_trained
+
+    run = Path(run)
+    if format not in FORMATS:
+        raise ValueError(f"format '{format}' is unknown; there are {', '.join(FORMATS)}")
+    trained = load_trained(run)
+    known = trained.card["data"].get("pixel_scale")
+    if pixel_scale and known and abs(pixel_scale / known - 1) > SCALE_TOLERANCE:
+        raise DataError(
+            f"pixel scale {pixel_scale:.4g}: the images of this training have {known:.4g} arcsec; leave it out"
+        )
+    data = _training_set(run, trained, dataset)
+    if format == "int8" and data is None:
+        raise DataError(f"{run}: whole numbers take their ranges from training images; give the data set of its study")
+    out = (Path(out) if out else run / "exported").resolve()
+    _check_free(out)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        card = _write(partial, run, trained, data, format, pixel_scale)
+        card.write(partial)
+        for file in partial.iterdir():
+            file.chmod(0o644)  # safetensors writes files that only their owner can read
+        shutil.rmtree(out, ignore_errors=True)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def _check_free(out: Path) -> None:
+    """Raises `CardError` unless `out` is empty, missing, or an earlier export, which is replaced."""
+    try:
+        card = json.loads((out / "card.json").read_text(encoding="utf-8"))
+        own = {*card["files"], "card.json"} if card["format"] == FORMAT else set()
+    except (OSError, ValueError, KeyError, TypeError):  # no card, or one of something else, such as a training
+        own = set()
+    if out.exists() and (others := sorted(file.name for file in out.iterdir() if file.name not in own)):
+        raise CardError(f"{out}: holds '{others[0]}', which is of no exported network; choose another folder")
+
+
+def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, pixel_scale) -> Card:
+    network = to_plain(trained.network)
+    save_plain(network, folder)
+    if format == "onnx":
+        write_onnx(network, folder / ONNX_FILE)
+    equality = _check_equality(folder, trained.network)
+    labels, probabilities = _validation(run, trained.classes)
+    description = trained.card
+    scale = description["data"].get("pixel_scale") or pixel_scale
+    images = Images(
+        channels=description["in_channels"],
+        pixel_scale=scale,
+        brightness=_brightness(data) if data else {},
+        scaling=trained.scaling.to_dict(),
+        **{name: description[name] for name in ("image_size", "crop", "binning", "size")},
+    )
+    card = Card(
+        network=description["network"],
+        symmetry=trained.network.group,
+        classes=list(trained.classes),
+        images=images,
+        calibration=calibrate(labels, probabilities),
+        in_distribution=None,
+        metrics=_metrics(run, trained, labels, probabilities),
+        training={name: value for name, value in description.items() if name not in ELSEWHERE},
+        limits=_limits(trained, scale, data),
+        equality=equality,
+        licence=LICENCE,
+        versions=description["versions"] | {"lensstudy": version("lensstudy"), "torch_export": torch.__version__},
+        files={},
+    )
+    if data is not None:
+        answering = _in_whole_numbers(folder, card, network, data) if format == "int8" else network
+        predictor = Predictor.of(card, answering)
+        train, validation = (data.part(name) for name in ("train", "validation"))
+        rows = np.linspace(0, len(train) - 1, min(SAMPLE, len(train))).astype(int)
+        distribution = Distribution.fit(*predictor.noticed(train.images[rows]), train.labels[rows])
+        distribution = distribution.settled(*predictor.noticed(validation.images[:]))
+        distribution.save(folder / "distribution.safetensors")
+        card.in_distribution = {"method": METHOD, "quantile": QUANTILE, "validation_images": len(validation)}
+    card.files = {file.name: file_hash(file) for file in sorted(folder.iterdir())}
+    return card
+
+
+# The network ----------------------------------------------------------------------------------------------------------
+
+
+def to_plain(network: Network) -> PlainNetwork:
+    """`network` as it is now, in evaluation mode, as a list of plain operations.
+
+    Raises `ValueError` for a layer that has no plain form.
+    """
+    from lensstudy.networks import registry as networks
+
+    plain = networks.export(network)
+    head = _Head(plain)
+    modules, names, steps, weights = dict(head.named_modules()), {}, [], {}
+    for node in _Tracer().trace(head).nodes:
+        if node.op == "placeholder":
+            names[node] = "images"
+            continue
+        if node.op == "output":
+            features, logits = (names[value] for value in node.args[0])
+            continue
+        module = modules[node.target] if node.op == "call_module" else None
+        inputs = tuple(names[value] for value in node.args if isinstance(value, torch.fx.Node))
+        if isinstance(module, torch.nn.Identity):
+            names[node] = inputs[0]
+            continue
+        operation, own, options = _as_operation(module, node)
+        for key, value in own.items():
+            weights[f"{node.name}_{key}"] = value.detach().clone()
+        names[node] = node.name
+        steps.append(Step(operation, inputs, node.name, tuple(f"{node.name}_{key}" for key in own), options))
+    ends = {features: "features", logits: "logits"}
+    steps = [
+        Step(s.operation, tuple(ends.get(i, i) for i in s.inputs), ends.get(s.output, s.output), s.weights, s.options)
+        for s in steps
+    ]
+    return PlainNetwork(steps, weights, network.in_channels, network.image_size).eval()
+
+
+class _Head(torch.nn.Module):
+    """A network without the check of its input, which has no place in a graph."""
+
+    def __init__(self, network: Network):
+        super().__init__()
+        self.body, self.invariant, self.classifier = network.body, network.invariant, network.classifier
+
+    def forward(self, images):
+        features = self.invariant(self.body(images)).mean((2, 3))
+        return features, self.classifier(features)
+
+
+class _Tracer(torch.fx.Tracer):
+    """Looks into containers and residual blocks, and takes every layer as a whole."""
+
+    def is_leaf_module(self, module: torch.nn.Module, name: str) -> bool:
+        return not any(True for _ in module.children())
+
+
+def _as_operation(module: torch.nn.Module | None, node) -> tuple[str, dict, dict]:
+    """A layer (or a function between layers) as the name of an operation, its weights and its options."""
+    from lensstudy.networks import layers
+
+    if module is None:
+        operation = {"relu_": "relu", "relu": "relu", "add": "add", "mean": "mean"}.get(
+            getattr(node.target, "__name__", node.target)
+        )
+        if operation is None:
+            raise ValueError(f"'{node.target}' has no plain form, so this network cannot be exported")
+        return operation, {}, {}
+    weights = {name: value for name, value in module.named_parameters() if value is not None}
+    match module:
+        case torch.nn.Conv2d():
+            return "convolution", weights, {"stride": _one(module.stride), "padding": _one(module.padding)}
+        case torch.nn.Linear():
+            return "linear", weights, {}
+        case torch.nn.ReLU():
+            return "relu", {}, {}
+        case torch.nn.MaxPool2d():
+            return "max_pool", {}, {name: getattr(module, name) for name in ("kernel_size", "stride", "padding")}
+        case layers.SymmetricPool():
+            return "average_pool", {}, {"kernel_size": module.kernel_size, "stride": 2, "padding": module.padding}
+        case layers.AntialiasedPool():
+            return "antialiased_pool", {"blur": module.blur}, {"stride": 2, "padding": module.padding}
+        case layers.GroupPool():
+            return "field_maximum", {}, {"field_size": module.field_size}
+        case layers.NormReLU():
+            return "norm_relu", weights, {"scalars": module.scalars}
+        case layers.GatedReLU():
+            return "gated_relu", {}, {"scalars": module.scalars, "vectors": module.vectors}
+        case layers.ScalarsAndNorms():
+            return "scalars_and_norms", {}, {"scalars": module.scalars}
+    raise ValueError(f"layer '{node.target}' ({type(module).__name__}) has no plain form, so it cannot be exported")
+
+
+def _one(extent) -> int:
+    return extent if isinstance(extent, int) else extent[0]
+
+
+@torch.no_grad()
+def _check_equality(folder: Path, network: Network) -> dict[str, float]:
+    """Largest difference of the exported logits to the trained network's, relative to the largest logit. Judged on
+    noise, which reaches everything, read back from the files. Raises `CardError` where it is not small."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(8, network.in_channels, network.image_size, network.image_size, generator=generator)
+    expected = network.eval()(images)
+    found = {"pytorch": load_plain(folder)(images)}
+    if (folder / ONNX_FILE).exists():
+        found["onnx"] = OnnxNetwork(folder / ONNX_FILE).features(images)[0]
+    size = expected.abs().max().clamp_min(1)
+    differences = {name: float((logits - expected).abs().max() / size) for name, logits in found.items()}
+    for name, difference in differences.items():
+        if not difference <= TOLERANCE:
+            raise CardError(f"exported as {name}, the logits differ by {difference:.1e}, more than {TOLERANCE:g}")
+    return differences
+
+
+def _in_whole_numbers(folder: Path, card: Card, network: PlainNetwork, data: LensDataset) -> OnnxNetwork:
+    """The network in whole numbers, written into `folder`; the card then says how near it is to the trained one on the
+    validation images. Raises `CardError` where it is not near."""
+    from lensstudy.evaluation import scores as evaluation
+
+    exact, train, images = Predictor.of(card, network), data.part("train"), data.part("validation").images
+    rows = np.linspace(0, len(train) - 1, min(RANGED, len(train))).astype(int)
+    rounded = OnnxNetwork(write_int8(network, exact.seen(train.images[rows]), folder / INT8_FILE))
+    expected, found = (
+        np.concatenate([one.probabilities(images[i : i + 64]) for i in range(0, len(images), 64)])
+        for one in (exact, Predictor.of(card, rounded))
+    )
+    agreement = float((found.argmax(1) == expected.argmax(1)).mean())
+    labels = data.part("validation").labels
+    loss = evaluation.auc(labels, expected) - evaluation.auc(labels, found)
+    if agreement < AGREEMENT or loss > AUC_LOSS:
+        raise CardError(
+            f"in whole numbers the network names another class for {1 - agreement:.1%} of the validation images and "
+            f"its AUC falls by {loss:.4f}; allowed are {1 - AGREEMENT:.0%} and {AUC_LOSS:g}. Export it as onnx"
+        )
+    change = np.abs(found - expected)
+    card.limits.append("It is rounded to whole numbers; scores and calibration are those of the network before that.")
+    card.metrics["int8"] = {
+        "of": "whole numbers against the trained network, on the validation images",
+        "same_class": agreement,
+        "auc_loss": loss,
+        "mean_change": float(change.mean()),
+        "largest_change": float(change.max()),
+    }
+    return rounded
+
+
+# What the card says ---------------------------------------------------------------------------------------------------
+
+
+def calibrate(labels: np.ndarray, probabilities: np.ndarray) -> dict:
+    """The temperature that makes `probabilities` `(N, classes)` of validation images say how often they are right, and
+    what it does to them. Images of which none is wrong cannot show that a network may be surer than it is."""
+    from lensstudy.evaluation import scores as evaluation
+
+    temperature = evaluation.fit_temperature(labels, probabilities)
+    if (probabilities.argmax(1) == labels).all():
+        temperature = max(temperature, 1.0)
+
+    def loss(answers):
+        return float(-np.log(np.clip(answers[np.arange(len(labels)), labels], 1e-15, None)).mean())
+
+    return {
+        "temperature": temperature,
+        "method": "temperature scaling on the validation images (Guo et al. 2017)",
+        "validation_images": len(labels),
+        "log_loss_before": loss(probabilities),
+        "log_loss_after": loss(evaluation.tempered(probabilities, temperature)),
+    }
+
+
+def _validation(run: Path, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of the validation images, and the probabilities that the training kept."""
+    table = pd.read_parquet(run / "predictions.parquet")
+    return table["class"].map(classes.index).to_numpy(), table[list(classes)].to_numpy()
+
+
+def _training_set(run: Path, trained: TrainedNetwork, dataset: LensDataset | str | Path | None) -> LensDataset | None:
+    """The data set of the training: the given one, or that of the study that the run folder belongs to."""
+    folder = run.resolve().parent.parent / "dataset"
+    given = dataset is not None
+    if not given and not (folder / "dataset.json").exists():
+        return None
+    if not isinstance(dataset, LensDataset):
+        dataset = LensDataset.load(dataset or folder)
+    if dataset.fingerprint == trained.card["data_fingerprint"]:
+        return dataset
+    if not given:
+        return None
+    raise DataError(
+        f"{run}: was trained on other images (fingerprint {trained.card['data_fingerprint']}) than those of this data "
+        f"set ({dataset.fingerprint}); give the data set of its study"
+    )
+
+
+def _brightness(dataset: LensDataset) -> dict[str, float]:
+    """What values the training images hold, for whoever wonders whether theirs are alike."""
+    train = dataset.part("train")
+    rows = np.linspace(0, len(train) - 1, min(256, len(train))).astype(int)
+    images = np.asarray(train.images[rows], np.float64)
+    measures = {"minimum": images.min((1, 2, 3)), "mean": images.mean((1, 2, 3)), "maximum": images.max((1, 2, 3))}
+    return {name: float(np.median(values)) for name, values in measures.items()}
+
+
+def _metrics(run: Path, trained: TrainedNetwork, labels: np.ndarray, probabilities: np.ndarray) -> dict:
+    """Scores with 95 % intervals over images: on the validation images, and on the test images where the study has
+    analysed them."""
+    from lensstudy.evaluation import scores as evaluation
+
+    value = {
+        "auc": evaluation.auc(labels, probabilities),
+        "accuracy": float((probabilities.argmax(1) == labels).mean()),
+    }
+    validation: dict = {"images": len(labels)}
+    for name in value:
+        interval = evaluation.interval(labels, [probabilities], name)
+        validation[name] = {"value": value[name], "interval": list(interval)}
+    found: dict = {"validation": validation}
+    table = run.resolve().parent.parent / "analysis" / "table.json"
+    if table.exists() and trained.card.get("share", 100) == 100:  # what the study analyses saw all images
+        of_network = [row for row in json.loads(table.read_text()) if row["network"] == trained.card["network"]]
+        found["test"] = {"of": "mean over the seeds of the study"} | {
+            row["view"]: {
+                name: {"value": row[name], "interval": [row[f"{name}_low"], row[f"{name}_high"]]}
+                for name in ("auc", "accuracy")
+            }
+            for row in of_network
+        }
+    return found
+
+
+def _limits(trained: TrainedNetwork, pixel_scale: float | None, dataset: LensDataset | None) -> list[str]:
+    limits = list(LIMITS)
+    if pixel_scale is None:
+        limits.append(
+            "Its training data does not say how large a pixel is: images of another size are refused, and of others "
+            "it cannot tell whether their pixels are as large."
+        )
+    if dataset is None:
+        limits.append("Its training images were not at hand at the export: it cannot tell images that are unlike them.")
+    if not trained.card.get("augmentation", True):
+        limits.append("It was trained without turned images.")
+    return limits

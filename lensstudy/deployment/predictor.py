@@ -1,0 +1,484 @@
+"""`Predictor`: an exported network that answers for images in memory and for thousands of files.
+
+It shows the network what its card says (the central pixels, binned and stretched), divides the logits by the
+temperature of the card, and tells images that are unlike those of the training. An image that cannot be what the
+network was trained on is refused with a reason: other bands, another pixel scale, bad pixels. Of an image whose pixel
+scale nobody says no class is named. Nothing here needs e2cnn or Lightning.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from tqdm.auto import tqdm
+
+from lensstudy.data.companions import LENSTRONOMY, companions, header_scale, information
+from lensstudy.data.containers import TARS, Listing, list_path
+from lensstudy.data.dataset import DataError, LensDataset, Scaling, canonical_class
+from lensstudy.data.formats import FITS, HDF5, decode, read_npy, stacked
+from lensstudy.data.rotation import centre_crop, rotate
+from lensstudy.deployment.card import Card
+from lensstudy.deployment.plain import INT8_FILE, ONNX_FILE, PlainNetwork, load_plain
+from lensstudy.evaluation.ood import Distribution, looks
+
+__all__ = ["STATES", "OnnxNetwork", "Predictor", "class_by_folder", "find"]
+
+# What became of an image. `scale unknown`: probabilities that hold only if its pixels are as large as the network's;
+# `left out`: a noise map, PSF or mask that belongs to an image.
+STATES = ("answered", "scale unknown", "strange", "refused", "left out")
+
+SCALE_TOLERANCE = 0.02  # pixel scales that agree to 2 % are the same: half a pixel over a cutout of 50
+LABELS = ("labels", "label", "classes", "class", "y")  # arrays beside the images of an HDF5 file
+AT_ONCE = 16  # images in one part of a batch
+BOUND = 1e30  # pixels beyond it overflow in float32
+PIECE = 256  # images taken from a stack at a time
+
+
+class OnnxNetwork:
+    """The network in an ONNX file, run by onnxruntime: parts of a batch side by side on `threads` processors, which is
+    a fifth faster than all processors on one part."""
+
+    def __init__(self, file: Path, threads: int = 0):
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ImportError("an ONNX file needs onnxruntime: pip install onnxruntime") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        # x86 processors without VNNI add whole numbers in pairs of 16 bits, which overflow: slower there, and right.
+        options.add_session_config_entry("session.x64quantprecision", "0" if _has_vnni() else "1")
+        self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        self.pool = ThreadPoolExecutor(threads or torch.get_num_threads())
+
+    def features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and features, as `PlainNetwork.features` returns them."""
+        parts = [part.contiguous().numpy() for part in images.split(AT_ONCE)]
+        answers = list(self.pool.map(lambda part: self.session.run(["logits", "features"], {"images": part}), parts))
+        logits, features = (torch.from_numpy(np.concatenate(both)) for both in zip(*answers, strict=True))
+        return logits, features
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch on one processor: its other threads wait for more work by spinning, in the way of those of onnxruntime."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _has_vnni() -> bool:
+    """Whether Linux says that the processor has it; elsewhere nobody knows."""
+    flags = Path("/proc/cpuinfo")
+    return flags.exists() and "vnni" in flags.read_text()
+
+
+@dataclass
+class _Image:
+    """One image on its way: where it was found and its pixels `(C, H, W)`, or why there are none; `companion` if it is
+    no image but belongs to one."""
+
+    file: str
+    index: int
+    pixels: np.ndarray | None
+    reason: str = ""
+    pixel_scale: float | None = None
+    companion: bool = False
+
+
+class Predictor:
+    """An exported network, opened from its `folder`. `classes` are in the order of the probabilities.
+
+    turns: average the answer over this many orientations of each image, evenly spaced.
+    pixel_scale: arcseconds of one pixel of the images, for files that do not say.
+    threads: processor threads (default: torch's number).
+
+    Raises `CardError` for a folder that is incomplete, altered or newer than this version.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        turns: int = 1,
+        pixel_scale: float | None = None,
+        batch_size: int = 256,
+        threads: int = 0,
+    ):
+        folder = Path(folder).expanduser()
+        card = Card.read(folder)
+        onnx = next((name for name in (INT8_FILE, ONNX_FILE) if name in card.files), None)
+        network = OnnxNetwork(folder / onnx, threads) if onnx else load_plain(folder)
+        known = card.in_distribution is not None
+        distribution = Distribution.load(folder / "distribution.safetensors") if known else None
+        self._set(card, network, distribution, turns, pixel_scale, batch_size, threads)
+
+    @classmethod
+    def of(cls, card: Card, network: PlainNetwork | OnnxNetwork, distribution: Distribution | None = None) -> Predictor:
+        """A predictor of a network that is in memory."""
+        made = cls.__new__(cls)
+        made._set(card, network, distribution, 1, None, 256, 0)
+        return made
+
+    def _set(self, card, network, distribution, turns, pixel_scale, batch_size, threads):
+        if turns < 1:
+            raise ValueError(f"turns = {turns}; expected 1 (as observed) or more orientations to average over")
+        if pixel_scale is not None and not pixel_scale > 0:
+            raise ValueError(f"pixel_scale = {pixel_scale}; expected arcseconds of one pixel, more than 0")
+        self.card, self.network, self.distribution = card, network, distribution
+        self.turns, self.pixel_scale, self.batch_size = turns, pixel_scale, batch_size
+        self.classes, self.scaling = tuple(card.classes), Scaling.from_dict(card.images.scaling)
+        self.temperature = card.calibration["temperature"]
+        self.pool = ThreadPoolExecutor(threads or torch.get_num_threads())
+
+    # What an answer is ------------------------------------------------------------------------------------------------
+
+    def seen(self, images: np.ndarray, degrees: float = 0.0) -> torch.Tensor:
+        """What the network sees of images `(N, C, H, W)` that were turned by `degrees`: `(N, C, size, size)`."""
+        about = self.card.images
+        batch = torch.from_numpy(np.array(images, dtype=np.float32, order="C"))
+        with _one_thread():
+            batch = rotate(batch, degrees, size=about.crop)
+            batch = F.avg_pool2d(batch, about.binning) if about.binning > 1 else batch
+            return self.scaling.apply(batch)
+
+    @torch.no_grad()
+    def noticed(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What strangeness is judged by, in float64, of images `(N, C, H, W)`: the features before the last layer
+        `(N, F)` and the looks of the input `(N, L)`."""
+        parts = range(0, len(images), self.batch_size)
+        seen = (self.seen(images[i : i + self.batch_size]) for i in parts)
+        _, features, looked = zip(*map(self._noticed, seen), strict=True)
+        return np.concatenate(features), np.concatenate(looked)
+
+    @torch.no_grad()
+    def probabilities(self, images: np.ndarray, degrees: float = 0.0) -> np.ndarray:
+        """Calibrated probabilities `(N, classes)` of images `(N, C, H, W)` turned by `degrees`, in one orientation."""
+        return self._tempered(self.network.features(self.seen(images, degrees))[0])
+
+    @torch.no_grad()
+    def answers(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Calibrated probabilities `(N, classes)` and strangeness `(N,)` (above 1 is unlike the training images; NaN
+        where the card does not know) of images `(N, C, H, W)` that `prepare` has let pass."""
+        logits, *noticed = self._noticed(self.seen(images))
+        strangeness = np.full(len(images), np.nan)
+        if self.distribution is not None:
+            strangeness = self.distribution.strangeness(*noticed)
+        others = [self.probabilities(images, 360 * turn / self.turns) for turn in range(1, self.turns)]
+        return np.mean([self._tempered(logits), *others], axis=0), strangeness
+
+    def _noticed(self, seen: torch.Tensor) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+        """Logits, and what strangeness is judged by; the looks are measured while the network computes."""
+        looked = self.pool.map(looks, [part.numpy() for part in seen.split(AT_ONCE)])
+        logits, features = self.network.features(seen)
+        return logits, features.numpy().astype(np.float64), np.concatenate(list(looked))
+
+    def _tempered(self, logits: torch.Tensor) -> np.ndarray:
+        return torch.softmax(logits.double() / self.temperature, dim=1).numpy()
+
+    def prepare(self, image: np.ndarray, pixel_scale: float | None = None) -> np.ndarray:
+        """An image `(C, H, W)` as the network can take it. Raises `ValueError` with the reason if it cannot."""
+        about = self.card.images
+        scale = pixel_scale or self.pixel_scale
+        channels, height, width = image.shape
+        if image.dtype.kind not in "biuf":
+            raise ValueError(f"dtype {image.dtype} is no pixel")
+        if channels != about.channels and channels > 1 and np.array_equal(image, image[:1].repeat(channels, 0), True):
+            image, channels = image[:1], 1  # a grey picture stored in colour
+        if channels != about.channels:
+            raise ValueError(
+                f"{channels} bands, and the network takes {about.channels}; give one band, not a colour image"
+            )
+        if height != width:
+            raise ValueError(f"{height} x {width} pixels; cut out a square with the lens in its centre")
+        if scale and about.pixel_scale and not abs(scale / about.pixel_scale - 1) <= SCALE_TOLERANCE:  # nor for NaN
+            raise ValueError(
+                f"pixels of {scale:.4g} arcsec, and the network was trained on {about.pixel_scale:.4g}; resample the "
+                "image to that, or use a network that was trained on this scale"
+            )
+        if height < about.crop:
+            raise ValueError(f"{height} x {width} pixels, and the network sees the central {about.crop} x {about.crop}")
+        if height != about.image_size and not (scale and about.pixel_scale):
+            asked = f"{about.pixel_scale:.4g} arcsec a pixel" if about.pixel_scale else "an unknown pixel scale"
+            raise ValueError(
+                f"{height} x {width} pixels, and the network was trained on {about.image_size} x {about.image_size} at "
+                f"{asked}; say how large the pixels are (--pixel-scale), or cut out that size if they are as large"
+            )
+        if (height - about.crop) % 2:  # the nearest centre is half a pixel away
+            image = image[:, :-1, :-1]
+        looked_at = image if self.turns > 1 else centre_crop(image, about.crop)
+        if bad := int((~np.isfinite(looked_at)).sum()):
+            raise ValueError(f"{bad} pixels of what the network sees are NaN or infinite; fill them, or cut them off")
+        if looked_at.min() == looked_at.max():
+            raise ValueError("every pixel has the same value")
+        if np.abs(looked_at).max() > BOUND:
+            raise ValueError(f"a pixel of {np.abs(looked_at).max():.3g}, too large for a network; use other units")
+        kept = np.nan_to_num(image.astype(np.float64), posinf=0, neginf=0)
+        return kept.clip(-BOUND, BOUND).astype(np.float32)
+
+    def predict(self, images: np.ndarray | Sequence[np.ndarray]) -> pd.DataFrame:
+        """One row an image of an array `(N, C, H, W)`, `(N, H, W)` or a list of images: `prediction` (empty where no
+        class can be named), `state` (one of `STATES`), a probability a class, `strangeness`, `in_distribution` (empty
+        where that cannot be said) and the `reason` why no class is named."""
+        found = []
+        for i, image in enumerate(images):
+            pixels = np.asarray(image)
+            pixels = pixels[None] if pixels.ndim == 2 else pixels
+            if pixels.ndim != 3:
+                raise ValueError(f"image {i} has shape {pixels.shape}; expected (H, W) or (C, H, W)")
+            found.append(_Image("", i, pixels))
+        return pd.DataFrame(list(self._rows(found)), columns=self.columns).drop(columns="file")
+
+    # Files ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of what a row holds."""
+        return ["file", "image", "prediction", "state", *self.classes, "strangeness", "in_distribution", "reason"]
+
+    def predict_files(
+        self, paths: Iterable[str | Path], extension: str | int | None = None, progress: bool = False
+    ) -> Iterator[dict]:
+        """A row for every image at `paths`: files, folders, tars, zips, HDF5 and data sets, or patterns such as
+        `cutouts/*.fits`. Rows come as they are made, so that memory stays bounded. A file that cannot be used is a row
+        with its `reason`. `extension` names the FITS extension, HDF5 dataset or npz key."""
+        yield from self._rows(find(paths, extension, progress))
+
+    def images(self, paths: Iterable[str | Path], at_most: int) -> dict[str, np.ndarray]:
+        """The first images at `paths` that the network can take, `at_most` so many, `(C, H, W)` by file and number."""
+        found: dict[str, np.ndarray] = {}
+        for one in find(paths):
+            if one.pixels is None:
+                continue
+            try:
+                found[f"{one.file} {one.index}"] = self.prepare(one.pixels, one.pixel_scale)
+            except ValueError:
+                continue
+            if len(found) == at_most:
+                break
+        return found
+
+    def _rows(self, images: Iterable[_Image]) -> Iterator[dict]:
+        waiting: list[tuple[_Image, np.ndarray | None]] = []
+        for one in images:
+            pixels = None
+            if one.pixels is not None:
+                try:
+                    pixels = self.prepare(one.pixels, one.pixel_scale)
+                except ValueError as error:
+                    one.reason = str(error)
+            one.pixels = None
+            shapes = {other.shape for _, other in waiting if other is not None}
+            if len(waiting) >= self.batch_size or (pixels is not None and shapes - {pixels.shape}):
+                yield from self._answered(waiting)
+                waiting = []
+            waiting.append((one, pixels))
+        yield from self._answered(waiting)
+
+    def _answered(self, waiting: list[tuple[_Image, np.ndarray | None]]) -> Iterator[dict]:
+        usable = [pixels for _, pixels in waiting if pixels is not None]
+        answers = zip(*self.answers(np.stack(usable)), strict=True) if usable else iter(())
+        for one, pixels in waiting:
+            row = {"file": one.file, "image": one.index, "prediction": "", "reason": one.reason}
+            row["state"] = "left out" if one.companion else "refused"
+            known = one.pixel_scale or self.pixel_scale or not self.card.images.pixel_scale
+            yield row if pixels is None else row | self._answer(*next(answers), bool(known))
+
+    def _answer(self, probabilities: np.ndarray, strangeness: float, scale_known: bool) -> dict:
+        if not np.isfinite(probabilities).all():
+            return {"reason": "the network finds no number for it: pixels beyond all bounds, or in other units"}
+        row = dict(zip(self.classes, probabilities.tolist(), strict=True))
+        row |= {} if np.isnan(strangeness) else {"strangeness": float(strangeness)}
+        if strangeness > 1:
+            reason = f"unlike the training images ({strangeness:.3g} times the limit): no prediction"
+            reason += "" if scale_known else "; the size of its pixels is unknown, which may be why"
+            return row | {"in_distribution": False, "state": "strange", "reason": reason}
+        if not scale_known:
+            arcsec = f"{self.card.images.pixel_scale:.4g}"
+            reason = (
+                f"the size of its pixels is unknown, and these probabilities hold only if it is {arcsec} arcsec, as in "
+                f"the training images; if it is, say --pixel-scale {arcsec}"
+            )
+            return row | {"state": "scale unknown", "reason": reason}
+        row |= {} if np.isnan(strangeness) else {"in_distribution": True}
+        return row | {"state": "answered", "prediction": self.classes[int(probabilities.argmax())]}
+
+
+def find(paths: Iterable[str | Path], extension: str | int | None = None, progress: bool = False) -> Iterator[_Image]:
+    """Every image at `paths`, one after the other; what cannot be read comes with its reason and no pixels, and so does
+    a noise map, PSF or mask that belongs to an image beside it."""
+    places = [(place, _listed(place)) for path in paths for place in _expanded(path)]
+    total = sum(len(listing.names) if isinstance(listing, Listing) else 1 for _, listing in places)
+    beside = companions([str(place) for place, _ in places if os.path.isfile(place)])
+    with tqdm(total=total, desc="images", unit="file", disable=not progress, delay=1) as bar:
+        for place, listing in places:
+            if isinstance(listing, str):
+                yield _Image(_printable(place), 0, None, listing)
+                bar.update()
+            elif role := beside.get(str(place)):
+                yield _companion(str(place), role)
+                bar.update(len(listing.names) if isinstance(listing, Listing) else 1)
+            elif isinstance(listing, LensDataset):
+                scale = listing.description.get("pixel_scale")
+                for i, name in enumerate(listing.catalogue["name"]):
+                    yield _Image(f"{place}:{name}", i, np.asarray(listing.images[i]), "", scale)
+                bar.update()
+            else:
+                roles = companions(listing.names)
+                try:
+                    scale = _stack_scale(place) if listing.kind in ("hdf5", "npz") else None
+                except Exception as error:  # whatever a damaged file makes h5py raise
+                    yield _Image(str(place), 0, None, f"{error}" or type(error).__name__)
+                    bar.update(len(listing.names))
+                    continue
+                for name, content in _stream(listing):
+                    file = _shown(place, listing, name)
+                    if role := roles.get(name):
+                        yield _companion(file, role)
+                    else:
+                        yield from _decoded(file, name, content, extension, scale)
+                    bar.update()
+                for name in listing.ignored if listing.kind == "folder" else ():
+                    if name.lower().endswith((*TARS, ".zip")):
+                        reason = "an archive among images is not opened; give its path"
+                        yield _Image(_printable(place / name), 0, None, reason)
+
+
+def class_by_folder(file: str, classes: Sequence[str]) -> str:
+    """The one of `classes` by whose name, or another name of it, the folder of `file` goes; empty where none does."""
+    try:
+        name = canonical_class(PurePosixPath(file.replace(":", "/")).parent.name)
+    except DataError:
+        return ""
+    return name if name in classes else ""
+
+
+def _companion(file: str, role: str) -> _Image:
+    return _Image(file, 0, None, f"the {role} of an image beside it, and no image itself", companion=True)
+
+
+def _stream(listing: Listing) -> Iterator[tuple[str, Any]]:
+    """Names and contents; where an archive cannot be read on, the reason in place of each that is left."""
+    left = dict.fromkeys(listing.names)
+    try:
+        for name, content in listing.stream():
+            left.pop(name, None)
+            yield name, content
+    except Exception as error:  # whatever a damaged archive raises
+        yield from ((name, ValueError(f"the archive cannot be read on from here: {error}")) for name in left)
+
+
+def _expanded(path: str | Path) -> list[Path]:
+    """The files of a pattern; a path without one stands for itself."""
+    text = os.path.expandvars(os.path.expanduser(str(path)))
+    if os.path.exists(text) or not glob.has_magic(text):
+        return [Path(text)]
+    return [Path(found) for found in sorted(glob.glob(text, recursive=True))] or [Path(text)]
+
+
+def _listed(place: Path) -> Listing | LensDataset | str:
+    """What lies at a place, or why nothing can be read there."""
+    try:
+        if not place.exists():
+            return "no file matches this pattern" if glob.has_magic(str(place)) else "nothing exists at this path"
+        if place.is_dir() and (place / "dataset.json").exists():
+            return LensDataset.load(place)
+        listing = list_path(place)
+    except Exception as error:  # whatever a damaged data set makes a reader raise
+        return f"{error}" or type(error).__name__
+    return listing if listing.names else f"no images in it ({len(listing.ignored)} other files)"
+
+
+def _printable(place: Path) -> str:
+    """A path as a table can hold it: what is no UTF-8 in it is written out."""
+    return str(place).encode("utf-8", "backslashreplace").decode()
+
+
+def _shown(place: Path, listing: Listing, name: str) -> str:
+    if listing.kind == "file":
+        return str(place)
+    return str(place / name) if listing.kind == "folder" else f"{place}:{name}"
+
+
+def _decoded(file: str, name: str, content, extension: str | int | None, scale: float | None) -> Iterator[_Image]:
+    """The images of one file, of a stack a piece at a time; `scale` is that of the HDF5 or npz file around them."""
+    try:
+        if isinstance(content, Exception):
+            raise content
+        if PurePosixPath(name).stem.lower() in LABELS and _is_list(name, content):
+            return
+        if not isinstance(content, bytes | Path):  # an HDF5 dataset
+            if content.ndim < 4:
+                yield from (_Image(file, i, image, "", scale) for i, image in enumerate(stacked(content[...])))
+                return
+            for start in range(0, len(content), PIECE):
+                piece = stacked(content[start : start + PIECE])
+                yield from (_Image(file, start + i, image, "", scale) for i, image in enumerate(piece))
+            return
+        images, _ = decode(name, content, extension)
+        scale = _pixel_scale(name, content, extension) or scale
+    except Exception as error:  # whatever a damaged file makes a decoder raise
+        yield _Image(file, 0, None, f"{error}" or type(error).__name__)
+        return
+    for i, image in enumerate(images):
+        yield _Image(file, i, np.asarray(image), "", scale)
+
+
+def _is_list(name: str, content) -> bool:
+    """Whether there are labels in it rather than an image: a Y band is called y too."""
+    if isinstance(content, bytes | Path):
+        return name.lower().endswith(".npy") and read_npy(content, name)[0].ndim < 2
+    return content.ndim < 2
+
+
+def _pixel_scale(name: str, content: bytes | Path, extension: str | int | None) -> float | None:
+    """Arcseconds of one pixel as a file says, or the `info.json` beside it; None where neither does."""
+    scale = None
+    if name.lower().endswith(FITS):
+        scale = _header_scale(content, extension)
+    elif name.lower().endswith(HDF5):
+        scale = _lenstronomy_scale(content)
+    return scale or (information(content).get("pixel_scale") if isinstance(content, Path) else None)
+
+
+def _stack_scale(place: Path) -> float | None:
+    """Arcseconds of one pixel of what is in an HDF5 or npz file, as it says, or the `info.json` beside it."""
+    scale = _lenstronomy_scale(place) if place.name.lower().endswith(HDF5) else None
+    return scale or information(place).get("pixel_scale")
+
+
+def _lenstronomy_scale(content: bytes | Path) -> float | None:
+    """Arcseconds of one pixel in lenstronomy's HDF5, None in another."""
+    import io
+
+    import h5py
+
+    with h5py.File(io.BytesIO(content) if isinstance(content, bytes) else content) as file:
+        matrix = file.get("transform_pix2angle") if LENSTRONOMY in file else None
+        if matrix is None or getattr(matrix, "shape", None) != (2, 2):
+            return None
+        return float(np.sqrt(abs(np.linalg.det(matrix[()])))) or None
+
+
+def _header_scale(content: bytes | Path, extension: str | int | None) -> float | None:
+    """Arcseconds of one pixel from the header of a FITS image, None where it does not say."""
+    import io
+
+    from astropy.io import fits
+
+    with fits.open(io.BytesIO(content) if isinstance(content, bytes) else content) as hdus:
+        if extension is None:
+            extension = next(i for i, hdu in enumerate(hdus) if hdu.is_image and hdu.header["NAXIS"] >= 2)
+        return header_scale(hdus[extension].header, hdus[0].header)

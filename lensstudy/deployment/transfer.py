@@ -1,0 +1,95 @@
+"""Training on one's own images without a study: from nothing, or beginning with a network that is trained (transfer).
+
+A network that has learnt from many simulated lenses needs few images of another kind to adapt. `train_on` reads a
+folder, splits it, and fits with the settings of the network that it begins with.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lensstudy.data.dataset import DataError
+from lensstudy.data.filtering import Rules, filter_images
+from lensstudy.data.reading import read
+from lensstudy.deployment.card import FORMAT
+from lensstudy.deployment.predictor import SCALE_TOLERANCE
+from lensstudy.study import Study
+from lensstudy.training.fitting import RELEVANT, fit, in_batch
+
+__all__ = ["train_on"]
+
+# What a training says of its own images and machine: the next one has others.
+NOT_KEPT = ("share", "fresh_images", "curriculum", "precision", "threads", "accelerator", "devices", "nodes")
+
+
+def train_on(
+    data: str | Path, out: str | Path, begin: str | Path | None = None, pixel_scale: float | None = None, **settings
+) -> tuple[Path, dict]:
+    """Train on the images at `data` (any layout that `archive` reads) and write the run folder `out`; beside it stands
+    the data set, as a study has it. Returns the run folder and its metrics.
+
+    begin: a finished run folder whose weights are trained further; its network and what it sees of an image are kept,
+        the last layer begins anew where the classes are others.
+    pixel_scale: arcseconds of one pixel of the images, which they must name or be given where the network to begin with
+        knows that of its own; without one, predictions cannot tell whether an image has pixels of the same size.
+    settings: fields of `Study`, such as `epochs` and `learning_rate`.
+
+    Raises `DataError` for images that cannot be used and `ValueError` for a folder that cannot be begun with.
+    """
+    card = _card(Path(begin)) if begin else {}
+    kept = [name for name in RELEVANT if name in card and name in Study.model_fields and name not in NOT_KEPT]
+    given = {name: card[name] for name in kept}
+    given |= {"crop": card["crop"], "scaling": card["scaling"]["kind"]} if card else {}
+    study = Study.of(given | settings, "settings")
+    out = Path(out)
+    folder = out / "training" / f"{study.network}-s{study.seed}"
+    if begin and folder.resolve() == Path(begin).resolve():
+        raise ValueError(f"{folder}: is the network to begin with, which would be lost; choose another folder or seed")
+    dataset = read(data, progress=not in_batch())
+    if card and dataset.images.shape[1] != card["in_channels"]:
+        raise DataError(f"{data}: {dataset.images.shape[1]} bands, and the network takes {card['in_channels']}")
+    if card and dataset.image_size < card["crop"]:
+        raise DataError(
+            f"{data}: images of {dataset.image_size} pixels, and the network sees the central {card['crop']}; use "
+            "larger cutouts, or train from nothing"
+        )
+    known = card.get("data", {}).get("pixel_scale")
+    dataset.description |= _pixel_scale(data, dataset.description.get("pixel_scale"), pixel_scale, known)
+    rules = Rules(outlier=None, label_error=None)
+    dataset = filter_images(dataset, rules, study.seed).split(
+        study.test_fraction, study.validation_fraction, study.seed
+    )
+    dataset.check_leaks()
+    dataset.save(out / "dataset")
+    run = fit(dataset, study, folder, start_from=begin)
+    return run, json.loads((run / "metrics.json").read_text())
+
+
+def _pixel_scale(data: str | Path, named: float | None, given: float | None, of_network: float | None) -> dict:
+    """The pixel scale that images name or were given, for their description. Raises `DataError` where the two differ,
+    or where there is none and the network to begin with knows its own."""
+    if given is not None and not given > 0:
+        raise DataError(f"pixel_scale = {given}; expected arcseconds of one pixel, more than 0")
+    if given and named and abs(given / named - 1) > SCALE_TOLERANCE:
+        raise DataError(f"{data}: pixels of {named:.4g} arcsec, as it says itself, and not of {given:.4g}")
+    if of_network and not (given or named):
+        raise DataError(
+            f"{data}: does not say how large its pixels are, and the network to begin with was trained on "
+            f"{of_network:.4g} arcsec; say how large yours are with --pixel-scale"
+        )
+    return {"pixel_scale": given or named} if given or named else {}
+
+
+def _card(run: Path) -> dict:
+    """The card of a finished training."""
+    if not (run / "card.json").exists():
+        raise ValueError(f"{run}: no training here (card.json is missing); give a run folder of a study")
+    card = json.loads((run / "card.json").read_text())
+    if card.get("format") == FORMAT:
+        raise ValueError(
+            f"{run}: is an exported network, whose filters are fixed; give the run folder that it was exported from"
+        )
+    if not (run / "metrics.json").exists():
+        raise ValueError(f"{run}: this training is not finished (metrics.json is missing)")
+    return card

@@ -1,0 +1,489 @@
+"""Networks that differ in their symmetry and in nothing else, from one registry: `build_network(name, ...)`.
+
+An architecture (a stack of convolutions, a ResNet) is written once; a set of layers then decides which symmetry it
+has. Plain layers give none; regular fields of C_N or D_N, and irreducible fields of SO(2) or O(2), make every feature
+turn with the image. The head is invariant for all: pooling over the group, the mean over the image, one linear layer.
+Total channels are the same whatever the group, so the networks of one architecture cost the same, and `twin` names
+the plain network to compare each one with, at equal channels or at equal parameters.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import math
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lensstudy.networks.batchnorm import FieldBatchNorm, release_scratch
+from lensstudy.networks.folding import export
+from lensstudy.networks.groups import SymmetryError
+from lensstudy.networks.layers import (
+    POOLINGS,
+    ClassicLayers,
+    IrrepLayers,
+    PlainLayers,
+    RegularLayers,
+    RestrictedLayers,
+    SteerableConv,
+    Steps,
+)
+
+__all__ = [
+    "Network",
+    "build_network",
+    "check_name",
+    "count_parameters",
+    "describe",
+    "export",
+    "feature_maps",
+    "load_weights",
+    "multiply_accumulates",
+    "network_names",
+    "peak_memory",
+    "save_weights",
+    "settle_batch_norm",
+    "turned_filters",
+    "twin",
+]
+
+CHANNELS_MULTIPLE = 16  # divisible by the order of every group up to D8, so all can have the same channels
+
+
+class Network(nn.Module):
+    """A classifier of `(B, in_channels, image_size, image_size)` float32 images; returns logits `(B, n_classes)`.
+
+    `name` is the registry's, `group` the symmetry under which the logits do not change ('' for none).
+    """
+
+    def __init__(self, body: nn.Module, layers: PlainLayers, fields, n_classes: int):
+        super().__init__()
+        self.body = body
+        self.invariant, n_features = layers.invariant(fields)
+        self.classifier = nn.Linear(n_features, n_classes)
+        self.name, self.group, self.n_classes = "", layers.group, n_classes
+        self.image_size, self.in_channels = 0, 1
+        self.at_once = 0  # images that an exported network takes at once on a processor; 0: all
+
+    def forward(self, images: Tensor) -> Tensor:
+        expected = (self.in_channels, self.image_size, self.image_size)
+        if tuple(images.shape[1:]) != expected:
+            raise ValueError(
+                f"network '{self.name}' takes images of shape (B, {', '.join(map(str, expected))}), but got "
+                f"{tuple(images.shape)}: crop or resample them, or build the network for their size"
+            )
+        if self.at_once and images.device.type == "cpu" and not torch.compiler.is_compiling():
+            return torch.cat([self._logits(piece) for piece in images.split(self.at_once)])
+        return self._logits(images)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        features = self.body(images.contiguous(memory_format=torch.channels_last))
+        return self.classifier(self.invariant(features).mean((2, 3)))
+
+
+# Architectures --------------------------------------------------------------------------------------------------------
+
+
+def _conv_network(
+    layers,
+    image_size: int,
+    n_classes: int,
+    in_channels: int,
+    channels: Sequence[int],
+    depth: int = 1,
+    kernel_sizes: Sequence[int] = (5, 5, 3, 3, 3),
+    pool_after: Sequence[int] = (1, 2, 3),
+    pooling: str = "average",
+) -> Network:
+    """Convolution, batch norm, nonlinearity, `depth` times for each of `channels`; pooled after the entries numbered in
+    `pool_after`."""
+    parts, size, inputs, number = OrderedDict(), image_size, layers.image(in_channels), 0
+    for step, (count, kernel_size) in enumerate(zip(channels, kernel_sizes, strict=True), start=1):
+        for _ in range(depth):
+            number += 1
+            outputs = layers.fields(count)
+            parts[f"conv{number}"] = layers.conv(inputs, outputs, kernel_size)
+            parts[f"norm{number}"] = layers.norm(outputs)
+            parts[f"relu{number}"], inputs = layers.activation(outputs)
+        if step in pool_after:
+            parts[f"pool{number}"] = POOLINGS[pooling](size)
+            size = parts[f"pool{number}"].size
+            layers, inputs = layers.after_pooling(inputs, list(pool_after).index(step) + 1)
+    return Network(Steps(parts), layers, inputs, n_classes)
+
+
+class ResidualBlock(nn.Module):
+    """The basic block of He et al. (2016): two 3x3 convolutions and a shortcut."""
+
+    def __init__(self, layers, inputs, outputs, **stride):
+        super().__init__()
+        self.conv1, self.norm1 = layers.conv(inputs, outputs, 3, **stride), layers.norm(outputs)
+        self.conv2, self.norm2 = layers.conv(outputs, outputs, 3), layers.norm(outputs)
+        self.shortcut = nn.Identity()
+        if stride or inputs != outputs:
+            self.shortcut = nn.Sequential(layers.conv(inputs, outputs, 1, **stride), layers.norm(outputs))
+
+    def forward(self, features: Tensor) -> Tensor:
+        change = self.conv1(features)
+        if isinstance(self.norm1, FieldBatchNorm):
+            change = self.norm1(change, relu=True)
+        else:
+            change = torch.relu_(self.norm1(change))
+        change = self.norm2(self.conv2(change))
+        return torch.relu_(change + self.shortcut(features))
+
+
+def _resnet(
+    layers,
+    image_size: int,
+    n_classes: int,
+    in_channels: int,
+    channels: Sequence[int],
+    depth: int = 1,
+    blocks: Sequence[int] = (2, 2, 2),
+    kernel_size: int = 5,
+    pooling: str = "average",
+) -> Network:
+    """A ResNet that pools symmetrically where others take strides: a stem, then `blocks[i] * depth` residual blocks of
+    `channels[i]` channels, each stage on half the pixels of the one before."""
+    stem = layers.fields(channels[0])
+    parts = OrderedDict(conv=layers.conv(layers.image(in_channels), stem, kernel_size), norm=layers.norm(stem))
+    parts["relu"], inputs = layers.activation(stem)
+    size = image_size
+    for stage, (count, number) in enumerate(zip(channels, blocks, strict=True), start=1):
+        parts[f"pool{stage}"] = POOLINGS[pooling](size)
+        size = parts[f"pool{stage}"].size
+        for block in range(1, number * depth + 1):
+            outputs = layers.fields(count)
+            parts[f"block{stage}-{block}"] = ResidualBlock(layers, inputs, outputs)
+            inputs = outputs
+    return Network(Steps(parts), layers, inputs, n_classes)
+
+
+def _strided_resnet(
+    layers,
+    image_size: int,
+    n_classes: int,
+    in_channels: int,
+    channels: Sequence[int],
+    depth: int = 1,
+    blocks: Sequence[int] = (2, 2, 2, 2),
+) -> Network:
+    """ResNet-18 or -34 as He et al. (2016) wrote them and DeepLense uses them, for any number of image channels."""
+    parts = OrderedDict(conv=layers.conv(in_channels, channels[0], 7, stride=2), norm=layers.norm(channels[0]))
+    parts |= OrderedDict(relu=nn.ReLU(inplace=True), pool=nn.MaxPool2d(3, 2, 1))
+    inputs = channels[0]
+    for stage, (outputs, number) in enumerate(zip(channels, blocks, strict=True), start=1):
+        for block in range(1, number * depth + 1):
+            stride = {"stride": 2} if stage > 1 and block == 1 else {}
+            parts[f"block{stage}-{block}"] = ResidualBlock(layers, inputs, outputs, **stride)
+            inputs = outputs
+    return Network(Steps(parts), layers, inputs, n_classes)
+
+
+# The registry ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is made: an architecture, the layers that give it its symmetry, the name of its plain twin ('' for
+    a plain network), and options that differ from the architecture's own."""
+
+    architecture: Callable[..., Network]
+    channels: tuple[int, ...]
+    layers: Callable = PlainLayers
+    plain: str = ""
+    options: dict = field(default_factory=dict)
+
+
+_STACK = (32, 64, 128, 192, 192)
+_CLASSIC = {"kernel_sizes": (3,) * 6, "pool_after": (2, 4, 6)}
+_PLAIN = {
+    "resnet18": Recipe(_strided_resnet, (64, 128, 256, 512)),
+    "resnet34": Recipe(_strided_resnet, (64, 128, 256, 512), options={"blocks": (3, 4, 6, 3)}),
+    "plain-cnn": Recipe(_conv_network, _STACK),
+    "plain-antialiased-cnn": Recipe(_conv_network, _STACK, options={"pooling": "antialiased"}),
+    "plain-resnet": Recipe(_resnet, (32, 64, 128)),
+    "plain-wide-resnet": Recipe(_resnet, (64, 128, 256)),
+    "plain-classic-cnn": Recipe(_conv_network, (32, 32, 64, 64, 128, 128), options=_CLASSIC),
+}
+_IRREDUCIBLE = {
+    "so2-harmonic": Recipe(_conv_network, _STACK, partial(IrrepLayers, "SO2", gated=False), "plain-cnn"),
+    "o2-gated": Recipe(_conv_network, _STACK, partial(IrrepLayers, "O2", gated=True), "plain-cnn"),
+}
+_REGULAR = {  # each with its plain twin
+    "steerable-cnn": "plain-cnn",
+    "antialiased-cnn": "plain-antialiased-cnn",
+    "resnet": "plain-resnet",
+    "wide-resnet": "plain-wide-resnet",
+}
+_TWINS = {"-small-twin": "parameters", "-twin": "channels"}
+
+
+def network_names() -> list[str]:
+    """The names that `build_network` knows. Further ones follow the same pattern: any group C_N or D_N in front
+    (`c16-resnet`), `-twin` or `-small-twin` behind, for the plain twin at equal channels or equal parameters."""
+    regular = [f"{group}-{kind}" for group in ("c4", "c8", "d4", "d8") for kind in _REGULAR]
+    return sorted([*_PLAIN, *_IRREDUCIBLE, *regular, "p4-cnn", "p4m-cnn", "d8-restricted"])
+
+
+def _recipe(name: str) -> Recipe:
+    if name in _PLAIN | _IRREDUCIBLE:
+        return (_PLAIN | _IRREDUCIBLE)[name]
+    if name in ("p4-cnn", "p4m-cnn"):
+        layers, plain = partial(ClassicLayers, "C4" if name == "p4-cnn" else "D4"), "plain-classic-cnn"
+    elif match := re.fullmatch(r"(d(?:8|12|16))-restricted", name):
+        layers, plain = partial(RestrictedLayers, match[1].upper()), "plain-cnn"
+    elif (match := re.fullmatch(r"([cd][1-9]\d*)-(.+)", name)) and match[2] in _REGULAR:
+        layers, plain = partial(RegularLayers, match[1].upper()), _REGULAR[match[2]]
+    else:
+        near = difflib.get_close_matches(name, network_names(), n=1, cutoff=0.4)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise ValueError(f"network '{name}' is unknown.{hint} Known networks: {', '.join(network_names())}.")
+    return replace(_PLAIN[plain], layers=layers, plain=plain)
+
+
+def check_name(name: str) -> None:
+    """Raise `ValueError`, with the nearest and all known names, if no network is called `name`."""
+    network = name.removesuffix("-small-twin").removesuffix("-twin")
+    if not _recipe(network).plain and network != name:
+        raise ValueError(f"network '{network}' has no symmetry, so it has no plain twin; it is one")
+
+
+def build_network(
+    name: str, image_size: int, n_classes: int, *, in_channels: int = 1, width: float = 1.0, seed: int = 0, **options
+) -> Network:
+    """The network called `name` for square images of `image_size` pixels, with random weights drawn from `seed`.
+
+    `width` multiplies its channels (rounded to multiples of 16, which every group up to D8 divides). `options` are
+    those of its architecture: `channels`, taken as they are; `depth`, which repeats each convolution or block;
+    `kernel_sizes`, `pool_after`, `blocks`, `pooling` ('average' or 'antialiased'). Raises `ValueError` for an unknown
+    name or option and `SymmetryError` for a grid that would break the symmetry, naming the nearest that keeps it.
+    """
+    for ending, match in _TWINS.items():
+        if name.endswith(ending):
+            of_twin = twin(name.removesuffix(ending), match, n_classes, in_channels=in_channels, width=width, **options)
+            network = build_network(image_size=image_size, n_classes=n_classes, seed=seed, **of_twin)
+            network.name = name
+            return network
+    recipe = _recipe(name)
+    options = recipe.options | options
+    channels = [max(1, round(c * width / CHANNELS_MULTIPLE)) * CHANNELS_MULTIPLE for c in recipe.channels]
+    options.setdefault("channels", recipe.channels if width == 1 else channels)
+    _check_options(name, recipe, options)
+    _check_grid(name, image_size, options)
+    layers = recipe.layers()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = recipe.architecture(layers, image_size, n_classes, in_channels, **options)
+    network.name, network.image_size, network.in_channels = name, image_size, in_channels
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's types
+
+
+def _check_options(name: str, recipe: Recipe, options: dict):
+    own = dict(list(inspect.signature(recipe.architecture).parameters.items())[4:])
+    if unknown := sorted(set(options) - set(own)):
+        raise ValueError(f"network '{name}' has no option '{unknown[0]}'; its options are {', '.join(own)}")
+    if (pooling := options.get("pooling", "average")) not in POOLINGS:
+        raise ValueError(f"network '{name}': pooling is '{pooling}'; expected {' or '.join(POOLINGS)}")
+    for key in {"kernel_sizes", "blocks"} & set(own):
+        given, wanted = options.get(key, own[key].default), len(options["channels"])
+        if len(given) != wanted:
+            raise ValueError(f"network '{name}': {key} has {len(given)} entries, but {wanted} channels are given")
+
+
+def _check_grid(name: str, image_size: int, options: dict):
+    """Poolings fit themselves to even and odd maps, so two things can break the symmetry: too few pixels, and a kernel
+    without a centre pixel."""
+    halvings = 3 if "pool_after" not in options else len(options["pool_after"])
+    if image_size < 2**halvings:
+        raise SymmetryError(
+            f"network '{name}' halves its maps {halvings} times, for which {image_size} pixels are too few; the "
+            f"nearest size that works is {2**halvings}"
+        )
+    for kernel_size in [*options.get("kernel_sizes", ()), options.get("kernel_size", 5)]:
+        if kernel_size % 2 == 0:
+            raise SymmetryError(
+                f"network '{name}': a kernel of {kernel_size} pixels has no centre, so the convolution would move the "
+                f"image by half a pixel and break the symmetry; use {kernel_size - 1} or {kernel_size + 1}"
+            )
+
+
+def twin(name: str, match: str = "channels", n_classes: int = 3, **options) -> dict:
+    """Arguments for `build_network` that make the plain twin of the network `name`: the same architecture without
+    symmetry, at equal `channels` (so at equal cost) or at an equal number of `parameters` (so at a fraction of the
+    cost). `options` are those of `build_network`.
+    """
+    check_name(f"{name}-twin")
+    if match not in ("channels", "parameters"):
+        raise ValueError(f"match is '{match}'; expected 'channels' or 'parameters'")
+    recipe, build = _recipe(name), partial(build_network, image_size=32, n_classes=n_classes)
+    if match == "channels":
+        return {"name": recipe.plain} | options
+    target = count_parameters(build(name, **options))
+    options = {key: value for key, value in options.items() if key not in ("width", "channels")}
+
+    def with_scale(scale: float) -> dict:
+        channels = [max(1, round(count * scale)) for count in recipe.channels]
+        return {"name": recipe.plain, "channels": channels} | options
+
+    low, high = 0.0, 4.0
+    for _ in range(12):  # the number of parameters grows with the scale; halving the interval finds it to 0.1 %
+        middle = (low + high) / 2
+        low, high = (middle, high) if count_parameters(build(**with_scale(middle))) < target else (low, middle)
+    return min((with_scale(low), with_scale(high)), key=lambda choice: abs(count_parameters(build(**choice)) - target))
+
+
+@torch.no_grad()
+def settle_batch_norm(network: nn.Module, images: Tensor) -> nn.Module:
+    """Give batch norm the averages over `images`, which training would: an untrained network whose maps are not
+    normalised fades out layer by layer, and its logits say nothing. Returns `network`."""
+    training = network.training
+    momenta: dict[Any, Any] = {layer: layer.momentum for layer in network.modules() if hasattr(layer, "momentum")}
+    for layer in momenta:
+        layer.momentum = 1.0
+    network.train()(images)
+    for layer, momentum in momenta.items():
+        layer.momentum = momentum
+    return network.train(training)
+
+
+# What a network is ----------------------------------------------------------------------------------------------------
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of learned weights."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def multiply_accumulates(network: Network) -> int:
+    """Multiplications of one image's pass through convolutions and the classifier."""
+    return sum(row["multiply_accumulates"] for row in describe(network))
+
+
+def peak_memory(step: Callable[[], object]) -> int:
+    """The most bytes that tensors on the processor take at one time during `step()`, beyond those there before."""
+    release_scratch()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler announces itself otherwise
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate((event.nbytes() for event in sorted(events, key=lambda e: e.start_ns())), initial=0))
+
+
+def describe(network: Network) -> list[dict]:
+    """One row a layer, in order of use: `layer`, `type`, `fields` (how its channels move when the image turns),
+    `channels`, `size` (pixels along a side of its output), `parameters`, `multiply_accumulates` (for one image)."""
+    rows, known = [], {}
+
+    def note(name, layer, inputs, output):
+        channels, *size = output.shape[1:]
+        kept = known.get(inputs[0].shape[1], "") if inputs[0].shape[1] == channels else ""  # norm, ReLU and pooling
+        fields = getattr(layer, "fields", "" if isinstance(layer, nn.Conv2d) else kept) or f"{channels} scalars"
+        known[channels] = fields
+        convolution = isinstance(layer, SteerableConv | nn.Conv2d)
+        kernel = torch.tensor(layer.kernel_size).expand(2).prod().item() if convolution else 1
+        multiplies = convolution or isinstance(layer, nn.Linear)
+        rows.append(
+            {
+                "layer": name,
+                "type": type(layer).__name__,
+                "fields": fields,
+                "channels": channels,
+                "size": size[0] if size else 1,
+                "parameters": count_parameters(layer),
+                "multiply_accumulates": multiplies * inputs[0].shape[1] * channels * kernel * math.prod(size),
+            }
+        )
+
+    image = next(network.parameters()).new_zeros(1, network.in_channels, network.image_size, network.image_size)
+    _watch(network, note, image)
+    return rows
+
+
+def feature_maps(network: Network, images: Tensor) -> dict[str, Tensor]:
+    """The output `(B, C, H, W)` of each step of the network's body, by name, in evaluation mode."""
+    maps = {}
+    steps = {id(layer): name for name, layer in network.body.named_children()}
+
+    def note(_name, layer, _inputs, output):
+        if id(layer) in steps:
+            maps[steps[id(layer)]] = output.clone()  # the next ReLU may work in place
+
+    _watch(network, note, images, every=True)
+    return maps
+
+
+@torch.no_grad()
+def _watch(network: Network, note: Callable, images: Tensor, every: bool = False):
+    """One pass in evaluation mode; calls `note(name, layer, inputs, output)` for each innermost (or every) layer."""
+    hooks = [
+        layer.register_forward_hook(partial(note, name))
+        for name, layer in network.named_modules()
+        if every or not list(layer.children())
+    ]
+    training = network.training
+    network.eval()
+    try:
+        network(images)
+    finally:
+        network.train(training)
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def turned_filters(conv: SteerableConv, field: int = 0, channel: int = 0) -> Tensor:
+    """One learned filter and its copies under the group, `(|G|, k, k)`: those of output field `field` of a steerable
+    convolution to regular fields, acting on input channel `channel`."""
+    order = conv.out_channels // int(conv.fields.split()[0])
+    return conv.filter()[field * order : (field + 1) * order, channel]
+
+
+# Weights --------------------------------------------------------------------------------------------------------------
+
+
+def save_weights(network: Network, path: str | Path) -> Path:
+    """Write the learned weights (and batch norm's averages) as safetensors: small, and opening it runs nothing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = {key: getattr(network, key) for key in ("name", "group", "image_size", "in_channels", "n_classes")}
+    weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    partial_file = path.with_name(path.name + ".partial")
+    save_file(weights, partial_file, metadata={"network": json.dumps(about)})
+    partial_file.replace(path)
+    return path
+
+
+def load_weights(network: Network, path: str | Path) -> Network:
+    """Fill `network` with the weights at `path`, whatever mode it or the saved one was in. Returns `network`.
+
+    Raises `ValueError` if the file is no safetensors file or belongs to another network.
+    """
+    try:
+        weights = load_file(path)
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {}).get("network", "{}"))
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a file of weights that save_weights wrote ({error})") from error
+    own = {key: value.shape for key, value in network.state_dict().items()}
+    if own != {key: value.shape for key, value in weights.items()}:
+        raise ValueError(
+            f"{path}: holds the weights of {about or 'another network'}, which do not fit this '{network.name}' for "
+            f"{network.image_size} pixels and {network.n_classes} classes; build the network with the same options"
+        )
+    network.load_state_dict(weights)
+    return network

@@ -1,0 +1,245 @@
+"""Running a notebook in batch, and stamping into it where its results come from.
+
+`execute` keeps a notebook only if it reached its last cell. Its stamp, `metadata.lensstudy` of the executed notebook,
+holds the hash of its source, parameters, code, data, package versions, device, start and run time; no path, user or
+host of the machine stays in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from nbformat import NotebookNode
+from papermill.exceptions import PapermillExecutionError
+
+import lensstudy
+from lensstudy.study import ParameterError, Study, notebook_parameters
+
+__all__ = ["ADDED_TAGS", "NotebookFailed", "execute", "source_hash", "tags"]
+
+# The packages whose versions a result may depend on.
+PACKAGES = ("torch", "e2cnn", "lightning", "numpy", "scipy", "scikit-learn", "pandas", "papermill", "nbconvert")
+# Cells that papermill adds while running; a source does not have them.
+ADDED_TAGS = {"injected-parameters", "papermill-error-cell-tag"}
+TRACEBACK_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class NotebookFailed(RuntimeError):
+    """A notebook that did not reach its end; the message says where, why, and which files tell more."""
+
+
+def execute(
+    notebook: str | Path,
+    output: str | Path,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    log: str | Path,
+    timeout_s: int,
+    cwd: str | Path = ".",
+) -> None:
+    """Run `notebook` in the folder `cwd` and write it, with its stamp, to `output`.
+
+    `parameters` may be the whole study: the notebook receives those that its `parameters` cell declares. A cell may
+    take `timeout_s` seconds. While it runs, and if it fails, the notebook lies beside `output` as
+    `<name>.failed.ipynb`; only a run that reached its last cell gets the name `output`. What cells print goes to `log`.
+
+    Raises `NotebookFailed` (a cell's error, a timeout, a dead kernel, a cell that did not run) and `ParameterError`
+    (a parameter that no study has).
+    """
+    notebook, output, log, cwd = (Path(path).absolute() for path in (notebook, output, log, cwd))
+    parameters = dict(parameters or {})
+    if unknown := parameters.keys() - Study.model_fields.keys():
+        raise ParameterError(f"{notebook.name}: no study has a parameter {', '.join(sorted(unknown))}")
+    declared = notebook_parameters(notebook)
+    given = {name: parameters[name] for name in declared if name in parameters}
+
+    partial = output.with_suffix(".failed.ipynb")
+    for file in (output, partial):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)
+    stamp = {
+        "notebook": notebook.stem,
+        "source": source_hash(notebook),
+        "study": parameters.get("study", ""),
+        "question": parameters.get("question", ""),
+        "parameters": declared | given,
+        "code": _code_version(),
+        "packages": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    begin, error = time.monotonic(), None
+    try:
+        with _log_of_papermill(log):
+            papermill.execute_notebook(
+                notebook,
+                partial,
+                given,
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                log_output=True,
+                cwd=cwd,
+                execution_timeout=timeout_s,
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # its warnings concern nobody who reads this
+            )
+    except Exception as problem:  # whatever stopped it, the partial notebook and the log are worth naming
+        error = problem
+    stamp["run_time_s"] = round(time.monotonic() - begin, 1)
+    stamp["device"] = _device()
+    stamp["data"] = _data_fingerprint(output.parent.parent)
+    executed = nbformat.read(partial if partial.exists() else notebook, as_version=4)
+    stamp["failure"] = _failure(executed, error)
+    executed.metadata["lensstudy"] = stamp
+    executed.metadata.get("papermill", {}).update(input_path=notebook.name, output_path=output.name)
+    places = _places(cwd, parameters)
+    partial.write_text(_without_places(nbformat.writes(executed), places), encoding="utf-8")
+    log.write_text(_without_places(log.read_text(encoding="utf-8"), places), encoding="utf-8")
+    if stamp["failure"]:
+        raise NotebookFailed(
+            f"{notebook.name} failed {stamp['failure']['cell']}: {stamp['failure']['error']}"
+            f"\n  notebook up to there: {_seen_from_here(partial)}\n  log: {_seen_from_here(log)}"
+        ) from error
+    partial.replace(output)
+
+
+def source_hash(notebook: str | Path | NotebookNode) -> str:
+    """Hash of what makes a notebook what it is: kind, source and tags of each cell. Outputs, execution counts and the
+    cells that papermill adds do not count, so a notebook and its executed copy have the same."""
+    opened = notebook if isinstance(notebook, NotebookNode) else nbformat.read(notebook, as_version=4)
+    cells = [[cell.cell_type, cell.source, sorted(tags(cell))] for cell in opened.cells if not ADDED_TAGS & tags(cell)]
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:16]
+
+
+def tags(cell: NotebookNode) -> set[str]:
+    """The tags of a cell."""
+    return set(cell.metadata.get("tags", []))
+
+
+@contextmanager
+def _log_of_papermill(file: Path):
+    """Papermill's log, with all that the cells print, goes to `file` and nowhere else."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    logger = logging.getLogger("papermill")
+    handler = logging.FileHandler(file, mode="w", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    before = logger.level, logger.propagate
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        yield
+    except Exception as error:
+        logger.error("%s: %s", type(error).__name__, error)
+        raise
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+        logger.level, logger.propagate = before
+
+
+def _failure(executed: NotebookNode, error: Exception | None) -> dict[str, str]:
+    """Where a notebook stopped and why; empty if it ran to its end.
+
+    papermill takes `sys.exit()` for success and leaves a notebook whose kernel died looking complete, so the cells are
+    counted, too: each one that has code must have run.
+    """
+    code = [cell for cell in executed.cells if cell.cell_type == "code"]
+    if error is None and all(cell.execution_count for cell in code if cell.source.strip()):
+        return {}
+    started = [number for number, cell in enumerate(code) if cell.metadata.get("papermill", {}).get("start_time")]
+    number = max(started, default=None)
+    reason = "stopped before the cells that follow"
+    for i, cell in enumerate(code):
+        for output in cell.outputs:
+            if output.output_type == "error":
+                number, reason = i, f"{output.ename}: {output.evalue}"
+    if error is not None and not isinstance(error, PapermillExecutionError):  # timeouts and dead kernels say it best
+        reason = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+        if type(error).__name__ == "DeadKernelError":
+            reason += " (often for want of memory: fewer or smaller images may help)"
+    cell = "before its first cell" if number is None else f"in cell [{number + 1}] ({_first_line(code[number].source)})"
+    return {"cell": cell, "error": TRACEBACK_COLOURS.sub("", reason)}
+
+
+def _first_line(source: str) -> str:
+    lines = [line.strip() for line in source.splitlines() if line.strip() and not line.strip().startswith("#")]
+    return lines[0] if lines else "empty"
+
+
+def _seen_from_here(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _code_version() -> dict[str, Any]:
+    """Version of the package, and where it is a git checkout the commit and whether what runs differs from it."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, timeout=30)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    version: dict[str, Any] = {"version": lensstudy.__version__, "commit": "", "modified": False}
+    if (root / ".git").exists():
+        version["commit"] = git("rev-parse", "--short", "HEAD")
+        # Parameter files are not asked for: one of one's own is no change of the code, and its values are on the page.
+        version["modified"] = bool(git("status", "--porcelain", "lensstudy", "notebooks", "Snakefile"))
+    return version
+
+
+def _device() -> str:
+    """The processor that the networks ran on, in words."""
+    import torch  # here, because it takes seconds and only the stamp needs it
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    cpu_info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*:\s*(.+)", cpu_info.read_text()) if cpu_info.exists() else []
+    name = re.sub(r"\((R|TM)\)| CPU.*", "", names[0]) if names else platform.machine()
+    return f"CPU, {os.cpu_count()} cores ({name})"
+
+
+def _data_fingerprint(run_folder: Path) -> str:
+    about = run_folder / "dataset" / "dataset.json"
+    return json.loads(about.read_text(encoding="utf-8")).get("fingerprint", "") if about.exists() else ""
+
+
+def _places(cwd: Path, parameters: Mapping[str, Any]) -> dict[str, str]:
+    """What a path of this machine is called in a file that others read."""
+    places = {
+        str(Path.home()): "~",
+        tempfile.gettempdir(): "$TMPDIR",
+        str(Path(__file__).resolve().parents[2]): ".",
+        str(cwd): ".",
+        sys.prefix: "$PYTHON",
+    }
+    if data := os.environ.get("LENSSTUDY_DATA"):
+        places[str(Path(data).absolute())] = "$LENSSTUDY_DATA"
+    for value in parameters.values():
+        if isinstance(value, str) and Path(value).is_absolute():
+            places.setdefault(value, f"…/{Path(value).name}")
+    return {str(Path(place).resolve()): name for place, name in places.items()} | places
+
+
+def _without_places(text: str, places: Mapping[str, str]) -> str:
+    for place in sorted(places, key=len, reverse=True):  # the innermost folder first
+        if len(place) > 1:
+            pattern = rf"(?<![\w.]){re.escape(place.rstrip('/'))}(?![\w-]|\.\w)"
+            text = places[place].join(re.split(pattern, text))
+    return text

@@ -1,0 +1,446 @@
+"""Fitting a network with Lightning, by the same rules for every network of a comparison.
+
+`fit` trains one network with one seed and leaves a run folder: `weights.safetensors` of the kept epoch, `card.json`
+(what the network is and how it was made), `metrics.json`, `history.csv` and `predictions.parquet` of the validation
+part. The test part is never opened here. The order of images and every random turn are drawn from the seed and the step
+alone, so a training that was interrupted goes on from its last epoch and ends where it would have ended anyway.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import math
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from importlib.metadata import version
+from pathlib import Path
+
+import lightning
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.tuner import Tuner
+from safetensors.torch import load_file
+from torch.multiprocessing import ProcessRaisedException
+from torch.nn.functional import cross_entropy
+from torchmetrics.functional.classification import multiclass_auroc
+
+from lensstudy.data.dataset import LensDataset, Scaling
+from lensstudy.networks import groups as symmetry
+from lensstudy.networks import registry as networks
+from lensstudy.provenance import code_hash
+from lensstudy.study import ParameterError, Study
+from lensstudy.training.batches import InOrder, Rows, loader, training_loader
+from lensstudy.training.distributed import place, synchronise
+from lensstudy.training.optimisation import Plateau, averaged_network, optimizer_of, schedule_factor
+from lensstudy.training.recording import Progress, Recorder, Watch, WholeCheckpoints, in_batch, write_json
+from lensstudy.training.run import TrainedNetwork, as_tensor, binned, build, load_trained, working_size
+
+__all__ = [
+    "RELEVANT",
+    "SIMULATOR",
+    "TrainedNetwork",
+    "TrainingDiverged",
+    "card_of",
+    "differences",
+    "fit",
+    "in_batch",
+    "load_trained",
+    "range_test",
+    "steps_per_epoch",
+]
+
+# What a checkpoint must agree on before a training is resumed, or a finished one left alone.
+RELEVANT = (
+    "network",
+    "width",
+    "depth",
+    "kernel_sizes",
+    "seed",
+    "share",
+    "epochs",
+    "batch_size",
+    "accumulate",
+    "optimizer",
+    "weight_decay",
+    "gradient_clip",
+    "schedule",
+    "warmup_fraction",
+    "decay_factor",
+    "decay_patience",
+    "label_smoothing",
+    "averaging",
+    "averaging_decay",
+    "averaging_start",
+    "precision",
+    "threads",
+    "accelerator",
+    "devices",
+    "nodes",
+    "augmentation",
+    "patience",
+    "monitor",
+    "fresh_images",
+    "curriculum",
+    "binning",
+)
+# Modules whose changes change no training, and those that only fresh images come from.
+NO_PART = ("study", "provenance")
+SIMULATOR = ("data.mixture", "data.simulation", "lensing")
+EXPLODED = 100.0  # times the loss of guessing: no training comes back from there
+SETTLING_IMAGES = 256  # enough for batch norm's statistics to be known within a few percent
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no longer finite, or has exploded. The message names the step and the learning rate."""
+
+
+def fit(
+    dataset: LensDataset,
+    settings: Study,
+    folder: str | Path,
+    watch: Callable[[pd.DataFrame], None] | None = None,
+    start_from: str | Path | None = None,
+) -> Path:
+    """Train `settings.network` with `settings.seed` on `settings.share` percent of the train part of `dataset`;
+    the validation part chooses the epoch that is kept. Returns the run folder.
+
+    A folder that already holds this very training, finished, is left as it is; one that holds its beginning goes on.
+    `watch` is shown the history after each epoch. `start_from` is the run folder of a training whose weights this one
+    begins with; the last layer begins anew where it tells other classes apart.
+    Raises `TrainingDiverged` when the loss stops being finite; the best weights so far stay in the folder.
+    """
+    folder = Path(folder)
+    _check(settings)
+    card = card_of(dataset, settings, start_from)
+    if (folder / "metrics.json").exists() and json.loads((folder / "card.json").read_text()) == card:
+        return folder
+    _check_split(dataset)
+    lightning.seed_everything(settings.seed, verbose=False)
+    torch.set_num_threads(settings.threads)
+    module = _Fit(card, settings, dataset, start_from)
+    batches = module.training_batches()
+    _clear_unless_same(folder, card)  # only now that nothing is wrong with the parameters
+    recorder, last = Recorder(folder, settings, dataset), folder / "last.ckpt"
+    if recorder.stopped_early(last):  # killed after its last epoch: nothing is left but to say so
+        recorder.finish()
+        last.unlink()
+        return folder
+    callbacks: list[Callback] = [
+        recorder,
+        ModelCheckpoint(
+            folder, filename="last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
+        ),
+        Progress(),
+    ]
+    if settings.patience:
+        monitor = "validation_loss" if settings.monitor == "last" else settings.monitor
+        mode = "max" if monitor.endswith("auc") else "min"
+        callbacks.append(EarlyStopping(monitor, patience=settings.patience, mode=mode))
+    if watch:
+        callbacks.append(Watch(watch, recorder))
+    with _quiet():
+        try:
+            _trainer(settings, callbacks, max_epochs=settings.epochs).fit(
+                module,
+                batches,
+                loader(Rows(dataset.part("validation")), InOrder(len(dataset.part("validation")), 128)),
+                ckpt_path=last if last.exists() else None,
+                weights_only=True,
+            )
+        except ProcessRaisedException as error:  # what another process of this training met
+            name, _, message = str(error).strip().splitlines()[-1].partition(": ")
+            raise (TrainingDiverged(message) if name.endswith("TrainingDiverged") else error) from None
+    last.unlink(missing_ok=True)
+    return folder
+
+
+def range_test(dataset: LensDataset, settings: Study, lowest: float = 1e-5, highest: float = 1.0) -> pd.DataFrame:
+    """The training loss while the learning rate grows exponentially from `lowest` to `highest` (Smith 2017,
+    arXiv:1506.01186): columns `learning_rate` and `loss`, the latter smoothed. It stops where the loss explodes.
+
+    Only training images are used, and nothing is kept of the network.
+    """
+    _check(settings)
+    settings = settings.model_copy(update={"devices": 1, "nodes": 1, "strategy": "auto"})  # a short run pays for none
+    lightning.seed_everything(settings.seed, verbose=False)
+    torch.set_num_threads(settings.threads)
+    module = _Fit(card_of(dataset, settings), settings, dataset, stop_where_it_diverges=False)
+    bar = redirect_stderr(io.StringIO()) if in_batch() else nullcontext()
+    with _quiet(), bar, tempfile.TemporaryDirectory() as folder:
+        found = Tuner(_trainer(settings, [], max_epochs=1000, default_root_dir=folder)).lr_find(
+            module,
+            module.training_batches(),
+            min_lr=lowest,
+            max_lr=highest,
+            num_training=settings.range_test_steps,
+            early_stop_threshold=4.0,
+            update_attr=False,
+        )
+    assert found is not None  # as it is only where Lightning was told to run nothing
+    losses = found.results["loss"]
+    return pd.DataFrame({"learning_rate": found.results["lr"][: len(losses)], "loss": losses})
+
+
+def steps_per_epoch(dataset: LensDataset, settings: Study) -> int:
+    """Batches of one epoch: once through the whole train part, whatever share of it is shown, or the fresh images."""
+    images = settings.fresh_images or len(dataset.part("train"))
+    return max(images // settings.batch_size, 1)
+
+
+def differences(cards: Sequence[dict]) -> pd.DataFrame:
+    """What differs between trainings, beside network and seed: one row a field, one column a training. An empty table
+    says that they followed the same rules."""
+    columns = [f"{card['network']}, seed {card['seed']}" for card in cards]
+    cards = [card | {"scaling": card["scaling"]["kind"]} for card in cards]  # its numbers belong to the images shown
+    fields = sorted(set().union(*cards) - {"network", "seed"})
+    different = [name for name in fields if len({json.dumps(card.get(name), sort_keys=True) for card in cards}) > 1]
+    return pd.DataFrame([[card.get(name) for card in cards] for name in different], different, columns)
+
+
+class _Fit(lightning.LightningModule):
+    """One network in training: what it sees, its loss and its optimiser."""
+
+    learning_rate = 0.0  # the range test sets it, and asks for it to exist
+
+    def __init__(
+        self,
+        card: dict,
+        settings: Study,
+        dataset: LensDataset,
+        start_from: str | Path | None = None,
+        stop_where_it_diverges: bool = True,
+    ):
+        super().__init__()
+        self.network = build(card)
+        if start_from:
+            _begin_with(self.network, Path(start_from))
+        self.averaged = averaged_network(self.network, settings)
+        if settings.devices * settings.nodes > 1:
+            synchronise(self.network)
+        self.plateau = Plateau(settings.decay_factor, settings.decay_patience)
+        self.crop, self.binning, self.settings = card["crop"], card["binning"], settings
+        self.classes, self.scaling = card["classes"], Scaling.from_dict(card["scaling"])
+        self.stop_where_it_diverges = stop_where_it_diverges
+        self.train_part, self.batches = dataset.part("train"), steps_per_epoch(dataset, settings)
+        if settings.share < 100:
+            self.train_part = self.train_part.share(settings.share / 100, settings.seed)
+        self.steps = settings.epochs * math.ceil(self.batches / settings.accumulate)
+
+    def training_batches(self):
+        return training_loader(self.train_part, self.batches, self.settings)
+
+    @property
+    def judged(self) -> torch.nn.Module:
+        """The network that is validated and kept: the average, once there is one."""
+        return self.averaged.module if self.averaged is not None and self.averaged.n_averaged > 0 else self.network
+
+    def seen(self, images: torch.Tensor, draw: int | None = None, part: tuple[int, int] = (0, 1)) -> torch.Tensor:
+        """What the network sees of `images`, turned at random by the draw with this number, or upright; `part` is this
+        process's of a batch that several share."""
+        if draw is not None and self.settings.augmentation:
+            generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + draw)
+            images = symmetry.random_turn(images, generator, size=self.crop, part=part)
+        else:
+            images = symmetry.centre_crop(images, self.crop)
+        return self.scaling.apply(binned(images, self.binning))
+
+    def training_step(self, batch, number):
+        images, labels = batch
+        logits = self.network(self.seen(images, draw=self.current_epoch * self.batches + number, part=place()))
+        loss = cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+        self._stop_unless(loss < EXPLODED * math.log(len(self.classes)), f"the loss is {loss.item():.3g}")
+        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
+        return loss
+
+    def _stop_unless(self, fine: bool | torch.Tensor, what: str) -> None:
+        if self.stop_where_it_diverges and not fine:
+            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+            raise TrainingDiverged(
+                f"{self.settings.network}: {what} in step {self.global_step} at a learning rate of {rate:.2g}. Lower "
+                "learning_rate or gradient_clip, or raise warmup_fraction."
+            )
+
+    def on_train_epoch_start(self):
+        self.norms = []
+
+    def on_before_optimizer_step(self, optimizer):
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+        if self.settings.precision != "16-mixed":  # there the scaler leaves out such steps itself
+            self._stop_unless(norm.isfinite(), f"the norm of the gradient is {norm.item():.3g}")
+        self.norms.append(norm)
+
+    def on_train_batch_end(self, outputs, batch, number):
+        stepped = (number + 1) % self.settings.accumulate == 0 or number + 1 == self.batches
+        if self.settings.averaging == "ema" and stepped:
+            self.averaged.update_parameters(self.network)
+
+    def on_validation_epoch_start(self):
+        self.logits, self.truth = [], []
+        settings = self.settings
+        # Lightning validates before it counts the epoch: this one, numbered from 0, is complete.
+        if settings.averaging == "swa" and self.current_epoch + 1 > settings.averaging_start * settings.epochs:
+            self.averaged.update_parameters(self.network)
+        if self.judged is not self.network or settings.curriculum:
+            # The statistics of batch norm belong to other weights, or to other images: take those of the recipe itself.
+            rows = np.linspace(0, len(self.train_part) - 1, min(SETTLING_IMAGES, len(self.train_part))).astype(int)
+            images = self.seen(as_tensor(self.train_part.images[rows]).to(self.device), draw=-1)
+            networks.settle_batch_norm(self.judged, images)
+        self.judged.eval()
+
+    def validation_step(self, batch, _):
+        images, labels = batch
+        self.logits.append(self.judged(self.seen(images)))
+        self.truth.append(labels)
+
+    def on_validation_epoch_end(self):
+        logits, labels = torch.cat(self.logits), torch.cat(self.truth)
+        loss, called = cross_entropy(logits, labels), logits.argmax(1)
+        self._stop_unless(loss.isfinite(), f"the validation loss is {loss.item():.3g}")
+        auc = multiclass_auroc(logits.softmax(1), labels, num_classes=logits.shape[1])
+        self.log("validation_loss", loss)
+        self.log("validation_auc", auc)
+        self.log("validation_accuracy", (called == labels).float().mean())
+        for label, name in enumerate(self.classes):
+            self.log(f"recall_{name}", (called[labels == label] == label).float().mean())
+        self.plateau.watch(loss.item())
+
+    def configure_optimizers(self):
+        optimizer = optimizer_of(self.network.parameters(), self.settings)
+        lowered = self.settings.schedule == "plateau"
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: schedule_factor(step, self.steps, self.settings) * (self.plateau.factor if lowered else 1),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["plateau"] = self.plateau.state_dict()
+
+    def on_load_checkpoint(self, checkpoint):
+        self.plateau.load_state_dict(checkpoint["plateau"])
+
+
+def _trainer(settings: Study, callbacks: list[Callback], **options) -> lightning.Trainer:
+    several = settings.devices * settings.nodes > 1
+    # A notebook's kernel cannot be started again with other arguments, which is what plain DDP does: it forks.
+    strategy = "ddp_notebook" if several and settings.strategy == "auto" else settings.strategy
+    return lightning.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.nodes,
+        strategy=strategy,
+        precision=settings.precision,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.gradient_clip or None,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        plugins=[WholeCheckpoints()],
+        **options,
+    )
+
+
+def _check(settings: Study) -> None:
+    """What a schema cannot know: how the parameters go together, and with this machine."""
+    together = settings.devices * settings.nodes
+    if settings.batch_size % together:
+        raise ParameterError(
+            f"batch_size = {settings.batch_size}: {together} devices cannot share a batch equally; use a multiple"
+        )
+    gpu = settings.accelerator != "cpu" and torch.cuda.is_available()
+    if settings.precision != "32-true" and not gpu:
+        raise ParameterError(f"precision = {settings.precision}: needs a GPU, and there is none; use 32-true")
+    if settings.accelerator == "gpu" and not gpu:
+        raise ParameterError("accelerator = gpu: torch finds no GPU here; use auto or cpu")
+    if settings.curriculum and not settings.fresh_images:
+        raise ParameterError("curriculum: it draws its images anew; say how many an epoch in fresh_images")
+    if settings.fresh_images and settings.share < 100:
+        raise ParameterError(f"share = {settings.share:g}: fresh images have no shares; use 100, or fresh_images: 0")
+
+
+def _check_split(dataset: LensDataset) -> None:
+    """Raise `DataError` for a split with leaks, once for each data set; one that a stage has checked says so."""
+    if dataset.fingerprint not in {*_leak_free, dataset.description.get("leak_free")}:
+        dataset.check_leaks()
+        _leak_free.add(dataset.fingerprint)
+
+
+_leak_free: set[str] = set()  # fingerprints of data sets that this process has checked
+
+
+def _begin_with(network: torch.nn.Module, run: Path) -> None:
+    """Give `network` the weights of a finished training, all but those whose shape differs in the last layer."""
+    given, own = load_file(run / "weights.safetensors"), network.state_dict()
+    fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    if left := [name for name in own if name not in fitting and not name.startswith("classifier")]:
+        raise ValueError(
+            f"{run}: its weights do not fit a '{network.name}' for {network.image_size} pixels ({left[0]} differs); "
+            "begin with a training of the same network, width and channels"
+        )
+    network.load_state_dict(own | fitting)
+
+
+def card_of(dataset: LensDataset, settings: Study, start_from: str | Path | None = None) -> dict:
+    """What the network is, what it was shown and by which code: enough to build it again and to trust it."""
+    size, shown = working_size(dataset.image_size, settings), dataset.part("train")
+    if settings.share < 100:
+        shown = shown.share(settings.share / 100, settings.seed)
+    sample = binned(as_tensor(shown.images[:: max(len(shown) // 1024, 1)]), settings.binning)
+    scaling = Scaling.fit(settings.scaling, sample.numpy(), size=size)
+    began = Path(start_from) / "weights.safetensors" if start_from else None
+    card = {name: getattr(settings, name) for name in RELEVANT} | {
+        "learning_rate": settings.highest_rate,
+        "start_from": hashlib.sha256(began.read_bytes()).hexdigest() if began else "",
+        "classes": list(dataset.classes),
+        "in_channels": dataset.images.shape[1],
+        "image_size": dataset.image_size,
+        "crop": size * settings.binning,
+        "size": size,
+        "scaling": scaling.to_dict(),
+        "training_images": settings.fresh_images * settings.epochs or len(shown),
+        "data_fingerprint": dataset.fingerprint,
+        # The fingerprint says whether the data are the same, whichever code has made them.
+        "data": dataset.description | {"parameters": _without_code(dataset.description.get("parameters", {}))},
+        "code": code_hash("training.fitting", without=NO_PART if settings.fresh_images else (*NO_PART, *SIMULATOR)),
+        "versions": {name: version(name) for name in ("torch", "e2cnn", "lightning", "numpy")},
+    }
+    return json.loads(json.dumps(card, default=str))  # as it will be read back
+
+
+def _without_code(parameters: dict) -> dict:
+    return {name: value for name, value in parameters.items() if name not in ("code", "data_state")}
+
+
+def _clear_unless_same(folder: Path, card: dict) -> None:
+    """Keep the beginning of this very training; remove what another one left in its folder."""
+    beginning = folder / "card.json"
+    if not beginning.exists() or json.loads(beginning.read_text()) != card:
+        for name in ("metrics.json", "last.ckpt", "weights.safetensors", "history.csv", "predictions.parquet"):
+            (folder / name).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(beginning, card)
+
+
+@contextmanager
+def _quiet():
+    """Lightning greets with lines about accelerators on every fit, and advises on workers; a study has dozens."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,174 @@
+"""What is written down while a network trains, and what a person sees of it.
+
+`Recorder` keeps the history, one row an epoch, and the weights and validation predictions of the kept epoch;
+`Progress` draws one bar for the whole training; `Watch` hands the history on after each epoch, for live curves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback
+from tqdm.auto import tqdm
+
+from lensstudy.data.dataset import LensDataset
+from lensstudy.networks import registry as networks
+from lensstudy.study import Study
+
+__all__ = ["Progress", "Recorder", "Watch", "WholeCheckpoints", "in_batch", "write_json"]
+
+
+def in_batch() -> bool:
+    """True where nobody watches (`LENSSTUDY_BATCH` is set), so that progress bars keep silent."""
+    return bool(os.environ.get("LENSSTUDY_BATCH"))
+
+
+def write_json(file: Path, content: dict) -> None:
+    """Write a whole file or none."""
+    partial = file.with_suffix(".json.partial")
+    partial.write_text(json.dumps(content, indent=1))
+    partial.replace(file)
+
+
+class Recorder(Callback):
+    """Keeps the history, the weights of the kept epoch and the validation predictions that belong to them.
+
+    One process writes, the first; `finish` is called in it when the training has reached its end.
+    """
+
+    def __init__(self, folder: Path, settings: Study, dataset: LensDataset):
+        self.folder, self.settings, self.dataset = folder, settings, dataset
+        self.history: list[dict] = []
+
+    def state_dict(self) -> dict:
+        return {"history": self.history}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.history = state["history"]
+
+    def on_train_epoch_start(self, trainer, module):
+        self.images, self.start = 0, time.perf_counter()
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.images += len(batch[1]) * trainer.world_size
+        self.train_seconds = time.perf_counter() - self.start
+
+    def on_train_epoch_end(self, trainer, module):
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        norms = torch.stack(module.norms)
+        clip = self.settings.gradient_clip
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            "train_loss": metrics["loss"],
+            **{name: metrics[name] for name in ("validation_loss", "validation_auc", "validation_accuracy")},
+            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "gradient_norm": norms.mean().item(),
+            "clipped_share": (norms > clip).float().mean().item() if clip else 0.0,
+            "seconds": self.train_seconds,
+            "images_per_second": self.images / self.train_seconds,
+            **{name: value for name, value in metrics.items() if name.startswith("recall_")},
+        }
+        self.history.append(row)
+        if trainer.is_global_zero:
+            if self.best()["epoch"] == row["epoch"]:
+                networks.save_weights(module.judged, self.folder / "weights.safetensors")
+                probabilities = torch.cat(module.logits).double().softmax(1).cpu().numpy()
+                np.save(self.folder / "validation.npy", probabilities)
+            partial = self.folder / "history.csv.partial"
+            pd.DataFrame(self.history).to_csv(partial, index=False)
+            partial.replace(self.folder / "history.csv")
+
+    def on_fit_end(self, trainer, module):
+        if trainer.is_global_zero and not trainer.interrupted:
+            self.finish()
+
+    def stopped_early(self, checkpoint: Path) -> bool:
+        """Whether the training that left this checkpoint had been stopped early; takes up its history."""
+        if not checkpoint.exists():
+            return False
+        states = torch.load(checkpoint, weights_only=True, map_location="cpu")["callbacks"]
+        stopping = [state for name, state in states.items() if name.startswith("EarlyStopping")]
+        if stopped := any(state["wait_count"] >= state["patience"] for state in stopping):
+            self.load_state_dict(states[self.state_key])
+        return stopped
+
+    def best(self) -> dict:
+        """The row of the epoch that is kept: the best by the monitor, the first of equals, or the last."""
+        monitor = self.settings.monitor
+        if monitor == "last":
+            return self.history[-1]
+        sign = -1 if monitor.endswith("auc") else 1
+        return min(self.history, key=lambda row: sign * row[monitor])
+
+    def finish(self) -> None:
+        """Write the validation predictions and, last, `metrics.json`: a folder that has it is finished."""
+        part = self.dataset.part("validation")
+        predictions = part.catalogue[["name", "class"]].copy()
+        predictions[list(self.dataset.classes)] = np.load(self.folder / "validation.npy")
+        predictions.to_parquet(self.folder / "predictions.parquet")
+        best = self.best()
+        metrics = {
+            "best_epoch": best["epoch"],
+            "epochs": len(self.history),
+            **{name: best[name] for name in ("validation_loss", "validation_auc", "validation_accuracy")},
+            "overfitting_gap": best["validation_loss"] - best["train_loss"],
+            "clipped_share": float(np.mean([row["clipped_share"] for row in self.history])),
+            "seconds": sum(row["seconds"] for row in self.history),
+            "images_per_second": float(np.median([row["images_per_second"] for row in self.history])),
+        }
+        write_json(self.folder / "metrics.json", metrics)
+        (self.folder / "validation.npy").unlink()
+
+
+class Progress(Callback):
+    """One bar for the whole training: loss, validation AUC, images/s and the time that is left."""
+
+    def on_train_start(self, trainer, module):
+        total = trainer.max_epochs * trainer.num_training_batches
+        begun = trainer.current_epoch * trainer.num_training_batches
+        hidden = in_batch() or not trainer.is_global_zero
+        self.bar = tqdm(total=total, initial=begun, desc=module.settings.network, unit="step", disable=hidden)
+        self.start, self.images, self.seen = time.perf_counter(), 0, {}
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.images += len(batch[1]) * trainer.world_size
+        self.seen["loss"] = f"{outputs['loss'].item() * trainer.accumulate_grad_batches:.3f}"
+        self.seen["images/s"] = f"{self.images / (time.perf_counter() - self.start):.0f}"
+        self.bar.set_postfix(self.seen, refresh=False)
+        self.bar.update()
+
+    def on_validation_end(self, trainer, module):
+        if hasattr(self, "bar"):
+            self.seen["validation AUC"] = f"{float(trainer.callback_metrics['validation_auc']):.3f}"
+
+    def teardown(self, trainer, module, stage):
+        if hasattr(self, "bar"):
+            self.bar.close()
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are there as a whole or not at all, wherever the system keeps its temporary files."""
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        partial = Path(f"{path}.partial")
+        torch.save(checkpoint, partial)
+        partial.replace(path)
+
+
+class Watch(Callback):
+    """Shows the history so far to `look`, after each epoch."""
+
+    def __init__(self, look: Callable[[pd.DataFrame], None], recorder: Recorder):
+        self.look, self.recorder = look, recorder
+
+    def on_train_epoch_end(self, trainer, module):
+        if trainer.is_global_zero:
+            self.look(pd.DataFrame(self.recorder.history))

@@ -1,0 +1,220 @@
+"""Better settings, found on the validation part only: an Optuna search, and one change at a time.
+
+Every network gets the same number of trials over the same space. The test part is taken away before anything starts, so
+that no trial can see it. Trials are kept in a file as they end: a search that was interrupted goes on, and any number
+of processes or machines may add trials to it. The best of many trials is better by luck too (the winner's curse), so
+what it promises is worth nothing until new seeds have confirmed it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from lensstudy.data.dataset import LensDataset
+from lensstudy.provenance import code_hash
+from lensstudy.study import ParameterError, Study, home
+from lensstudy.training.fitting import NO_PART, SIMULATOR, TrainingDiverged, fit
+
+__all__ = ["alternatives", "best_settings", "importances", "run_trials", "search_of", "trials", "write_best"]
+
+SEED = 1_000  # of every trial, so that trials differ by their settings alone; no study needs this one
+DONE = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
+
+
+def search_of(study: Study, dataset: LensDataset, network: str) -> optuna.Study:
+    """The search over the settings of one network, begun or taken up again: maximises the validation AUC of the kept
+    epoch, and gives up trials that are below the median of the others at the same epoch. Another data set, space or
+    setting of the study makes it another search."""
+    folder = study.folder / "improvement"
+    folder.mkdir(parents=True, exist_ok=True)
+    place = study.search_storage
+    storage = place if "://" in place else JournalStorage(JournalFileBackend(place or str(folder / "trials.log")))
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    search = optuna.create_study(
+        study_name=f"{study.study}/{network}/{_fingerprint(study, dataset)}",
+        storage=storage,
+        direction="maximize",
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=study.search_epochs // 3),
+        load_if_exists=True,
+    )
+    # A search that is taken up again must not propose what it began with; those that run beside each other should not
+    # propose the same.
+    search.sampler = optuna.samplers.TPESampler(
+        seed=study.seed + len(search.trials), n_startup_trials=max(study.trials // 3, 2), constant_liar=True
+    )
+    return search
+
+
+def run_trials(
+    study: Study, dataset: LensDataset, network: str, watch: Callable[[optuna.Study], None] | None = None
+) -> optuna.Study:
+    """Add trials until `study.trials` of them are done. Returns the search.
+
+    Raises `ParameterError` for a space that holds no parameter of a training.
+    """
+    _check_space(study)
+    search, unseen = search_of(study, dataset, network), _without_test(dataset)
+    # The study as it stands is one of the trials, so that a search is never worse than no search.
+    own = {name: getattr(study, name) for name in study.search_space}
+    if "learning_rate" in own:
+        own["learning_rate"] = study.training(network, SEED).highest_rate
+    tried = any(trial.params == own for trial in search.get_trials(states=DONE))
+    if not tried and all(_contains(study.search_space[name], value) for name, value in own.items()):
+        search.enqueue_trial(own)
+    while len(search.get_trials(states=DONE)) < study.trials:
+        search.optimize(lambda trial: _validation_auc(trial, study, unseen, network), n_trials=1)
+        if watch:
+            watch(search)
+    return search
+
+
+def trials(search: optuna.Study) -> pd.DataFrame:
+    """One row a trial: `number`, its parameters, `auc` (of the last epoch it reached, if given up) and `state`."""
+    rows = [
+        {"number": t.number}
+        | t.params
+        | {
+            "auc": t.value if t.value is not None else t.intermediate_values.get(t.last_step or 0),
+            "state": t.state.name.lower(),
+        }
+        for t in search.get_trials(states=DONE)
+    ]
+    return pd.DataFrame(rows)
+
+
+def importances(search: optuna.Study) -> dict[str, float]:
+    """Share of the variance of the validation AUC that each parameter explains (fANOVA, Hutter et al. 2014); empty
+    with fewer than four complete trials, of which nothing can be said."""
+    complete = search.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+    if len(complete) < 4 or len({trial.value for trial in complete}) == 1:
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=SEED)
+    return optuna.importance.get_param_importances(search, evaluator=evaluator)
+
+
+def best_settings(study: Study, search: optuna.Study, network: str) -> Study:
+    """The study with the parameters of the best trial, for this network. Raises `ParameterError` if no trial reached
+    its end."""
+    if not search.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
+        raise ParameterError(f"{network}: every trial diverged or was given up; lower the rates in search_space")
+    found = dict(search.best_params)
+    if "learning_rate" in found:
+        found["learning_rates"] = study.learning_rates | {network: found["learning_rate"]}
+    return Study.of(study.model_dump() | found | {"network": network, "networks": [network]}, "the best trial")
+
+
+def write_best(study: Study, best: Study) -> Path:
+    """Write `best` as `params/<study>-best.yml`, naming what differs from the defaults. Returns the file."""
+    name = f"{study.study}-best"
+    file = home() / "params" / f"{name}.yml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    head = f"# Found by 05-improve on the validation part of '{study.study}'; the test part had no say.\n"
+    content = {"study": name, "question": study.question} | best.changes()
+    partial = file.with_suffix(".yml.partial")
+    partial.write_text(head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    partial.replace(file)
+    return file
+
+
+def alternatives(study: Study, dataset: LensDataset, network: str) -> pd.DataFrame:
+    """The study's settings, and each of `study.alternatives` in turn: validation AUC and loss of the kept epoch, at
+    equal epochs and seed. One row a training, the study's own first."""
+    unseen, rows = _without_test(dataset), []
+    for changes in [{}, *study.alternatives]:
+        label = ", ".join(f"{name} = {value}" for name, value in changes.items()) or "as in the study"
+        folder = study.folder / "improvement" / "alternatives" / f"{network}-{_file_name(label)}"
+        changed = {"learning_rates": {}} if "learning_rate" in changes else {}
+        settings = study.model_dump() | changed | changes | {"network": network, "seed": SEED}
+        try:
+            metrics = _metrics(fit(unseen, Study.of(settings | {"epochs": study.search_epochs}, label), folder))
+        except TrainingDiverged:
+            metrics = {"validation_auc": None, "validation_loss": None}
+        rows.append({"settings": label, "auc": metrics["validation_auc"], "loss": metrics["validation_loss"]})
+    table = pd.DataFrame(rows)
+    return table.assign(difference=table["auc"] - table["auc"].iloc[0])
+
+
+def _validation_auc(trial: optuna.Trial, study: Study, dataset: LensDataset, network: str) -> float:
+    chosen = {name: _suggest(trial, name, values) for name, values in study.search_space.items()}
+    settings = study.model_dump() | {"epochs": study.search_epochs, "learning_rates": {}} | chosen
+    settings = Study.of(settings | {"network": network, "seed": SEED}, f"trial {trial.number}")
+
+    def watch(history: pd.DataFrame) -> None:
+        trial.report(history["validation_auc"].iloc[-1], len(history))
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    name = f"{network}-{trial.study.study_name.rpartition('/')[2]}-{trial.number}"
+    try:
+        folder = fit(dataset, settings, study.folder / "improvement" / "trials" / name, watch)
+        return _metrics(folder)["validation_auc"]
+    except TrainingDiverged as problem:
+        raise optuna.TrialPruned(str(problem)) from None
+
+
+def _fingerprint(study: Study, dataset: LensDataset) -> str:
+    """What all trials of one search have in common."""
+    varied = {
+        "study",
+        "question",
+        "pages",
+        "trials",
+        "new_seeds",
+        "alternatives",
+        "seed",
+        "seeds",
+        "network",
+        "networks",
+    }
+    fixed = {name: value for name, value in study.model_dump().items() if name not in varied}
+    without = NO_PART if study.fresh_images else (*NO_PART, *SIMULATOR)
+    told = json.dumps([fixed, dataset.fingerprint, code_hash("training.fitting", without=without)], default=str)
+    return hashlib.sha256(told.encode()).hexdigest()[:10]
+
+
+def _suggest(trial: optuna.Trial, name: str, values: list) -> Any:
+    if _is_range(values):
+        low, high = values
+        return trial.suggest_float(name, low, high, log=low > 0 and high / low >= 5)
+    return trial.suggest_categorical(name, values)
+
+
+def _is_range(values: list) -> bool:
+    """Two numbers, the lower first, at least one with a decimal point that makes it no choice of whole numbers."""
+    return len(values) == 2 and all(isinstance(value, float) for value in values) and values[0] < values[1]
+
+
+def _contains(values: list, value: Any) -> bool:
+    return values[0] <= value <= values[1] if _is_range(values) else value in values
+
+
+def _check_space(study: Study) -> None:
+    for name, values in study.search_space.items():
+        if name not in Study.model_fields:
+            raise ParameterError(f"search_space: no study has a parameter '{name}'")
+        if not values:
+            raise ParameterError(f"search_space: '{name}' has no values; give [lowest, highest] or choices")
+        for value in values:
+            Study.of(study.model_dump() | {name: value}, f"search_space, {name}")
+
+
+def _without_test(dataset: LensDataset) -> LensDataset:
+    return dataset.subset((dataset.catalogue["part"] != "test").to_numpy())
+
+
+def _metrics(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def _file_name(label: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in label)

@@ -1,0 +1,290 @@
+"""What leaves the study: equal to the trained network, whole, and free of what the study needed."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from lensstudy.cli import app
+from lensstudy.data.dataset import DataError
+from lensstudy.deployment import export as deployment
+from lensstudy.deployment.card import CARD_VERSION, Card, CardError
+from lensstudy.deployment.export import to_plain
+from lensstudy.deployment.plain import PlainNetwork, Step, load_plain, save_plain, write_int8, write_onnx
+from lensstudy.deployment.predictor import OnnxNetwork, Predictor
+from lensstudy.networks import registry as networks
+from lensstudy.training.fitting import load_trained
+
+SIZES = {"even at every pooling": 32, "odd at some": 29}
+NAMES = ["d4-steerable-cnn", "c8-resnet", "resnet18", "so2-harmonic", "o2-gated", "d8-restricted", "d4-antialiased-cnn"]
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("name", NAMES)
+def test_plain_and_onnx_answer_as_the_network(name, size, tmp_path):
+    network = networks.build_network(name, size, 3, width=0.5, seed=2)
+    images = torch.randn(33, 1, size, size, generator=torch.Generator().manual_seed(1))
+    networks.settle_batch_norm(network, images).eval()
+    with torch.no_grad():
+        expected = network(images)
+        scale = expected.abs().max()
+        assert expected.std() > 0.01 * scale
+        save_plain(to_plain(network), tmp_path)
+        plain = load_plain(tmp_path)
+        assert (plain(images) - expected).abs().max() < 1e-5 * scale
+    logits, features = OnnxNetwork(write_onnx(plain, tmp_path / "network.onnx")).features(images)
+    assert (logits - expected).abs().max() < 1e-5 * scale
+    assert (plain.features(images)[1] - features).abs().max() < 1e-5 * features.abs().max()
+
+
+@pytest.mark.parametrize("name", ["d4-steerable-cnn", "c8-resnet", "so2-harmonic"])
+def test_whole_numbers_are_near_and_keep_the_symmetry_of_the_square(name, tmp_path):
+    network = networks.build_network(name, 32, 3, width=0.5, seed=2)
+    images = torch.randn(48, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    plain = to_plain(networks.settle_batch_norm(network, images).eval())
+    rounded = OnnxNetwork(write_int8(plain, images, tmp_path / "network.int8.onnx"))
+    assert [file.name for file in tmp_path.iterdir()] == ["network.int8.onnx"]
+    expected, found = plain(images), rounded.features(images)[0]
+    apart = (expected[:, 0] - expected[:, 1], found[:, 0] - found[:, 1])
+    assert 0 < (found - expected).abs().max() < 0.1 * expected.abs().max()
+    assert np.corrcoef(*apart)[0, 1] > 0.98
+    turned = rounded.features(images.rot90(1, (2, 3)).contiguous())[0]
+    # Turned filters are rounded alike; vectors change sign as they turn, and are rounded otherwise.
+    limit = 0.1 if name == "so2-harmonic" else 1e-5
+    assert (turned - found).abs().max() < limit * found.abs().max()
+
+
+def test_unknown_operation_is_refused():
+    with pytest.raises(ValueError, match="step 'logits' is 'eval', which this version does not know"):
+        PlainNetwork([Step("eval", ("images",), "logits")], {}, 1, 16)
+    with pytest.raises(ValueError, match="needs nothing"):
+        PlainNetwork([Step("relu", ("nothing",), "logits")], {}, 1, 16)
+
+
+def test_layer_without_plain_form_is_named():
+    network = networks.build_network("plain-cnn", 16, 2)
+    network.body.relu1 = torch.nn.GELU()
+    with pytest.raises(ValueError, match="body.relu1.*GELU.*no plain form"):
+        to_plain(network)
+
+
+def test_card_describes_the_training(exported, run_folder, blobs):
+    card, trained = Card.read(exported), load_trained(run_folder)
+    assert card.classes == list(blobs.classes) and card.symmetry == "D4"
+    assert card.images.size * card.images.binning == card.images.crop == trained.card["crop"]
+    assert card.images.pixel_scale == 0.1
+    assert card.training["data_fingerprint"] == blobs.fingerprint
+    assert card.calibration["log_loss_after"] <= card.calibration["log_loss_before"] + 1e-9
+    low, high = card.metrics["validation"]["auc"]["interval"]
+    assert 0 <= low <= card.metrics["validation"]["auc"]["value"] <= high <= 1
+    assert max(card.equality.values()) < 1e-5
+    assert set(card.files) == {f.name for f in exported.iterdir()} - {"card.json"}
+
+
+def test_calibration_never_makes_surer_than_the_images_can_show():
+    labels = np.arange(40) % 2
+    sure = np.where(np.eye(2)[labels] == 1, 0.9, 0.1)
+    assert deployment.calibrate(labels, sure)["temperature"] == 1
+    wrong = labels.copy()
+    wrong[:20] = 1 - wrong[:20]  # right for half of them: nothing is known
+    assert deployment.calibrate(wrong, sure)["temperature"] > 10
+
+
+@pytest.mark.parametrize("format", ["onnx", "pytorch"])
+def test_exported_probabilities_are_those_of_the_training(format, run_folder, blobs, tmp_path):
+    folder = deployment.export(run_folder, tmp_path / "out", format, blobs, pixel_scale=0.1)
+    assert (folder / "network.onnx").exists() == (format == "onnx")
+    predictor = Predictor(folder)
+    images = blobs.part("test").images
+    found, strangeness = predictor.answers(images)
+    plain = load_trained(run_folder).predict(images)
+    expected = plain ** (1 / predictor.temperature)
+    np.testing.assert_allclose(found, expected / expected.sum(1, keepdims=True), atol=1e-5)
+    assert np.isfinite(strangeness).all()
+
+
+def test_an_export_in_whole_numbers_says_how_near_it_is(run_folder, blobs, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="take their ranges from training images"):
+        deployment.export(run_folder, tmp_path / "out", "int8")
+    folder = deployment.export(run_folder, tmp_path / "out", "int8", blobs, pixel_scale=0.1)
+    card, images = Card.read(folder), blobs.part("validation").images[:]
+    assert {"network.int8.onnx", "weights.safetensors"} <= set(card.files) and "network.onnx" not in card.files
+    found = Predictor(folder).probabilities(images)
+    exact = deployment.export(run_folder, tmp_path / "exact", "onnx", blobs, pixel_scale=0.1)
+    change = np.abs(found - Predictor(exact).probabilities(images))
+    assert card.metrics["int8"]["largest_change"] == pytest.approx(change.max(), abs=1e-5)
+    assert 0 < change.max() < 0.05
+    assert (Predictor(folder, pixel_scale=0.1).predict(images)["state"] == "answered").mean() > 0.9
+    monkeypatch.setattr(deployment, "AGREEMENT", 1.01)
+    with pytest.raises(CardError, match="names another class for 0.0% of the validation images.*Export it as onnx"):
+        deployment.export(run_folder, tmp_path / "far", "int8", blobs)
+    assert not (tmp_path / "far").exists()
+
+
+def test_answers_need_neither_e2cnn_nor_lightning(exported):
+    """In a process of its own, where importing either of them fails."""
+    code = f"""
+import sys
+for name in ("e2cnn", "lightning", "sklearn", "torchmetrics"):
+    sys.modules[name] = None
+import numpy as np
+from lensstudy.deployment.predictor import Predictor
+table = Predictor({str(exported)!r}).predict(np.random.default_rng(0).normal(size=(3, 16, 16)))
+print(len(table))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "3", done.stderr
+
+
+def test_without_its_images_nothing_is_called_strange(run_folder, tmp_path):
+    folder = deployment.export(run_folder, tmp_path / "out", "pytorch")
+    card = Card.read(folder)
+    assert card.in_distribution is None and any("cannot tell images" in limit for limit in card.limits)
+    row = Predictor(folder).predict(np.random.default_rng(0).normal(size=(1, 16, 16))).iloc[0]
+    assert row["prediction"] in card.classes and np.isnan(row["strangeness"])
+
+
+def test_other_images_than_those_of_the_training(run_folder, blobs, tmp_path):
+    other = blobs.subset(np.arange(1, len(blobs)))
+    with pytest.raises(DataError, match="was trained on other images"):
+        deployment.export(run_folder, tmp_path / "out", dataset=other)
+
+
+def test_another_pixel_scale_than_that_of_the_images_is_refused(run_folder, tmp_path):
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    card = json.loads((run / "card.json").read_text())
+    (run / "card.json").write_text(json.dumps(card | {"data": card["data"] | {"pixel_scale": 0.2}}))
+    with pytest.raises(DataError, match="pixel scale 0.1: the images of this training have 0.2 arcsec; leave it out"):
+        deployment.export(run, tmp_path / "out", "pytorch", pixel_scale=0.1)
+    same = deployment.export(run, tmp_path / "out", "pytorch", pixel_scale=0.2001)
+    assert Card.read(same).images.pixel_scale == 0.2
+
+
+def test_export_keeps_what_is_not_its_own(run_folder, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(CardError, match="holds 'thesis.tex', which is of no exported network"):
+        deployment.export(run_folder, tmp_path)
+    assert (tmp_path / "thesis.tex").exists()
+    with pytest.raises(CardError, match="holds .* which is of no exported network"):
+        deployment.export(run_folder, run_folder)
+    assert (run_folder / "weights.safetensors").exists(), "a training has a card too, and must not be replaced"
+    folder = deployment.export(run_folder, tmp_path / "network", "pytorch")
+    (folder / "predictions.csv").write_text("file,prediction")
+    with pytest.raises(CardError, match="holds 'predictions.csv'"):
+        deployment.export(run_folder, folder, "pytorch")
+    (folder / "predictions.csv").unlink()
+    assert deployment.export(run_folder, folder, "pytorch") == folder, "an earlier export is replaced"
+    with pytest.raises(ValueError, match="format 'pickle' is unknown; there are pytorch, onnx, int8"):
+        deployment.export(run_folder, tmp_path / "out", "pickle")
+
+
+def test_a_training_on_a_share_of_the_images_does_not_boast_of_the_whole(run_folder, tmp_path):
+    name = load_trained(run_folder).card["network"]
+    scores = {key: 0.9 for value in ("auc", "accuracy") for key in (value, f"{value}_low", f"{value}_high")}
+    (tmp_path / "analysis").mkdir()
+    (tmp_path / "analysis" / "table.json").write_text(json.dumps([{"network": name, "view": "upright"} | scores]))
+    for share in (100, 25):
+        run = shutil.copytree(run_folder, tmp_path / "training" / f"{share}")
+        card = json.loads((run / "card.json").read_text()) | {"share": share}
+        (run / "card.json").write_text(json.dumps(card))
+        metrics = Card.read(deployment.export(run, format="pytorch")).metrics
+        assert ("test" in metrics) == (share == 100)
+
+
+def remove_weights(folder):
+    (folder / "weights.safetensors").unlink()
+
+
+def alter_weights(folder):
+    content = bytearray((folder / "network.onnx").read_bytes())
+    content[-100] ^= 1
+    (folder / "network.onnx").write_bytes(content)
+
+
+def edit_card(**changes):
+    def edit(folder):
+        content = json.loads((folder / "card.json").read_text())
+        (folder / "card.json").write_text(json.dumps(content | changes))
+
+    return edit
+
+
+def cut_card(folder):
+    (folder / "card.json").write_text((folder / "card.json").read_text()[:300])
+
+
+DAMAGES = {
+    "a file is missing": (remove_weights, "'weights.safetensors' is missing"),
+    "one bit is altered": (alter_weights, "network.onnx: has been altered"),
+    "the card is newer": (edit_card(format_version=CARD_VERSION + 1), f"version {CARD_VERSION + 1}.*update lensstudy"),
+    "the classes are exchanged": (edit_card(classes=["sub", "no_sub"]), "card.json: has been altered"),
+    "the temperature is altered": (edit_card(calibration={"temperature": 0.01}), "its seal is broken"),
+    "the card lists no files": (edit_card(files={}), "its seal is broken"),
+    "the card is cut off": (cut_card, "is damaged"),
+    "the card lacks its classes": (edit_card(classes=None), "classes"),
+    "the card is another's": (edit_card(format="zoo"), "not that of an exported network"),
+    "the card is gone": (lambda folder: (folder / "card.json").unlink(), "no card.json"),
+    "the card names a file elsewhere": (edit_card(files={"../x": "0"}), "outside the folder"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_folder_is_refused(damage, exported, tmp_path):
+    spoil, message = DAMAGES[damage]
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    spoil(folder)
+    with pytest.raises(CardError, match=message):
+        Predictor(folder)
+
+
+def test_folder_of_a_training_is_no_exported_network(run_folder):
+    with pytest.raises(CardError, match="lensstudy export"):
+        Predictor(run_folder)
+
+
+def test_commands(exported, run_folder, blobs, tmp_path, monkeypatch):
+    """Export and prediction from the shell, with the exit status that scripts go by."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+
+    def lensstudy(*arguments):
+        return CliRunner().invoke(app, list(map(str, arguments)))
+
+    data = blobs.save(tmp_path / "dataset")
+    done = lensstudy("export", run_folder, "--data", data, "--out", "network", "--pixel-scale", "0.1")
+    assert done.exit_code == 0 and "knows no others" in done.output
+    np.save("good.npy", blobs.part("test").images[0, 0])
+    np.save("colour.npy", np.random.default_rng(0).normal(size=(3, 16, 16)))
+    assert lensstudy("predict", "network", "good.npy", "--out", "one.csv", "--pixel-scale", "0.1").exit_code == 0
+    untold = lensstudy("predict", "network", "good.npy", "--out", "untold.csv")
+    assert untold.exit_code == 1 and "untold.csv: 1 scale unknown" in untold.output
+    assert "the size of its pixels is unknown" in untold.output and pd.read_csv("untold.csv")["prediction"].isna().all()
+    assert lensstudy("predict", "network", "*.npy", "--out", "two.csv", "--pixel-scale", "0.1").exit_code == 1
+    table = pd.read_csv("two.csv").set_index("file")
+    assert table["reason"]["colour.npy"].startswith("3 bands")
+    assert table["prediction"]["good.npy"] in blobs.classes
+    assert lensstudy("predict", "network", "colour.npy", "--out", "none.csv").exit_code == 2
+    np.save("psf.npy", np.ones((5, 5)))
+    beside = lensstudy("predict", "network", "good.npy", "psf.npy", "--out", "beside.csv", "--pixel-scale", "0.1")
+    assert beside.exit_code == 0 and "beside.csv: 1 answered, 1 left out" in beside.output
+    with h5py.File("labels.h5", "w") as file:
+        file["labels"] = np.arange(3)
+    assert lensstudy("predict", "network", "labels.h5", "--out", "nothing.csv").exit_code == 2, "no image, no success"
+    unscaled = lensstudy("export", run_folder, "--data", data, "--out", "unscaled")
+    assert "whether their pixels are as large" in unscaled.output
+    asked = lensstudy("predict", "unscaled", "good.npy", "--out", "unscaled.csv")
+    assert asked.exit_code == 0 and "check yourself that yours are as large" in asked.output
+    rounded = lensstudy("export", run_folder, "--data", data, "--out", "rounded", "--format", "int8")
+    assert rounded.exit_code == 0 and "In whole numbers it names the same class for" in rounded.output
+    wrong = lensstudy("predict", "network", "good.npy", "--out", "network")
+    assert wrong.exit_code == 2 and "Is a directory" in wrong.output
+    wrong = lensstudy("predict", run_folder, "good.npy")
+    assert wrong.exit_code == 2 and "lensstudy export" in wrong.output
+    assert lensstudy("export", tmp_path / "nowhere").exit_code == 2

@@ -1,0 +1,438 @@
+"""An exported network among files: every layout, bad ones among them, and nothing answered that cannot be."""
+
+import io
+import os
+import tarfile
+import zipfile
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.io import fits
+from PIL import Image
+
+from lensstudy.deployment.predictor import Predictor, class_by_folder, find
+
+
+@pytest.fixture(scope="module")
+def predictor(exported) -> Predictor:
+    """One that was told how large the pixels of files are that do not say."""
+    return Predictor(exported, pixel_scale=0.1)
+
+
+@pytest.fixture(scope="module")
+def untold(exported) -> Predictor:
+    return Predictor(exported)
+
+
+@pytest.fixture
+def image(blobs) -> np.ndarray:
+    return np.array(blobs.part("test").images[0, 0])
+
+
+def reasons(predictor, *images) -> list[str]:
+    return list(predictor.predict(list(images))["reason"])
+
+
+def test_it_answers_rightly_and_finds_its_own_images_familiar(predictor, blobs):
+    test = blobs.part("test")
+    table = predictor.predict(test.images)
+    familiar = table["in_distribution"].astype(bool)
+    assert familiar.mean() > 0.85
+    assert (table["prediction"] == test.catalogue["class"])[familiar].mean() > 0.85
+    np.testing.assert_allclose(table[list(predictor.classes)].sum(axis=1), 1)
+    assert list(table.columns) == [c for c in predictor.columns if c != "file"]
+
+
+def test_what_the_network_cannot_know_is_refused_with_the_reason(untold, image):
+    colour = np.random.default_rng(0).normal(size=(3, 16, 16))
+    border = image.copy()
+    border[:, 0] = np.nan
+    bad = {
+        "3 bands": colour,
+        "16 x 12 pixels; cut out a square": image[:, :12],
+        "sees the central 16 x 16": image[:8, :8],
+        "the network was trained on 16 x 16 at 0.1 arcsec": np.pad(image, 8),
+        "16 pixels of what the network sees are NaN": border,
+        "every pixel has the same value": np.ones((16, 16)),
+    }
+    for expected, found in zip(bad, reasons(untold, *bad.values()), strict=True):
+        assert expected in found
+    table = untold.predict(list(bad.values()))
+    assert (table["prediction"] == "").all() and table[list(untold.classes)].isna().all(axis=None)
+    assert (table["state"] == "refused").all()
+
+
+def test_without_a_pixel_scale_no_class_is_named(untold, predictor, blobs):
+    """Lenses 0.7 times as large as the network knows them can look like others: nobody else can tell."""
+    images = blobs.part("test").images
+    table, told = untold.predict(images), predictor.predict(images)
+    assert set(table["state"]) <= {"scale unknown", "strange"} and "answered" in set(told["state"])
+    assert (table["prediction"] == "").all() and not table["in_distribution"].eq(True).any()
+    pd.testing.assert_frame_equal(table[["no_sub", "sub", "strangeness"]], told[["no_sub", "sub", "strangeness"]])
+    reasons = table["reason"][table["state"] == "scale unknown"]
+    assert reasons.str.endswith("if it is, say --pixel-scale 0.1").all() and len(reasons)
+    (row,) = untold.predict([np.random.default_rng(0).normal(size=(16, 16))]).to_dict("records")
+    assert row["state"] == "strange" and "the size of its pixels is unknown" in row["reason"]
+
+
+def test_a_network_that_knows_no_pixel_scale_cannot_ask_for_one(untold, blobs):
+    card = untold.card.model_copy(update={"images": untold.card.images.model_copy(update={"pixel_scale": None})})
+    table = Predictor.of(card, untold.network, untold.distribution).predict(blobs.part("test").images)
+    assert "answered" in set(table["state"])
+
+
+def test_a_grey_picture_stored_in_colour_is_grey(predictor, image):
+    grey, colour = predictor.predict([image]), predictor.predict([np.stack([image] * 3)])
+    pd.testing.assert_frame_equal(grey, colour)
+
+
+@pytest.mark.parametrize("scale, refused", [(0.1, False), (0.101, False), (0.05, True), (0.2, True)])
+def test_pixel_scale_of_the_user(exported, image, scale, refused):
+    (reason,) = reasons(Predictor(exported, pixel_scale=scale), image)
+    assert reason.startswith(f"pixels of {scale:.4g} arcsec, and the network was trained on 0.1") == refused
+
+
+def test_larger_cutouts_are_used_once_their_scale_is_known(exported, predictor, image):
+    larger = np.pad(image, 7, mode="edge")  # 30 pixels
+    known = Predictor(exported, pixel_scale=0.1)
+    pd.testing.assert_frame_equal(known.predict([larger]), predictor.predict([image]))
+    odd = known.predict([np.pad(image, ((7, 8), (7, 8)), mode="edge")])
+    pd.testing.assert_frame_equal(odd, known.predict([image]))
+
+
+def test_a_bad_border_outside_the_crop_does_no_harm(exported, predictor, image):
+    larger = np.pad(image, 7, constant_values=np.nan)
+    known = Predictor(exported, pixel_scale=0.1)
+    pd.testing.assert_frame_equal(known.predict([larger]), predictor.predict([image]))
+    (reason,) = reasons(Predictor(exported, turns=8, pixel_scale=0.1), larger)
+    assert "NaN" in reason, "a turn would bring the border into view"
+
+
+def test_strange_images_get_no_prediction(predictor, blobs):
+    noise = np.random.default_rng(3).normal(size=(20, 16, 16))
+    table = predictor.predict(noise)
+    assert not table["in_distribution"].any() and (table["prediction"] == "").all()
+    assert table["reason"].str.contains("unlike the training images").all()
+    brighter = predictor.predict(blobs.part("test").images * 30)
+    assert not brighter["in_distribution"].any(), "other units of brightness"
+
+
+def test_turns_average_and_an_invariant_network_does_not_mind(exported, predictor, blobs):
+    images = blobs.part("test").images[:6]
+    upright, turned = predictor.answers(images), Predictor(exported, turns=4).answers(images)
+    np.testing.assert_allclose(upright[0], turned[0], atol=1e-5)
+    eight = Predictor(exported, turns=8).answers(images)[0]
+    assert 1e-5 < np.abs(eight - upright[0]).max() < 0.5
+    with pytest.raises(ValueError, match="turns = 0"):
+        Predictor(exported, turns=0)
+    with pytest.raises(ValueError, match="pixel_scale = -1"):
+        Predictor(exported, pixel_scale=-1)
+
+
+def with_scale(image, arcsec, cards=True):
+    header = fits.Header()
+    if cards:
+        header["CTYPE1"], header["CTYPE2"] = "RA---TAN", "DEC--TAN"
+        header["CDELT1"], header["CDELT2"] = -arcsec / 3600, arcsec / 3600
+        header["CRVAL1"], header["CRVAL2"], header["CRPIX1"], header["CRPIX2"] = 150.0, 2.0, 8, 8
+    else:
+        header["PIXSCALE"] = arcsec
+    return fits.PrimaryHDU(image.astype(np.float32), header)
+
+
+@pytest.mark.parametrize("cards", [True, False])
+def test_pixel_scale_of_a_fits_file_comes_first(exported, image, tmp_path, cards):
+    with_scale(image, 0.1, cards).writeto(tmp_path / "right.fits")
+    with_scale(image, 0.06, cards).writeto(tmp_path / "wrong.fits")
+    rows = list(Predictor(exported, pixel_scale=0.1).predict_files([tmp_path / "*.fits"]))
+    assert rows[0]["prediction"] and not rows[0]["reason"]
+    assert rows[1]["reason"].startswith("pixels of 0.06 arcsec")
+
+
+def test_every_layout(predictor, blobs, tmp_path):
+    images = np.asarray(blobs.part("test").images[:4, 0])
+    expected = predictor.predict(images)["sub"].to_numpy()
+    for name in ("a", "b"):
+        (tmp_path / "classes" / name).mkdir(parents=True)
+    np.save(tmp_path / "classes/a/0.npy", images[0])
+    with_scale(images[1], 0.1).writeto(tmp_path / "classes/a/1.fits")
+    np.save(tmp_path / "classes/b/2.npy", images[2:, None])
+    with tarfile.open(tmp_path / "images.tar", "w") as tar:
+        tar.add(tmp_path / "classes", "classes")
+    with h5py.File(tmp_path / "images.h5", "w") as file:
+        file["images"], file["labels"] = images[:, None], np.arange(4)
+    np.savez(tmp_path / "images.npz", images=images[:, None])
+    blobs.part("test").subset(np.arange(4)).save(tmp_path / "dataset")
+    for layout in ("classes", "images.tar", "images.h5", "images.npz", "dataset"):
+        rows = list(predictor.predict_files([tmp_path / layout]))
+        assert not [row["reason"] for row in rows if "unlike" not in row["reason"] and row["reason"]], layout
+        np.testing.assert_allclose([row["sub"] for row in rows], expected, atol=1e-4, err_msg=layout)
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("set/no/1.npy", "no_sub"),
+        ("set.tgz:test/vort/1.npy", "axion"),
+        ("cdm/1.npy", ""),
+        ("mine/1.npy", ""),
+        ("1.npy", ""),
+    ],
+)
+def test_the_class_that_a_folder_is_named_after(file, expected):
+    assert class_by_folder(file, ("no_sub", "axion")) == expected
+
+
+def test_a_bad_file_is_a_row_and_the_others_go_on(predictor, image, tmp_path):
+    for i in range(5):
+        np.save(tmp_path / f"{i}.npy", image)
+    (tmp_path / "1.npy").write_bytes(b"no image")
+    (tmp_path / "2.npy").write_bytes(b"")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(tmp_path / "3.png")
+    np.save(tmp_path / "hostile.npy", np.array([print, image], dtype=object), allow_pickle=True)
+    rows = list(predictor.predict_files([tmp_path, tmp_path / "nowhere.npy", tmp_path / "x*.fits"]))
+    by_name = {row["file"].split("/")[-1]: row for row in rows}
+    for name, reason in {
+        "1.npy": "",
+        "2.npy": "empty file",
+        "3.png": "3 bands",
+        "hostile.npy": "could run",
+        "nowhere.npy": "nothing exists",
+        "x*.fits": "no file matches",
+    }.items():
+        assert reason in by_name[name]["reason"] and by_name[name]["reason"], name
+        assert by_name[name]["prediction"] == ""
+    assert [by_name[f"{i}.npy"]["prediction"] for i in (0, 3, 4)] == [by_name["0.npy"]["prediction"]] * 3
+    assert len(rows) == 9
+
+
+def test_an_image_called_like_labels_is_an_image(predictor, image, tmp_path):
+    """The Y band of a survey lies in files called y."""
+    with_scale(image, 0.1).writeto(tmp_path / "Y.fits")
+    np.save(tmp_path / "y.npy", image)
+    np.save(tmp_path / "labels.npy", np.arange(3))
+    assert len(list(predictor.predict_files([tmp_path]))) == 2
+
+
+def test_a_name_that_no_table_can_hold_is_written_out(predictor, image, tmp_path):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/lens-\xff.npy")
+    try:
+        np.save(name, image)
+    except OSError:
+        pytest.skip("this file system knows no such names")
+    (row,) = predictor.predict_files([name])
+    assert "not UTF-8" in row["reason"] and row["file"].encode("utf-8").endswith(b"lens-\\udcff.npy")
+
+
+def test_pixels_that_no_network_can_take_get_no_class(predictor, untold, image):
+    hot, outside = image.astype(float), np.pad(image.astype(float), 7, constant_values=1e300)
+    hot[3, 3] = 1e38
+    table = predictor.predict([hot, image.astype(float) * 1e300, image + 1j, image.astype(str), image * 1e25])
+    assert (table["prediction"] == "").all() and table["reason"].str.len().all()
+    (reason,) = reasons(predictor.of(predictor.card, predictor.network), hot)
+    assert "too large" in reason, "whatever is known of the training images"
+    (reason,) = reasons(untold, outside)
+    assert "at 0.1 arcsec" in reason
+
+
+def test_a_pixel_scale_in_the_first_header_counts_for_the_file(predictor, image, tmp_path):
+    first = fits.PrimaryHDU()
+    first.header["PIXSCALE"] = 0.05
+    fits.HDUList([first, fits.ImageHDU(image, name="SCI")]).writeto(tmp_path / "lens.fits")
+    (row,) = predictor.predict_files([tmp_path / "lens.fits"])
+    assert row["reason"].startswith("pixels of 0.05 arcsec")
+
+
+def test_a_folder_without_images_says_so(predictor, tmp_path):
+    (tmp_path / "notes.txt").write_text("nothing")
+    (row,) = predictor.predict_files([tmp_path])
+    assert row["reason"] == "no images in it (1 other files)" and row["prediction"] == ""
+
+
+def test_memory_stays_bounded(predictor, tmp_path, image):
+    """Of a stack on disk, no more images are in memory than one batch has."""
+    np.save(tmp_path / "stack.npy", np.broadcast_to(image, (9000, 16, 16)))
+    held = []
+
+    def watched():
+        for one in find([tmp_path / "stack.npy"]):
+            held.append(one)
+            yield one
+
+    rows = predictor._rows(watched())
+    for _ in range(300):
+        next(rows)
+    assert sum(one.pixels is not None for one in held) <= 1
+    assert len(held) <= 300 + predictor.batch_size + 1
+
+
+def test_files_that_belong_to_an_image_are_left_out_and_said(predictor, image, tmp_path):
+    """As observations come: a folder of image, noise map, PSF and mask, with the scale beside them."""
+    lens, other = tmp_path / "lens", tmp_path / "other"
+    for folder in (lens, other):
+        folder.mkdir()
+    for name in ("data", "noise_map", "psf", "mask_extra_galaxies"):
+        fits.PrimaryHDU(image).writeto(lens / f"{name}.fits")
+    for name in ("ours", "ours_rms", "theirs_rms"):
+        np.save(other / f"{name}.npy", image)
+    expected = {
+        "data.fits": "answered",
+        "noise_map.fits": "left out",
+        "psf.fits": "left out",
+        "mask_extra_galaxies.fits": "left out",
+        "ours.npy": "answered",
+        "ours_rms.npy": "left out",
+        "theirs_rms.npy": "answered",
+    }
+    with tarfile.open(tmp_path / "both.tar", "w") as tar:
+        tar.add(lens, "lens")
+        tar.add(other, "other")
+    for paths in ([lens, other], [lens / "*", other / "*"], [tmp_path / "both.tar"]):
+        rows = list(predictor.predict_files(paths))
+        assert {row["file"].split("/")[-1]: row["state"] for row in rows} == expected, paths
+    (reason,) = {row["reason"] for row in rows if "noise_map" in row["file"]}
+    assert reason == "the noise map of an image beside it, and no image itself"
+    (alone,) = predictor.predict_files([lens / "psf.fits"])
+    assert alone["state"] == "answered", "what is named alone is asked about"
+
+
+def test_lenstronomys_file_is_one_image_of_its_own_scale(untold, image, tmp_path):
+    for name, scale in (("right", 0.1), ("wrong", 0.04)):
+        with h5py.File(tmp_path / f"image_{name}.h5", "w") as file:
+            file["image_data"], file["exposure_time"] = image, np.ones_like(image)
+            file["transform_pix2angle"] = [[-scale, 0], [0, scale]]
+        with h5py.File(tmp_path / f"psf_{name}.h5", "w") as file:
+            file["kernel_point_source"] = image
+    for paths in ([tmp_path], [tmp_path / "*.h5"]):
+        rows = [row for row in untold.predict_files(paths) if row["state"] != "left out"]
+        assert [row["state"] for row in rows] == ["answered", "refused"]
+        assert rows[1]["reason"].startswith("pixels of 0.04 arcsec")
+
+
+def test_the_scale_in_the_information_beside_an_image_counts(untold, image, tmp_path):
+    np.save(tmp_path / "lens.npy", image)
+    for scale, state in ((0.1, "answered"), (0.2, "refused")):
+        (tmp_path / "info.json").write_text(f'{{"pixel_scale": {scale}}}')
+        (row,) = untold.predict_files([tmp_path])
+        assert row["state"] == state
+    (tmp_path / "info.json").write_text("{")
+    (row,) = untold.predict_files([tmp_path])
+    assert "expected JSON" in row["reason"]
+
+
+def test_an_archive_that_cannot_be_read_on_is_a_row_and_the_others_go_on(predictor, image, tmp_path):
+    with h5py.File(tmp_path / "elsewhere.h5", "w") as file:
+        file.create_dataset("images", (1, 16, 16), "f4", external=[(str(tmp_path / "raw"), 0, 1024)])
+    np.save(tmp_path / "good.npy", image)
+    rows = list(predictor.predict_files([tmp_path / "elsewhere.h5", tmp_path / "good.npy"]))
+    assert [row["state"] for row in rows] == ["refused", "answered"]
+    assert "takes its numbers from other files" in rows[0]["reason"]
+
+
+def test_real_files_each_get_a_row_and_none_an_answer_that_cannot_be_given(untold, evaluation_data):
+    """Telescope cutouts of other sizes and scales, noise maps and PSFs beside them, and colour pictures."""
+    rows = list(untold.predict_files([evaluation_data / "lenses", evaluation_data / "deeplense-common-test"]))
+    assert len(rows) > 20
+    states = {row["file"].removeprefix(str(evaluation_data)): row["state"] for row in rows}
+    assert {name.split("/")[-1] for name, state in states.items() if "slacs" in name and state == "left out"} == {
+        "mask_extra_galaxies.fits",
+        "noise_map.fits",
+        "psf.fits",
+    }
+    for row in rows:
+        assert row["reason"] and (row["prediction"] == ""), row
+    assert sum("the network was trained on 16 x 16 at 0.1 arcsec" in row["reason"] for row in rows) >= 15
+    assert sum(row["reason"].startswith("pixels of") for row in rows) >= 6  # lenstronomy's three, and info.json
+
+
+def test_a_damaged_member_of_a_zip_leaves_no_image_without_a_row(predictor, image, tmp_path):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in "abc":
+            archive.writestr(f"{name}.npy", npy(image))
+        start = archive.getinfo("b.npy").header_offset + 30 + len("b.npy")
+    damaged = bytearray((tmp_path / "all.zip").read_bytes())
+    damaged[start : start + 40] = b"\xff" * 40
+    (tmp_path / "all.zip").write_bytes(damaged)
+    rows = {row["file"][-5:]: row for row in predictor.predict_files([tmp_path / "all.zip"])}
+    assert set(rows) == {"a.npy", "b.npy", "c.npy"}
+    assert rows["a.npy"]["state"] == "answered" and rows["b.npy"]["state"] == "refused"
+
+
+def npy(image) -> bytes:
+    stored = io.BytesIO()
+    np.save(stored, image)
+    return stored.getvalue()
+
+
+def test_a_damaged_data_set_is_a_row_and_the_others_go_on(predictor, image, tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "dataset.json").write_text("{")
+    with h5py.File(tmp_path / "lens.h5", "w") as file:
+        file["image_data"], file["transform_pix2angle"] = image, np.array([[b"a", b"b"], [b"c", b"d"]])
+    np.save(tmp_path / "good.npy", image)
+    rows = list(predictor.predict_files([tmp_path / name for name in ("set", "lens.h5", "good.npy")]))
+    assert [row["state"] for row in rows] == ["refused", "refused", "answered"]
+
+
+@pytest.mark.parametrize("scale", ["NaN", "-0.1", "0"])
+def test_a_pixel_scale_that_is_none_is_no_scale(untold, image, tmp_path, scale):
+    np.save(tmp_path / "lens.npy", image)
+    (tmp_path / "info.json").write_text(f'{{"pixel_scale": {scale}}}')
+    (row,) = untold.predict_files([tmp_path])
+    assert row["state"] == "refused" and "expected arcseconds of one pixel" in row["reason"]
+    with pytest.raises(ValueError, match="pixels of nan arcsec"):
+        untold.prepare(image[None], float("nan"))
+
+
+def test_the_information_beside_a_stack_counts(untold, image, tmp_path):
+    np.savez(tmp_path / "stack.npz", images=np.stack([image[None]] * 2))
+    with h5py.File(tmp_path / "stack.h5", "w") as file:
+        file["images"] = np.stack([image[None]] * 2)
+    (tmp_path / "info.json").write_text('{"pixel_scale": 0.1}')
+    for name in ("stack.npz", "stack.h5"):
+        assert [row["state"] for row in untold.predict_files([tmp_path / name])] == ["answered"] * 2
+    assert {row["state"] for row in untold.predict_files([tmp_path])} == {"answered"}
+
+
+def test_weights_beside_an_image_are_no_image(predictor, image, tmp_path):
+    for name in ("m87_sci", "m87_wht", "m87_ctx"):
+        fits.PrimaryHDU(image).writeto(tmp_path / f"{name}.fits")
+    states = {row["file"][-8:-5]: row["state"] for row in predictor.predict_files([tmp_path])}
+    assert states == {"sci": "answered", "wht": "left out", "ctx": "left out"}
+
+
+def test_an_archive_among_images_is_not_passed_over_in_silence(predictor, image, tmp_path):
+    np.save(tmp_path / "a.npy", image)
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.write(tmp_path / "a.npy", "b.npy")
+    rows = {os.path.basename(row["file"]): row for row in predictor.predict_files([tmp_path])}
+    assert rows["a.npy"]["state"] == "answered"
+    assert rows["more.zip"]["state"] == "refused" and "give its path" in rows["more.zip"]["reason"]
+    assert len(list(predictor.predict_files([tmp_path / "more.zip"]))) == 1
+    os.rename(tmp_path / "more.zip", os.fsencode(tmp_path) + b"/\xff.zip")
+    files = [row["file"].encode() for row in predictor.predict_files([tmp_path])]  # what no table holds would raise
+    assert len(files) == 2
+
+
+def test_a_noise_map_of_a_drizzled_image_is_no_image(predictor, image, tmp_path):
+    for name in ("x_drz", "x_rms", "y_drz"):
+        np.save(tmp_path / f"{name}.npy", image)
+    states = {os.path.basename(row["file"]): row["state"] for row in predictor.predict_files([tmp_path])}
+    assert states == {"x_drz.npy": "answered", "x_rms.npy": "left out", "y_drz.npy": "answered"}
+
+
+def test_a_member_that_does_not_unpack_leaves_the_others(predictor, image, tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("a", "b", "c"):
+            with io.BytesIO() as file:
+                np.save(file, image)
+                archive.writestr(f"{name}.npy", file.getvalue())
+    with zipfile.ZipFile(tmp_path / "set.zip") as archive:
+        start = archive.getinfo("b.npy").header_offset + 35
+    content = bytearray((tmp_path / "set.zip").read_bytes())
+    content[start : start + 40] = b"\xff" * 40
+    (tmp_path / "set.zip").write_bytes(content)
+    states = [row["state"] for row in predictor.predict_files([tmp_path / "set.zip"])]
+    assert states == ["answered", "refused", "answered"]

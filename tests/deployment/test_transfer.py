@@ -1,0 +1,103 @@
+"""Training on one's own folder, and beginning with a network that is trained."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from lensstudy.cli import app
+from lensstudy.data.dataset import DataError, LensDataset
+from lensstudy.data.reading import write_deeplense
+from lensstudy.deployment.transfer import train_on
+
+
+@pytest.fixture
+def folder(blobs, tmp_path, monkeypatch):
+    """Forty images in class folders."""
+    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+    few = blobs.subset(np.arange(0, len(blobs), 3))
+    return write_deeplense(LensDataset(few.images, few.catalogue.drop(columns="part"), few.classes), tmp_path / "mine")
+
+
+def test_transfer_begins_ahead(folder, run_folder, tmp_path):
+    """After one epoch at a low rate, what began with a trained network is far ahead of what began with nothing."""
+    settings = {"epochs": 1, "learning_rate": 1e-4, "batch_size": 8, "validation_fraction": 0.3, "width": 0.5}
+    run, metrics = train_on(folder, tmp_path / "further", run_folder, **settings)
+    _, fresh = train_on(folder, tmp_path / "fresh", network="d4-steerable-cnn", **settings)
+    assert metrics["validation_loss"] < 0.5 * fresh["validation_loss"]
+    assert json.loads((run / "card.json").read_text())["start_from"]
+    assert (tmp_path / "further" / "dataset" / "dataset.json").exists()
+
+
+def test_command(folder, run_folder, exported, tmp_path):
+    def lensstudy(*arguments):
+        return CliRunner().invoke(app, list(map(str, arguments)))
+
+    out = tmp_path / "out"
+    done = lensstudy("train", "--from", run_folder, "--data", folder, "--out", out, "--epochs", 1, "--batch-size", 8)
+    assert done.exit_code == 0, done.output
+    run = out / "training" / "d4-steerable-cnn-s1"
+    assert "validation AUC" in done.output and (run / "metrics.json").exists()
+    assert lensstudy("export", run).exit_code == 0, "its data set lies where export looks for it"
+    assert json.loads((run / "exported" / "card.json").read_text())["in_distribution"]
+    wrong = lensstudy("train", "--from", exported, "--data", folder, "--out", tmp_path / "other")
+    assert wrong.exit_code == 2 and "give the run folder that it was exported from" in wrong.output
+
+
+def test_the_size_of_a_pixel_goes_along(folder, run_folder, tmp_path):
+    """A network that knows its own is not trained further on images of which nobody does."""
+    begin = shutil.copytree(run_folder, tmp_path / "begin")
+    card = json.loads((begin / "card.json").read_text())
+    (begin / "card.json").write_text(json.dumps(card | {"data": card["data"] | {"pixel_scale": 0.1}}))
+
+    def lensstudy(*arguments):
+        few = ("--data", folder, "--epochs", 1, "--batch-size", 8, "--validation-fraction", 0.3)
+        return CliRunner().invoke(
+            app, list(map(str, ("train", "--from", begin, "--out", tmp_path / "out", *few, *arguments)))
+        )
+
+    unknown = lensstudy()
+    assert unknown.exit_code == 2 and "was trained on 0.1 arcsec; say how large yours are" in unknown.output
+    assert lensstudy("--pixel-scale", 0.05).exit_code == 0
+    trained = json.loads((tmp_path / "out" / "training" / "d4-steerable-cnn-s1" / "card.json").read_text())
+    assert trained["data"]["pixel_scale"] == 0.05
+    with pytest.raises(DataError, match="pixels of 0.05 arcsec, as it says itself, and not of 0.1"):
+        train_on(tmp_path / "out" / "dataset", tmp_path / "other", pixel_scale=0.1)
+
+
+def test_a_network_that_is_trained_further_is_not_chosen(run_folder, folder, tmp_path):
+    asked = ["train", "--from", run_folder, "--network", "resnet18", "--data", folder, "--out", tmp_path / "out"]
+    done = CliRunner().invoke(app, list(map(str, asked)))
+    assert done.exit_code == 2 and "--network resnet18 beside --from" in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_that_saw_simulations_by_a_curriculum_learns_from_the_folder(folder, run_folder, tmp_path):
+    """How many images there were, and the machine, belong to the training that is over."""
+    begin = shutil.copytree(run_folder, tmp_path / "begin")
+    before = {"share": 25, "fresh_images": 6000, "curriculum": [[12, 1.0, 1.0]], "devices": 8, "accelerator": "gpu"}
+    card = json.loads((begin / "card.json").read_text())
+    (begin / "card.json").write_text(json.dumps(card | before))
+    run, _ = train_on(folder, tmp_path / "out", begin, epochs=1, batch_size=8, validation_fraction=0.2)
+    card = json.loads((run / "card.json").read_text())
+    assert card["training_images"] == card["share"] / 100 * len(
+        LensDataset.load(tmp_path / "out/dataset").part("train")
+    )
+    assert card["fresh_images"] == 0 and card["devices"] == 1
+
+
+def test_the_network_to_begin_with_is_not_overwritten(folder, run_folder, tmp_path):
+    begin = shutil.copytree(run_folder, tmp_path / "mine" / "training" / "d4-steerable-cnn-s1")
+    with pytest.raises(ValueError, match="is the network to begin with, which would be lost"):
+        train_on(folder, tmp_path / "mine", begin, seed=1)
+    assert (begin / "weights.safetensors").exists() and not (tmp_path / "mine" / "dataset").exists()
+
+
+def test_images_that_do_not_fit(blobs, run_folder, tmp_path):
+    small = LensDataset(blobs.images[:, :, 2:-2, 2:-2], blobs.catalogue.drop(columns="part"), blobs.classes)
+    with pytest.raises(DataError, match="images of 12 pixels, and the network sees the central 16"):
+        train_on(write_deeplense(small, tmp_path / "small"), tmp_path / "out", run_folder)
+    with pytest.raises(ValueError, match="no training here"):
+        train_on(tmp_path / "small", tmp_path / "out", tmp_path)

@@ -1,0 +1,282 @@
+"""Scores on cases with known answers and against scikit-learn; intervals and tests that keep what they promise."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import binomtest, norm
+from sklearn import metrics
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from lensstudy.evaluation import scores as evaluation
+
+EXPERIMENTS = 2000
+
+
+def probabilities_of(score):
+    positive = 1 / (1 + np.exp(-score))
+    return np.stack([1 - positive, positive], 1)
+
+
+def binormal(generator, n, separation):
+    """Labels and probabilities of a two-class problem whose AUC is known: Phi(separation / sqrt 2)."""
+    labels = np.repeat([0, 1], n)
+    return labels, probabilities_of(generator.normal(size=2 * n) + separation * labels)
+
+
+def three_classes(generator, n, separation=1.0, classes=3):
+    labels = generator.integers(0, classes, n)
+    logits = generator.normal(size=(n, classes)) + separation * np.eye(classes)[labels]
+    return labels, np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+
+
+def test_a_perfect_and_a_reversed_answer():
+    labels = np.array([0, 0, 1, 1, 2, 2])
+    right = np.eye(3)[labels]
+    scores = evaluation.scores(labels, right, ["a", "b", "c"])
+    assert scores["accuracy"] == scores["auc"] == scores["auc_a"] == scores["average_precision"] == 1
+    assert scores["log_loss"] == pytest.approx(0, abs=1e-9)
+    assert scores["brier"] == scores["calibration_error"] == 0
+    assert evaluation.auc(labels[:4], 1 - right[:4, :2]) == 0
+    assert np.array_equal(evaluation.confusion(labels, right), np.eye(3))
+
+
+def test_scores_with_known_values():
+    """Two images, 0.8 for the truth and 0.6 for the other: half right, -ln 0.8 and -ln 0.4, and so on."""
+    scores = evaluation.scores(np.array([0, 1]), np.array([[0.8, 0.2], [0.6, 0.4]]), ["no", "yes"])
+    assert scores["accuracy"] == 0.5
+    assert scores["auc"] == 1
+    assert scores["log_loss"] == pytest.approx(-(np.log(0.8) + np.log(0.4)) / 2)
+    assert scores["brier"] == pytest.approx((0.2**2 + 0.6**2) / 2)
+    assert scores["calibration_error"] == pytest.approx((0.2 + 0.6) / 2)
+
+
+def test_auc_of_two_normal_distributions():
+    labels, probabilities = binormal(np.random.default_rng(1), 20_000, 1.0)
+    assert evaluation.auc(labels, probabilities) == pytest.approx(norm.cdf(1 / np.sqrt(2)), abs=0.01)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_resampled_scores_are_those_of_scikit_learn_on_the_same_images(classes):
+    """Every score of every resample, with ties among the probabilities, against one call for each resample."""
+    generator = np.random.default_rng(2)
+    labels, probabilities = three_classes(generator, 70, classes=classes)
+    probabilities = np.round(probabilities, 1) + 0.011  # off the edges of the bins of confidence
+    probabilities /= probabilities.sum(1, keepdims=True)
+    weights = evaluation.resampling(labels, 5, seed=3)
+    names = [str(k) for k in range(classes)]
+    for metric in ("accuracy", "auc", "average_precision", "log_loss", "brier", "calibration_error"):
+        fast = evaluation.resampled(labels, probabilities, weights, metric)
+        for value, drawn in zip(fast, weights.astype(int), strict=True):
+            rows = np.repeat(np.arange(len(labels)), drawn)
+            assert value == pytest.approx(
+                evaluation.scores(labels[rows], probabilities[rows], names)[metric], abs=1e-6
+            ), metric
+
+
+def test_macro_scores_are_those_of_scikit_learn():
+    labels, probabilities = three_classes(np.random.default_rng(4), 200)
+    scores = evaluation.scores(labels, probabilities, ["a", "b", "c"])
+    assert scores["auc"] == pytest.approx(metrics.roc_auc_score(labels, probabilities, multi_class="ovr"))
+    assert evaluation.influence(labels, probabilities)[0] == pytest.approx(scores["auc"])
+    assert evaluation.influence(labels, probabilities, "accuracy")[0] == pytest.approx(scores["accuracy"])
+    assert scores["average_precision"] == pytest.approx(metrics.average_precision_score(labels, probabilities))
+    assert scores["brier"] == pytest.approx(metrics.brier_score_loss(labels, probabilities, labels=[0, 1, 2]))
+    expected = multiclass_calibration_error(torch.tensor(probabilities), torch.tensor(labels), 3)
+    assert scores["calibration_error"] == pytest.approx(expected.item())
+
+
+def test_resamples_keep_the_number_of_images_of_each_class():
+    labels = np.array([0] * 7 + [1] * 3)
+    weights = evaluation.resampling(labels, 50)
+    assert weights.shape == (50, 10)
+    assert (weights[:, :7].sum(1) == 7).all()
+    assert (weights[:, 7:].sum(1) == 3).all()
+
+
+# Intervals and tests keep their promise -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "separation"), [(60, 1.0), (60, 2.0), (150, 3.2), (150, 4.0), (400, 4.6)])
+def test_the_interval_of_the_auc_covers_the_truth_as_often_as_it_says(n, separation):
+    """95 % nominal covers 93 to 97 % of 2,000 experiments, at an AUC of 0.76, 0.92, 0.988, 0.9977 and 0.9994."""
+    generator, truth, covered = np.random.default_rng(5), norm.cdf(separation / np.sqrt(2)), 0
+    for _ in range(EXPERIMENTS):
+        labels, probabilities = binormal(generator, n, separation)
+        low, high = evaluation.interval(labels, [probabilities])
+        covered += low <= truth <= high
+    assert 0.93 <= covered / EXPERIMENTS <= 0.97
+
+
+def test_the_interval_of_the_accuracy_covers_the_truth_as_often_as_it_says():
+    """150 images of which a network gets nine in ten right: 93 to 97 % of 2,000 experiments."""
+    generator, labels, covered = np.random.default_rng(6), np.repeat([0, 1], 75), 0
+    for right in generator.random((EXPERIMENTS, 150)) < 0.9:
+        low, high = evaluation.interval(labels, [np.eye(2)[np.where(right, labels, 1 - labels)]], "accuracy")
+        covered += low <= 0.9 <= high
+    assert 0.93 <= covered / EXPERIMENTS <= 0.97
+
+
+def test_the_bootstrap_interval_covers_the_truth_as_often_as_it_says():
+    """The Brier score of calibrated answers has a known mean, E[p (1 - p)]: 93 to 97 % of 2,000 experiments."""
+    generator, covered = np.random.default_rng(7), 0
+    truth = np.mean([p * (1 - p) for p in generator.beta(2, 2, 200_000)])
+    for _ in range(EXPERIMENTS):
+        p = generator.beta(2, 2, 100)
+        labels = (generator.random(100) < p).astype(int)
+        weights = evaluation.resampling(np.zeros(100, int), 400, seed=int(generator.integers(1e9)))
+        low, high = evaluation.bootstrap_interval(labels, [np.stack([1 - p, p], 1)], weights, "brier")
+        covered += low <= truth <= high
+    assert 0.93 <= covered / EXPERIMENTS <= 0.97
+
+
+@pytest.mark.parametrize("separation", [1.0, 2.5])
+def test_equal_networks_are_called_different_once_in_twenty(separation):
+    """Two networks, two seeds each, equally good on the same images: the rate of false alarms at p < 0.05 lies within
+    three binomial errors of 5 %. McNemar's exact test may have fewer, never more."""
+    generator, labels = np.random.default_rng(8), np.repeat([0, 1], 75)
+    alarms, exact = 0, 0
+    for _ in range(EXPERIMENTS):
+        truth = generator.normal(size=150) + separation * labels
+        runs = [probabilities_of(truth - separation / 2 + 0.5 * generator.normal(size=150)) for _ in range(4)]
+        alarms += evaluation.difference(labels, runs[:2], runs[2:]).p < 0.05
+        exact += evaluation.mcnemar(labels, runs[0], runs[2]) < 0.05
+    error = np.sqrt(0.05 * 0.95 / EXPERIMENTS)
+    assert alarms / EXPERIMENTS == pytest.approx(0.05, abs=3 * error)
+    assert exact / EXPERIMENTS <= 0.05 + 3 * error
+
+
+def test_the_variance_of_delong_is_that_of_its_definition():
+    """Structural components by comparing every member with every other, as DeLong et al. (1988) write them."""
+    generator = np.random.default_rng(9)
+    labels, first = binormal(generator, 30, 1.0)
+    second = np.round(probabilities_of(np.log(first[:, 1] / first[:, 0]) + generator.normal(size=60)), 1)
+
+    def components(p):
+        inside, outside = p[labels == 1, 1][:, None], p[labels == 0, 1][None]
+        wins = (inside > outside) + 0.5 * (inside == outside)
+        return wins.mean(), wins.mean(1), wins.mean(0)
+
+    (one, v10, v01), (two, w10, w01) = components(first), components(second)
+    error = np.sqrt(np.var(v10 - w10, ddof=1) / 30 + np.var(v01 - w01, ddof=1) / 30)
+    found = evaluation.difference(labels, [first], [second])
+    assert found.value == pytest.approx(one - two)
+    assert (found.high - found.low) / 2 == pytest.approx(1.959964 * error)
+    assert found.p == pytest.approx(2 * norm.sf(abs(one - two) / error))
+
+
+def test_equal_networks_differ_by_nothing_and_a_better_one_is_ahead():
+    generator = np.random.default_rng(3)
+    labels, good = binormal(generator, 150, 2.0)
+    _, poor = binormal(generator, 150, 0.5)
+    assert evaluation.difference(labels, [good], [good]) == (0, 0, 0, 1)
+    ahead = evaluation.difference(labels, [good], [poor])
+    assert 0 < ahead.low < ahead.value < ahead.high
+    assert ahead.p < 0.001
+    table = evaluation.pairwise(labels, {"good": [good], "poor": [poor], "same": [good]})
+    assert len(table) == 3
+    assert table.p[0] == pytest.approx(min(3 * ahead.p, 1))
+    assert table.p[1] == 1
+    assert len(evaluation.pairwise(labels, {"good": [good]})) == 0
+
+
+def test_two_networks_that_are_always_right_are_not_equal_for_certain():
+    """The rule of three, for want of any image that tells them apart; one that says nothing is not surely behind."""
+    labels = np.repeat([0, 1], 20)
+    right, surer, nothing = probabilities_of(labels - 0.5), probabilities_of(3.0 * labels - 1), np.full((40, 2), 0.5)
+    for metric, images in (("auc", 20), ("accuracy", 40)):
+        found = evaluation.difference(labels, [right], [surer], metric)
+        reach = 1 - 0.05 ** (1 / images)
+        assert found == pytest.approx((0, -reach, reach, 1))
+        assert evaluation.difference(labels, [right], [right], metric) == (0, 0, 0, 1)
+    few = evaluation.difference(labels[18:22], [right[18:22]], [nothing[18:22]])
+    assert few.low < 0 < few.value < few.high
+    assert few.p > 0.05
+
+
+def test_mcnemar_is_the_binomial_test_of_the_images_that_one_network_alone_gets_right():
+    labels = np.zeros(20, int)
+    first, second = np.eye(2)[np.r_[[1] * 2, [0] * 18]], np.eye(2)[np.r_[[0] * 2, [1] * 8, [0] * 10]]
+    assert evaluation.mcnemar(labels, first, second) == pytest.approx(binomtest(8, 10).pvalue)
+    assert evaluation.mcnemar(labels, first, first) == 1
+
+
+def test_holm_as_worked_out_by_hand():
+    """0.01 x 4, 0.02 x 3, 0.03 x 2 raised to what stands before it, 0.6."""
+    assert evaluation.holm([0.03, 0.01, 0.6, 0.02]) == pytest.approx([0.06, 0.04, 0.6, 0.06])
+    assert len(evaluation.holm([])) == 0
+
+
+def test_a_score_of_one_is_not_certain_and_one_image_a_class_says_nothing():
+    labels = np.repeat([0, 1], 30)
+    low, high = evaluation.interval(labels, [np.eye(2)[labels]])
+    assert (low, high) == (pytest.approx(0.05 ** (1 / 30)), 1)
+    low, high = evaluation.interval(labels, [np.eye(2)[labels]], "accuracy")
+    assert low == pytest.approx(binomtest(60, 60, alternative="greater").proportion_ci(0.95).low)
+    assert evaluation.interval(labels[29:31], [np.eye(2)]) == (0, 1)
+
+
+def test_wilson_is_scipys_and_takes_means_over_seeds():
+    for right, images in ((3, 10), (10, 10), (0, 7)):
+        expected = binomtest(right, images).proportion_ci(method="wilson")
+        assert evaluation.wilson(right / images, images) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert evaluation.wilson(0.25, 10)[0] < evaluation.wilson(0.3, 10)[0]
+
+
+# Calibration and tables -----------------------------------------------------------------------------------------------
+
+
+def test_the_temperature_of_logits_that_were_made_too_large_is_found_again():
+    generator = np.random.default_rng(10)
+    logits = 2 * generator.normal(size=(20_000, 3))
+    honest = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = np.array([generator.choice(3, p=p) for p in honest])
+    too_sure = evaluation.tempered(honest, 1 / 3)
+    temperature = evaluation.fit_temperature(labels, too_sure)
+    assert temperature == pytest.approx(3, rel=0.05)
+    after = evaluation.tempered(too_sure, temperature)
+    assert np.array_equal(after.argmax(1), too_sure.argmax(1))
+    errors = [evaluation.scores(labels, p, "abc")["calibration_error"] for p in (too_sure, after)]
+    assert errors[1] < 0.02 < errors[0]
+    table = evaluation.reliability(labels, after)
+    assert table.images.sum() == len(labels)
+    assert np.average(abs(table.confidence - table.right), weights=table.images) == pytest.approx(errors[1], abs=1e-6)
+
+
+def test_swing_is_the_largest_change_of_any_probability():
+    first, second = np.array([[0.5, 0.5], [0.9, 0.1]]), np.array([[0.4, 0.6], [0.9, 0.1]])
+    assert evaluation.swing([first, second, first]) == pytest.approx([0.1, 0.0])
+
+
+def test_summary_has_the_mean_over_seeds_and_says_when_there_is_one():
+    generator = np.random.default_rng(4)
+    labels, one = binormal(generator, 80, 1.5)
+    _, two = binormal(generator, 80, 1.0)
+    answers = pd.DataFrame(
+        [
+            {"network": "a", "seed": 1, "view": "upright", "probabilities": one},
+            {"network": "a", "seed": 2, "view": "upright", "probabilities": two},
+            {"network": "b", "seed": 1, "view": "upright", "probabilities": two},
+            {"network": "b", "seed": 1, "view": "upright", "probabilities": one},
+        ]
+    )
+    table = evaluation.summarise(labels, answers, ["no", "yes"]).set_index("network")
+    expected = np.mean([evaluation.auc(labels, one), evaluation.auc(labels, two)])
+    assert table.auc["a"] == table.auc["b"] == pytest.approx(expected)
+    assert table.auc_low["a"] < table.auc["a"] < table.auc_high["a"]
+    assert table.auc_std["a"] > 0
+    assert table.seeds["b"] == 1  # two draws of a view are no second seed
+    assert np.isnan(table.auc_std["b"])
+
+
+def test_a_network_behind_is_behind_by_what_the_other_is_ahead():
+    first, second = evaluation.Difference(0.02, 0.01, 0.04, 0.001), evaluation.Difference(-0.02, -0.04, -0.01, 0.001)
+    assert evaluation.in_words(first, "b") == "ahead of b by 0.020 [0.010, 0.040]"
+    assert evaluation.in_words(second, "b") == "behind b by 0.020 [0.010, 0.040]"
+
+
+def test_digits_follow_the_width_of_the_interval():
+    assert evaluation.format_interval(0.97, 0.95, 0.98) == "0.970 [0.950, 0.980]"
+    assert evaluation.format_interval(0.99995, 0.9999, 1.0) == "0.99995 [0.99990, 1.00000]"
+    assert evaluation.format_p(0.0002) == "< 0.001"
+    assert evaluation.format_p(0.0312) == "0.031"

@@ -1,0 +1,168 @@
+"""Familiar images get p-values as often as promised, strange ones get small ones, and a network says what it cannot."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lensstudy.data import mixture
+from lensstudy.data.dataset import DataError, Scaling
+from lensstudy.data.simulation import simulate
+from lensstudy.evaluation.ood import Cloud, Distribution
+from lensstudy.networks.groups import rotate
+from lensstudy.networks.registry import build_network, settle_batch_norm
+from lensstudy.observations.cutouts import read_all, write_simulated
+from lensstudy.observations.distribution import Familiarity, Judge, features, opened, side_by_side, simulations_like
+from lensstudy.training.run import TrainedNetwork
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    """An untrained network with settled averages: what is familiar does not hang on what was learnt."""
+    images = simulate("model_3", 60, seed=1, image_size=SIZE, noise_level=0.02)
+    scaling = Scaling.fit("asinh", images.images, size=SIZE)
+    network = build_network("d4-steerable-cnn", SIZE, 3, width=0.5, seed=1)
+    settle_batch_norm(network, scaling.apply(torch.as_tensor(images.images)))
+    card = {"network": "d4-steerable-cnn", "image_size": SIZE, "crop": SIZE, "binning": 1, "in_channels": 1}
+    trained = TrainedNetwork(network, scaling, images.classes, card | {"data": images.description})
+    return Judge.of("a network", trained, simulations_like(trained, 100, 2), simulations_like(trained, 100, 3))
+
+
+def test_fresh_simulations_are_of_the_recipe_and_new(judge):
+    again = simulations_like(judge.trained, 5, 1)
+    first = simulate("model_3", 60, seed=1, image_size=SIZE, noise_level=0.02)
+    np.testing.assert_array_equal(again.images[:5], first.images[:5])
+    assert not np.array_equal(simulations_like(judge.trained, 5, 2).images, again.images)
+
+
+def test_p_values_of_images_like_the_known_ones_are_uniform(judge):
+    from scipy.stats import kstest
+
+    p = judge.familiarity.p_value(simulations_like(judge.trained, 60, 4).images)
+    assert kstest(p, "uniform").pvalue > 0.001
+    assert (p < 0.05).mean() < 0.12
+
+
+def test_noise_and_other_recipes_are_strange(judge):
+    noise = np.random.default_rng(0).normal(0, judge.noise, (20, 1, SIZE, SIZE)).astype(np.float32)
+    assert (judge.familiarity.p_value(noise) < 0.01).all()
+    assert (judge.familiarity.p_value(np.zeros((1, 1, SIZE, SIZE), np.float32)) < 0.01).all()
+    other = simulate("common_test", 10, seed=1, image_size=SIZE).images
+    assert np.median(judge.familiarity.p_value(other)) < 0.01
+
+
+def test_a_turned_image_is_as_familiar(judge):
+    images = torch.as_tensor(simulations_like(judge.trained, 5, 5).images)
+    turned = judge.familiarity.score(rotate(images, 90).numpy())
+    np.testing.assert_allclose(turned, judge.familiarity.score(images.numpy()), rtol=1e-2)
+
+
+def test_features_are_what_the_last_layer_sees(judge):
+    images = simulations_like(judge.trained, 3, 6).images
+    seen, looks = features(judge.trained, images)
+    logits = judge.trained.network.classifier(torch.as_tensor(seen, dtype=torch.float32)).softmax(1)
+    np.testing.assert_allclose(logits.detach().numpy(), judge.trained.predict(images), atol=1e-5)
+    assert len(looks) == len(images)
+    assert not judge.trained.network.classifier._forward_pre_hooks
+
+
+def test_an_exported_network_is_asked_like_the_one_that_was_trained(run_folder, exported, blobs, tmp_path):
+    whole, plain = opened(run_folder), opened(str(exported))
+    images = blobs.part("test").images
+    for own, others in zip(features(plain, images), features(whole, images), strict=True):
+        np.testing.assert_allclose(own, others, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(plain.predict(images, 30.0), whole.predict(images, 30.0), atol=1e-5)
+    assert plain.card["data"]["pixel_scale"] == 0.1
+    same = {name: plain.card[name] for name in ("network", "seed", "image_size", "crop", "in_channels", "classes")}
+    assert same == {name: whole.card[name] for name in same}
+    with pytest.raises(OSError, match="no finished training here"):
+        opened(tmp_path)
+
+
+def test_a_distance_is_about_one_for_what_is_known():
+    seen = np.random.default_rng(0).normal(0, [1.0, 10.0, 0.1], (500, 3))
+    cloud = Cloud.fit(seen, np.zeros(500))
+    assert cloud.distance(seen).mean() == pytest.approx(1, rel=0.05)
+    assert cloud.distance(np.array([[10.0, 0, 0]]))[0] > 20
+
+
+def test_wild_features_do_not_shout_down_the_looks():
+    """Features with heavy tails: a held-out image in a hundred is far by itself, and an odd look must still count."""
+    generator = np.random.default_rng(0)
+    wild, plain = generator.standard_t(1.5, (600, 40)), generator.normal(size=(600, 16))
+    distribution = Distribution.fit(wild[:300], plain[:300], np.arange(300) % 3).settled(wild[300:], plain[300:])
+    assert (distribution.strangeness(wild[300:], plain[300:]) > 1).mean() == pytest.approx(0.01, abs=0.005)
+    assert (distribution.strangeness(wild[300:], plain[300:] + 8) > 1).all()
+    assert distribution.strangeness(np.full((1, 40), np.inf), plain[:1])[0] == np.inf
+
+
+def test_the_answer_is_any_substructure_and_its_attribution_adds_up(judge):
+    image = simulations_like(judge.trained, 1, 8).images[:1]
+    probability = judge.substructure(image)[0]
+    assert probability == pytest.approx(judge.trained.predict(image)[0, 1:].sum())
+    found, pixel = judge.attribution(image)
+    assert found.shape == (SIZE, SIZE) and pixel == pytest.approx(0.16)
+    empty = judge.substructure(np.zeros_like(image))[0]
+    wanted = np.log(probability / (1 - probability)) - np.log(empty / (1 - empty))
+    assert found.sum() == pytest.approx(wanted, rel=0.1)
+
+
+def test_a_real_image_is_seen_in_the_pixels_and_the_noise_of_the_training(judge, tmp_path):
+    one = read_all(write_simulated(tmp_path, seed=2))[0][0]
+    noise = np.random.default_rng(0).normal(0, one.noise.min(), one.image.shape)
+    assert judge.view(one.image, one).shape == (1, 1, SIZE, SIZE)
+    assert judge.view(noise, one).std() == pytest.approx(judge.noise, rel=0.15)
+
+
+def test_a_judge_of_a_mixture_knows_what_its_recipes_had_in_common(judge):
+    lit = {"preset": "realistic", "population": {"lens_light": True, "subhalo_profile": "point"}}
+    dark = {"preset": "realistic", "population": {"instrument": "euclid-vis"}}
+
+    def of(*recipes):
+        made = mixture.make("mixture", 40, seed=1, image_size=SIZE, population={"recipes": list(recipes)})
+        trained = replace(judge.trained, card=judge.trained.card | {"data": made.description})
+        return Judge.of("mixed", trained, made, simulations_like(trained, 40, 3))
+
+    assert not judge.lens_light and judge.profile == "point"
+    assert of(lit, lit).lens_light and of(lit, lit).profile == "point"
+    assert of(dark, dark).profile == "truncated_nfw" and not of(dark, dark).lens_light
+    with pytest.raises(DataError, match="with and without lens light"):
+        of(lit, dark | {"population": {}})
+    with pytest.raises(DataError, match="of several sizes"):
+        of({"preset": "model_1"}, dark)
+
+
+def test_networks_of_different_classes_stand_side_by_side(judge):
+    two = build_network("d4-steerable-cnn", SIZE, 2, width=0.5, seed=2).eval()
+    other = replace(judge, label="another", trained=replace(judge.trained, network=two, classes=("no_sub", "sub")))
+    images = simulations_like(judge.trained, 1, 9).images
+    views = {label: {"a": images[:1], "b": images[1:2]} for label in ("a network", "another")}
+    moves = {"a network": {"a": 0.1, "b": 0.2}, "another": {"a": 0.3, "b": 0.4}}
+    table = side_by_side([judge, other], views, moves)
+    assert list(zip(table["image"], table["network"], table["moves by"], strict=True)) == [
+        ("a", "a network", 0.1),
+        ("a", "another", 0.3),
+        ("b", "a network", 0.2),
+        ("b", "another", 0.4),
+    ]
+    classes = ["no_sub", "cdm", "axion", "sub"]
+    np.testing.assert_allclose(table[classes].sum(axis=1), 1)
+    assert table["sub"].isna().tolist() == [True, False, True, False]
+    substructure = np.concatenate([judge.substructure(images), other.substructure(images)])[[0, 3, 1, 4]]
+    np.testing.assert_allclose(1 - table["no_sub"], substructure)
+    assert (table["says"] == np.where(substructure > 0.5, "substructure", "no_sub")).all()
+    assert table["p-value"][1] == other.familiarity.p_value(images[:1])[0]
+
+
+def test_what_a_network_cannot_say_is_refused(judge):
+    few = simulations_like(judge.trained, 5, 7)
+    with pytest.raises(DataError, match="15 known images are too few"):
+        Familiarity.fit(judge.trained, few, few)
+    with pytest.raises(DataError, match="a network without the class no_sub cannot say"):
+        Judge.of("other", replace(judge.trained, classes=("cdm", "axion", "sub")), few, few)
+    read = replace(judge.trained, card=judge.trained.card | {"data": {"source": "files"}})
+    with pytest.raises(DataError, match="pass the validation part of its data set instead"):
+        simulations_like(read, 5, 1)

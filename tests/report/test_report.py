@@ -1,0 +1,429 @@
+"""Notebooks run in batch and become pages: what is kept, what is stamped, what a reader gets to see."""
+
+import ast
+import base64
+import io
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
+
+from lensstudy.report import execution, pages
+from lensstudy.report import index as report
+from lensstudy.report.execution import NotebookFailed, execute, source_hash
+from lensstudy.study import ParameterError, Study
+
+ROOT = Path(__file__).resolve().parents[2]
+PARAMETERS = (
+    'study: str = "smoke"  # name\nseed: int = 1  # seed\ndata_path: str = ""  # folder\nepochs: int = 2  # passes'
+)
+PROSE = r"""# A page of everything
+
+**Question.** Does it render?
+
+## The lens equation
+
+Inline $\beta = \theta - \alpha(\theta)$ and set apart:
+
+$$\kappa = \frac{\Sigma}{\Sigma_\mathrm{cr}}$$
+
+\begin{equation}\psi = x^2\end{equation}
+
+Some `code with $x$`.
+
+## The lens equation
+"""
+FIGURE = """import base64, io
+from IPython.display import HTML, display
+from PIL import Image
+buffer = io.BytesIO()
+Image.new("RGB", (600, 300), "navy").save(buffer, "png")
+picture = base64.b64encode(buffer.getvalue()).decode()
+for name in ("first", "second"):
+    display(HTML(f'<figure class="lensstudy-figure"><img alt="{name} figure" src="data:image/png;base64,{picture}">'
+                 f'<figcaption>The {name} one, with $\\\\theta_E$.</figcaption></figure>'))"""
+
+
+def notebook(file: Path, *cells) -> Path:
+    """A notebook with a `parameters` cell and these cells, strings being code."""
+    cells = [new_code_cell(cell) if isinstance(cell, str) else cell for cell in cells]
+    cells = [new_code_cell("import sys"), new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), *cells]
+    nbformat.write(new_notebook(cells=cells), file)
+    return file
+
+
+def tagged(source: str, tag: str):
+    return new_code_cell(source, metadata={"tags": [tag]})
+
+
+def run(source: Path, home: Path, study: str = "smoke", name: str = "", timeout_s: int = 60, **parameters) -> Path:
+    output = home / "runs" / study / "notebooks" / f"{name or source.stem}.ipynb"
+    log = home / "runs" / study / "logs" / f"{name or source.stem}.log"
+    parameters = {"study": study, "question": "Does a test reach everything?"} | parameters
+    execute(source, output, parameters, log=log, timeout_s=timeout_s, cwd=home)
+    return output
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with one study that ran: two notebooks, a data set, a summary; and one notebook that failed."""
+    home = tmp_path_factory.mktemp("home")
+    dataset, analysis = home / "runs/smoke/dataset", home / "runs/smoke/analysis"
+    dataset.mkdir(parents=True)
+    analysis.mkdir()
+    (dataset / "dataset.json").write_text(json.dumps({"fingerprint": "0123456789abcdef"}))
+    Image.new("RGB", (300, 200), "white").save(analysis / "headline.png")
+    summary = {
+        "answer": "d4 is ahead.",
+        "figure": "headline.png",
+        "figure_alt": "d4 above resnet18",
+        "figure_caption": "Test AUC.",
+        "table": [
+            {"network": "d4", "AUC": "0.9990 [0.9980, 0.9995]", "parameters": 17000},
+            {"network": "resnet18", "AUC": "0.9800 [0.9700, 0.9900]", "parameters": 11000000},
+            {"network": "(total flux)", "AUC": "0.5 [0.4, 0.6]", "parameters": ""},
+        ],
+        "limitations": "Few images.",
+    }
+    (analysis / "summary.json").write_text(json.dumps(summary))
+    page = notebook(
+        home / "01-everything.ipynb",
+        new_markdown_cell(PROSE),
+        FIGURE,
+        "import pandas as pd\npd.DataFrame({'name': ['a', 'b'], 'value': [1.5, -2.0], 'p': ['0.02', '< 0.001']})",
+        "print('seed', seed, 'at', data_path, 'in', sys.prefix)",
+        tagged("hidden_input = 'secret source'; print('output stays')", "hide-input"),
+        tagged("print('secret output')", "hide-output"),
+        tagged("import ipywidgets\nipywidgets.IntSlider(description='a slider')", "interactive"),
+        "ipywidgets.IntSlider(description='another slider')",
+        "from IPython.display import Markdown\nMarkdown(f'Found **{seed}** at $x^{seed}$.')",
+    )
+    for name in ("01-everything", "03-again-s7"):
+        run(page, home, name=name, seed=7, data_path="/data/of/somebody/lenses.tgz", epochs=3)
+    with pytest.raises(NotebookFailed):
+        run(notebook(home / "04-broken.ipynb", "x = 1 / 0", "print('never')"), home)
+    return home
+
+
+@pytest.fixture(scope="module")
+def page(home) -> BeautifulSoup:
+    html = home / "reports/smoke/01-everything.html"
+    report.render(home / "runs/smoke/notebooks/01-everything.ipynb", html, parameter_file=home / "params/smoke.yml")
+    return BeautifulSoup(html.read_text(encoding="utf-8"), "html.parser")
+
+
+# ---- running ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_executed_notebook_is_stamped(home):
+    executed = home / "runs/smoke/notebooks/01-everything.ipynb"
+    stamp = nbformat.read(executed, as_version=4).metadata["lensstudy"]
+    assert stamp["source"] == source_hash(home / "01-everything.ipynb") == source_hash(executed)
+    assert stamp["parameters"] == {"study": "smoke", "seed": 7, "data_path": "…/lenses.tgz", "epochs": 3}
+    assert stamp["data"] == "0123456789abcdef"
+    assert stamp["packages"]["e2cnn"] == "0.2.3"
+    assert {"code", "device", "started", "run_time_s", "question"} <= stamp.keys()
+    assert not executed.with_suffix(".failed.ipynb").exists()
+
+
+def test_no_place_of_this_machine_stays_in_what_others_read(home, page):
+    files = [home / "runs/smoke/notebooks/01-everything.ipynb", home / "runs/smoke/logs/01-everything.log"]
+    for text in [file.read_text(encoding="utf-8") for file in files] + [str(page)]:
+        for place in (str(home), str(Path.home()) + "/", str(ROOT), "/data/of/somebody"):
+            assert place not in text
+    assert "at …/lenses.tgz in $PYTHON" in files[1].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        ("x = 1\n1 / 0", r"\(x = 1\): ZeroDivisionError: division by zero"),
+        ("import os; os._exit(0)", r"\(import os; os._exit\(0\)\): DeadKernelError"),
+        ("import sys; sys.exit(0)", r"\(import sys; sys.exit\(0\)\): SystemExit"),
+        ("import time; time.sleep(30)", r"\(import time; time.sleep\(30\)\): CellTimeoutError.* 2 seconds"),
+    ],
+    ids=["error", "dead kernel", "exit", "timeout"],
+)
+def test_a_notebook_that_stops_is_kept_aside_and_named(tmp_path, source, message):
+    output = tmp_path / "runs/smoke/notebooks/broken.ipynb"
+    output.parent.mkdir(parents=True)
+    output.write_text("of an older run")
+    with pytest.raises(NotebookFailed, match=r"broken.ipynb failed in cell \[4\] " + message) as failed:
+        run(notebook(tmp_path / "broken.ipynb", source, "print('never')"), tmp_path, seed=2, timeout_s=2)
+    assert not output.exists()
+    assert str(output.with_suffix(".failed.ipynb")) in str(failed.value)
+    assert str(tmp_path / "runs/smoke/logs/broken.log") in str(failed.value)
+    assert output.with_suffix(".failed.ipynb").exists()
+    assert (tmp_path / "runs/smoke/logs/broken.log").stat().st_size > 0
+
+
+def test_a_parameter_that_no_study_has_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(ParameterError, match="no study has a parameter epoch$"):
+        run(notebook(tmp_path / "a.ipynb"), tmp_path, epoch=3)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_hash_follows_the_source_alone(tmp_path):
+    def changed(change) -> str:
+        file = notebook(tmp_path / "a.ipynb", "print(1)")
+        document = nbformat.read(file, as_version=4)
+        change(document.cells[-1])
+        return source_hash(document)
+
+    def run_it(cell):
+        cell.execution_count, cell.outputs = 3, [nbformat.v4.new_output("stream", text="1")]
+
+    same = changed(lambda cell: None)
+    assert changed(run_it) == same
+    assert changed(lambda cell: cell.update(source="print(2)")) != same
+    assert changed(lambda cell: cell.metadata.update(tags=["hide-input"])) != same
+
+
+def test_a_parameter_file_of_ones_own_is_no_change_of_the_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(execution, "__file__", str(tmp_path / "lensstudy/execution.py"))
+    for name in ("lensstudy/execution.py", "notebooks/01-explore-data.ipynb", "Snakefile"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("as committed")
+    who = ["-c", "user.name=x", "-c", "user.email=x@y"]
+    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-q", "-m", "all"]):
+        subprocess.run(["git", "-C", tmp_path, *words], check=True)
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params/mine.yml").write_text("epochs: 3")
+    found = execution._code_version()
+    assert found["commit"] and not found["modified"]
+    (tmp_path / "lensstudy/networks.py").write_text("mine")
+    assert execution._code_version()["modified"]
+
+
+# ---- a page ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_asks_the_network_for_nothing(page):
+    for element in page.find_all(src=True):
+        assert element["src"].startswith("data:")
+    assert not page.find_all("script", src=True)
+    assert [link["href"] for link in page.find_all("link")] == ["data:,"]
+    assert "url(" not in page.style.string and "@import" not in page.style.string
+    assert "widget-" not in str(page)
+
+
+def test_mathematics_becomes_mathml(page):
+    formulas = {math["alttext"]: math for math in page.find_all("math")}
+    assert r"\kappa = \frac{\Sigma}{\Sigma_\mathrm{cr}}" in formulas
+    assert formulas[r"\kappa = \frac{\Sigma}{\Sigma_\mathrm{cr}}"]["display"] == "block"
+    assert formulas[r"\beta = \theta - \alpha(\theta)"].find("mi").string == "β"
+    assert r"\begin{equation}\psi = x^2\end{equation}" in formulas
+    assert "x^7" in formulas, "mathematics in Markdown that a cell displays"
+    assert r"\theta_E" in formulas, "mathematics in a caption"
+    assert "Some code with $x$." in page.get_text()
+
+
+def test_figures_are_numbered_and_described(page):
+    figures = page.find_all("figure")
+    assert [figure.find("b").string for figure in figures] == ["Figure 1", "Figure 2"]
+    assert [figure.img["alt"] for figure in figures] == ["first figure", "second figure"]
+    assert [figure["id"] for figure in figures] == ["figure-1", "figure-2"]
+    boxes = [figure.img.parent for figure in figures]
+    assert [box["aria-label"] for box in boxes] == ["Figure 1", "Figure 2"], "enlarged on a phone, each scrolls alone"
+    assert all({"scroll", "drawing"} == set(box["class"]) and box["tabindex"] == "0" for box in boxes)
+    picture = Image.open(io.BytesIO(base64.b64decode(figures[0].img["src"].partition(",")[2])))
+    assert picture.size == (600, 300) and picture.getcolors() == [(600 * 300, (0, 0, 128))], "not a pixel changed"
+
+
+def test_contents_list_the_headings(page):
+    assert page.h1.string == "A page of everything"
+    links = [link["href"][1:] for link in page.select("nav.contents a")]
+    assert len(links) == len(set(links)) == 2
+    assert [page.find(id=link).get_text() for link in links] == ["The lens equation"] * 2
+
+
+def test_tags_are_honoured(page):
+    text = page.find("main").get_text()
+    assert "output stays" in text and "secret source" not in text
+    assert "secret output'" in text, "the code of hide-output stays"
+    assert not any("secret output" in pre.get_text() for pre in page.select("pre.printed"))
+    assert "a slider" not in text
+    assert "another slider" in text and "IntSlider(value" not in text, "a widget leaves its code only"
+    assert all(not code.has_attr("open") for code in page.select("details.code"))
+
+
+def test_the_header_says_where_it_comes_from(page):
+    head = page.find("header").get_text(" ", strip=True)
+    for part in ("smoke", "Does a test reach everything?", "0123456789abcdef", "seed 7", "commit", "e2cnn 0.2.3"):
+        assert part in head or (part == "commit" and not (ROOT / ".git").exists())
+    changed = page.select_one("p.changes").get_text(" ", strip=True)
+    assert "seed 7" in changed.replace("\xa0", " ") and "…/lenses.tgz" in changed
+    assert Study.model_fields["epochs"].description in head
+    links = [link["href"] for link in page.header.find_all("a")]
+    assert links == ["../../runs/smoke/notebooks/01-everything.ipynb", "../../params/smoke.yml"]
+
+
+def test_tables_scroll_in_their_own_box_and_numbers_stand_to_the_right(page):
+    table = page.select_one("main table.dataframe")
+    assert table.parent["class"] == ["scroll"] and table.parent["tabindex"] == "0"
+    values = {cell.get_text(): cell.get("class") for cell in table.select("tbody td")}
+    number = ["number"]
+    assert values == {"a": None, "b": None, "1.5": number, "-2.0": number, "0.02": number, "< 0.001": number}
+    heads = {cell.get_text(): cell.get("class") for cell in table.select("thead th")}
+    assert heads == {"name": None, "value": number, "p": number}
+    assert not page.select("main style")
+
+
+def test_code_without_output_between_shares_one_fold(page):
+    folds = [fold.get_text() for fold in page.select("main details.code")]
+    assert sum("hide-output" in fold or "secret output" in fold for fold in folds) == 1
+    shared = next(fold for fold in folds if "secret output" in fold)
+    assert "another slider" in shared
+    assert not any("import pandas" in fold and "print('seed'" in fold for fold in folds), "a table lies between"
+
+
+def test_a_page_needs_a_stamp(tmp_path):
+    with pytest.raises(ValueError, match="no stamp of lensstudy; run it with lensstudy.report.index.execute"):
+        report.render(notebook(tmp_path / "a.ipynb"), tmp_path / "a.html")
+
+
+def test_stale_pages_are_found(home, page, tmp_path):
+    folder, notebooks = home / "reports/smoke", tmp_path
+    fresh = nbformat.read(home / "01-everything.ipynb", as_version=4)
+    nbformat.write(fresh, notebooks / "01-everything.ipynb")
+    assert report.stale_pages(folder, notebooks) == []
+    fresh.cells[-1].source += "  # changed"
+    nbformat.write(fresh, notebooks / "01-everything.ipynb")
+    assert report.stale_pages(folder, notebooks) == [folder / "01-everything.html"]
+    (notebooks / "01-everything.ipynb").unlink()
+    assert report.stale_pages(folder, notebooks) == [folder / "01-everything.html"]
+
+
+def test_no_committed_page_shows_images_that_were_read():
+    """Every function that draws pixels of the data is known, so that no page of read data can show them."""
+    for module in ("figures", "analysis_figures", "observation_figures"):
+        for function in ast.parse((ROOT / f"lensstudy/{module}.py").read_text(encoding="utf-8")).body:
+            if isinstance(function, ast.FunctionDef) and not function.name.startswith(("_", "draw_image")):
+                draws = re.search(r"\b(draw_image|imshow)\(", ast.unparse(function))
+                table = function.name == "transfer"  # a table in colours, not pixels
+                assert table or bool(draws) <= bool(pages.IMAGE_FIGURES.search(f"figures.{function.name}(")), (
+                    function.name
+                )
+    for page in (ROOT / "reports/reference").rglob("04-analyse.html"):
+        text = page.read_text(encoding="utf-8")
+        of_read_data = "deeplense-equivariant/lenses.tgz" in text
+        assert ("left out of the committed page" in text) == of_read_data, page
+        captions = [str(caption.get_text()) for caption in BeautifulSoup(text, "html.parser").find_all("figcaption")]
+        assert len(captions) > 4
+        assert any("surest mistakes" in caption for caption in captions) != of_read_data, page
+
+
+def test_committed_pages_are_fresh():
+    stale = [str(page.relative_to(ROOT)) for page in report.stale_pages(ROOT / "reports/reference", ROOT / "notebooks")]
+    assert not stale, f"made from older notebooks; `make reports` makes them again: {stale}"
+
+
+def test_committed_pages_say_nothing_about_a_machine():
+    for page in (ROOT / "reports/reference").rglob("*.html"):
+        text = re.sub(r"base64,[\w+/=]+", "", page.read_text(encoding="utf-8"))
+        found = re.search(r"""(?<![\w.…$~])/(home|root|Users|work|tmp|data|scratch|opt|usr|mnt)/[^\s"'<]*""", text)
+        assert not found, f"{page}: holds the path {found[0]}"
+
+
+# ---- a study, and two ------------------------------------------------------------------------------------------------
+
+
+def test_the_index_shows_the_answer_the_pages_and_what_failed(home, page):
+    index = report.write_index(home / "runs/smoke", home / "reports/smoke")
+    soup = BeautifulSoup(index.read_text(encoding="utf-8"), "html.parser")
+    assert soup.select_one("p.answer").string == "d4 is ahead."
+    assert soup.figure.img["alt"] == "d4 above resnet18" and soup.figure.b.string == "Figure 1"
+    rows = [[cell.get_text() for cell in row.find_all("td")] for row in soup.select("#results ~ div tbody tr")]
+    assert rows[:2] == [["d4", "0.9990 [0.9980, 0.9995]", "17000"], ["resnet18", "0.9800 [0.9700, 0.9900]", "11000000"]]
+    assert rows[2] == ["(total flux)", "0.5 [0.4, 0.6]", "–"], "what does not apply is no value"
+    numbers = [cell.get_text() for cell in soup.select("#results ~ div tbody td.number")]
+    assert numbers == [cell for row in rows for cell in row[1:]]
+    cards = {card.find_all("span")[-1].string: card for card in soup.select(".cards li")}
+    assert cards["01-everything"].a["href"] == "01-everything.html"
+    assert "03-again-s7, not rendered" in cards
+    thumbnail = cards["01-everything"].img
+    assert thumbnail["alt"] == "first figure"
+    small = Image.open(io.BytesIO(base64.b64decode(thumbnail["src"].partition(",")[2])))
+    assert small.width <= 440 and small.size[0] == 2 * small.size[1]
+    failed = soup.select_one("section.failed").get_text(" ", strip=True)
+    assert "04-broken in cell [4] (x = 1 / 0): ZeroDivisionError: division by zero" in failed
+    assert len(soup.select("#jobs ~ div tbody tr")) == 3
+    for link in soup.select("main a"):
+        target = link["href"]
+        assert target.startswith("#") or (index.parent / target).exists(), target
+
+
+def test_the_index_of_a_study_that_has_not_run_says_so(tmp_path):
+    index = report.write_index(tmp_path / "runs/empty", tmp_path / "reports/empty")
+    text = BeautifulSoup(index.read_text(encoding="utf-8"), "html.parser").main.get_text()
+    assert "No answer yet" in text and "no notebook of this study has run" in text
+
+
+def test_a_notebook_that_was_cut_off_is_said_to_be(tmp_path):
+    folder = tmp_path / "runs/cut/notebooks"
+    folder.mkdir(parents=True)
+    (folder / "01-explore-data.failed.ipynb").write_text('{"cells": [')
+    index = report.write_index(tmp_path / "runs/cut", tmp_path / "reports/cut")
+    failed = BeautifulSoup(index.read_text(encoding="utf-8"), "html.parser").select_one("section.failed").get_text()
+    assert "01-explore-data" in failed and "interrupted" in failed
+
+
+def test_the_graph_of_jobs_runs_from_left_to_right(home):
+    dot = 'digraph {0[label = "all", c]\n1[label = "analyse", c]\n2[label = "train", c]\n3[label = "explore", c]\n'
+    (home / "runs/smoke/jobs.dot").write_text(dot + "1 -> 0\n2 -> 1\n3 -> 2\n3 -> 1\n}")
+    graph = report._job_graph(home / "runs/smoke/jobs.dot")
+    x = {node["name"]: node["x"] for node in graph["nodes"]}
+    assert x.keys() == {"explore", "train", "analyse"} and x["explore"] < x["train"] < x["analyse"]
+    assert len(graph["edges"]) == 3
+
+
+def test_the_list_of_studies(home, page):
+    report.write_index(home / "runs/smoke", home / "reports/smoke")
+    report.write_index(home / "runs/empty", home / "reports/reference/empty")
+    soup = BeautifulSoup(report.write_study_list(home / "reports").read_text(encoding="utf-8"), "html.parser")
+    studies = {article.a["href"]: article.get_text(" ", strip=True) for article in soup.find_all("article")}
+    assert studies.keys() == {"smoke/index.html", "reference/empty/index.html"}
+    assert "d4 is ahead." in studies["smoke/index.html"] and "1 failed" in studies["smoke/index.html"]
+    assert "Does a test reach everything?" in studies["smoke/index.html"]
+    assert "No answer yet" in studies["reference/empty/index.html"]
+
+
+def test_two_studies_side_by_side(home):
+    other = home / "runs/other"
+    run(notebook(home / "01-other.ipynb"), home, study="other", seed=7, epochs=9)
+    (other / "analysis").mkdir()
+    table = [{"network": "d4", "AUC": "0.9950 [0.9900, 0.9990]", "parameters": 17000}, {"network": "c4", "AUC": "0.97"}]
+    (other / "analysis/summary.json").write_text(json.dumps({"answer": "c4 is behind.", "table": table}))
+    html = report.compare(home / "runs/smoke", other, home / "reports/compare.html")
+    soup = BeautifulSoup(html.read_text(encoding="utf-8"), "html.parser")
+
+    def rows(name):
+        return [[cell.get_text() for cell in row.find_all("td")] for row in soup.select(f"#{name} ~ div tbody tr")]
+
+    assert rows("parameters") == [["data_path", "…/lenses.tgz", "none"], ["epochs", "3", "9"]]
+    results = {row[0]: row[1:] for row in rows("results")}
+    assert results["d4"] == ["0.9990 [0.9980, 0.9995]", "0.9950 [0.9900, 0.9990]", "−0.004", "17000", "17000", "+0"]
+    assert results["c4"] == ["–", "0.97", "–", "–", "–", "–"]
+    with pytest.raises(FileNotFoundError, match="lensstudy run params/nothing.yml"):
+        report.compare(home / "runs/smoke", home / "runs/nothing", html)
+
+
+def test_a_bare_picture_and_an_older_page_are_no_obstacle(tmp_path):
+    """A picture that a cell leaves without `figures.show`, and an index made before pages told their question."""
+    bare = "from IPython.display import Image, display\nimport io\nfrom PIL import Image as P\nb = io.BytesIO()\n"
+    bare += "P.new('RGB', (30, 20)).save(b, 'png')\ndisplay(Image(b.getvalue()))"
+    executed = run(notebook(tmp_path / "01-bare.ipynb", bare), tmp_path)
+    report.render(executed, tmp_path / "reports/smoke/01-bare.html")
+    page = BeautifulSoup((tmp_path / "reports/smoke/01-bare.html").read_text(encoding="utf-8"), "html.parser")
+    assert page.figure.img["alt"] and page.figure.b.string == "Figure 1"
+    index = report.write_index(tmp_path / "runs/smoke", tmp_path / "reports/smoke")
+    index.write_text(
+        index.read_text(encoding="utf-8").replace("lensstudy-question", "older-question"), encoding="utf-8"
+    )
+    assert "smoke" in report.write_study_list(tmp_path / "reports").read_text(encoding="utf-8")

@@ -1,0 +1,517 @@
+"""A training learns, is reproducible, goes on after an interruption, and leaves what others can open."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lensstudy.data.dataset import DataError
+from lensstudy.networks import groups as symmetry
+from lensstudy.study import ParameterError, Study
+from lensstudy.training import fitting as training
+from lensstudy.training import run as trained
+from lensstudy.training.batches import SeededBatches
+from lensstudy.training.run import load_trained
+
+SETTINGS = Study(network="d4-steerable-cnn", width=0.5, epochs=4, batch_size=16, learning_rate=0.01, scaling="none")
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+
+
+def test_it_learns_and_leaves_a_folder_that_opens_again(blobs, tmp_path, quiet):
+    folder = training.fit(blobs, SETTINGS, tmp_path / "run")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    history = pd.read_csv(folder / "history.csv")
+    assert metrics["validation_auc"] > 0.9
+    assert len(history) == SETTINGS.epochs
+    assert metrics["validation_loss"] == pytest.approx(history["validation_loss"].min())
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "card.json", "history.csv", "metrics.json", "predictions.parquet", "weights.safetensors",
+    ]  # fmt: skip
+
+    run = load_trained(folder)
+    validation = blobs.part("validation")
+    stored = pd.read_parquet(folder / "predictions.parquet")
+    assert list(stored["name"]) == list(validation.catalogue["name"])
+    np.testing.assert_allclose(run.predict(validation.images), stored[["no_sub", "sub"]], atol=1e-5)
+
+
+def test_a_trained_network_does_not_see_which_way_the_telescope_was_turned(blobs, tmp_path, quiet):
+    run = load_trained(training.fit(blobs, SETTINGS, tmp_path / "run"))
+    images = blobs.part("test").images
+    upright = run.predict(images)
+    for turned in (90.0, 180.0, 270.0):
+        np.testing.assert_allclose(run.predict(images, turned), upright, atol=1e-5)
+    np.testing.assert_allclose(run.predict(images[..., ::-1]), upright, atol=1e-5)
+
+
+def test_the_test_part_is_not_opened(blobs, tmp_path, quiet):
+    spoilt = blobs.images.copy()
+    spoilt[(blobs.catalogue["part"] == "test").to_numpy()] = np.nan
+    blobs.images = spoilt
+    folder = training.fit(blobs, SETTINGS.model_copy(update={"epochs": 1, "scaling": "asinh"}), tmp_path / "run")
+    assert math.isfinite(json.loads((folder / "metrics.json").read_text())["validation_loss"])
+
+
+def weights(folder):
+    return load_file(folder / "weights.safetensors")
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_the_same_parameters_give_the_same_weights_and_another_seed_does_not(blobs, tmp_path, quiet):
+    one = training.fit(blobs, SETTINGS, tmp_path / "one")
+    two = training.fit(blobs, SETTINGS, tmp_path / "two")
+    other = training.fit(blobs, SETTINGS.model_copy(update={"seed": 2}), tmp_path / "other")
+    assert same(weights(one), weights(two))
+    assert not same(weights(one), weights(other))
+    drop = ["seconds", "images_per_second"]
+    first, second = (pd.read_csv(f / "history.csv").drop(columns=drop) for f in (one, two))
+    pd.testing.assert_frame_equal(first, second)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_an_interrupted_training_ends_where_it_would_have_ended(blobs, tmp_path, quiet, monkeypatch):
+    whole = training.fit(blobs, SETTINGS, tmp_path / "whole")
+    step, steps = training._Fit.training_step, []
+
+    def stops_in_the_third_epoch(module, batch, index):
+        steps.append(index)
+        if len(steps) == 11:
+            raise Interrupted
+        return step(module, batch, index)
+
+    monkeypatch.setattr(training._Fit, "training_step", stops_in_the_third_epoch)
+    with pytest.raises(Interrupted):
+        training.fit(blobs, SETTINGS, tmp_path / "halves")
+    monkeypatch.setattr(training._Fit, "training_step", step)
+    assert (tmp_path / "halves/last.ckpt").exists()
+    halves = training.fit(blobs, SETTINGS, tmp_path / "halves")
+    assert same(weights(whole), weights(halves))
+    assert len(pd.read_csv(halves / "history.csv")) == SETTINGS.epochs
+
+
+def test_a_finished_training_is_left_alone_and_a_changed_one_done_again(blobs, tmp_path, quiet):
+    short = SETTINGS.model_copy(update={"epochs": 1})
+    folder = training.fit(blobs, short, tmp_path / "run")
+    before = (folder / "weights.safetensors").stat().st_mtime_ns
+    training.fit(blobs, short, folder)
+    assert (folder / "weights.safetensors").stat().st_mtime_ns == before
+    training.fit(blobs, short.model_copy(update={"learning_rate": 0.001}), folder)
+    assert (folder / "weights.safetensors").stat().st_mtime_ns > before
+
+
+def test_divergence_stops_at_once_and_says_where(blobs, tmp_path, quiet):
+    wild = SETTINGS.model_copy(update={"scaling": "none"})
+    blobs.images = blobs.images * np.float32(1e38)
+    with pytest.raises(training.TrainingDiverged, match=r"loss is nan in step \d+ at a learning rate of"):
+        training.fit(blobs, wild, tmp_path / "run")
+    assert not (tmp_path / "run/metrics.json").exists()
+
+
+def test_gradients_are_clipped_at_the_norm_that_was_asked_for(blobs, tmp_path, quiet, monkeypatch):
+    """On real gradients: the norms recorded before clipping exceed the limit, those that AdamW is given do not."""
+    applied = []
+    original = torch.optim.AdamW.step
+
+    def step(optimizer, closure=None):
+        def recording():
+            loss = closure()
+            grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            applied.append(torch.nn.utils.get_total_norm(grads).item())
+            return loss
+
+        return original(optimizer, recording)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    settings = SETTINGS.model_copy(update={"epochs": 1, "gradient_clip": 0.05})
+    folder = training.fit(blobs, settings, tmp_path / "run")
+    history = pd.read_csv(folder / "history.csv")
+    assert history["gradient_norm"][0] > 0.05
+    assert history["clipped_share"][0] > 0.5
+    assert max(applied) <= 0.05 * (1 + 1e-4)
+    assert len(applied) == 4
+
+
+def test_turning_before_cropping_keeps_the_corners(blobs, tmp_path, quiet):
+    """A network that sees the central part is given corners from the full image, not blank ones."""
+    images = torch.ones(1, 1, 24, 24)
+    turned = symmetry.rotate(images, 45.0, size=16)
+    assert turned.shape[-1] == 16
+    torch.testing.assert_close(turned, torch.ones(1, 1, 16, 16))
+
+
+def test_binning_keeps_the_symmetry_and_the_mean(blobs, tmp_path, quiet):
+    settings = SETTINGS.model_copy(update={"binning": 2, "epochs": 1})
+    run = load_trained(training.fit(blobs, settings, tmp_path / "run"))
+    assert (run.card["size"], run.card["crop"]) == (8, 16)
+    images = blobs.part("test").images
+    np.testing.assert_allclose(run.predict(images, 90.0), run.predict(images), atol=1e-5)
+
+
+def test_lightning_tells_the_batches_which_epoch_it_is(blobs, tmp_path, quiet, monkeypatch):
+    epochs = []
+    monkeypatch.setattr(SeededBatches, "set_epoch", lambda batches, epoch: epochs.append(epoch))
+    training.fit(blobs, SETTINGS.model_copy(update={"epochs": 3}), tmp_path / "run")
+    assert epochs == [0, 1, 2]
+
+
+@pytest.mark.parametrize("monitor", ["validation_loss", "validation_auc"])
+def test_the_kept_epoch_is_the_best_by_what_is_monitored(blobs, tmp_path, quiet, monitor):
+    folder = training.fit(blobs, SETTINGS.model_copy(update={"monitor": monitor}), tmp_path / "run")
+    history = pd.read_csv(folder / "history.csv")
+    best = history[monitor].idxmax() if monitor.endswith("auc") else history[monitor].idxmin()
+    assert json.loads((folder / "metrics.json").read_text())["best_epoch"] == history["epoch"][best]
+
+
+def test_patience_ends_a_training_that_makes_no_progress(blobs, tmp_path, quiet):
+    stuck = SETTINGS.model_copy(update={"epochs": 8, "patience": 2, "learning_rate": 1e-12, "schedule": "constant"})
+    folder = training.fit(blobs, stuck.model_copy(update={"monitor": "validation_auc"}), tmp_path / "run")
+    assert len(pd.read_csv(folder / "history.csv")) < 8
+
+
+@pytest.mark.parametrize(
+    ("image_size", "crop", "binning", "expected"),
+    [(150, 96, 2, 48), (150, 0, 1, 150), (64, 0, 1, 64), (101, 0, 1, 101), (64, 0, 3, 20), (65, 0, 3, 21)],
+)
+def test_what_a_network_sees_is_central_and_symmetric(image_size, crop, binning, expected):
+    settings = SETTINGS.model_copy(update={"crop": crop, "binning": binning})
+    size = trained.working_size(image_size, settings)
+    assert size == expected
+    assert (image_size - size * binning) % 2 == 0
+    assert symmetry.working_size(size) == size
+
+
+def test_binning_that_cannot_be_central_is_refused_with_the_way_out():
+    with pytest.raises(symmetry.SymmetryError, match="choose another binning"):
+        trained.working_size(65, SETTINGS.model_copy(update={"binning": 2}))
+
+
+def test_an_exploding_loss_stops_as_well_and_keeps_the_last_good_checkpoint(blobs, tmp_path, quiet):
+    wild = SETTINGS.model_copy(
+        update={"network": "plain-cnn", "optimizer": "sgd", "learning_rate": 10.0, "gradient_clip": 0.0, "epochs": 30}
+    )
+    step, calm = training._Fit.training_step, []
+
+    def explodes_in_the_second_epoch(module, batch, number):
+        calm.append(number)
+        images, labels = batch
+        return step(module, (images if len(calm) <= module.batches else images * torch.nan, labels), number)
+
+    training._Fit.training_step = explodes_in_the_second_epoch
+    try:
+        with pytest.raises(training.TrainingDiverged, match="learning rate"):
+            training.fit(blobs, wild.model_copy(update={"learning_rate": 0.01}), tmp_path / "run")
+    finally:
+        training._Fit.training_step = step
+    assert (tmp_path / "run/last.ckpt").exists()
+    assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
+
+
+def with_(**changes):
+    return SETTINGS.model_copy(update=changes)
+
+
+def test_a_share_takes_as_many_steps_and_sees_fewer_images(blobs, tmp_path, quiet, monkeypatch):
+    seen, step = [], training._Fit.training_step
+
+    def noting(module, batch, number):
+        seen.append(batch[0])
+        return step(module, batch, number)
+
+    monkeypatch.setattr(training._Fit, "training_step", noting)
+    folder = training.fit(blobs, with_(share=25.0, epochs=2), tmp_path / "run")
+    train = blobs.part("train")
+    different = {image.numpy().tobytes() for image in torch.cat(seen)}
+    assert len(seen) == 2 * (len(train) // SETTINGS.batch_size)
+    expected = sum(math.ceil(0.25 * count) for count in np.bincount(train.labels))
+    assert len(different) == expected == json.loads((folder / "card.json").read_text())["training_images"]
+
+
+def test_accumulated_batches_make_one_step_of_their_mean(blobs, tmp_path, quiet):
+    """Without batch norm's memory of single batches, two halves of a batch give the gradient of the whole."""
+    network = training.build(training.card_of(blobs, SETTINGS)).eval()
+    images, labels = torch.as_tensor(blobs.images[:16]), torch.as_tensor(blobs.labels[:16])
+    loss = torch.nn.functional.cross_entropy
+
+    def gradient(*losses):
+        return torch.autograd.grad(sum(losses) / len(losses), list(network.parameters()))
+
+    whole = gradient(loss(network(images), labels))
+    halves = gradient(loss(network(images[:8]), labels[:8]), loss(network(images[8:]), labels[8:]))
+    for one, other in zip(whole, halves, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    history = pd.read_csv(training.fit(blobs, with_(accumulate=2, epochs=1), tmp_path / "run") / "history.csv")
+    assert len(history) == 1
+
+
+def test_label_smoothing_is_in_the_training_loss_only(blobs, tmp_path, quiet):
+    plain = pd.read_csv(training.fit(blobs, with_(epochs=1, learning_rate=1e-9), tmp_path / "a") / "history.csv")
+    smooth = training.fit(blobs, with_(epochs=1, learning_rate=1e-9, label_smoothing=0.5), tmp_path / "b")
+    smooth = pd.read_csv(smooth / "history.csv")
+    assert smooth["validation_loss"][0] == pytest.approx(plain["validation_loss"][0], abs=1e-6)
+    assert smooth["train_loss"][0] != pytest.approx(plain["train_loss"][0], abs=1e-6)
+
+
+@pytest.mark.parametrize("network", ["d4-steerable-cnn", "resnet18"])
+@pytest.mark.parametrize("averaging", ["ema", "swa"])
+def test_averaged_weights_have_batch_norm_statistics_of_their_own(blobs, tmp_path, quiet, averaging, network):
+    """The kept network gives the stored predictions, is settled on its own weights, and is exactly symmetric."""
+    width = 0.25 if network == "resnet18" else 0.5
+    folder = training.fit(
+        blobs, with_(network=network, width=width, averaging=averaging, averaging_start=0.5), tmp_path / "run"
+    )
+    run, validation = load_trained(folder), blobs.part("validation")
+    stored = pd.read_parquet(folder / "predictions.parquet")[["no_sub", "sub"]]
+    np.testing.assert_allclose(run.predict(validation.images), stored, atol=1e-5)
+    assert json.loads((folder / "metrics.json").read_text())["validation_auc"] > 0.8
+    if network.startswith("d4"):
+        np.testing.assert_allclose(run.predict(validation.images, 90.0), stored, atol=1e-4)
+
+
+def test_the_exponential_average_is_the_closed_form_of_the_steps(blobs, tmp_path, quiet, monkeypatch):
+    path, end = [], training._Fit.on_train_batch_end
+
+    def noting(module, *rest):
+        path.append(module.network.classifier.bias.detach().clone())
+        end(module, *rest)
+
+    monkeypatch.setattr(training._Fit, "on_train_batch_end", noting)
+    settings = with_(averaging="ema", averaging_decay=0.8, epochs=1, monitor="last")
+    kept = weights(training.fit(blobs, settings, tmp_path / "run"))["classifier.bias"]
+    expected = path[0]
+    for value in path[1:]:
+        expected = 0.8 * expected + 0.2 * value
+    torch.testing.assert_close(kept, expected)
+
+
+def test_last_keeps_the_last_epoch_whatever_the_validation_says(blobs, tmp_path, quiet):
+    folder = training.fit(blobs, with_(monitor="last", learning_rate=0.3, epochs=3), tmp_path / "run")
+    assert json.loads((folder / "metrics.json").read_text())["best_epoch"] == 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"optimizer": "sgd"}, {"averaging": "ema"}, {"averaging": "swa"}, {"schedule": "plateau", "decay_patience": 0}],
+    ids=lambda changes: "-".join(map(str, changes.values())),
+)
+def test_an_interruption_changes_nothing_whatever_is_remembered(blobs, tmp_path, quiet, monkeypatch, changes):
+    settings = with_(epochs=4, monitor="last", **changes)
+    whole = training.fit(blobs, settings, tmp_path / "whole")
+    step, count = training._Fit.training_step, []
+
+    def stops(module, batch, number):
+        count.append(number)
+        if len(count) == 3 * module.batches - 1:
+            raise Interrupted
+        return step(module, batch, number)
+
+    monkeypatch.setattr(training._Fit, "training_step", stops)
+    with pytest.raises(Interrupted):
+        training.fit(blobs, settings, tmp_path / "halves")
+    monkeypatch.setattr(training._Fit, "training_step", step)
+    assert same(weights(whole), weights(training.fit(blobs, settings, tmp_path / "halves")))
+
+
+def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(blobs, tmp_path, quiet):
+    """A real SIGKILL, in a process of its own, once a checkpoint is there."""
+    settings = with_(epochs=6, width=0.25)
+    whole = training.fit(blobs, settings, tmp_path / "whole")
+    blobs.save(tmp_path / "blobs")
+    script = (
+        "import sys; from lensstudy.data.dataset import LensDataset; from lensstudy.study import Study; "
+        "from lensstudy.training.fitting import fit; "
+        "fit(LensDataset.load(sys.argv[1]), Study.of(eval(sys.argv[2])), sys.argv[3])"
+    )
+    arguments = [sys.executable, "-c", script, tmp_path / "blobs", repr(settings.model_dump()), tmp_path / "killed"]
+    process = subprocess.Popen(list(map(str, arguments)), stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (tmp_path / "killed/last.ckpt").exists():
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed/metrics.json").exists()
+    again = subprocess.run(list(map(str, arguments)), stderr=subprocess.PIPE, text=True)
+    assert again.returncode == 0, again.stderr
+    assert same(weights(whole), weights(tmp_path / "killed"))
+
+
+@pytest.mark.parametrize(
+    ("network", "averaging", "schedule"),
+    [
+        ("d4-steerable-cnn", "none", "one-cycle"),
+        ("d4-steerable-cnn", "ema", "plateau"),
+        ("resnet18", "none", "one-cycle"),
+    ],
+)
+def test_two_processes_give_the_training_of_one_at_the_same_batch(blobs, tmp_path, quiet, network, averaging, schedule):
+    """DDP on two processes: the same loss, gradients and predictions within rounding, batch norm included."""
+    settings = with_(network=network, width=0.25, epochs=2, accelerator="cpu", learning_rate=0.003)
+    settings = settings.model_copy(update={"averaging": averaging, "schedule": schedule, "decay_patience": 0})
+    one = training.fit(blobs, settings, tmp_path / "one")
+    blobs.save(tmp_path / "blobs")
+    script = (
+        "import sys; from lensstudy.data.dataset import LensDataset; from lensstudy.study import Study; "
+        "from lensstudy.training.fitting import fit; "
+        "fit(LensDataset.load(sys.argv[1]), Study.of(eval(sys.argv[2])), sys.argv[3])"
+    )
+    both = settings.model_copy(update={"devices": 2}).model_dump()
+    arguments = [sys.executable, "-c", script, tmp_path / "blobs", repr(both), tmp_path / "two"]
+    done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    first, second = (pd.read_csv(folder / "history.csv") for folder in (one, tmp_path / "two"))
+    for column in ("train_loss", "validation_loss", "gradient_norm"):
+        np.testing.assert_allclose(second[column], first[column], rtol=2e-3, err_msg=column)
+    probabilities = [
+        pd.read_parquet(folder / "predictions.parquet")[["no_sub", "sub"]] for folder in (one, tmp_path / "two")
+    ]
+    np.testing.assert_allclose(*probabilities, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"devices": 3}, "3 devices cannot share a batch equally"),
+        ({"precision": "16-mixed", "accelerator": "cpu"}, "needs a GPU"),
+        ({"curriculum": [[1, 4.0, 20.0]]}, "fresh_images"),
+        ({"fresh_images": 32, "data_path": "somewhere"}, "cannot be drawn anew"),
+        ({"fresh_images": 32, "share": 10.0}, "fresh images have no shares"),
+    ],
+)
+def test_parameters_that_do_not_go_together_are_refused_with_the_way_out(blobs, tmp_path, quiet, changes, message):
+    with pytest.raises(ParameterError, match=message):
+        training.fit(blobs, with_(**changes), tmp_path / "run")
+
+
+def test_a_training_can_begin_with_the_weights_of_another(blobs, tmp_path, quiet):
+    first = training.fit(blobs, SETTINGS, tmp_path / "first")
+    settings = with_(epochs=1, learning_rate=1e-9, warmup_fraction=0.0)
+    second = training.fit(blobs, settings, tmp_path / "second", start_from=first)
+    torch.testing.assert_close(weights(second)["classifier.weight"], weights(first)["classifier.weight"])
+    with pytest.raises(ValueError, match="same network, width"):
+        training.fit(blobs, with_(width=1.0), tmp_path / "third", start_from=first)
+
+
+def test_the_range_test_finds_the_rates_that_do_not_work(blobs, quiet):
+    found = training.range_test(blobs, with_(range_test_steps=40))
+    assert found["learning_rate"].is_monotonic_increasing
+    assert 1e-5 <= found["learning_rate"].min() < 1e-3
+    assert found["loss"].min() < found["loss"].iloc[0] or found["loss"].iloc[-1] > found["loss"].min()
+    again = training.range_test(blobs, with_(range_test_steps=40))
+    pd.testing.assert_frame_equal(found, again)
+
+
+def test_what_differs_between_two_trainings_is_told(blobs, tmp_path, quiet):
+    folders = [
+        training.fit(blobs, with_(epochs=1), tmp_path / "a"),
+        training.fit(blobs, with_(epochs=1, seed=2), tmp_path / "b"),
+        training.fit(blobs, with_(epochs=1, weight_decay=0.1), tmp_path / "c"),
+    ]
+    cards = [json.loads((folder / "card.json").read_text()) for folder in folders]
+    assert training.differences(cards[:2]).empty
+    assert list(training.differences(cards).index) == ["weight_decay"]
+
+
+def test_whoever_watches_sees_loss_auc_speed_and_the_time_that_is_left(blobs, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("LENSSTUDY_BATCH", raising=False)
+    seen = []
+    training.fit(blobs, with_(epochs=2, width=0.25), tmp_path / "run", watch=lambda history: seen.append(len(history)))
+    bar = capsys.readouterr().err
+    assert all(word in bar for word in ("loss=", "validation AUC=", "images/s=", "8/8", "<"))
+    assert seen == [1, 2]
+    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+    training.fit(blobs, with_(epochs=1, width=0.25), tmp_path / "silent")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("monitor", ["validation_loss", "last"])
+def test_a_gradient_that_is_no_number_stops_before_anything_is_kept_of_it(blobs, tmp_path, quiet, monkeypatch, monitor):
+    """In the last step of the last epoch, at a loss that looks fine."""
+    step, seen = training._Fit.on_before_optimizer_step, []
+
+    def spoilt(module, optimizer):
+        seen.append(1)
+        if len(seen) == 2 * module.batches:
+            module.network.classifier.bias.grad[0] = torch.nan
+        step(module, optimizer)
+
+    monkeypatch.setattr(training._Fit, "on_before_optimizer_step", spoilt)
+    with pytest.raises(training.TrainingDiverged, match="norm of the gradient is nan in step 7"):
+        training.fit(blobs, with_(epochs=2, monitor=monitor), tmp_path / "run")
+    assert not (tmp_path / "run/metrics.json").exists()
+    assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
+    monkeypatch.setattr(training._Fit, "on_before_optimizer_step", step)
+    assert (training.fit(blobs, with_(epochs=2, monitor=monitor), tmp_path / "run") / "metrics.json").exists()
+
+
+def test_early_stopping_is_not_forgotten_when_the_end_is_interrupted(blobs, tmp_path, quiet, monkeypatch):
+    stuck = with_(epochs=8, patience=2, learning_rate=1e-12, schedule="constant", monitor="last")
+    whole = training.fit(blobs, stuck, tmp_path / "whole")
+    finish = training.Recorder.finish
+
+    def killed(recorder):
+        raise Interrupted
+
+    monkeypatch.setattr(training.Recorder, "finish", killed)
+    with pytest.raises(Interrupted):
+        training.fit(blobs, stuck, tmp_path / "halves")
+    monkeypatch.setattr(training.Recorder, "finish", finish)
+    halves = training.fit(blobs, stuck, tmp_path / "halves")
+    assert len(pd.read_csv(halves / "history.csv")) == len(pd.read_csv(whole / "history.csv")) < 8
+    assert same(weights(whole), weights(halves))
+    assert not (halves / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"network": "no-such-cnn"}, {"kernel_sizes": [3]}, {"fresh_images": 9, "data_path": "x"}]
+)
+def test_a_wrong_parameter_leaves_the_finished_training_in_the_folder(blobs, tmp_path, quiet, changes):
+    folder = training.fit(blobs, with_(epochs=1), tmp_path / "run")
+    before = sorted(file.name for file in folder.iterdir())
+    with pytest.raises((ValueError, ParameterError)):
+        training.fit(blobs, with_(epochs=1, **changes), folder)
+    assert sorted(file.name for file in folder.iterdir()) == before
+
+
+def test_divergence_on_two_processes_is_told_as_on_one(blobs, tmp_path, quiet):
+    blobs.images = blobs.images * np.float32(1e38)
+    blobs.save(tmp_path / "blobs")
+    script = (
+        "import sys; from lensstudy.data.dataset import LensDataset; from lensstudy.study import Study; "
+        "from lensstudy.training.fitting import TrainingDiverged, fit\n"
+        "try: fit(LensDataset.load(sys.argv[1]), Study.of(eval(sys.argv[2])), sys.argv[3])\n"
+        "except TrainingDiverged as error: print('told:', error)"
+    )
+    both = with_(epochs=1, devices=2, accelerator="cpu").model_dump()
+    arguments = [sys.executable, "-c", script, tmp_path / "blobs", repr(both), tmp_path / "two"]
+    done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, timeout=300)
+    assert "told: d4-steerable-cnn: the loss is nan in step 0" in done.stdout, done.stderr
+
+
+def test_the_range_test_needs_one_device_only_and_is_silent_in_batch(blobs, quiet, capsys):
+    assert len(training.range_test(blobs, with_(devices=2))) > 5
+    assert capsys.readouterr().err == ""
+
+
+def test_a_split_that_leaks_is_not_trained_on(blobs, tmp_path, quiet):
+    parts = blobs.catalogue["part"].to_numpy()
+    images = blobs.images.copy()
+    images[np.flatnonzero(parts == "train")[0]] = np.rot90(images[np.flatnonzero(parts == "test")[0]], 1, (1, 2))
+    blobs.images = images
+    with pytest.raises(DataError, match="leak between parts"):
+        training.fit(blobs, SETTINGS, tmp_path / "run")

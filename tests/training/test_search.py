@@ -1,0 +1,175 @@
+"""A search learns from its trials, goes on after an interruption, and never sees the test part."""
+
+import json
+
+import numpy as np
+import optuna
+import pytest
+import yaml
+
+from lensstudy.study import ParameterError, Study
+from lensstudy.training import search
+
+SETTINGS = Study(
+    study="tiny",
+    network="d4-steerable-cnn",
+    width=0.25,
+    epochs=2,
+    search_epochs=2,
+    batch_size=16,
+    scaling="none",
+    trials=5,
+    search_space={"learning_rate": [1e-6, 0.03], "augmentation": [True, False]},
+)
+
+
+@pytest.fixture(autouse=True)
+def quiet_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+    monkeypatch.setenv("LENSSTUDY_HOME", str(tmp_path))
+
+
+def with_(**changes):
+    return SETTINGS.model_copy(update=changes)
+
+
+def test_a_search_tries_the_studys_own_settings_first_and_keeps_the_best(blobs):
+    found = search.run_trials(SETTINGS, blobs, "d4-steerable-cnn")
+    table = search.trials(found)
+    assert len(table) == SETTINGS.trials
+    assert table["learning_rate"][0] == SETTINGS.learning_rate
+    complete = table[table["state"] == "complete"]
+    assert found.best_value == complete["auc"].max()
+    assert set(search.importances(found)) in (set(), {"learning_rate", "augmentation"})
+
+
+def test_no_trial_can_see_the_test_part(blobs):
+    spoilt = blobs.images.copy()
+    spoilt[(blobs.catalogue["part"] == "test").to_numpy()] = np.nan
+    blobs.images = spoilt
+    found = search.run_trials(with_(trials=1, search_epochs=1), blobs, "d4-steerable-cnn")
+    assert np.isfinite(found.best_value)
+    card = json.loads(next((SETTINGS.folder / "improvement/trials").glob("*/card.json")).read_text())
+    assert card["training_images"] == len(blobs.part("train"))
+
+
+def test_an_interrupted_search_goes_on_and_a_finished_one_does_nothing(blobs, monkeypatch):
+    search.run_trials(with_(trials=2, search_epochs=1), blobs, "d4-steerable-cnn")
+    fit, fitted = search.fit, []
+    monkeypatch.setattr(search, "fit", lambda *given: (fitted.append(given), fit(*given))[1])
+    search.run_trials(with_(trials=3, search_epochs=1), blobs, "d4-steerable-cnn")
+    assert len(fitted) == 1
+    search.run_trials(with_(trials=3, search_epochs=1), blobs, "d4-steerable-cnn")
+    assert len(fitted) == 1
+
+
+def test_a_diverging_trial_is_given_up_and_the_search_goes_on(blobs, monkeypatch):
+    fit, calls = search.fit, []
+
+    def diverges_first(*given):
+        calls.append(given)
+        if len(calls) == 1:
+            raise search.TrainingDiverged("the loss is nan")
+        return fit(*given)
+
+    monkeypatch.setattr(search, "fit", diverges_first)
+    found = search.run_trials(with_(trials=2, search_epochs=1), blobs, "d4-steerable-cnn")
+    assert [trial.state for trial in found.trials] == [optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.COMPLETE]
+
+
+def test_trials_far_below_the_others_are_given_up_early(blobs):
+    """The median rule on learning curves that are known: good ones run to their end, bad ones stop after a third."""
+    found = search.search_of(with_(trials=20, search_epochs=9), blobs, "resnet18")
+
+    def curve(trial):
+        good = trial.number < 4
+        for epoch in range(1, 10):
+            trial.report(0.9 if good else 0.5, epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return 0.9
+
+    found.optimize(curve, n_trials=6)
+    states = [trial.state.name for trial in found.trials]
+    assert states == ["COMPLETE"] * 4 + ["PRUNED"] * 2
+    assert found.trials[-1].last_step < 9
+
+
+def test_the_best_is_written_as_a_study_that_can_be_read(blobs, tmp_path):
+    found = search.run_trials(with_(trials=2, search_epochs=1), blobs, "d4-steerable-cnn")
+    best = search.best_settings(SETTINGS, found, "d4-steerable-cnn")
+    file = search.write_best(SETTINGS, best)
+    again = Study.read(file)
+    assert again.study == "tiny-best"
+    assert again.training("d4-steerable-cnn", 1).highest_rate == found.best_params["learning_rate"]
+    assert again.augmentation == found.best_params["augmentation"]
+    assert again.width == SETTINGS.width
+    assert yaml.safe_load(file.read_text())["networks"] == ["d4-steerable-cnn"]
+
+
+def test_alternatives_change_one_thing_and_keep_the_rest(blobs):
+    table = search.alternatives(
+        with_(search_epochs=1, alternatives=[{"optimizer": "sgd"}, {"learning_rate": 1e-9}]), blobs, "d4-steerable-cnn"
+    )
+    assert list(table["settings"]) == ["as in the study", "optimizer = sgd", "learning_rate = 1e-09"]
+    assert table["difference"][0] == 0
+    cards = [json.loads(f.read_text()) for f in (SETTINGS.folder / "improvement/alternatives").glob("*/card.json")]
+    assert sorted(card["optimizer"] for card in cards) == ["adamw", "adamw", "sgd"]
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"learning": [0.1, 0.2]}, "no study has a parameter 'learning'"),
+        ({"width": []}, "'width' has no values"),
+        ({"learning_rate": [-1.0, 0.1]}, "search_space, learning_rate"),
+    ],
+)
+def test_a_space_that_cannot_be_searched_is_refused(blobs, space, message):
+    with pytest.raises(ParameterError, match=message):
+        search.run_trials(with_(search_space=space), blobs, "d4-steerable-cnn")
+
+
+def test_trials_of_other_data_or_another_space_do_not_count(blobs):
+    search.run_trials(with_(trials=1, search_epochs=1), blobs, "d4-steerable-cnn")
+    other_space = with_(trials=1, search_epochs=1, search_space={"augmentation": [False]})
+    assert len(search.run_trials(other_space, blobs, "d4-steerable-cnn").trials) == 1
+    blobs.images = blobs.images * np.float32(2)
+    again = search.run_trials(with_(trials=1, search_epochs=1), blobs, "d4-steerable-cnn")
+    assert len(again.trials) == 1
+    assert len(list((SETTINGS.folder / "improvement/trials").iterdir())) == 3
+
+
+def test_a_kill_in_the_first_trial_does_not_lose_the_studys_own_settings(blobs, monkeypatch):
+    fit, calls = search.fit, []
+
+    def killed_first(*given):
+        calls.append(given)
+        if len(calls) == 1:
+            raise SystemExit  # neither an error nor a result: the trial stays as if it still ran
+        return fit(*given)
+
+    monkeypatch.setattr(search, "fit", killed_first)
+    with pytest.raises(SystemExit):
+        search.run_trials(with_(trials=2, search_epochs=1), blobs, "d4-steerable-cnn")
+    found = search.run_trials(with_(trials=2, search_epochs=1), blobs, "d4-steerable-cnn")
+    assert SETTINGS.learning_rate in search.trials(found)["learning_rate"].tolist()
+
+
+def test_a_search_in_which_nothing_worked_says_so(blobs, monkeypatch):
+    def diverges(*given):
+        raise search.TrainingDiverged("the loss is nan")
+
+    monkeypatch.setattr(search, "fit", diverges)
+    found = search.run_trials(with_(trials=2), blobs, "d4-steerable-cnn")
+    with pytest.raises(ParameterError, match="every trial diverged"):
+        search.best_settings(SETTINGS, found, "d4-steerable-cnn")
+
+
+def test_a_search_taken_up_again_proposes_something_new(blobs):
+    wide = with_(trials=1, search_epochs=1, search_space={"learning_rate": [1e-4, 0.002]})
+    proposed = []
+    for trials in (1, 2, 3):
+        found = search.run_trials(wide.model_copy(update={"trials": trials}), blobs, "d4-steerable-cnn")
+        proposed.append(found.trials[-1].params["learning_rate"])
+    assert len(set(proposed)) == 3
