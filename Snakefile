@@ -126,7 +126,7 @@ rule analyse:
 
 rule improve:
     input:
-        source("05-improve", "training.search", "evaluation.scores"),
+        source("05-improve", "training.tuning", "evaluation.scores"),
         f"{RUNS}/notebooks/01-explore-data.ipynb",
     output:
         f"{RUNS}/notebooks/05-improve.ipynb",
@@ -140,7 +140,7 @@ rule improve:
 
 rule apply:
     input:
-        source("07-apply", "deployment.export", "evaluation.attribution"),
+        source("07-apply", "deployment.exporting", "evaluation.attribution"),
         f"{RUNS}/notebooks/04-analyse.ipynb",
     output:
         f"{RUNS}/notebooks/07-apply.ipynb",

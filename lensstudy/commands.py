@@ -27,7 +27,7 @@ def export(
     pixel_scale: Scale = None,
 ) -> None:
     """Export a trained network: a folder with weights, plain convolutions, ONNX and a card, without e2cnn."""
-    from lensstudy.deployment import export as deployment
+    from lensstudy.deployment import exporting as deployment
 
     try:
         folder = deployment.export(run, out, format, data, pixel_scale)

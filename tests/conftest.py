@@ -63,6 +63,6 @@ def run_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def exported(run_folder, tmp_path_factory) -> Path:
     """The same network exported, for pixels of 0.1 arcsec."""
-    from lensstudy.deployment.export import export
+    from lensstudy.deployment.exporting import export
 
     return export(run_folder, tmp_path_factory.mktemp("exported") / "network", "onnx", make_blobs(), 0.1)

@@ -100,11 +100,11 @@ def test_code_that_cannot_be_found_is_an_error():
 
 def test_the_modules_that_a_notebook_imports_are_known(root, tmp_path):
     package = "%autoreload 2\nfrom lensstudy import (\n    stages,\n)\nfrom lensstudy.data import LensDataset, read\n"
-    code = package, "from lensstudy.training.search import search\n", "%%bash\nls -l\n"
+    code = package, "from lensstudy.training.tuning import search\n", "%%bash\nls -l\n"
     cells = [{"cell_type": "code", "source": text.splitlines(keepends=True)} for text in code]
     (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}))
     found = provenance.imported_modules(tmp_path / "a.ipynb")
-    assert found == ["data.dataset", "data.reading", "stages", "training.search"]
+    assert found == ["data.dataset", "data.reading", "stages", "training.tuning"]
     for notebook in (root / "notebooks").glob("*.ipynb"):
         assert {"stages", "study"} <= set(provenance.imported_modules(notebook)), notebook.name
     cells[0]["source"] = ["from lensstudy.data import nothing_of_that_name\n"]

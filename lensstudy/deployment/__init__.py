@@ -5,7 +5,7 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "export": ["export"],
+        "exporting": ["export"],
         "predictor": ["Predictor"],
         "card": ["Card", "CardError"],
         "estimators": ["LensClassifier", "MassRegressor"],

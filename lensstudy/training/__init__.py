@@ -11,6 +11,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submod_attrs={
         "fitting": ["fit", "range_test", "TrainingDiverged"],
         "run": ["load_trained", "TrainedNetwork"],
-        "search": ["search"],
+        "tuning": ["search"],
     },
 )

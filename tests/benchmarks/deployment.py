@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from lensstudy.deployment.card import Card, Images
-from lensstudy.deployment.export import to_plain
+from lensstudy.deployment.exporting import to_plain
 from lensstudy.deployment.plain import INT8_FILE, ONNX_FILE, write_int8, write_onnx
 from lensstudy.deployment.predictor import OnnxNetwork, Predictor
 from lensstudy.evaluation.ood import Distribution

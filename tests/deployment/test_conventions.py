@@ -8,7 +8,7 @@ import torch
 from lensstudy.data.dataset import DataError, LensDataset
 from lensstudy.data.reading import read
 from lensstudy.deployment import conventions
-from lensstudy.deployment import export as deployment
+from lensstudy.deployment import exporting as deployment
 from lensstudy.deployment.card import Card
 from lensstudy.deployment.conventions import ORDERS, DeepLenseNetwork, order_of
 from lensstudy.deployment.plain import load_plain

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from lensstudy.study import ParameterError, Study
-from lensstudy.training import search
+from lensstudy.training import tuning as search
 
 SETTINGS = Study(
     study="tiny",

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from lensstudy.cli import app
 from lensstudy.data.dataset import DataError
-from lensstudy.deployment import export as deployment
+from lensstudy.deployment import exporting as deployment
 from lensstudy.deployment.card import CARD_VERSION, Card, CardError
-from lensstudy.deployment.export import to_plain
+from lensstudy.deployment.exporting import to_plain
 from lensstudy.deployment.plain import PlainNetwork, Step, load_plain, save_plain, write_int8, write_onnx
 from lensstudy.deployment.predictor import OnnxNetwork, Predictor
 from lensstudy.networks import registry as networks
