@@ -32,7 +32,7 @@ from lensstudy.deployment.plain import (
     write_onnx,
 )
 from lensstudy.deployment.predictor import SCALE_TOLERANCE, OnnxNetwork, Predictor
-from lensstudy.evaluation.ood import METHOD, QUANTILE, Distribution
+from lensstudy.evaluation.ood import METHOD, QUANTILE, OODDetector
 
 if TYPE_CHECKING:
     from lensstudy.networks.registry import Network
@@ -46,7 +46,7 @@ TOLERANCE = 1e-5  # of logits, relative to the largest of them
 LICENCE = "MIT"
 # How far whole numbers may be from the trained network on the validation images.
 AGREEMENT, AUC_LOSS = 0.95, 0.002  # least share of images in the same class, most that the AUC may fall
-SAMPLE = 2000  # training images of which the distribution is learnt
+SAMPLE = 2000  # training images to which the OOD detector is fitted
 RANGED = 256  # training images that set the ranges of whole numbers
 # What a training's card holds that has a place of its own in the card of the export.
 ELSEWHERE = ("network", "classes", "in_channels", "image_size", "crop", "binning", "size", "scaling", "versions")
@@ -155,9 +155,8 @@ def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, 
         predictor = Predictor.of(card, answering)
         train, validation = (data.part(name) for name in ("train", "validation"))
         rows = np.linspace(0, len(train) - 1, min(SAMPLE, len(train))).astype(int)
-        distribution = Distribution.fit(*predictor.noticed(train.images[rows]), train.labels[rows])
-        distribution = distribution.settled(*predictor.noticed(validation.images[:]))
-        distribution.save(folder / "distribution.safetensors")
+        known, held_out = (predictor.noticed(images) for images in (train.images[rows], validation.images[:]))
+        OODDetector.fit(*known, train.labels[rows], held_out).save(folder / "distribution.safetensors")
         card.in_distribution = {"method": METHOD, "quantile": QUANTILE, "validation_images": len(validation)}
     card.files = {file.name: file_hash(file) for file in sorted(folder.iterdir())}
     return card

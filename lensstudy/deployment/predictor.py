@@ -30,7 +30,7 @@ from lensstudy.data.formats import FITS, HDF5, decode, read_npy, stacked
 from lensstudy.data.rotation import centre_crop, rotate
 from lensstudy.deployment.card import Card
 from lensstudy.deployment.plain import INT8_FILE, ONNX_FILE, PlainNetwork, load_plain
-from lensstudy.evaluation.ood import Distribution, looks
+from lensstudy.evaluation.ood import OODDetector, image_statistics
 
 __all__ = ["STATES", "OnnxNetwork", "Predictor", "class_by_folder", "find"]
 
@@ -122,11 +122,11 @@ class Predictor:
         onnx = next((name for name in (INT8_FILE, ONNX_FILE) if name in card.files), None)
         network = OnnxNetwork(folder / onnx, threads) if onnx else load_plain(folder)
         known = card.in_distribution is not None
-        distribution = Distribution.load(folder / "distribution.safetensors") if known else None
+        distribution = OODDetector.load(folder / "distribution.safetensors") if known else None
         self._set(card, network, distribution, turns, pixel_scale, batch_size, threads)
 
     @classmethod
-    def of(cls, card: Card, network: PlainNetwork | OnnxNetwork, distribution: Distribution | None = None) -> Predictor:
+    def of(cls, card: Card, network: PlainNetwork | OnnxNetwork, distribution: OODDetector | None = None) -> Predictor:
         """A predictor of a network that is in memory."""
         made = cls.__new__(cls)
         made._set(card, network, distribution, 1, None, 256, 0)
@@ -175,13 +175,13 @@ class Predictor:
         logits, *noticed = self._noticed(self.seen(images))
         strangeness = np.full(len(images), np.nan)
         if self.distribution is not None:
-            strangeness = self.distribution.strangeness(*noticed)
+            strangeness = self.distribution.score(*noticed)
         others = [self.probabilities(images, 360 * turn / self.turns) for turn in range(1, self.turns)]
         return np.mean([self._tempered(logits), *others], axis=0), strangeness
 
     def _noticed(self, seen: torch.Tensor) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
         """Logits, and what strangeness is judged by; the looks are measured while the network computes."""
-        looked = self.pool.map(looks, [part.numpy() for part in seen.split(AT_ONCE)])
+        looked = self.pool.map(image_statistics, [part.numpy() for part in seen.split(AT_ONCE)])
         logits, features = self.network.features(seen)
         return logits, features.numpy().astype(np.float64), np.concatenate(list(looked))
 

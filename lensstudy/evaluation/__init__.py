@@ -7,5 +7,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submod_attrs={
         "scores": ["auc", "interval"],
         "attribution": ["group_averaged"],
+        "ood": ["OODDetector", "image_statistics"],
     },
 )

@@ -22,7 +22,7 @@ from lensstudy.data.dataset import DataError, LensDataset, Scaling, sky_and_nois
 from lensstudy.deployment.card import FORMAT, Card
 from lensstudy.deployment.plain import PlainNetwork, load_plain
 from lensstudy.evaluation.attribution import group_averaged
-from lensstudy.evaluation.ood import Distribution, looks
+from lensstudy.evaluation.ood import OODDetector, image_statistics
 from lensstudy.networks import groups as symmetry
 from lensstudy.observations.cutouts import Observation, network_input
 from lensstudy.training.run import TrainedNetwork, as_tensor, binned, load_trained
@@ -60,7 +60,7 @@ def features(trained: TrainedNetwork, images: np.ndarray) -> tuple[np.ndarray, n
     inputs: list[np.ndarray] = []
 
     def note(network, given):
-        inputs.append(looks(given[0].numpy()))
+        inputs.append(image_statistics(given[0].numpy()))
         if isinstance(network, PlainNetwork):
             seen.append(network.features(given[0])[1].double().numpy())
 
@@ -82,7 +82,7 @@ class Familiarity:
     held-out images of the same kind."""
 
     trained: TrainedNetwork
-    distribution: Distribution
+    detector: OODDetector
     held_out: np.ndarray
 
     @classmethod
@@ -95,12 +95,12 @@ class Familiarity:
             if len(part) < 20:
                 raise DataError(f"{len(part)} {name} images are too few for a p-value; use 20 or more")
         others = features(trained, held_out.images)
-        distribution = Distribution.fit(*features(trained, known.images), known.labels).settled(*others)
-        return cls(trained, distribution, np.sort(distribution.strangeness(*others)))
+        detector = OODDetector.fit(*features(trained, known.images), known.labels, others)
+        return cls(trained, detector, np.sort(detector.score(*others)))
 
     def score(self, images: np.ndarray) -> np.ndarray:
         """Strangeness `(N,)` of each image: above 1 is what one held-out image in a hundred exceeds."""
-        return self.distribution.strangeness(*features(self.trained, images))
+        return self.detector.score(*features(self.trained, images))
 
     def p_value(self, images: np.ndarray) -> np.ndarray:
         """Share `(N,)` of held-out images at least as far away; never below one in their number plus one."""

@@ -20,7 +20,7 @@ from lensstudy.deployment.card import Card, Images
 from lensstudy.deployment.exporting import to_plain
 from lensstudy.deployment.plain import INT8_FILE, ONNX_FILE, write_int8, write_onnx
 from lensstudy.deployment.predictor import OnnxNetwork, Predictor
-from lensstudy.evaluation.ood import Distribution
+from lensstudy.evaluation.ood import OODDetector
 from lensstudy.networks.registry import build_network
 
 NAME, CLASSES, PROCESSORS = "d4-steerable-cnn", ["no_sub", "cdm", "axion"], 2
@@ -42,7 +42,8 @@ def predictors(size: int, folder: Path) -> dict[str, Predictor]:
     files = {"onnx": write_onnx(network, folder / ONNX_FILE), "int8": write_int8(network, seen, folder / INT8_FILE)}
     made = {name: Predictor.of(card, OnnxNetwork(file, PROCESSORS)) for name, file in files.items()}
     for one in made.values():
-        one.distribution = Distribution.fit(*one.noticed(shown), np.arange(200) % len(CLASSES))
+        known = one.noticed(shown)
+        one.distribution = OODDetector.fit(*known, np.arange(200) % len(CLASSES), known)
     return made
 
 

@@ -9,7 +9,6 @@ import torch
 from lensstudy.data import mixture
 from lensstudy.data.dataset import DataError, Scaling
 from lensstudy.data.simulation import simulate
-from lensstudy.evaluation.ood import Cloud, Distribution
 from lensstudy.networks.groups import rotate
 from lensstudy.networks.registry import build_network, settle_batch_norm
 from lensstudy.observations.cutouts import read_all, write_simulated
@@ -80,23 +79,6 @@ def test_an_exported_network_is_asked_like_the_one_that_was_trained(run_folder, 
     assert same == {name: whole.card[name] for name in same}
     with pytest.raises(OSError, match="no finished training here"):
         opened(tmp_path)
-
-
-def test_a_distance_is_about_one_for_what_is_known():
-    seen = np.random.default_rng(0).normal(0, [1.0, 10.0, 0.1], (500, 3))
-    cloud = Cloud.fit(seen, np.zeros(500))
-    assert cloud.distance(seen).mean() == pytest.approx(1, rel=0.05)
-    assert cloud.distance(np.array([[10.0, 0, 0]]))[0] > 20
-
-
-def test_wild_features_do_not_shout_down_the_looks():
-    """Features with heavy tails: a held-out image in a hundred is far by itself, and an odd look must still count."""
-    generator = np.random.default_rng(0)
-    wild, plain = generator.standard_t(1.5, (600, 40)), generator.normal(size=(600, 16))
-    distribution = Distribution.fit(wild[:300], plain[:300], np.arange(300) % 3).settled(wild[300:], plain[300:])
-    assert (distribution.strangeness(wild[300:], plain[300:]) > 1).mean() == pytest.approx(0.01, abs=0.005)
-    assert (distribution.strangeness(wild[300:], plain[300:] + 8) > 1).all()
-    assert distribution.strangeness(np.full((1, 40), np.inf), plain[:1])[0] == np.inf
 
 
 def test_the_answer_is_any_substructure_and_its_attribution_adds_up(judge):
