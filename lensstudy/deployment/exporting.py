@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,13 +33,14 @@ from lensstudy.deployment.plain import (
     write_onnx,
 )
 from lensstudy.deployment.predictor import SCALE_TOLERANCE, OnnxNetwork, Predictor
+from lensstudy.evaluation.calibration import calibrate
 from lensstudy.evaluation.ood import METHOD, QUANTILE, OODDetector
 
 if TYPE_CHECKING:
     from lensstudy.networks.registry import Network
     from lensstudy.training.fitting import TrainedNetwork
 
-__all__ = ["FORMATS", "Card", "CardError", "Predictor", "calibrate", "export", "to_plain"]
+__all__ = ["FORMATS", "Card", "CardError", "Predictor", "export", "to_plain"]
 
 FORMATS = ("pytorch", "onnx", "int8")
 
@@ -140,7 +142,7 @@ def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, 
         symmetry=trained.network.group,
         classes=list(trained.classes),
         images=images,
-        calibration=calibrate(labels, probabilities),
+        calibration=asdict(calibrate(labels, probabilities)),
         in_distribution=None,
         metrics=_metrics(run, trained, labels, probabilities),
         training={name: value for name, value in description.items() if name not in ELSEWHERE},
@@ -312,27 +314,6 @@ def _in_whole_numbers(folder: Path, card: Card, network: PlainNetwork, data: Len
 # What the card says ---------------------------------------------------------------------------------------------------
 
 
-def calibrate(labels: np.ndarray, probabilities: np.ndarray) -> dict:
-    """The temperature that makes `probabilities` `(N, classes)` of validation images say how often they are right, and
-    what it does to them. Images of which none is wrong cannot show that a network may be surer than it is."""
-    from lensstudy.evaluation import scores as evaluation
-
-    temperature = evaluation.fit_temperature(labels, probabilities)
-    if (probabilities.argmax(1) == labels).all():
-        temperature = max(temperature, 1.0)
-
-    def loss(answers):
-        return float(-np.log(np.clip(answers[np.arange(len(labels)), labels], 1e-15, None)).mean())
-
-    return {
-        "temperature": temperature,
-        "method": "temperature scaling on the validation images (Guo et al. 2017)",
-        "validation_images": len(labels),
-        "log_loss_before": loss(probabilities),
-        "log_loss_after": loss(evaluation.tempered(probabilities, temperature)),
-    }
-
-
 def _validation(run: Path, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Labels of the validation images, and the probabilities that the training kept."""
     table = pd.read_parquet(run / "predictions.parquet")
@@ -384,7 +365,7 @@ def _metrics(run: Path, trained: TrainedNetwork, labels: np.ndarray, probabiliti
     if table.exists() and trained.card.get("share", 100) == 100:  # what the study analyses saw all images
         of_network = [row for row in json.loads(table.read_text()) if row["network"] == trained.card["network"]]
         found["test"] = {"of": "mean over the seeds of the study"} | {
-            row["view"]: {
+            row["perturbation"]: {
                 name: {"value": row[name], "interval": [row[f"{name}_low"], row[f"{name}_high"]]}
                 for name in ("auc", "accuracy")
             }

@@ -1,12 +1,37 @@
-"""Judging answers: scores with intervals, robustness, images out of distribution, where a network looks."""
+"""Evaluation of networks by their probabilities and gradients.
+
+Scores with intervals and paired tests, calibration, predictions under perturbations of the images and from fewer
+training images, images out of distribution, and attribution of a prediction to pixels.
+"""
 
 import lazy_loader as lazy
 
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "scores": ["auc", "interval"],
-        "attribution": ["group_averaged"],
+        "scores": [
+            "score",
+            "point_estimates",
+            "auc",
+            "interval",
+            "bootstrap_interval",
+            "influence",
+            "resampling",
+            "confusion",
+            "roc",
+            "largest_change",
+            "summarise",
+            "wilson",
+            "format_interval",
+            "format_p",
+            "counted",
+        ],
+        "comparison": ["compare", "Difference", "pairwise", "mcnemar", "holm", "in_words"],
+        "calibration": ["calibrate", "Calibration", "reliability", "tempered"],
+        "robustness": ["perturbations", "predict_perturbed", "transfer_matrix"],
+        "truth": ["physical_parameters", "accuracy_along", "detection_rate"],
+        "learning": ["learning_curve", "images_to_match"],
+        "attribution": ["attribute", "group_averaged", "integrated_gradients", "share_on_light"],
         "ood": ["OODDetector", "image_statistics"],
     },
 )

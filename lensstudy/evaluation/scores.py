@@ -1,16 +1,15 @@
-"""Judging networks by their probabilities: scores with intervals, paired tests, calibration, answers under rotation.
+"""Scores of a network's probabilities, with their intervals over test images.
 
 Everything here takes labels `(N,)` and probabilities `(N, classes)`, whichever network they come from; `runs` are such
 arrays of one network, one a seed. Scores are scikit-learn's and torchmetrics'. What they do not have is here:
 
 - Intervals of AUC and accuracy over test images come from the variance that single images cause (DeLong, DeLong &
-  Clarke-Pearson 1988, Biometrics 44, 837) and are laid on the scale of log-odds, where they keep their promise near 1.
-  There a percentile bootstrap does not: it held the truth in 87 % of 2,000 simulated experiments at an AUC of 0.988 and
-  50 images a class, where this one holds it in 97 %. The fewer images decide, the less is known of the variance
-  itself: for the AUC Student's t takes the place of the normal law, which near 1 held the truth in 90 to 94 % only.
+  Clarke-Pearson 1988, Biometrics 44, 837) and are formed on the scale of log-odds, where their coverage is nominal also
+  near 1. That of a percentile bootstrap is not: 87 % of 2,000 simulated experiments at an AUC of 0.988 and 50 images a
+  class, where this one covers 97 %. The fewer images decide, the less is known of the variance itself: for the AUC
+  Student's t takes the place of the normal distribution, which near 1 covers 90 to 94 % only.
 - All other scores have a bootstrap over test images, drawn within each class so that no resample loses one, with
   Efron's correction for bias (1987, JASA 82, 171).
-- Networks are compared on the same images, so that what makes an image hard for all of them cancels.
 
 An interval takes the trained networks as they are. The spread over seeds answers another question; it stands beside it.
 """
@@ -18,15 +17,12 @@ An interval takes the trained networks as they are. The spread over seeds answer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, log_softmax, logit
-from scipy.stats import binomtest, norm, rankdata
+from scipy.special import expit, logit
+from scipy.stats import norm, rankdata
 from scipy.stats import t as student_t
 from sklearn.metrics import (
     accuracy_score,
@@ -39,35 +35,30 @@ from sklearn.metrics import (
 )
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from lensstudy.data.dataset import LensDataset
+
 __all__ = [
-    "Difference",
     "auc",
     "bootstrap_interval",
     "confusion",
     "counted",
-    "difference",
-    "fit_temperature",
     "format_interval",
     "format_p",
-    "holm",
-    "in_words",
     "influence",
     "interval",
-    "mcnemar",
-    "pairwise",
-    "reliability",
+    "largest_change",
+    "point_estimates",
     "resampled",
     "resampling",
     "roc",
-    "scores",
+    "score",
     "summarise",
-    "swing",
-    "tempered",
     "wilson",
 ]
 
 BINS = 15  # of confidence, for the calibration error
 TINY = 1e-15
+SCORES = ("accuracy", "auc", "average_precision", "log_loss", "brier", "calibration_error")
 
 
 # Scores ---------------------------------------------------------------------------------------------------------------
@@ -78,7 +69,53 @@ def auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
     return float(np.mean([roc_auc_score(labels == k, probabilities[:, k]) for k in _judged(probabilities)]))
 
 
-def scores(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
+def score(
+    labels: np.ndarray | LensDataset,
+    probabilities: np.ndarray | Sequence[np.ndarray],
+    *,
+    level: float = 0.95,
+    samples: int = 500,
+) -> pd.DataFrame:
+    """Score a network on test images, with intervals.
+
+    Args:
+        labels: classes of the images `(N,)`, or the data set.
+        probabilities: what the network gives them, `(N, classes)`, or a list of such arrays, one a seed.
+        level: nominal coverage of the intervals over test images.
+        samples: resamples of the test images for the scores that have no interval in closed form.
+
+    Returns:
+        One row a score: `accuracy`, `auc` (macro average), `average_precision` (macro average), `log_loss` (nats),
+        `brier` and `calibration_error` (expected, 15 bins of confidence); columns `value` (mean over seeds), `low` and
+        `high`.
+
+    Raises:
+        ValueError: labels and probabilities are not of the same images, or a class has no image.
+
+    Example:
+        >>> probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.7, 0.3]])
+        >>> score(np.array([0, 0, 1, 1]), probabilities).value["accuracy"].item()
+        0.75
+    """
+    labels, runs = labels_of(labels), runs_of(probabilities)
+    classes = runs[0].shape[1]
+    if wrong := [run.shape for run in runs if run.shape != (len(labels), classes)]:
+        raise ValueError(f"probabilities {wrong[0]}; expected {(len(labels), classes)}, one row for each label")
+    if missing := sorted(set(range(classes)) - set(labels.tolist())):
+        raise ValueError(f"no image of class {missing[0]}; expected images of each of the {classes} classes")
+    weights, names = resampling(labels, samples), [str(k) for k in range(classes)]
+    each = pd.DataFrame([point_estimates(labels, run, names) for run in runs]).mean()
+    rows = {}
+    for name in SCORES:
+        if name in ("accuracy", "auc"):
+            edges = interval(labels, runs, name, level)
+        else:
+            edges = bootstrap_interval(labels, runs, weights, name, level)
+        rows[name] = (each[name], *edges)
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"])
+
+
+def point_estimates(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
     """Accuracy, macro AUC, AUC of each class against the rest, average precision (macro), log loss (nats), Brier score
     (for more than two classes the sum over them) and expected calibration error (15 bins of confidence)."""
     each = {f"auc_{name}": roc_auc_score(labels == i, probabilities[:, i]) for i, name in enumerate(classes)}
@@ -109,10 +146,26 @@ def roc(labels: np.ndarray, probabilities: np.ndarray, label: int) -> tuple[np.n
     return false_positive, true_positive
 
 
-def swing(turned: Sequence[np.ndarray]) -> np.ndarray:
-    """For each image, the largest change of any class probability between its orientations `turned`."""
-    stack = np.stack(turned)
-    return (stack.max(0) - stack.min(0)).max(1)
+def largest_change(rotated: Sequence[np.ndarray]) -> np.ndarray:
+    """Largest change `(N,)` of any class probability of each image over rotations, from one array of probabilities
+    `(N, classes)` a rotation. Its 95th percentile is a network's rotation consistency."""
+    return np.ptp(np.stack(rotated), axis=0).max(axis=1)
+
+
+def labels_of(labels: np.ndarray | LensDataset) -> np.ndarray:
+    """Labels `(N,)`, given as such or with their data set."""
+    return labels.labels if isinstance(labels, LensDataset) else np.asarray(labels)
+
+
+def runs_of(probabilities: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Probabilities `(N, classes)` of each seed, given as a list of them or, of one seed, as such."""
+    return [probabilities] if np.ndim(probabilities) == 2 else list(probabilities)
+
+
+def confidence(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bin of confidence (as in torchmetrics), confidence, and whether the prediction is right, of each image."""
+    sure = probabilities.max(1)
+    return np.digitize(sure, np.linspace(0, 1, BINS + 1)) - 1, sure, (probabilities.argmax(1) == labels).astype(float)
 
 
 def _judged(probabilities: np.ndarray) -> Sequence[int]:
@@ -145,12 +198,12 @@ def influence(labels: np.ndarray, probabilities: np.ndarray, metric: str = "auc"
     return float(value) / len(judged), shares / len(judged)
 
 
-def _mean_influence(labels, runs, metric) -> tuple[float, np.ndarray]:
+def mean_influence(labels, runs, metric) -> tuple[float, np.ndarray]:
     values, shares = zip(*(influence(labels, run, metric) for run in runs), strict=True)
     return float(np.mean(values)), np.mean(shares, axis=0)
 
 
-def _standard_error(labels: np.ndarray, shares: np.ndarray) -> float:
+def standard_error(labels: np.ndarray, shares: np.ndarray) -> float:
     members = [shares[labels == label] for label in np.unique(labels)]
     return float(np.sqrt(sum(len(one) * one.var(ddof=1) for one in members)))
 
@@ -178,18 +231,18 @@ def interval(
     counts = np.unique(labels, return_counts=True)[1]
     if counts.min() < 2:
         return 0.0, 1.0
-    value, shares = _mean_influence(labels, runs, metric)
+    value, shares = mean_influence(labels, runs, metric)
     if min(value, 1 - value) < 1e-12:
-        bound = _certain(counts, metric, level)
+        bound = least_certain(counts, metric, level)
         return (bound, 1.0) if value > 0.5 else (0.0, 1 - bound)
     # A network that calls everything one class is right by luck of the draw: within classes it would not vary.
     within = labels if metric == "auc" else np.zeros_like(labels)
     law = student_t(_degrees_of_freedom(labels, shares)) if metric == "auc" else norm
-    reach = law.isf((1 - level) / 2) * _standard_error(within, shares) / (value * (1 - value))
+    reach = law.isf((1 - level) / 2) * standard_error(within, shares) / (value * (1 - value))
     return float(expit(logit(value) - reach)), float(expit(logit(value) + reach))
 
 
-def _certain(counts: np.ndarray, metric: str, level: float) -> float:
+def least_certain(counts: np.ndarray, metric: str, level: float) -> float:
     """The least score that leaves every image right in more than `1 - level` of the cases: the rule of three."""
     return float((1 - level) ** (1 / (counts.min() if metric == "auc" else counts.sum())))
 
@@ -216,12 +269,12 @@ def resampling(labels: np.ndarray, samples: int, seed: int = 0) -> np.ndarray:
 
 
 def resampled(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, metric: str = "auc") -> np.ndarray:
-    """One of `scores` in every resample, `(samples,)`: all at once, a hundred times faster than one by one."""
+    """One of `point_estimates` in every resample, `(samples,)`: all at once, a hundred times faster than one by one."""
     if metric in ("auc", "average_precision"):
         rank = _weighted_auc if metric == "auc" else _weighted_precision
         return np.mean([rank(labels == k, probabilities[:, k], weights) for k in _judged(probabilities)], axis=0)
     if metric == "calibration_error":
-        bins, sure, right = _confidence(labels, probabilities)
+        bins, sure, right = confidence(labels, probabilities)
         return np.abs((weights * (right - sure)) @ np.eye(BINS + 1)[bins]).sum(1) / weights.sum(1)
     of_truth, halves = probabilities[np.arange(len(labels)), labels], 2 if probabilities.shape[1] == 2 else 1
     each = {
@@ -235,7 +288,7 @@ def resampled(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray
 def bootstrap_interval(
     labels: np.ndarray, runs: Sequence[np.ndarray], weights: np.ndarray, metric: str, level: float = 0.95
 ) -> tuple[float, float]:
-    """Bias-corrected percentile interval, over test images, of the mean of any of `scores` over `runs`."""
+    """Bias-corrected percentile interval, over test images, of the mean of any of `point_estimates` over `runs`."""
     drawn = np.mean([resampled(labels, run, weights, metric) for run in runs], axis=0)
     value = np.mean([resampled(labels, run, np.ones((1, len(labels))), metric) for run in runs])
     below = np.clip(np.mean(drawn < value) + np.mean(drawn == value) / 2, 0.5 / len(drawn), 1 - 0.5 / len(drawn))
@@ -265,123 +318,22 @@ def _by_score(member, score, weights) -> tuple[np.ndarray, np.ndarray]:
     return inside, np.add.reduceat(weights[:, order], starts, axis=1) - inside
 
 
-# Is one network better than another? ----------------------------------------------------------------------------------
-
-
-class Difference(NamedTuple):
-    """How far the first of two networks is ahead, with its interval and the p-value of 'no difference'."""
-
-    value: float
-    low: float
-    high: float
-    p: float
-
-
-def difference(
-    labels: np.ndarray,
-    first: Sequence[np.ndarray],
-    second: Sequence[np.ndarray],
-    metric: str = "auc",
-    level: float = 0.95,
-) -> Difference:
-    """How far the mean of `metric` over the seeds of `first` is ahead of that of `second` on the same test images.
-
-    DeLong's paired test, with the mean over seeds (and over classes) in place of a single AUC: the variance is that of
-    the images' differences in influence. The trained networks are taken as they are; what other seeds would have given
-    is a second question, which two or three seeds cannot answer: report their differences one by one beside it.
-    Where no image tells two networks apart, as when both are always right, the difference may be as large as the rule
-    of three allows; only a network and itself differ by nothing for certain.
-    """
-    (one, of_first), (other, of_second) = (_mean_influence(labels, runs, metric) for runs in (first, second))
-    value, counts = one - other, np.unique(labels, return_counts=True)[1]
-    if counts.min() < 2:
-        return Difference(value, -1.0, 1.0, 1.0)
-    error, z = _standard_error(labels, of_first - of_second), norm.isf((1 - level) / 2)
-    if error < TINY and not np.array_equal(first, second):
-        error = (1 - _certain(counts, metric, level)) / z
-    reach = z * error
-    p = 2 * norm.sf(abs(value) / max(error, TINY)) if abs(value) > TINY else 1.0
-    return Difference(value, value - reach, value + reach, float(p))
-
-
-def mcnemar(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
-    """Exact p-value of McNemar's test (1947) that two networks are right equally often: among the images that only one
-    of them gets right, either should be as likely."""
-    right, other = (run.argmax(1) == labels for run in (first, second))
-    only_first, only_second = int((right & ~other).sum()), int((other & ~right).sum())
-    return float(binomtest(only_first, only_first + only_second).pvalue) if only_first + only_second else 1.0
-
-
-def holm(p_values: Sequence[float]) -> np.ndarray:
-    """p-values adjusted for their number (Holm 1979): below 0.05, at most one family in twenty holds a false alarm."""
-    p = np.asarray(p_values, float)
-    order = np.argsort(p)
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
-    return adjusted
-
-
-def pairwise(labels: np.ndarray, networks: dict[str, Sequence[np.ndarray]]) -> pd.DataFrame:
-    """Every pair of networks (name -> runs): difference in AUC with interval and Holm's p, and McNemar's, likewise
-    adjusted, for the accuracy of the answers averaged over seeds."""
-    rows = []
-    for first, second in combinations(networks, 2):
-        ahead = difference(labels, networks[first], networks[second])
-        together = (np.mean(networks[name], axis=0) for name in (first, second))
-        rows.append({"first": first, "second": second, **ahead._asdict(), "p_accuracy": mcnemar(labels, *together)})
-    table = pd.DataFrame(rows, columns=["first", "second", *Difference._fields, "p_accuracy"])
-    return table.assign(p=holm(table["p"]), p_accuracy=holm(table["p_accuracy"]))
-
-
-# Calibration ----------------------------------------------------------------------------------------------------------
-
-
-def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The temperature T of `softmax(log p / T)` with the smallest log loss (Guo et al. 2017, arXiv:1706.04599), between
-    1/20 and 20. Fit it on validation images; above 1 the network was too sure of itself."""
-    log_p = np.log(np.clip(probabilities, TINY, 1))
-
-    def loss(log_temperature: float) -> float:
-        return -log_softmax(log_p / np.exp(log_temperature), axis=1)[np.arange(len(labels)), labels].mean()
-
-    limit = np.log(20)
-    return float(np.exp(minimize_scalar(loss, bounds=(-limit, limit), method="bounded", options={"xatol": 1e-4}).x))
-
-
-def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """`softmax(log p / T)`: as sure as the temperature says, in the same order."""
-    return np.exp(log_softmax(np.log(np.clip(probabilities, TINY, 1)) / temperature, axis=1))
-
-
-def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
-    """Mean `confidence` (largest probability), share `right` and number of `images` in each bin of confidence."""
-    bins, sure, right = _confidence(labels, probabilities)
-    table = pd.DataFrame({"confidence": sure, "right": right, "images": 1}).groupby(bins)
-    return table.agg({"confidence": "mean", "right": "mean", "images": "sum"}).reset_index(drop=True)
-
-
-def _confidence(labels, probabilities) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bin of confidence (as torchmetrics has them), confidence, and whether the answer is right."""
-    sure = probabilities.max(1)
-    return np.digitize(sure, np.linspace(0, 1, BINS + 1)) - 1, sure, (probabilities.argmax(1) == labels).astype(float)
-
-
 # Tables ---------------------------------------------------------------------------------------------------------------
 
 
 def summarise(labels: np.ndarray, predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """One row a network and view, in the order in which they come.
+    """One row a network and perturbation, in the order in which they come.
 
-    `predictions` has one row a `network`, `seed` and `view` (a way of showing the test set; several draws of it count
+    `predictions` has one row a `network`, `seed` and `perturbation` of the test images (several draws of it count
     together) and, in column `probabilities`, an `(N, classes)` array. Gives the mean of accuracy and AUC, the interval
     over test images, the standard deviation over seeds (missing when there is one), and the means of all other scores.
     """
     table = []
-    for (network, view), group in predictions.groupby(["network", "view"], sort=False):
+    for (network, perturbation), group in predictions.groupby(["network", "perturbation"], sort=False):
         runs = list(group["probabilities"])
-        each = pd.DataFrame([scores(labels, run, classes) for run in runs])
+        each = pd.DataFrame([point_estimates(labels, run, classes) for run in runs])
         of_seed = each.groupby(group["seed"].to_numpy()).mean()
-        row = {"network": network, "view": view, "seeds": len(of_seed)}
+        row = {"network": network, "perturbation": perturbation, "seeds": len(of_seed)}
         for name in ("auc", "accuracy"):
             low, high = interval(labels, runs, name)
             row |= {name: each[name].mean(), f"{name}_low": low, f"{name}_high": high}
@@ -401,13 +353,6 @@ def format_interval(value: float, low: float, high: float, digits: int = 3) -> s
 def counted(number: int, noun: str) -> str:
     """`1 seed`, `2 seeds`, `1,200 images`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def in_words(ahead: Difference, second: str) -> str:
-    """`ahead of resnet18 by 0.021 [0.012, 0.031]`, or `behind resnet18 by` as much: the word has the sign."""
-    if ahead.value < 0:
-        return f"behind {second} by {format_interval(-ahead.value, -ahead.high, -ahead.low)}"
-    return f"ahead of {second} by {format_interval(ahead.value, ahead.low, ahead.high)}"
 
 
 def format_p(p: float) -> str:

@@ -1,4 +1,4 @@
-"""The figures of the analysis: views of the test set, calibration, cost, learning curves, truth, mistakes, attribution.
+"""The figures of the analysis: scores under perturbations, calibration, cost, learning curves, truth, attribution.
 
 In the style and the colours of `figures`, and shown with its `show`. Every interval is drawn, and where a bound of
 physics or a shortcut exists it is drawn beside the networks.
@@ -31,20 +31,20 @@ MARKERS = "osD^vP*X"
 
 
 def robustness(table: pd.DataFrame, label: str = "test AUC") -> Figure:
-    """AUC of every network (marker) in every view of the test set (row), with its interval; from
+    """AUC of every network (marker) under every perturbation of the test images (row), with its interval; from
     `evaluation.summarise`."""
-    networks, views = (list(dict.fromkeys(table[name])) for name in ("network", "view"))
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.42 * len(views)))
+    networks, names = (list(dict.fromkeys(table[column])) for column in ("network", "perturbation"))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.42 * len(names)))
     for k, network in enumerate(networks):
         mine = table[table["network"] == network]
-        height = np.array([views.index(view) for view in mine["view"]]) + 0.7 / max(len(networks), 3) * (
+        height = np.array([names.index(name) for name in mine["perturbation"]]) + 0.7 / max(len(networks), 3) * (
             k - (len(networks) - 1) / 2
         )
         _with_interval(axes, mine["auc"], height, mine["auc_low"], mine["auc_high"], network, k, along="x")
-    for row in range(0, len(views), 2):
+    for row in range(0, len(names), 2):
         axes.axhspan(row - 0.5, row + 0.5, color="0.96", zorder=0, lw=0)
-    axes.set(yticks=range(len(views)), ylim=(len(views) - 0.5, -0.5), xlabel=label)
-    axes.set_yticklabels(views)
+    axes.set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5), xlabel=label)
+    axes.set_yticklabels(names)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -95,7 +95,7 @@ def costs(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
 
 def learning_curves(curves: Mapping[str, pd.DataFrame], level: float = 0.95) -> Figure:
     """AUC against the number of training images, with its interval over test images and seeds; from
-    `robustness.learning_curves`. The right panel shows the distance from 1, where curves that end there come apart."""
+    `evaluation.learning_curve`. The right panel shows the distance from 1, where curves that end there come apart."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.2))
     sizes = sorted({size for table in curves.values() for size in table})
     missing = min((1 - table.iloc[0]).min() for table in curves.values())
@@ -115,8 +115,8 @@ def learning_curves(curves: Mapping[str, pd.DataFrame], level: float = 0.95) -> 
 
 
 def transfer(table: pd.DataFrame) -> Figure:
-    """AUC of networks trained on one recipe (rows) and tested on another (columns), with its interval; from
-    `robustness.transfer_matrix`."""
+    """AUC of networks trained on one preset (rows) and tested on another (columns), with its interval; from
+    `evaluation.transfer_matrix`."""
     trained, tested = (list(dict.fromkeys(table[name])) for name in ("trained", "tested"))
     figure, axes = plt.subplots(figsize=(min(1.6 + 1.5 * len(tested), WIDTH), 1 + 0.75 * len(trained)))
     cells = table.set_index(["trained", "tested"])
@@ -136,7 +136,7 @@ def transfer(table: pd.DataFrame) -> Figure:
 
 def along_truth(panels: Mapping[str, Mapping[str, pd.DataFrame]], label: str = "accuracy", chance: float = 0) -> Figure:
     """Share of right answers against what is true of an image: `panels[axis label][network]` as from
-    `robustness.accuracy_along` or `robustness.recovery`, whose bound is drawn as a dashed line."""
+    `evaluation.accuracy_along` or `evaluation.detection_rate`, whose bound is drawn as a dashed line."""
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, 2.5 * rows + 0.2), sharey=True, squeeze=False)

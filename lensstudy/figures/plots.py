@@ -45,7 +45,7 @@ __all__ = [
     "show",
     "slices",
     "strip",
-    "swings",
+    "rotation_changes",
     "training_curves",
 ]
 
@@ -69,7 +69,6 @@ _FAMILIES = {
     "interpolation": "#7F7F7F",
 }
 _SHADES = {"steerable-cnn": 0.0, "resnet": 0.3, "wide-resnet": 0.5, "restricted": 0.3}
-_VIEWS = {"upright": "as observed", "turned by 90°": "turned by 90°", "random turns": "turned at random"}
 
 sns.set_theme(
     context="notebook",
@@ -395,23 +394,21 @@ def confusion_matrices(matrices: Mapping[str, np.ndarray], classes: Sequence[str
 
 
 def comparison(table: pd.DataFrame, metric: str = "auc", label: str = "test AUC") -> Figure:
-    """The headline: `metric` of every network in every view of the test set, with intervals, from
-    `evaluation.summarise`."""
+    """The headline: `metric` of every network under every perturbation of the test images, with intervals,
+    from `evaluation.summarise`."""
     networks = list(dict.fromkeys(table["network"]))
-    views = list(dict.fromkeys(table["view"]))
+    perturbations = list(dict.fromkeys(table["perturbation"]))
     figure, axes = plt.subplots(figsize=(WIDTH, 1 + 0.6 * len(networks)))
     markers = ["o", "s", "D", "^"]
     for y, network in enumerate(networks):
-        for k, view in enumerate(views):
-            row = table[(table["network"] == network) & (table["view"] == view)].iloc[0]
-            height = y + 0.2 * (k - (len(views) - 1) / 2)
+        for k, name in enumerate(perturbations):
+            row = table[(table["network"] == network) & (table["perturbation"] == name)].iloc[0]
+            height = y + 0.2 * (k - (len(perturbations) - 1) / 2)
             axes.plot([row[f"{metric}_low"], row[f"{metric}_high"]], [height] * 2, color=colour(network), lw=2)
             axes.plot(row[metric], height, markers[k % 4], color=colour(network), ms=6, mfc="white" if k else None)
     handles = [
-        plt.Line2D(
-            [], [], ls="", marker=markers[k % 4], color="0.3", mfc="white" if k else None, label=_VIEWS.get(view, view)
-        )
-        for k, view in enumerate(views)
+        plt.Line2D([], [], ls="", marker=markers[k % 4], color="0.3", mfc="white" if k else None, label=name)
+        for k, name in enumerate(perturbations)
     ]
     axes.legend(
         handles=handles, title="test images", fontsize=8, title_fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
@@ -444,8 +441,9 @@ def schedule(rate: Sequence[float], steps_per_epoch: float) -> Figure:
     return figure
 
 
-def swings(changes: Mapping[str, np.ndarray], orientations: int) -> Figure:
-    """Share of images whose answer moves by more than a given amount between orientations."""
+def rotation_changes(changes: Mapping[str, np.ndarray], orientations: int) -> Figure:
+    """Share of images of which a probability changes by more than a given amount over rotations; the 95th percentile of
+    these changes is a network's rotation consistency."""
     figure, axes = plt.subplots(figsize=(6.5, 3.4))
     for name, values in changes.items():
         values = np.sort(values)
@@ -455,17 +453,17 @@ def swings(changes: Mapping[str, np.ndarray], orientations: int) -> Figure:
         xlim=(1e-4, 1),
         ylim=(0, 1.02),
         xlabel=f"largest change of a probability over {orientations} orientations",
-        ylabel="share of images that move more",
+        ylabel="share of images that change more",
     )
     axes.legend(fontsize=8)
     return figure
 
 
 def invariance_curves(degrees: np.ndarray, curves: Mapping[str, np.ndarray], label: str) -> Figure:
-    """How far a network's answer moves as the image turns; one line a network."""
+    """Change of a network's prediction as the image is rotated; one line a network."""
     figure, axes = plt.subplots(figsize=(7.5, 3.4))
     for name, values in curves.items():
         axes.plot(degrees, values, color=colour(name), label=name)
-    axes.set(xlabel="image turned by [degrees]", ylabel=label, xticks=np.arange(0, 361, 45))
+    axes.set(xlabel="rotation of the image [degrees]", ylabel=label, xticks=np.arange(0, 361, 45))
     axes.legend(fontsize=8, ncols=2)
     return figure

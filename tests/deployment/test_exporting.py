@@ -88,15 +88,6 @@ def test_card_describes_the_training(exported, run_folder, blobs):
     assert set(card.files) == {f.name for f in exported.iterdir()} - {"card.json"}
 
 
-def test_calibration_never_makes_surer_than_the_images_can_show():
-    labels = np.arange(40) % 2
-    sure = np.where(np.eye(2)[labels] == 1, 0.9, 0.1)
-    assert deployment.calibrate(labels, sure)["temperature"] == 1
-    wrong = labels.copy()
-    wrong[:20] = 1 - wrong[:20]  # right for half of them: nothing is known
-    assert deployment.calibrate(wrong, sure)["temperature"] > 10
-
-
 @pytest.mark.parametrize("format", ["onnx", "pytorch"])
 def test_exported_probabilities_are_those_of_the_training(format, run_folder, blobs, tmp_path):
     folder = deployment.export(run_folder, tmp_path / "out", format, blobs, pixel_scale=0.1)
@@ -189,7 +180,9 @@ def test_a_training_on_a_share_of_the_images_does_not_boast_of_the_whole(run_fol
     name = load_trained(run_folder).card["network"]
     scores = {key: 0.9 for value in ("auc", "accuracy") for key in (value, f"{value}_low", f"{value}_high")}
     (tmp_path / "analysis").mkdir()
-    (tmp_path / "analysis" / "table.json").write_text(json.dumps([{"network": name, "view": "upright"} | scores]))
+    (tmp_path / "analysis" / "table.json").write_text(
+        json.dumps([{"network": name, "perturbation": "unperturbed"} | scores])
+    )
     for share in (100, 25):
         run = shutil.copytree(run_folder, tmp_path / "training" / f"{share}")
         card = json.loads((run / "card.json").read_text()) | {"share": share}

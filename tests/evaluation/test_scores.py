@@ -1,4 +1,4 @@
-"""Scores on cases with known answers and against scikit-learn; intervals and tests that keep what they promise."""
+"""Scores on cases with known answers and against scikit-learn; coverage of intervals and false alarms of tests."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,9 @@ from scipy.stats import binomtest, norm
 from sklearn import metrics
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from lensstudy.evaluation import scores as evaluation
+from lensstudy import evaluation
+from lensstudy.data.dataset import LensDataset
+from lensstudy.evaluation.scores import resampled
 
 EXPERIMENTS = 2000
 
@@ -33,7 +35,7 @@ def three_classes(generator, n, separation=1.0, classes=3):
 def test_a_perfect_and_a_reversed_answer():
     labels = np.array([0, 0, 1, 1, 2, 2])
     right = np.eye(3)[labels]
-    scores = evaluation.scores(labels, right, ["a", "b", "c"])
+    scores = evaluation.point_estimates(labels, right, ["a", "b", "c"])
     assert scores["accuracy"] == scores["auc"] == scores["auc_a"] == scores["average_precision"] == 1
     assert scores["log_loss"] == pytest.approx(0, abs=1e-9)
     assert scores["brier"] == scores["calibration_error"] == 0
@@ -43,7 +45,7 @@ def test_a_perfect_and_a_reversed_answer():
 
 def test_scores_with_known_values():
     """Two images, 0.8 for the truth and 0.6 for the other: half right, -ln 0.8 and -ln 0.4, and so on."""
-    scores = evaluation.scores(np.array([0, 1]), np.array([[0.8, 0.2], [0.6, 0.4]]), ["no", "yes"])
+    scores = evaluation.point_estimates(np.array([0, 1]), np.array([[0.8, 0.2], [0.6, 0.4]]), ["no", "yes"])
     assert scores["accuracy"] == 0.5
     assert scores["auc"] == 1
     assert scores["log_loss"] == pytest.approx(-(np.log(0.8) + np.log(0.4)) / 2)
@@ -66,17 +68,17 @@ def test_resampled_scores_are_those_of_scikit_learn_on_the_same_images(classes):
     weights = evaluation.resampling(labels, 5, seed=3)
     names = [str(k) for k in range(classes)]
     for metric in ("accuracy", "auc", "average_precision", "log_loss", "brier", "calibration_error"):
-        fast = evaluation.resampled(labels, probabilities, weights, metric)
+        fast = resampled(labels, probabilities, weights, metric)
         for value, drawn in zip(fast, weights.astype(int), strict=True):
             rows = np.repeat(np.arange(len(labels)), drawn)
             assert value == pytest.approx(
-                evaluation.scores(labels[rows], probabilities[rows], names)[metric], abs=1e-6
+                evaluation.point_estimates(labels[rows], probabilities[rows], names)[metric], abs=1e-6
             ), metric
 
 
 def test_macro_scores_are_those_of_scikit_learn():
     labels, probabilities = three_classes(np.random.default_rng(4), 200)
-    scores = evaluation.scores(labels, probabilities, ["a", "b", "c"])
+    scores = evaluation.point_estimates(labels, probabilities, ["a", "b", "c"])
     assert scores["auc"] == pytest.approx(metrics.roc_auc_score(labels, probabilities, multi_class="ovr"))
     assert evaluation.influence(labels, probabilities)[0] == pytest.approx(scores["auc"])
     assert evaluation.influence(labels, probabilities, "accuracy")[0] == pytest.approx(scores["accuracy"])
@@ -94,7 +96,7 @@ def test_resamples_keep_the_number_of_images_of_each_class():
     assert (weights[:, 7:].sum(1) == 3).all()
 
 
-# Intervals and tests keep their promise -------------------------------------------------------------------------------
+# Coverage of intervals, false alarms of tests -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("n", "separation"), [(60, 1.0), (60, 2.0), (150, 3.2), (150, 4.0), (400, 4.6)])
@@ -139,7 +141,7 @@ def test_equal_networks_are_called_different_once_in_twenty(separation):
     for _ in range(EXPERIMENTS):
         truth = generator.normal(size=150) + separation * labels
         runs = [probabilities_of(truth - separation / 2 + 0.5 * generator.normal(size=150)) for _ in range(4)]
-        alarms += evaluation.difference(labels, runs[:2], runs[2:]).p < 0.05
+        alarms += evaluation.compare(labels, runs[:2], runs[2:]).p < 0.05
         exact += evaluation.mcnemar(labels, runs[0], runs[2]) < 0.05
     error = np.sqrt(0.05 * 0.95 / EXPERIMENTS)
     assert alarms / EXPERIMENTS == pytest.approx(0.05, abs=3 * error)
@@ -159,7 +161,7 @@ def test_the_variance_of_delong_is_that_of_its_definition():
 
     (one, v10, v01), (two, w10, w01) = components(first), components(second)
     error = np.sqrt(np.var(v10 - w10, ddof=1) / 30 + np.var(v01 - w01, ddof=1) / 30)
-    found = evaluation.difference(labels, [first], [second])
+    found = evaluation.compare(labels, [first], [second])
     assert found.value == pytest.approx(one - two)
     assert (found.high - found.low) / 2 == pytest.approx(1.959964 * error)
     assert found.p == pytest.approx(2 * norm.sf(abs(one - two) / error))
@@ -169,8 +171,8 @@ def test_equal_networks_differ_by_nothing_and_a_better_one_is_ahead():
     generator = np.random.default_rng(3)
     labels, good = binormal(generator, 150, 2.0)
     _, poor = binormal(generator, 150, 0.5)
-    assert evaluation.difference(labels, [good], [good]) == (0, 0, 0, 1)
-    ahead = evaluation.difference(labels, [good], [poor])
+    assert evaluation.compare(labels, [good], [good]) == (0, 0, 0, 1)
+    ahead = evaluation.compare(labels, [good], [poor])
     assert 0 < ahead.low < ahead.value < ahead.high
     assert ahead.p < 0.001
     table = evaluation.pairwise(labels, {"good": [good], "poor": [poor], "same": [good]})
@@ -185,11 +187,11 @@ def test_two_networks_that_are_always_right_are_not_equal_for_certain():
     labels = np.repeat([0, 1], 20)
     right, surer, nothing = probabilities_of(labels - 0.5), probabilities_of(3.0 * labels - 1), np.full((40, 2), 0.5)
     for metric, images in (("auc", 20), ("accuracy", 40)):
-        found = evaluation.difference(labels, [right], [surer], metric)
+        found = evaluation.compare(labels, [right], [surer], metric)
         reach = 1 - 0.05 ** (1 / images)
         assert found == pytest.approx((0, -reach, reach, 1))
-        assert evaluation.difference(labels, [right], [right], metric) == (0, 0, 0, 1)
-    few = evaluation.difference(labels[18:22], [right[18:22]], [nothing[18:22]])
+        assert evaluation.compare(labels, [right], [right], metric) == (0, 0, 0, 1)
+    few = evaluation.compare(labels[18:22], [right[18:22]], [nothing[18:22]])
     assert few.low < 0 < few.value < few.high
     assert few.p > 0.05
 
@@ -232,20 +234,50 @@ def test_the_temperature_of_logits_that_were_made_too_large_is_found_again():
     honest = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     labels = np.array([generator.choice(3, p=p) for p in honest])
     too_sure = evaluation.tempered(honest, 1 / 3)
-    temperature = evaluation.fit_temperature(labels, too_sure)
-    assert temperature == pytest.approx(3, rel=0.05)
-    after = evaluation.tempered(too_sure, temperature)
+    calibration = evaluation.calibrate(labels, too_sure)
+    assert calibration.temperature == pytest.approx(3, rel=0.05)
+    assert calibration.log_loss_before == pytest.approx(metrics.log_loss(labels, too_sure))
+    after = calibration.apply(too_sure)
+    assert calibration.log_loss_after == pytest.approx(metrics.log_loss(labels, after))
     assert np.array_equal(after.argmax(1), too_sure.argmax(1))
-    errors = [evaluation.scores(labels, p, "abc")["calibration_error"] for p in (too_sure, after)]
+    errors = [evaluation.point_estimates(labels, p, "abc")["calibration_error"] for p in (too_sure, after)]
     assert errors[1] < 0.02 < errors[0]
     table = evaluation.reliability(labels, after)
     assert table.images.sum() == len(labels)
     assert np.average(abs(table.confidence - table.right), weights=table.images) == pytest.approx(errors[1], abs=1e-6)
 
 
-def test_swing_is_the_largest_change_of_any_probability():
+def test_a_calibration_is_never_more_confident_than_the_images_can_show():
+    labels = np.arange(40) % 2
+    sure = np.where(np.eye(2)[labels] == 1, 0.9, 0.1)
+    assert evaluation.calibrate(labels, sure).temperature == 1
+    wrong = labels.copy()
+    wrong[:20] = 1 - wrong[:20]  # right for half of them: nothing is known
+    assert evaluation.calibrate(wrong, sure).temperature > 10
+
+
+def test_the_largest_change_is_that_of_any_probability():
     first, second = np.array([[0.5, 0.5], [0.9, 0.1]]), np.array([[0.4, 0.6], [0.9, 0.1]])
-    assert evaluation.swing([first, second, first]) == pytest.approx([0.1, 0.0])
+    assert evaluation.largest_change([first, second, first]) == pytest.approx([0.1, 0.0])
+
+
+def test_the_table_of_scores_has_the_mean_over_seeds_and_intervals_around_it():
+    labels, first = three_classes(np.random.default_rng(11), 300)
+    second = evaluation.tempered(first, 2.0)
+    table = evaluation.score(labels, [first, second])
+    assert table.value["auc"] == pytest.approx(metrics.roc_auc_score(labels, first, multi_class="ovr"), abs=0.02)
+    assert table.value["log_loss"] == pytest.approx(np.mean([metrics.log_loss(labels, p) for p in (first, second)]))
+    assert (table.low < table.value).all() and (table.value < table.high).all()
+    assert (table.low["auc"], table.high["auc"]) == evaluation.interval(labels, [first, second])
+    images = np.zeros((300, 1, 4, 4), np.float32)
+    catalogue = pd.DataFrame({"name": [str(k) for k in range(300)], "class": [f"c{k}" for k in labels]})
+    dataset = LensDataset(images, catalogue, ("c0", "c1", "c2"), {})
+    pd.testing.assert_frame_equal(evaluation.score(dataset, [first, second]), table)
+    assert evaluation.compare(dataset, first, first) == (0, 0, 0, 1)
+    with pytest.raises(ValueError, match="probabilities \\(299, 3\\); expected \\(300, 3\\)"):
+        evaluation.score(labels, first[1:])
+    with pytest.raises(ValueError, match="no image of class 2"):
+        evaluation.score(labels.clip(0, 1), first)
 
 
 def test_summary_has_the_mean_over_seeds_and_says_when_there_is_one():
@@ -254,10 +286,10 @@ def test_summary_has_the_mean_over_seeds_and_says_when_there_is_one():
     _, two = binormal(generator, 80, 1.0)
     answers = pd.DataFrame(
         [
-            {"network": "a", "seed": 1, "view": "upright", "probabilities": one},
-            {"network": "a", "seed": 2, "view": "upright", "probabilities": two},
-            {"network": "b", "seed": 1, "view": "upright", "probabilities": two},
-            {"network": "b", "seed": 1, "view": "upright", "probabilities": one},
+            {"network": "a", "seed": 1, "perturbation": "unperturbed", "probabilities": one},
+            {"network": "a", "seed": 2, "perturbation": "unperturbed", "probabilities": two},
+            {"network": "b", "seed": 1, "perturbation": "unperturbed", "probabilities": two},
+            {"network": "b", "seed": 1, "perturbation": "unperturbed", "probabilities": one},
         ]
     )
     table = evaluation.summarise(labels, answers, ["no", "yes"]).set_index("network")
@@ -265,7 +297,7 @@ def test_summary_has_the_mean_over_seeds_and_says_when_there_is_one():
     assert table.auc["a"] == table.auc["b"] == pytest.approx(expected)
     assert table.auc_low["a"] < table.auc["a"] < table.auc_high["a"]
     assert table.auc_std["a"] > 0
-    assert table.seeds["b"] == 1  # two draws of a view are no second seed
+    assert table.seeds["b"] == 1  # two draws of a perturbation are no second seed
     assert np.isnan(table.auc_std["b"])
 
 
