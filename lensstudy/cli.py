@@ -192,10 +192,17 @@ def fit(
 def report(
     studies: Annotated[list[str] | None, typer.Argument(help="names of studies; all that have run, if none")] = None,
     reference: Annotated[bool, typer.Option("--reference", help="write to reports/reference, to be committed")] = False,
+    mark_outdated: Annotated[
+        bool, typer.Option("--mark-outdated", help="only let reference pages of older notebooks say that they are")
+    ] = False,
 ) -> None:
     """Render the pages of finished studies again, from their executed notebooks, and the lists of pages."""
     from lensstudy.report import index as pages
 
+    if mark_outdated:
+        for page in pages.mark_outdated(home() / "reports" / "reference", _notebooks()):
+            typer.echo(f"{_shown(page)}: made with an earlier version of its notebook")
+        return
     names = studies or sorted(p.name for p in (home() / "runs").glob("*") if (p / "notebooks").is_dir())
     if not names:
         _fail("no study has run yet; `lensstudy run params/quick.yml` runs one")
@@ -208,7 +215,7 @@ def report(
             continue
         only = None
         stamp = json.loads(executed[0].read_text(encoding="utf-8"))["metadata"]["lensstudy"]
-        if reference and stamp["parameters"].get("data_path"):
+        if reference and not stamp.get("redistributable", False):
             only = [TABLES_ONLY]
             typer.echo(
                 f"{name}: of images that were read, only {TABLES_ONLY} is committed, without its images", err=True

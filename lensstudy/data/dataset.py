@@ -109,6 +109,11 @@ class LensDataset:
         return height
 
     @property
+    def redistributable(self) -> bool:
+        """Whether these images may be shown in public: simulated ones, and those whose description says so."""
+        return is_redistributable(self.description)
+
+    @property
     def fingerprint(self) -> str:
         """Hash of pixels, labels and class order: equal fingerprints mean equal sets, whoever made them."""
         digest = hashlib.sha256(json.dumps([self.classes, self.images.shape, str(self.images.dtype)]).encode())
@@ -241,6 +246,12 @@ class LensDataset:
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         catalogue = pd.read_parquet(folder / "catalogue.parquet")
         return cls(images, catalogue, tuple(about["classes"]), about["description"])
+
+
+def is_redistributable(description: dict) -> bool:
+    """Whether a data set of this `description` may be shown in public. Without a word about it, only images that this
+    project simulated may: what was read from files belongs to somebody."""
+    return bool(description.get("redistributable", description.get("source") in ("simulated", "mixed")))
 
 
 class Rows:

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from lensstudy.figures.plots import WIDTH, colour, draw_image
+from lensstudy.figures.plots import CHART, WIDTH, colour, draw_image
 
 __all__ = [
     "along_truth",
@@ -121,6 +121,7 @@ def transfer(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(min(1.6 + 1.5 * len(tested), WIDTH), 1 + 0.75 * len(trained)))
     cells = table.set_index(["trained", "tested"])
     values = np.array([[cells.loc[(row, column), "auc"] for column in tested] for row in trained])
+    axes.set_gid(CHART)
     axes.imshow(values, cmap="Blues", vmin=0.5, vmax=1, aspect="auto")
     for y, row in enumerate(trained):
         for x, column in enumerate(tested):

@@ -50,6 +50,7 @@ __all__ = [
 ]
 
 WIDTH = 7.5  # inches of a figure that fills the column of a report
+CHART = "chart"  # the id of axes whose `imshow` draws numbers of an analysis and no image of the data
 IMAGES = "magma"  # perceptually uniform, dark where there is no light
 _OKABE_ITO = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 # Equivariant networks in cool colours, plain ones in warm: the contrast that the study is about. Other architectures of
@@ -108,7 +109,12 @@ def png(figure: Figure, width: float = 1.5) -> bytes:
 
 
 def show(figure: Figure, caption: str, alt: str, save_as: str | Path | None = None) -> None:
-    """Display a figure with its caption and alternative text; `save_as` also keeps the PNG in a file."""
+    """Display a figure with its caption and alternative text; `save_as` also keeps the PNG in a file.
+
+    The output carries a mark that says whether the figure shows pixels of images. A page that may not show the images
+    of its data leaves out every picture whose mark does not say that it shows none.
+    """
+    mark = {"lensstudy": {"shows_images": shows_images(figure)}}
     picture = png(figure)
     plt.close(figure)
     if save_as:
@@ -117,7 +123,16 @@ def show(figure: Figure, caption: str, alt: str, save_as: str | Path | None = No
     source = "data:image/png;base64," + base64.b64encode(picture).decode()
     width = round(93 * figure.get_figwidth())  # so that letters have one size in all figures
     image = f'<img alt="{html.escape(alt)}" width="{width}" style="max-width:100%;height:auto" src="{source}">'
-    display(HTML(f'<figure class="lensstudy-figure">{image}<figcaption>{html.escape(caption)}</figcaption></figure>'))
+    display(
+        HTML(f'<figure class="lensstudy-figure">{image}<figcaption>{html.escape(caption)}</figcaption></figure>'),
+        metadata=mark,
+    )
+
+
+def shows_images(figure: Figure) -> bool:
+    """Whether pixels of images are drawn in `figure`: anything drawn as an image, unless its axes say that it is a
+    chart (`axes.set_gid(CHART)`), such as a table in colours."""
+    return any(axes.images and axes.get_gid() != CHART for axes in figure.axes)
 
 
 def draw_image(axes, image: np.ndarray, pixel_scale: float | None = None, symmetric: bool = False, **limits) -> None:

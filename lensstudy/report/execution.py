@@ -30,9 +30,12 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 import lensstudy
+from lensstudy.data.dataset import is_redistributable
 from lensstudy.study import ParameterError, Study, notebook_parameters
 
 __all__ = ["ADDED_TAGS", "NotebookFailed", "execute", "source_hash", "tags"]
+
+FOREIGN_IMAGES = ("data_path", "observations_path", "apply_to")  # parameters that bring images of somebody's own
 
 # The packages whose versions a result may depend on.
 PACKAGES = ("torch", "e2cnn", "lightning", "numpy", "scipy", "scikit-learn", "pandas", "papermill", "nbconvert")
@@ -104,6 +107,7 @@ def execute(
     stamp["run_time_s"] = round(time.monotonic() - begin, 1)
     stamp["device"] = _device()
     stamp["data"] = _data_fingerprint(output.parent.parent)
+    stamp["redistributable"] = _redistributable(output.parent.parent, parameters)
     executed = nbformat.read(partial if partial.exists() else notebook, as_version=4)
     stamp["failure"] = _failure(executed, error)
     executed.metadata["lensstudy"] = stamp
@@ -218,6 +222,14 @@ def _device() -> str:
 def _data_fingerprint(run_folder: Path) -> str:
     about = run_folder / "dataset" / "dataset.json"
     return json.loads(about.read_text(encoding="utf-8")).get("fingerprint", "") if about.exists() else ""
+
+
+def _redistributable(run_folder: Path, parameters: Mapping[str, Any]) -> bool:
+    """Whether the images of a study may be shown in public: those of its data set, if that says so, and no others."""
+    about = run_folder / "dataset" / "dataset.json"
+    if not about.exists() or any(parameters.get(name) for name in FOREIGN_IMAGES):
+        return False
+    return is_redistributable(json.loads(about.read_text(encoding="utf-8")).get("description", {}))
 
 
 def _places(cwd: Path, parameters: Mapping[str, Any]) -> dict[str, str]:

@@ -33,7 +33,9 @@ __all__ = [
     "as_code_version",
     "as_text",
     "data_uri",
+    "is_marked",
     "link",
+    "mark_outdated",
     "parameter_rows",
     "render",
     "stale_pages",
@@ -42,11 +44,13 @@ __all__ = [
 ]
 
 TEMPLATES = Path(__file__).parent / "templates"
-# The figures that show images of the data themselves, by the functions that draw them.
-IMAGE_FIGURES = re.compile(
-    r"figures\.(examples|image_row|residuals|class_means|strip|mistakes|attributions|gallery|place_maps)\("
-)
 NO_IMAGES = "*Images of this data set are left out of the committed page: they may not be passed on.*"
+PICTURE = re.compile(r"<(img|svg|canvas|video|object|embed|iframe|picture)\b|url\(|data:image", re.IGNORECASE)
+OUTDATED = (
+    '<p class="outdated" role="note" style="margin:1rem auto;max-width:60rem;padding:.6rem 1rem;border:1px solid">'
+    "<b>Made with an earlier version of this notebook</b>, which the foot of the page names. The figures are those of "
+    "that version; the study has not been run anew since.</p>"
+)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 NUMBER = re.compile(r"\s*[-+−]?(\d[\d,]*\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
@@ -66,8 +70,7 @@ def render(
     stamp = notebook.metadata.get("lensstudy")
     if stamp is None:
         raise ValueError(f"{executed}: carries no stamp of lensstudy; run it with lensstudy.report.index.execute")
-    # Images that were read are not ours to pass on.
-    without_images = committed and bool(stamp["parameters"].get("data_path"))
+    without_images = committed and not stamp.get("redistributable", False)
     body, title, contents = _page_body(_cells_to_show(notebook, without_images))
     source = home() / "notebooks" / f"{stamp['notebook']}.ipynb" if committed else executed
     write_page(
@@ -98,6 +101,24 @@ def stale_pages(folder: str | Path, notebooks: str | Path = "notebooks") -> list
     return stale
 
 
+def mark_outdated(folder: str | Path, notebooks: str | Path = "notebooks") -> list[Path]:
+    """Let every page under `folder` whose notebook has changed since say so at its top; returns those pages.
+
+    The figures of such a page are those of the version that it names, until its study is run anew.
+    """
+    stale = stale_pages(folder, notebooks)
+    for page in stale:
+        text = page.read_text(encoding="utf-8")
+        if OUTDATED not in text:
+            page.write_text(text.replace("<main", OUTDATED + "\n<main", 1), encoding="utf-8")
+    return stale
+
+
+def is_marked(page: Path) -> bool:
+    """Whether a page says that it was made with an earlier version of its notebook."""
+    return OUTDATED in page.read_text(encoding="utf-8")
+
+
 def about(page: Path) -> dict[str, str]:
     """What a page says about itself in the `lensstudy-` entries of its head."""
     head = page.read_text(encoding="utf-8").partition("<style>")[0]
@@ -114,12 +135,21 @@ def _cells_to_show(notebook: NotebookNode, without_images: bool = False) -> Note
         if left_out & tags(cell):
             continue
         if cell.cell_type == "code":
-            hidden = "hide-output" in tags(cell) or (without_images and IMAGE_FIGURES.search(cell.source))
-            cell.outputs = [output for output in cell.outputs if not hidden and WIDGET not in output.get("data", {})]
+            hidden = "hide-output" in tags(cell)
+            outputs = [one for one in cell.outputs if not hidden and WIDGET not in one.get("data", {})]
+            cell.outputs = [one for one in outputs if not (without_images and _may_show_images(one))]
         shown.cells.append(cell)
-        if cell.cell_type == "code" and without_images and IMAGE_FIGURES.search(cell.source):
+        if cell.cell_type == "code" and not hidden and len(cell.outputs) < len(outputs):
             shown.cells.append(nbformat.v4.new_markdown_cell(NO_IMAGES))
     return shown
+
+
+def _may_show_images(output: NotebookNode) -> bool:
+    """Whether an output may hold images of the data: every picture whose figure has not said that it shows none."""
+    if output.get("metadata", {}).get("lensstudy", {}).get("shows_images", True) is False:
+        return False
+    data = output.get("data", {})
+    return any(kind.startswith("image/") for kind in data) or bool(PICTURE.search(str(data.get("text/html", ""))))
 
 
 class _MathRenderer(IPythonRenderer):

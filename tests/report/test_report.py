@@ -1,6 +1,5 @@
 """Notebooks run in batch and become pages: what is kept, what is stamped, what a reader gets to see."""
 
-import ast
 import base64
 import io
 import json
@@ -186,9 +185,9 @@ def test_the_hash_follows_the_source_alone(tmp_path):
 
 
 def test_a_parameter_file_of_ones_own_is_no_change_of_the_code(tmp_path, monkeypatch):
-    monkeypatch.setattr(execution, "__file__", str(tmp_path / "lensstudy/execution.py"))
-    for name in ("lensstudy/execution.py", "notebooks/01-explore-data.ipynb", "Snakefile"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    monkeypatch.setattr(execution, "__file__", str(tmp_path / "lensstudy/report/execution.py"))
+    for name in ("lensstudy/report/execution.py", "notebooks/01-explore-data.ipynb", "Snakefile"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("as committed")
     who = ["-c", "user.name=x", "-c", "user.email=x@y"]
     for words in (["init", "-q"], ["add", "."], [*who, "commit", "-q", "-m", "all"]):
@@ -300,28 +299,53 @@ def test_stale_pages_are_found(home, page, tmp_path):
     assert report.stale_pages(folder, notebooks) == [folder / "01-everything.html"]
 
 
-def test_no_committed_page_shows_images_that_were_read():
-    """Every function that draws pixels of the data is known, so that no page of read data can show them."""
-    for module in ("figures", "analysis_figures", "observation_figures"):
-        for function in ast.parse((ROOT / f"lensstudy/{module}.py").read_text(encoding="utf-8")).body:
-            if isinstance(function, ast.FunctionDef) and not function.name.startswith(("_", "draw_image")):
-                draws = re.search(r"\b(draw_image|imshow)\(", ast.unparse(function))
-                table = function.name == "transfer"  # a table in colours, not pixels
-                assert table or bool(draws) <= bool(pages.IMAGE_FIGURES.search(f"figures.{function.name}(")), (
-                    function.name
-                )
-    for page in (ROOT / "reports/reference").rglob("04-analyse.html"):
-        text = page.read_text(encoding="utf-8")
-        of_read_data = "deeplense-equivariant/lenses.tgz" in text
-        assert ("left out of the committed page" in text) == of_read_data, page
-        captions = [str(caption.get_text()) for caption in BeautifulSoup(text, "html.parser").find_all("figcaption")]
-        assert len(captions) > 4
-        assert any("surest mistakes" in caption for caption in captions) != of_read_data, page
+DRAWS = """import matplotlib.pyplot as plt
+from lensstudy.figures import plots
+
+def drawn_under_any_name(image):
+    figure, axes = plt.subplots()
+    axes.imshow(image) if image else axes.plot([0, 1])
+    return figure
+
+plots.show(drawn_under_any_name([[0, 1], [1, 0]]), "Pixels of an image.", "pixels")
+plots.show(drawn_under_any_name(None), "A line.", "line")"""
 
 
-def test_committed_pages_are_fresh():
-    stale = [str(page.relative_to(ROOT)) for page in report.stale_pages(ROOT / "reports/reference", ROOT / "notebooks")]
-    assert not stale, f"made from older notebooks; `make reports` makes them again: {stale}"
+@pytest.mark.parametrize(
+    ("about", "given", "shown"),
+    [
+        ({"source": "simulated"}, {}, True),
+        ({"source": "lenses.tgz"}, {}, False),
+        ({"source": "lenses.tgz", "redistributable": True}, {}, True),
+        ({"source": "simulated", "redistributable": False}, {}, False),
+        ({"source": "simulated"}, {"observations_path": "somebody/lenses"}, False),
+        (None, {}, False),
+    ],
+)
+def test_images_are_published_only_where_the_data_allow_it(tmp_path, about, given, shown):
+    """The mark belongs to the figure and to the data: no name of a function and no parameter decides, and where
+    nothing is said nothing is shown."""
+    source = notebook(tmp_path / "drawing.ipynb", new_markdown_cell("# Drawn"), DRAWS, FIGURE)
+    if about is not None:
+        folder = tmp_path / "runs" / "smoke" / "dataset"
+        folder.mkdir(parents=True)
+        (folder / "dataset.json").write_text(json.dumps({"fingerprint": "f", "description": about}))
+    executed = run(source, tmp_path, **given)
+    for committed in (True, False):
+        pages.render(executed, tmp_path / "page.html", committed=committed)
+        captions = BeautifulSoup((tmp_path / "page.html").read_text(), "html.parser").find_all("figcaption")
+        texts = [caption.get_text() for caption in captions]
+        assert any("A line" in text for text in texts)
+        assert any("Pixels" in text for text in texts) == (shown or not committed)
+        assert any("The first one" in text for text in texts) == (shown or not committed)  # a picture without a mark
+
+
+def test_a_page_of_an_older_notebook_says_so():
+    """Each committed page is of the notebook as it is, or tells its reader at the top that it is not."""
+    folder = ROOT / "reports/reference"
+    stale = set(report.stale_pages(folder, ROOT / "notebooks"))
+    for page in folder.rglob("*.html"):
+        assert pages.is_marked(page) == (page in stale), f"{page}: say lensstudy report --mark-outdated"
 
 
 def test_committed_pages_say_nothing_about_a_machine():
