@@ -1,7 +1,33 @@
 """What does symmetry buy? Equivariant networks for dark matter in gravitational lenses.
 
-Light travels through the package in one direction: `simulate` or `archive` make a `dataset`, `networks` built on
-`symmetry` learn from it in `training`, `evaluation` judges them, and `figures` and `report` show what was found.
+Everything that a notebook or a script needs is a name of this package: `read` or `simulate` a data set, `filter_images`
+and split it, `build_network`, `fit`, judge what came out, `export` it, and ask a `Predictor` about images of one's own.
+The rooms behind these names (`lensstudy.lensing`, `data`, `networks`, `training`, `evaluation`, `deployment`,
+`observations`, `figures`, `report`) offer more; docs/architecture.md is the map.
 """
 
+import lazy_loader as lazy
+
 __version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "study": ["Study"],
+        "data.dataset": ["LensDataset"],
+        "data.reading": ["read", "inspect"],
+        "data.filtering": ["filter_images"],
+        "data.simulation": ["simulate", "smooth_counterpart"],
+        "data.rotation": ["rotate"],
+        "lensing.rendering": ["render", "substructure_map"],
+        "networks.registry": ["build_network", "network_names", "describe"],
+        "networks.groups": ["invariance_error"],
+        "training.fitting": ["fit", "range_test"],
+        "training.tuning": ["search"],
+        "evaluation.ood": ["OODDetector"],
+        "deployment.exporting": ["export"],
+        "deployment.predictor": ["Predictor"],
+        "figures.plots": ["show"],
+        "figures": ["plots"],
+    },
+)

@@ -78,7 +78,8 @@ def _module_of(name: str) -> str:
         return ""
     room, _, last = name.rpartition(".")
     if (offered := _face(room).get(last)) is not None:
-        return _module_of(f"{room}.{offered}".lstrip("."))
+        module = f"{room}.{offered}".lstrip(".")
+        return _module_of(module) or _module_of(f"{module}.{last}")  # a name can be a module of another room
     raise ProvenanceError(
         f"lensstudy.{name}: neither a module of the package nor a name that '{room or 'lensstudy'}' offers, so a "
         "change of it would go unseen; correct the import"

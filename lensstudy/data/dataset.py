@@ -68,11 +68,22 @@ def canonical_class(name: str, where: str = "") -> str:
 
 @dataclass
 class LensDataset:
-    """Images with their truth.
+    """Hold images, their catalogue and the order of their classes.
 
-    `images` is `(N, C, H, W)` of any real dtype, a memory map when loaded from disk; `catalogue` has one row an image
-    with at least `name` (unique) and `class`; `classes` is the order of a network's outputs; `description` says in
-    JSON where the set comes from (`source`, `preset`, `pixel_scale` in arcseconds, ...).
+    Args:
+        images: `(N, C, H, W)` of any real dtype, a memory map when loaded from disk.
+        catalogue: one row an image, with at least `name` (unique) and `class`.
+        classes: the order of a network's outputs.
+        description: where the set comes from, in JSON (`source`, `preset`, `pixel_scale` in arcseconds, ...).
+
+    Raises:
+        DataError: where the parts do not fit together.
+
+    Example:
+        >>> images = np.zeros((2, 1, 8, 8), np.float32)
+        >>> table = pd.DataFrame({"name": ["a", "b"], "class": ["no_sub", "cdm"]})
+        >>> LensDataset(images, table, ("no_sub", "cdm")).labels.tolist()
+        [0, 1]
     """
 
     images: np.ndarray

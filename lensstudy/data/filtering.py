@@ -291,12 +291,25 @@ def _label_probabilities(features: np.ndarray, labels: np.ndarray, seed: int) ->
 
 
 def filter_images(dataset: LensDataset, rules: Rules | None = None, seed: int = 0) -> LensDataset:
-    """The same set with the columns of `measure`, `outlier_score`, `label_probability`, `group` and `excluded_because`.
+    """Measure every image and give each one that a rule excludes its reason.
 
-    `group` is the same number for copies of one image, whether excluded or not; `split` keeps a group together. Of each
-    group the first image stays, unless its copies have different classes: then none does. Label errors are looked for
-    only where the simple classifier reaches an AUC of 0.9, as one that cannot tell the classes apart cannot judge.
-    Raises `DataError` where a rule would take more than `rules.largest_share` of the images.
+    Args:
+        dataset: images `(N, C, H, W)` with a catalogue.
+        rules: thresholds; the defaults if none.
+        seed: seed of what is drawn, such as the folds that look for wrong labels.
+
+    Returns:
+        The same set with the columns of the measures, `outlier_score`, `label_probability`, `group` (one for all
+        duplicates) and `excluded_because` (empty for what stays). Nothing is removed; `split` leaves the excluded images out.
+
+    Raises:
+        DataError: where more images are excluded than the rules allow.
+
+    Example:
+        >>> from lensstudy import simulate
+        >>> lenses = filter_images(simulate("model_3", 4, seed=1, image_size=32))
+        >>> bool((lenses.catalogue["excluded_because"] == "").all())
+        True
     """
     rules = rules or Rules()
     catalogue = dataset.catalogue.assign(

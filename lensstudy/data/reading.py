@@ -210,22 +210,36 @@ def read(
     processes: int = 1,
     progress: bool = False,
 ) -> LensDataset:
-    """Read whatever lies at `path` as a `LensDataset`.
+    """Read whatever lies at a path as a data set.
 
     Known are folders, tars and zips with a folder for each class, with or without `train`, `val` and `test` above it
     (also `train_lenses`), or with files named after their class; `.npz` and HDF5 files with an array for each class or
     with `images` and `labels`; single files; and what `LensDataset.save` wrote. Images are `.npy` (one, a stack,
-    batches, or pickled `[image, axion mass]`), `.npz`, HDF5, FITS, PNG, JPEG or TIFF, and keep their dtype unless
-    `dtype` is given.
+    batches, or pickled `[image, axion mass]`), `.npz`, HDF5, FITS, PNG, JPEG or TIFF.
 
-    labelled: False reads images of unknown class, all as class `unlabelled`.
-    classes: what numeric labels 0, 1, ... stand for, and the order of classes (default: smooth first).
-    extension: FITS extension, HDF5 dataset or npz key that holds the image (default: the first that can).
-    folder: write the images there instead of holding them in memory; nothing else is ever written.
-    processes: worker processes that decode; the result is the same for any number.
+    Args:
+        path: folder, archive or file.
+        labelled: False reads images of unknown class, all as class `unlabelled`.
+        classes: what numeric labels 0, 1, ... stand for, and the order of classes (default: smooth first).
+        extension: FITS extension, HDF5 dataset or npz key that holds the image (default: the first that can).
+        dtype: dtype of the images; their own, if none.
+        folder: write the images there instead of holding them in memory; nothing else is ever written.
+        processes: processes that decode; the result is the same for any number.
+        progress: show a progress bar.
 
-    The catalogue has `name`, `class`, `source` (path inside), `hash`, and where known `source_part` and `axion_mass` in
-    eV. `description` lists `skipped` files with reasons. Raises `DataError` for what cannot be used or trusted.
+    Returns:
+        A `LensDataset`. Its catalogue has `name`, `class`, `source` (path inside), `hash`, and where known
+        `source_part` and `axion_mass` in eV; its description lists `skipped` files with reasons.
+
+    Raises:
+        DataError: for what cannot be used or trusted.
+
+    Example:
+        >>> import tempfile
+        >>> from lensstudy import simulate
+        >>> folder = simulate("model_3", 2, seed=1, image_size=32).save(tempfile.mkdtemp())
+        >>> len(read(folder))
+        6
     """
     path = resolve(path)
     if path.is_dir() and (path / "dataset.json").exists():
@@ -345,10 +359,23 @@ def _pair(listing: Listing, classes, extension, where: str) -> Iterator[tuple] |
 
 
 def inspect(path: str | Path, *, processes: int = 1, progress: bool = False) -> dict:
-    """What lies at `path`, read once and not kept: layout, classes, counts, shapes, dtypes, ranges and problems.
+    """Say what lies at a path: layout, classes, counts, shapes, dtypes, ranges and problems.
 
-    `errors` would stop a study, `warnings` would not. `samples` are up to six rows of each class, evenly spaced, in the
-    order in which `read` gives the images.
+    Args:
+        path: folder, archive or file of images.
+        processes: processes that decode.
+        progress: show a progress bar.
+
+    Returns:
+        A report. `errors` would stop a study, `warnings` would not; `samples` are up to six rows of each class, evenly
+        spaced, in the order in which `read` gives the images.
+
+    Example:
+        >>> import tempfile
+        >>> from lensstudy import simulate
+        >>> folder = simulate("model_3", 2, seed=1, image_size=32).save(tempfile.mkdtemp())
+        >>> inspect(folder)["images"]
+        6
     """
     report: dict = {"path": Path(path).resolve().name, "errors": [], "warnings": [], "classes": {}, "samples": {}}
     try:

@@ -28,14 +28,29 @@ def rotate(
     size: int | None = None,
     padding: str = "reflection",
 ) -> Tensor:
-    """Turn square images `(B, C, H, H)` counter-clockwise about their centre, row 0 drawn at the top.
+    """Rotate square images counter-clockwise about their centre, row 0 drawn at the top.
 
-    `degrees` and `reflect` are one value for all images or tensors of length B; a reflection (left and right
-    exchanged) comes before the turn. One angle that is a multiple of 90 moves pixels exactly; any other is
-    interpolated bilinearly. `size` keeps the central `size` x `size` pixels of the turned image, sampled directly, so
-    that its corners show what lay outside the crop. Where no pixel exists, `padding` decides: 'reflection' (the
-    default: its noise and sky level are those of the image, so a network cannot see that it was turned), 'border' or
-    'zeros'.
+    One angle that is a multiple of 90 moves pixels exactly; any other is interpolated bilinearly.
+
+    Args:
+        images: `(B, C, H, H)` tensor.
+        degrees: one angle for all images, or a tensor `(B,)`.
+        reflect: exchange left and right before the rotation; one value or a tensor `(B,)`.
+        size: keep the central `size` x `size` pixels, sampled directly, so that their corners show what lay outside.
+        padding: what stands where no pixel exists: `reflection` (noise and sky of the image itself, so that a network
+            cannot see that it was rotated), `border` or `zeros`.
+
+    Returns:
+        Images `(B, C, size, size)`.
+
+    Raises:
+        SymmetryError: for images that are not square, or a crop that would move the centre by half a pixel.
+
+    Example:
+        >>> import torch
+        >>> image = torch.arange(4.0).view(1, 1, 2, 2)
+        >>> rotate(image, 90).flatten().tolist()
+        [1.0, 3.0, 0.0, 2.0]
     """
     height, width = images.shape[-2:]
     if height != width:

@@ -42,17 +42,36 @@ def simulate(
     mode: str = "eager",
     **population,
 ) -> LensDataset:
-    """Draw and render `images_per_class` lenses of every class of `preset`.
+    """Simulate `images_per_class` lenses of every class of a preset.
 
-    With `image_size` the field of view stays and the pixels change. `noise_level` puts Gaussian noise of so many times
-    each image's own peak in place of the recipe's noise (models 2 and 3 are noise-free as published). `population`
-    takes the parameters of `realistic`. With `folder` the set is written there piece by piece and comes back as a
-    memory map; a run that was killed goes on where it stopped. The images are the same for any number of `processes`,
-    each of one thread; `mode="compiled"` renders two to three times as fast once it is compiled, with other rounding.
-    The catalogue holds the truth of every image (`population.py`), `noise_rms` of the background in
-    the image's own units, and `detectability` and `detectability_refit` in sigma.
+    The images are the same for any number of processes. The catalogue holds the truth of every image, `noise_rms` of
+    the background in the image's own units, and `detectability` and `detectability_refit` of the substructure in sigma.
 
-    Raises `DataError` for an unknown preset, class or parameter, a value out of range, or a folder that is taken.
+    Args:
+        preset: `model_1`, `model_2`, `model_3`, `common_test` or `realistic`.
+        images_per_class: images of each class.
+        seed: seed of the images; image k of a class is the same however many others are made.
+        image_size: pixels a side; the field of view stays.
+        noise_level: Gaussian noise in units of each image's own peak, in place of the preset's noise (models 2 and 3
+            are noise-free as published).
+        classes: some of `no_sub`, `cdm`, `axion`, in the order of the labels.
+        folder: write the set there piece by piece and return a memory map; a run that was killed goes on.
+        processes: processes of one thread each.
+        progress: show a progress bar.
+        mode: `eager`, or `compiled` (two to three times as fast once it is compiled, with other rounding).
+        **population: parameters of the preset's population.
+
+    Returns:
+        A `LensDataset` with images `(N, 1, H, W)`, float32.
+
+    Raises:
+        LensingError: for an unknown preset, class or parameter, or a value out of range.
+        DataError: for a folder that holds something else.
+
+    Example:
+        >>> lenses = simulate("model_3", 2, seed=1, image_size=32)
+        >>> lenses.images.shape, lenses.classes
+        ((6, 1, 32, 32), ('no_sub', 'cdm', 'axion'))
     """
     if processes < 1:
         raise DataError(f"processes = {processes}; expected 1 or more, at best as many as processors")
@@ -165,9 +184,24 @@ def begin(folder: Path, unfinished: Path, description: dict, shape: tuple[int, .
 
 
 def smooth_counterpart(dataset: LensDataset) -> tuple[np.ndarray, np.ndarray]:
-    """Noise-free images `(N, 1, H, W)` of a simulated set, with and without substructure, in the units of its recipe.
+    """Render the lenses of a simulated set again, with and without their substructure.
 
     Their difference is the residual that a perfect smooth model would leave. Take a `subset` of a large set first.
+
+    Args:
+        dataset: a set that `simulate` made.
+
+    Returns:
+        Noise-free images `(N, 1, H, W)` with substructure, and the same without, in the units of the preset.
+
+    Raises:
+        DataError: for a set that was read, or a mixture of presets.
+
+    Example:
+        >>> lenses = simulate("model_3", 1, seed=1, image_size=32, classes=["cdm"])
+        >>> perturbed, smooth = smooth_counterpart(lenses)
+        >>> bool(abs(perturbed - smooth).max() > 0)
+        True
     """
     about = dataset.description
     if about.get("source") == "mixed":

@@ -109,10 +109,22 @@ def png(figure: Figure, width: float = 1.5) -> bytes:
 
 
 def show(figure: Figure, caption: str, alt: str, save_as: str | Path | None = None) -> None:
-    """Display a figure with its caption and alternative text; `save_as` also keeps the PNG in a file.
+    """Show a figure in a notebook, with its caption and alternative text.
 
     The output carries a mark that says whether the figure shows pixels of images. A page that may not show the images
     of its data leaves out every picture whose mark does not say that it shows none.
+
+    Args:
+        figure: a matplotlib figure; it is closed.
+        caption: what is seen, with `$...$` for mathematics.
+        alt: the figure in words, for who cannot see it.
+        save_as: also keep the PNG in this file.
+
+    Example:
+        >>> import matplotlib.pyplot as plt
+        >>> figure, axes = plt.subplots()
+        >>> show(figure, "Nothing yet.", "empty axes")  # doctest: +ELLIPSIS
+        <IPython.core.display.HTML object>
     """
     mark = {"lensstudy": {"shows_images": shows_images(figure)}}
     picture = png(figure)

@@ -186,11 +186,27 @@ def render(
     smooth: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> np.ndarray:
-    """Noise-free images `(N, 1, H, W)` of the lenses that `rows` describe.
+    """Render noise-free images of the lenses that `rows` describe.
 
-    `rows` is a catalogue of `simulate`, or one or several dicts with some of its columns; a missing column means that
-    the lens has no such thing. `smooth` leaves the substructure out and keeps the mass inside the Einstein radius.
-    Raises `LensingError` for a lens that cannot exist. One 64x64 image takes a few milliseconds.
+    Args:
+        rows: a catalogue of `simulate`, or one or several dicts with some of its columns (angles in arcsec, masses in
+            solar masses); a missing column means that the lens has no such thing.
+        preset: the preset whose conventions hold, such as `realistic` or `model_3`.
+        instrument: name of an instrument, in place of the preset's own.
+        image_size: pixels a side; the field of view stays.
+        smooth: leave the substructure out and keep the mass inside the Einstein radius.
+        dtype: precision of the rays.
+
+    Returns:
+        Images `(N, 1, H, W)` in counts, or in the units of the preset where it divides by the peak.
+
+    Raises:
+        LensingError: for a lens that cannot exist, an unknown preset or instrument.
+
+    Example:
+        >>> lens = {"einstein_radius": 1.2, "source_amplitude": 1.0, "source_radius": 0.2, "source_index": 1.0}
+        >>> render(lens, "model_3", image_size=32).shape
+        (1, 1, 32, 32)
     """
     recipe = preset_named(preset)
     rows = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else [rows] if isinstance(rows, dict) else rows
@@ -247,9 +263,27 @@ def scaled(images: np.ndarray, scaling: str) -> np.ndarray:
 def substructure_map(
     row: pd.Series | dict, preset: str = "realistic", *, instrument: str | None = None, image_size: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where the substructure of one lens is and what it does, as two maps `(H, W)` over the field of view.
+    """Map where the substructure of one lens is, and what it does.
 
-    The first is its mass in solar masses a pixel (halos as points), the second the modulus of its deflection in arcsec.
+    Args:
+        row: one row of a catalogue of `simulate`.
+        preset: the preset that drew it.
+        instrument: name of an instrument, in place of the preset's own; it sets the field of view.
+        image_size: pixels a side of the maps.
+
+    Returns:
+        Two maps `(H, W)` over the field of view: mass in solar masses a pixel (halos as points), and the modulus of the
+        deflection in arcsec.
+
+    Raises:
+        LensingError: for a lens that cannot exist, an unknown preset or instrument.
+
+    Example:
+        >>> from lensstudy import simulate
+        >>> lens = simulate("model_3", 1, seed=1, image_size=32, classes=["cdm"]).catalogue.iloc[0]
+        >>> mass, deflection = substructure_map(lens, "model_3", image_size=32)
+        >>> bool(mass.sum() > 1e9)
+        True
     """
     recipe, row = preset_named(preset), complete(dict(row))
     check_row(row, row.get("name", "lens"))

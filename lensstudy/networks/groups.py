@@ -106,11 +106,27 @@ def gspace(group: str, maximum_frequency: int = 3):
 
 @torch.no_grad()
 def invariance_error(network: nn.Module, images: Tensor, degrees: float = 90.0, reflect: bool = False) -> float:
-    """How much the logits change when the images turn, relative to how much they differ from image to image.
+    """Measure how much the logits change when the images are rotated or reflected.
 
-    The root mean square of `logits(turned) - logits` over the root mean square of `logits - mean over images`: 0 is
-    invariant, 1 means that turning an image changes the answer as much as taking another image does. The network is
-    judged as it is used, in evaluation mode. Images larger than `network.image_size` are turned first, cropped then.
+    The root mean square of `logits(rotated) - logits` over the root mean square of `logits - mean over images`: 0 is
+    invariant, 1 means that a rotation changes the answer as much as taking another image does. The network is judged in
+    evaluation mode.
+
+    Args:
+        network: a module that maps images to logits `(B, n_classes)`.
+        images: `(B, C, H, H)`; larger than `network.image_size` they are rotated first and cropped then.
+        degrees: angle of the rotation, counter-clockwise.
+        reflect: reflect the images first.
+
+    Returns:
+        The relative error.
+
+    Example:
+        >>> import torch
+        >>> from lensstudy import build_network
+        >>> images = torch.randn(8, 1, 33, 33, generator=torch.Generator().manual_seed(1))
+        >>> invariance_error(build_network("d4-steerable-cnn", 33, 3, width=0.25), images) < 1e-4
+        True
     """
     return _relative_change(network, images, lambda size: rotate(images, degrees, reflect, size))
 

@@ -234,8 +234,17 @@ _TWINS = {"-small-twin": "parameters", "-twin": "channels"}
 
 
 def network_names() -> list[str]:
-    """The names that `build_network` knows. Further ones follow the same pattern: any group C_N or D_N in front
-    (`c16-resnet`), `-twin` or `-small-twin` behind, for the plain twin at equal channels or equal parameters."""
+    """List the names that `build_network` knows.
+
+    Further ones follow the same pattern: any group C_N or D_N in front (`c16-resnet`).
+
+    Returns:
+        The names, sorted.
+
+    Example:
+        >>> "d4-steerable-cnn" in network_names()
+        True
+    """
     regular = [f"{group}-{kind}" for group in ("c4", "c8", "d4", "d8") for kind in _REGULAR]
     return sorted([*_PLAIN, *_IRREDUCIBLE, *regular, "p4-cnn", "p4m-cnn", "d8-restricted"])
 
@@ -266,12 +275,30 @@ def check_name(name: str) -> None:
 def build_network(
     name: str, image_size: int, n_classes: int, *, in_channels: int = 1, width: float = 1.0, seed: int = 0, **options
 ) -> Network:
-    """The network called `name` for square images of `image_size` pixels, with random weights drawn from `seed`.
+    """Build a network for square images, with random weights drawn from `seed`.
 
-    `width` multiplies its channels (rounded to multiples of 16, which every group up to D8 divides). `options` are
-    those of its architecture: `channels`, taken as they are; `depth`, which repeats each convolution or block;
-    `kernel_sizes`, `pool_after`, `blocks`, `pooling` ('average' or 'antialiased'). Raises `ValueError` for an unknown
-    name or option and `SymmetryError` for a grid that would break the symmetry, naming the nearest that keeps it.
+    Args:
+        name: one of `network_names()`, such as `d4-steerable-cnn`, or its matched plain baseline.
+        image_size: pixels a side of the images.
+        n_classes: number of logits.
+        in_channels: bands of an image.
+        width: multiplies the channels, rounded to multiples of 16, which every group up to D8 divides.
+        seed: seed of the weights.
+        **options: those of the architecture: `channels`, taken as they are; `depth`, which repeats each convolution or
+            block; `kernel_sizes`, `pool_after`, `blocks`, `pooling` (`average` or `antialiased`).
+
+    Returns:
+        A module that maps images `(B, in_channels, image_size, image_size)` to logits `(B, n_classes)`.
+
+    Raises:
+        ValueError: for an unknown name or option.
+        SymmetryError: for a grid that would break the symmetry; the message names the nearest that keeps it.
+
+    Example:
+        >>> import torch
+        >>> network = build_network("d4-steerable-cnn", 33, 3, width=0.25)
+        >>> network(torch.zeros(2, 1, 33, 33)).shape
+        torch.Size([2, 3])
     """
     for ending, match in _TWINS.items():
         if name.endswith(ending):
@@ -385,8 +412,20 @@ def peak_memory(step: Callable[[], object]) -> int:
 
 
 def describe(network: Network) -> list[dict]:
-    """One row a layer, in order of use: `layer`, `type`, `fields` (how its channels move when the image turns),
-    `channels`, `size` (pixels along a side of its output), `parameters`, `multiply_accumulates` (for one image)."""
+    """List the layers of a network in order of use.
+
+    Args:
+        network: a network of `build_network`.
+
+    Returns:
+        One row a layer: `layer`, `type`, `fields` (how its channels move when the image is rotated), `channels`, `size`
+        (pixels a side of its output), `parameters`, `multiply_accumulates` (for one image).
+
+    Example:
+        >>> rows = describe(build_network("d4-steerable-cnn", 33, 3, width=0.25))
+        >>> rows[0]["layer"], rows[0]["channels"]
+        ('body.conv1', 16)
+    """
     rows, known = [], {}
 
     def note(name, layer, inputs, output):

@@ -25,7 +25,7 @@ from lensstudy.provenance import code_hash
 from lensstudy.study import ParameterError, Study, home
 from lensstudy.training.fitting import NO_PART, SIMULATOR, TrainingDiverged, fit
 
-__all__ = ["alternatives", "best_settings", "importances", "run_trials", "search_of", "trials", "write_best"]
+__all__ = ["alternatives", "best_settings", "importances", "search", "search_of", "trials", "write_best"]
 
 SEED = 1_000  # of every trial, so that trials differ by their settings alone; no study needs this one
 DONE = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
@@ -55,12 +55,27 @@ def search_of(study: Study, dataset: LensDataset, network: str) -> optuna.Study:
     return search
 
 
-def run_trials(
+def search(
     study: Study, dataset: LensDataset, network: str, watch: Callable[[optuna.Study], None] | None = None
 ) -> optuna.Study:
-    """Add trials until `study.trials` of them are done. Returns the search.
+    """Search for better settings on the validation part, until `study.trials` trials are done.
 
-    Raises `ParameterError` for a space that holds no parameter of a training.
+    Args:
+        study: the study; `search_space` says what varies.
+        dataset: its data set; the test part is not opened.
+        network: the network to tune.
+        watch: shown the search after each trial.
+
+    Returns:
+        The Optuna study.
+
+    Raises:
+        ParameterError: for a space that holds no parameter of a training.
+
+    Example:
+        >>> from lensstudy import Study
+        >>> Study(search_space={"learning_rate": [0.001, 0.02]}).trials  # search(study, dataset, "d4-steerable-cnn")
+        2
     """
     _check_space(study)
     search, unseen = search_of(study, dataset, network), _without_test(dataset)

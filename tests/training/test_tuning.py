@@ -34,7 +34,7 @@ def with_(**changes):
 
 
 def test_a_search_tries_the_studys_own_settings_first_and_keeps_the_best(blobs):
-    found = search.run_trials(SETTINGS, blobs, "d4-steerable-cnn")
+    found = search.search(SETTINGS, blobs, "d4-steerable-cnn")
     table = search.trials(found)
     assert len(table) == SETTINGS.trials
     assert table["learning_rate"][0] == SETTINGS.learning_rate
@@ -47,19 +47,19 @@ def test_no_trial_can_see_the_test_part(blobs):
     spoilt = blobs.images.copy()
     spoilt[(blobs.catalogue["part"] == "test").to_numpy()] = np.nan
     blobs.images = spoilt
-    found = search.run_trials(with_(trials=1, search_epochs=1), blobs, "d4-steerable-cnn")
+    found = search.search(with_(trials=1, search_epochs=1), blobs, "d4-steerable-cnn")
     assert np.isfinite(found.best_value)
     card = json.loads(next((SETTINGS.folder / "improvement/trials").glob("*/card.json")).read_text())
     assert card["training_images"] == len(blobs.part("train"))
 
 
 def test_an_interrupted_search_goes_on_and_a_finished_one_does_nothing(blobs, monkeypatch):
-    search.run_trials(with_(trials=2, search_epochs=1), blobs, "d4-steerable-cnn")
+    search.search(with_(trials=2, search_epochs=1), blobs, "d4-steerable-cnn")
     fit, fitted = search.fit, []
     monkeypatch.setattr(search, "fit", lambda *given: (fitted.append(given), fit(*given))[1])
-    search.run_trials(with_(trials=3, search_epochs=1), blobs, "d4-steerable-cnn")
+    search.search(with_(trials=3, search_epochs=1), blobs, "d4-steerable-cnn")
     assert len(fitted) == 1
-    search.run_trials(with_(trials=3, search_epochs=1), blobs, "d4-steerable-cnn")
+    search.search(with_(trials=3, search_epochs=1), blobs, "d4-steerable-cnn")
     assert len(fitted) == 1
 
 
@@ -73,7 +73,7 @@ def test_a_diverging_trial_is_given_up_and_the_search_goes_on(blobs, monkeypatch
         return fit(*given)
 
     monkeypatch.setattr(search, "fit", diverges_first)
-    found = search.run_trials(with_(trials=2, search_epochs=1), blobs, "d4-steerable-cnn")
+    found = search.search(with_(trials=2, search_epochs=1), blobs, "d4-steerable-cnn")
     assert [trial.state for trial in found.trials] == [optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.COMPLETE]
 
 
@@ -96,7 +96,7 @@ def test_trials_far_below_the_others_are_given_up_early(blobs):
 
 
 def test_the_best_is_written_as_a_study_that_can_be_read(blobs, tmp_path):
-    found = search.run_trials(with_(trials=2, search_epochs=1), blobs, "d4-steerable-cnn")
+    found = search.search(with_(trials=2, search_epochs=1), blobs, "d4-steerable-cnn")
     best = search.best_settings(SETTINGS, found, "d4-steerable-cnn")
     file = search.write_best(SETTINGS, best)
     again = Study.read(file)
@@ -127,15 +127,15 @@ def test_alternatives_change_one_thing_and_keep_the_rest(blobs):
 )
 def test_a_space_that_cannot_be_searched_is_refused(blobs, space, message):
     with pytest.raises(ParameterError, match=message):
-        search.run_trials(with_(search_space=space), blobs, "d4-steerable-cnn")
+        search.search(with_(search_space=space), blobs, "d4-steerable-cnn")
 
 
 def test_trials_of_other_data_or_another_space_do_not_count(blobs):
-    search.run_trials(with_(trials=1, search_epochs=1), blobs, "d4-steerable-cnn")
+    search.search(with_(trials=1, search_epochs=1), blobs, "d4-steerable-cnn")
     other_space = with_(trials=1, search_epochs=1, search_space={"augmentation": [False]})
-    assert len(search.run_trials(other_space, blobs, "d4-steerable-cnn").trials) == 1
+    assert len(search.search(other_space, blobs, "d4-steerable-cnn").trials) == 1
     blobs.images = blobs.images * np.float32(2)
-    again = search.run_trials(with_(trials=1, search_epochs=1), blobs, "d4-steerable-cnn")
+    again = search.search(with_(trials=1, search_epochs=1), blobs, "d4-steerable-cnn")
     assert len(again.trials) == 1
     assert len(list((SETTINGS.folder / "improvement/trials").iterdir())) == 3
 
@@ -151,8 +151,8 @@ def test_a_kill_in_the_first_trial_does_not_lose_the_studys_own_settings(blobs, 
 
     monkeypatch.setattr(search, "fit", killed_first)
     with pytest.raises(SystemExit):
-        search.run_trials(with_(trials=2, search_epochs=1), blobs, "d4-steerable-cnn")
-    found = search.run_trials(with_(trials=2, search_epochs=1), blobs, "d4-steerable-cnn")
+        search.search(with_(trials=2, search_epochs=1), blobs, "d4-steerable-cnn")
+    found = search.search(with_(trials=2, search_epochs=1), blobs, "d4-steerable-cnn")
     assert SETTINGS.learning_rate in search.trials(found)["learning_rate"].tolist()
 
 
@@ -161,7 +161,7 @@ def test_a_search_in_which_nothing_worked_says_so(blobs, monkeypatch):
         raise search.TrainingDiverged("the loss is nan")
 
     monkeypatch.setattr(search, "fit", diverges)
-    found = search.run_trials(with_(trials=2), blobs, "d4-steerable-cnn")
+    found = search.search(with_(trials=2), blobs, "d4-steerable-cnn")
     with pytest.raises(ParameterError, match="every trial diverged"):
         search.best_settings(SETTINGS, found, "d4-steerable-cnn")
 
@@ -170,6 +170,6 @@ def test_a_search_taken_up_again_proposes_something_new(blobs):
     wide = with_(trials=1, search_epochs=1, search_space={"learning_rate": [1e-4, 0.002]})
     proposed = []
     for trials in (1, 2, 3):
-        found = search.run_trials(wide.model_copy(update={"trials": trials}), blobs, "d4-steerable-cnn")
+        found = search.search(wide.model_copy(update={"trials": trials}), blobs, "d4-steerable-cnn")
         proposed.append(found.trials[-1].params["learning_rate"])
     assert len(set(proposed)) == 3

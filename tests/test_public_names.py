@@ -1,0 +1,46 @@
+"""The public face: every name is there and shown, says what it takes and gives in sections, and its examples run."""
+
+import doctest
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import lensstudy
+
+CALLED = [name for name in lensstudy.__all__ if name != "plots"]
+LATER = {"OODDetector", "Predictor", "Study", "export", "fit", "range_test"}  # sections are not written yet
+
+
+def test_tab_completion_shows_every_name():
+    assert set(lensstudy.__all__) <= set(dir(lensstudy))
+    for name in lensstudy.__all__:
+        assert getattr(lensstudy, name) is not None
+
+
+@pytest.mark.parametrize("name", [name for name in CALLED if name not in LATER])
+def test_shift_tab_says_what_a_name_takes_and_gives(name):
+    thing = getattr(lensstudy, name)
+    text = inspect.getdoc(thing)
+    assert text.splitlines()[0].endswith("."), name
+    arguments = inspect.signature(thing).parameters
+    for argument in arguments:
+        assert f"\n    {argument}:" in text or f"\n    **{argument}:" in text, f"{name}: '{argument}' is not explained"
+    assert "Example:" in text and ">>>" in text, name
+    if not isinstance(thing, type) and inspect.signature(thing).return_annotation not in (None, "None"):
+        assert "\nReturns:" in text, name
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_examples_run(name):
+    thing = getattr(lensstudy, name)
+    module = sys.modules[thing.__module__]
+    for example in doctest.DocTestFinder(recurse=False).find(thing, name, globs=dict(vars(module))):
+        found = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE).run(example)
+        assert not found.failed, name
+
+
+def test_importing_the_package_waits_for_nothing_heavy():
+    code = "import sys, lensstudy; print(*{'torch', 'pandas', 'matplotlib', 'lightning'} & set(sys.modules))"
+    assert not subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
