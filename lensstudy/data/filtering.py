@@ -300,7 +300,8 @@ def filter_images(dataset: LensDataset, rules: Rules | None = None, seed: int = 
 
     Returns:
         The same set with the columns of the measures, `outlier_score`, `label_probability`, `group` (one for all
-        duplicates) and `excluded_because` (empty for what stays). Nothing is removed; `split` leaves the excluded images out.
+        duplicates) and `excluded_because` (empty for what stays). Nothing is removed; `split` leaves
+        the excluded images out.
 
     Raises:
         DataError: where more images are excluded than the rules allow.
