@@ -17,9 +17,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from astropy import constants, units
-from astropy.cosmology import FlatLambdaCDM
 
+from lensstudy.lensing.cosmology import (
+    area_per_mass,
+    critical_density,
+    critical_surface_density,
+    deeplense_area_per_mass,
+    kpc_per_arcsec,
+    source_convention_factor,
+)
 from lensstudy.lensing.instruments import INSTRUMENTS, Instrument, LensingError
 from lensstudy.lensing.profiles import nfw_scales, sersic_total
 from lensstudy.lensing.sources import cutout_files
@@ -55,9 +61,6 @@ COLUMNS = (
     "subhalo_truncation",
 )
 LISTS = ("subhalo_x", "subhalo_y", "subhalo_mass", "subhalo_scale_radius")  # one number a subhalo
-
-LENS_REDSHIFT, SOURCE_REDSHIFT = 0.5, 1.0
-COSMOLOGY = FlatLambdaCDM(H0=70, Om0=0.3, Ob0=0.05)
 
 # Parameters of `realistic` that are drawn between <name>_min and <name>_max: defaults, then the least and most allowed.
 RANGES = {
@@ -269,27 +272,6 @@ def deeplense_preset(name: str) -> Preset:
     return Preset(name, instrument, draw, area * factor, 100, "peak" if name == "model_3" else "counts")
 
 
-def deeplense_area_per_mass() -> float:
-    """Squared Einstein radius of one solar mass in the published recipes, arcsec^2: 1.2815" for 1e12 solar masses.
-
-    The distances are luminosity distances and `D_LS = D_S - D_L`; angular-diameter distances would give 1.66".
-    """
-    lens, source = COSMOLOGY.luminosity_distance(LENS_REDSHIFT), COSMOLOGY.luminosity_distance(SOURCE_REDSHIFT)
-    area = 4 * constants.G * constants.M_sun / constants.c**2 * (source - lens) / (lens * source)
-    return area.to_value(units.dimensionless_unscaled) * 206265.0**2
-
-
-def source_convention_factor() -> float:
-    """What deflections shrink by when angles are quoted for a source at redshift 2.5 and the source is at 1: 0.6343."""
-    cosmology = FlatLambdaCDM(H0=69.7, Om0=0.2814, Ob0=0.0464)
-
-    def efficiency(source: float) -> float:
-        lens_to_source = cosmology.angular_diameter_distance(LENS_REDSHIFT, source)
-        return float(lens_to_source / cosmology.angular_diameter_distance(source))
-
-    return efficiency(SOURCE_REDSHIFT) / efficiency(2.5)
-
-
 def draw_deeplense(
     class_name: str,
     generator: np.random.Generator,
@@ -358,28 +340,6 @@ def draw_common_test(class_name: str, generator: np.random.Generator, population
 # The physical preset
 
 
-@functools.cache
-def area_per_mass() -> float:
-    """Squared Einstein radius of one solar mass, arcsec^2: one over pi times the critical surface density."""
-    lens, source = (COSMOLOGY.angular_diameter_distance(z) for z in (LENS_REDSHIFT, SOURCE_REDSHIFT))
-    between = COSMOLOGY.angular_diameter_distance(LENS_REDSHIFT, SOURCE_REDSHIFT)
-    area = 4 * constants.G * constants.M_sun / constants.c**2 * between / (lens * source)
-    return (area * units.rad**2).to_value(units.arcsec**2, equivalencies=units.dimensionless_angles())
-
-
-@functools.cache
-def kpc_per_arcsec() -> float:
-    """Length in the lens plane that one arcsecond is."""
-    return 1 / COSMOLOGY.arcsec_per_kpc_proper(LENS_REDSHIFT).value
-
-
-@functools.cache
-def critical_density() -> float:
-    """Critical density at the lens, in solar masses per cubic arcsecond there."""
-    density = COSMOLOGY.critical_density(LENS_REDSHIFT).to_value(units.Msun / units.kpc**3)
-    return density * kpc_per_arcsec() ** 3
-
-
 def draw_realistic(class_name: str, generator: np.random.Generator, population: dict) -> dict:
     """One lens of the physical preset. Its total mass inside the Einstein radius is drawn first, alike for every
     class; whatever substructure lies inside is then taken out of the smooth halo."""
@@ -435,8 +395,8 @@ def draw_subhalos(generator: np.random.Generator, population: dict, row: dict) -
     mass = power_law(generator, count, lowest, highest, population["subhalo_slope"]) * population["substructure_boost"]
     subhalos = {"subhalo_x": row["lens_x"] + x, "subhalo_y": row["lens_y"] + y, "subhalo_mass": mass}
     if population["subhalo_profile"] == "truncated_nfw":
-        surface_density = 1 / (math.pi * area_per_mass())
-        radius, _ = nfw_scales(mass, population["subhalo_concentration"], surface_density, critical_density())
+        densities = critical_surface_density(), critical_density()
+        radius, _ = nfw_scales(mass, population["subhalo_concentration"], *densities)
         subhalos |= {"subhalo_scale_radius": radius, "subhalo_truncation": population["subhalo_truncation"]}
     return subhalos
 

@@ -24,8 +24,9 @@ import numpy as np
 from lensstudy.data.companions import FILLERS, ROLES, companions, header_scale, information, role_and_key, stem
 from lensstudy.data.dataset import DataError, sky_and_noise
 from lensstudy.data.formats import FITS, HDF5
+from lensstudy.lensing.cosmology import LENS_REDSHIFT, SOURCE_REDSHIFT
 from lensstudy.lensing.instruments import INSTRUMENTS, gaussian_kernel, noise_variance, noisy
-from lensstudy.lensing.populations import LENS_REDSHIFT, SOURCE_REDSHIFT, preset_named
+from lensstudy.lensing.populations import preset_named
 from lensstudy.lensing.rendering import render
 from lensstudy.networks.groups import centre_crop
 

@@ -8,20 +8,18 @@ image itself where an additional mass would help.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from astropy import constants, units
-from astropy.cosmology import FlatLambdaCDM
 from scipy import optimize
 from torch import Tensor
 
 from lensstudy.data.dataset import DataError
-from lensstudy.lensing.populations import COSMOLOGY, MACRO
+from lensstudy.lensing.cosmology import area_per_mass, critical_density, critical_surface_density
+from lensstudy.lensing.populations import MACRO
 from lensstudy.lensing.profiles import nfw_scales, point_mass_sum, sersic, shear, sie, truncated_nfw_sum
 from lensstudy.observations.cutouts import Observation, resample
 
@@ -120,32 +118,19 @@ def clump_deflection(
     clumps: Sequence[Clump], x: Tensor, y: Tensor, redshifts: tuple[float, float], profile: str = "truncated_nfw"
 ) -> tuple[Tensor, Tensor]:
     """Deflection `(H, W)` of the clumps together, in arcseconds; `profile` is `point` or `truncated_nfw`."""
-    area, critical_density = lens_scales(*redshifts)
     mass = np.array([clump.mass for clump in clumps], dtype=float)
-    radius = torch.tensor(np.sqrt(mass * area))[None]
+    radius = torch.tensor(np.sqrt(mass * area_per_mass(*redshifts)))[None]
     center_x, center_y = (torch.tensor([[getattr(clump, axis) for clump in clumps]], dtype=x.dtype) for axis in "xy")
     if profile == "point":
         alpha_x, alpha_y = point_mass_sum(x, y, radius, center_x, center_y)
     elif profile == "truncated_nfw":
-        scale, _ = nfw_scales(mass, CONCENTRATION, 1 / (math.pi * area), critical_density)
+        densities = critical_surface_density(*redshifts), critical_density(redshifts[0])
+        scale, _ = nfw_scales(mass, CONCENTRATION, *densities)
         scale, truncation = torch.tensor(scale)[None], torch.full_like(radius, TRUNCATION)
         alpha_x, alpha_y = truncated_nfw_sum(x, y, radius, scale, truncation, center_x, center_y)
     else:
         raise DataError(f"profile '{profile}' is unknown; choose point or truncated_nfw")
     return alpha_x[0], alpha_y[0]
-
-
-@functools.cache
-def lens_scales(redshift_lens: float, redshift_source: float) -> tuple[float, float]:
-    """Squared Einstein radius of one solar mass in arcsec^2, and the critical density in solar masses per arcsec^3 at
-    the lens, in the cosmology of the simulations."""
-    cosmology: FlatLambdaCDM = COSMOLOGY
-    lens, source = (cosmology.angular_diameter_distance(z) for z in (redshift_lens, redshift_source))
-    between = cosmology.angular_diameter_distance(redshift_lens, redshift_source)
-    area = (4 * constants.G * constants.M_sun / constants.c**2 * between / (lens * source)).decompose()
-    kpc = 1 / cosmology.arcsec_per_kpc_proper(redshift_lens).value
-    density = cosmology.critical_density(redshift_lens).to_value(units.Msun / units.kpc**3)
-    return float(area.value * units.rad.to(units.arcsec) ** 2), float(density * kpc**3)
 
 
 def major_axis(model: SmoothModel) -> float:

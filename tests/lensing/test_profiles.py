@@ -203,19 +203,6 @@ def test_fields_stay_on_the_device_of_their_arguments():
             assert field.shape == (2, 4, 5) and field.device.type == "meta"
 
 
-def test_nfw_scales_of_a_known_halo():
-    """Flat LCDM, H0 70, Om 0.3, lens at 0.5, source at 1: a halo of 1e9 solar masses and concentration 13."""
-    from astropy import units
-    from astropy.cosmology import FlatLambdaCDM
-
-    cosmology = FlatLambdaCDM(H0=70, Om0=0.3, Ob0=0.05)
-    kpc_per_arcsec = 1 / cosmology.arcsec_per_kpc_proper(0.5).value
-    density = cosmology.critical_density(0.5).to_value(units.Msun / units.kpc**3) * kpc_per_arcsec**3
-    scale_radius, alpha_rs = lensing.nfw_scales(1e9, 13.0, 1.14856e11, density)
-    assert scale_radius == pytest.approx(0.2173, abs=1e-4)
-    assert alpha_rs == pytest.approx(2.288e-3, abs=2e-6)
-
-
 def test_nfw_deflection_is_its_formula():
     radius = RADII / 0.4
     for r, value in zip(radius.tolist(), lensing.nfw(RADII, t(0.0), t(0.02), t(0.4))[0].tolist(), strict=True):

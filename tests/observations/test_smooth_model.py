@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lensstudy.data.dataset import DataError
-from lensstudy.lensing.populations import MACRO, area_per_mass, critical_density
+from lensstudy.lensing.cosmology import area_per_mass, critical_density
+from lensstudy.lensing.populations import MACRO
 from lensstudy.lensing.profiles import nfw_scales, point_mass, truncated_nfw
 from lensstudy.lensing.rendering import render
 from lensstudy.observations import smooth_model as injection
@@ -27,13 +28,6 @@ def fitted(tmp_path_factory):
     one = read_all(write_simulated(tmp_path_factory.mktemp("lenses"), seed=1))[0][1]
     light = fit_lens_light(one)
     return one, fit_smooth(subtract_lens_light(one, light), ring_radius(one, light))
-
-
-def test_the_scales_are_those_of_the_simulations():
-    area, density = injection.lens_scales(0.5, 1.0)
-    assert area == pytest.approx(area_per_mass(), rel=1e-9)
-    assert density == pytest.approx(critical_density(), rel=1e-9)
-    assert math.sqrt(1e12 * area) == pytest.approx(1.6645, abs=2e-3)
 
 
 def test_points_deflect_like_points():
