@@ -2,7 +2,7 @@
 
 `LensDataset` is the one currency between data, training and prediction. `read` takes every layout that DeepLense people
 use, `inspect` says what lies at a path, `simulate` makes a set of a preset, `filter_images` gives each excluded image a
-reason.
+reason, `Preprocess` turns images into a network's input.
 """
 
 import lazy_loader as lazy
@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
         "dataset": ["LensDataset", "DataError"],
+        "preprocess": ["Preprocess"],
         "reading": ["read", "inspect", "inspect_text", "write_deeplense"],
         "simulation": ["simulate", "smooth_counterpart"],
         "filtering": ["filter_images", "Rules"],

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,6 @@ __all__ = [
     "CLASS_ALIASES",
     "DataError",
     "LensDataset",
-    "Scaling",
     "batches",
     "canonical_class",
     "ellipticity",
@@ -328,81 +327,6 @@ def batches(
         yield torch.from_numpy(np.asarray(part.images[rows], dtype=np.float32)), labels[rows]
 
 
-@dataclass(frozen=True)
-class Scaling:
-    """How brightness becomes a network's input; fitted on the train part only and stored in the card.
-
-    - `none`: as it is;
-    - `min-max`: each image to 0 ... 1, DeepLense's habit;
-    - `maximum`: each image divided by its largest absolute value;
-    - `z-score`: `(x - mean) / deviation` over the train part;
-    - `asinh`: the same after `x -> asinh((x - sky) / softening)` (Lupton, Gunn and Szalay 1999), linear in the noise
-      and logarithmic above it.
-
-    `parameters` holds one number a channel for each of the names above.
-    """
-
-    kind: str = "none"
-    parameters: dict[str, list[float]] = field(default_factory=dict)
-
-    KINDS: ClassVar = ("none", "min-max", "maximum", "asinh", "z-score")
-
-    def __post_init__(self):
-        if self.kind not in self.KINDS:
-            raise DataError(f"scaling '{self.kind}' is unknown; there are {', '.join(self.KINDS)}")
-
-    @classmethod
-    def fit(cls, kind: str, images: np.ndarray, size: int | None = None, sample: int = 512) -> Scaling:
-        """Parameters from at most `sample` of the `images` `(N, C, H, W)`, evenly spaced. Mean and deviation are those
-        of the central `size` pixels, which is what the network sees; sky and noise come from the borders."""
-        if kind not in ("asinh", "z-score"):
-            return cls(kind)
-        some = np.asarray(images[:: max(len(images) // sample, 1)], dtype=np.float64)
-        if not np.isfinite(some).all():
-            raise DataError("the images hold NaN or infinite pixels, which no scaling can bear; filter them first")
-        channels = np.moveaxis(some, 1, 0)
-        parameters = {}
-        if kind == "asinh":
-            sky, noise = np.array([sky_and_noise(channel) for channel in channels]).T
-            # Noise-free images have no noise to be linear in; a hundredth of the peak then serves.
-            softening = np.maximum(noise, 0.01 * (np.median(channels.max((2, 3)), axis=1) - sky))
-            parameters = {"sky": sky, "softening": softening}
-            per_pixel = (slice(None), None, None, None)
-            channels = np.arcsinh((channels - sky[per_pixel]) / np.maximum(softening, TINY)[per_pixel])
-        if size is not None:
-            top, left = ((extent - size) // 2 for extent in some.shape[2:])
-            channels = channels[..., top : top + size, left : left + size]
-        parameters |= {"mean": channels.mean((1, 2, 3)), "deviation": channels.std((1, 2, 3))}
-        if not all(parameters["deviation"] > 0):
-            raise DataError("every pixel of the images has the same value, so there is nothing to scale")
-        return cls(kind, {name: [float(number) for number in values] for name, values in parameters.items()})
-
-    def apply(self, images: Tensor) -> Tensor:
-        """`images` `(B, C, H, W)`, a torch tensor, as the network sees them, in float."""
-        x = images if images.is_floating_point() else images.float()
-        if self.kind == "min-max":
-            low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
-            return (x - low) / (high - low).clamp_min(TINY)
-        if self.kind == "maximum":
-            return x / x.abs().amax((1, 2, 3), keepdim=True).clamp_min(TINY)
-        if self.kind == "none":
-            return x
-        if self.kind == "asinh":
-            x = _asinh((x - self._of("sky", x)) / self._of("softening", x))
-        return (x - self._of("mean", x)) / self._of("deviation", x)
-
-    def _of(self, name: str, x: Tensor) -> float | Tensor:
-        values = self.parameters[name]
-        return values[0] if len(values) == 1 else x.new_tensor(values).view(-1, 1, 1)
-
-    def to_dict(self) -> dict:
-        return {"kind": self.kind, "parameters": self.parameters}
-
-    @classmethod
-    def from_dict(cls, about: dict) -> Scaling:
-        return cls(about["kind"], about.get("parameters", {}))
-
-
 def sky_and_noise(images: np.ndarray) -> tuple[float, float]:
     """Median and robust deviation of the sky, from the outer sixteenth of `images` `(N, H, W)`.
 
@@ -414,12 +338,6 @@ def sky_and_noise(images: np.ndarray) -> tuple[float, float]:
     sky = np.median(np.concatenate([edge.ravel() for edge in edges]))
     steps = [np.diff(edge, axis=2 if edge.shape[2] > edge.shape[1] else 1).ravel() for edge in edges]
     return float(sky), float(1.4826 * np.median(np.abs(np.concatenate(steps))) / np.sqrt(2))
-
-
-def _asinh(x: Tensor) -> Tensor:
-    """asinh in a form three times as fast as torch's where |x| < 1, which in the sky is everywhere, and as accurate."""
-    a = x.abs()
-    return (a + a * a / (1 + (1 + a * a).sqrt())).log1p().copysign(x)
 
 
 def ellipticity(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lensstudy.data.dataset import DataError, LensDataset, Scaling, canonical_class
-from lensstudy.data.rotation import centre_crop
+from lensstudy.data.dataset import DataError, LensDataset, canonical_class
+from lensstudy.data.preprocess import Preprocess
 from lensstudy.deployment.plain import PlainNetwork
 
 if TYPE_CHECKING:
@@ -71,13 +70,11 @@ class DeepLenseNetwork(nn.Module):
                 f"the network was trained on images scaled by '{about.scaling['kind']}', and DeepLense's pipelines "
                 "scale each image from 0 to 1; train with `scaling: min-max`, or use lensstudy.Predictor"
             )
-        self.network, self.crop, self.binning = network, about.crop, about.binning
+        self.network, self.preprocess = network, Preprocess.from_dict(about.model_dump())
         self.register_buffer("order", torch.tensor(order_of(card.classes, order)))
 
     def forward(self, images: Tensor) -> Tensor:
-        images = centre_crop(images, self.crop)
-        images = F.avg_pool2d(images, self.binning) if self.binning > 1 else images
-        return self.network(Scaling("min-max").apply(images))[:, self.order]
+        return self.network(self.preprocess(images))[:, self.order]
 
 
 # A state_dict of torchvision's ResNet ---------------------------------------------------------------------------------
@@ -168,15 +165,13 @@ def write_model_folder(dataset: LensDataset, folder: str | Path, order: str | Se
 class _Encoder(nn.Module):
     """Images `(B, C, H, W)` to the features before the last layer, `(B, features)`; trainable."""
 
-    def __init__(self, network: Network, scaling: Scaling, crop: int, binning: int):
+    def __init__(self, network: Network, preprocess: Preprocess):
         super().__init__()
         self.body, self.invariant = network.body, network.invariant
-        self.scaling, self.crop, self.binning = scaling, crop, binning
+        self.preprocess = preprocess
 
     def forward(self, images: Tensor) -> Tensor:
-        images = centre_crop(images, self.crop)
-        images = F.avg_pool2d(images, self.binning) if self.binning > 1 else images
-        seen = self.scaling.apply(images).contiguous(memory_format=torch.channels_last)
+        seen = self.preprocess(images).contiguous(memory_format=torch.channels_last)
         return self.invariant(self.body(seen)).mean((2, 3))
 
 
@@ -189,5 +184,5 @@ def split_for_adaptation(trained, order: str | Sequence[str] = "common-test") ->
     with torch.no_grad():
         last.weight.copy_(network.classifier.weight[chosen])
         last.bias.copy_(network.classifier.bias[chosen])
-    encoder = _Encoder(network, trained.scaling, trained.card["crop"], trained.card["binning"])
+    encoder = _Encoder(network, trained.preprocess)
     return encoder, nn.Sequential(OrderedDict(fc=last))

@@ -19,11 +19,12 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from lensstudy.data.dataset import LensDataset, Scaling
+from lensstudy.data.dataset import LensDataset
+from lensstudy.data.preprocess import Preprocess
 from lensstudy.networks import groups as symmetry
 from lensstudy.networks import registry as networks
 from lensstudy.study import Study
-from lensstudy.training.fitting import fit, load_trained, working_size
+from lensstudy.training.fitting import fit, load_trained
 
 __all__ = ["LensClassifier", "MassRegressor", "as_images"]
 
@@ -148,17 +149,14 @@ class MassRegressor(RegressorMixin, _LensEstimator):
             raise ValueError(f"{len(images)} images need as many finite numbers y; got shape {y.shape}")
         study = self._study()
         networks.check_name(study.network)
-        size = working_size(images.shape[-1], study)
-        self.crop_ = size * study.binning
         train, validation = train_test_split(
             np.arange(len(y)), test_size=self.validation_fraction, random_state=self.random_state
         )
-        upright = self._binned(symmetry.centre_crop(torch.from_numpy(images), self.crop_))
-        self.scaling_ = Scaling.fit(self.scaling, upright[train].numpy())
+        self.preprocess_ = Preprocess.fit(images[train], study.scaling, study.crop, study.binning)
         self.centre_, self.spread_ = float(y[train].mean()), float(y[train].std()) or 1.0
         target = torch.from_numpy((y - self.centre_) / self.spread_).float()
         self.network_ = networks.build_network(
-            study.network, size, 2, in_channels=images.shape[1], width=study.width, seed=study.seed
+            study.network, self.preprocess_.size, 2, in_channels=images.shape[1], width=study.width, seed=study.seed
         )
         self.history_ = self._descend(torch.from_numpy(images), target, train, validation, study)
         mean, log_spread = self._outputs(torch.from_numpy(images[validation])).unbind(1)
@@ -183,10 +181,8 @@ class MassRegressor(RegressorMixin, _LensEstimator):
             for rows in order.tensor_split(batches):
                 shown = images[rows]
                 if study.augmentation:
-                    shown = symmetry.random_turn(shown, generator, size=self.crop_)
-                else:
-                    shown = symmetry.centre_crop(shown, self.crop_)
-                loss = _surprise(self.network_(self.scaling_.apply(self._binned(shown))), target[rows])
+                    shown = symmetry.random_turn(shown, generator, size=self.preprocess_.crop)
+                loss = _surprise(self.network_(self.preprocess_(shown)), target[rows])
                 optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(self.network_.parameters(), study.gradient_clip or math.inf)
@@ -200,14 +196,11 @@ class MassRegressor(RegressorMixin, _LensEstimator):
         self.network_.load_state_dict(kept)
         return losses
 
-    def _binned(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.avg_pool2d(images, self.binning) if self.binning > 1 else images
-
     @torch.no_grad()
     def _outputs(self, images: torch.Tensor) -> torch.Tensor:
         self.network_.eval()
-        parts = (self._binned(symmetry.centre_crop(part, self.crop_)) for part in images.split(128))
-        mean, log_spread = torch.cat([self.network_(self.scaling_.apply(part)) for part in parts]).unbind(1)
+        outputs = torch.cat([self.network_(self.preprocess_(part)) for part in images.split(128)])
+        mean, log_spread = outputs.unbind(1)
         return torch.stack([mean, log_spread.clamp(*LOG_SPREADS)], 1)
 
     def predict(self, X, return_std: bool = False):

@@ -134,8 +134,8 @@ def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, 
         channels=description["in_channels"],
         pixel_scale=scale,
         brightness=_brightness(data) if data else {},
-        scaling=trained.scaling.to_dict(),
-        **{name: description[name] for name in ("image_size", "crop", "binning", "size")},
+        image_size=description["image_size"],
+        **trained.preprocess.to_dict(),
     )
     card = Card(
         network=description["network"],

@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from lensstudy.data.companions import LENSTRONOMY, companions, header_scale, information
 from lensstudy.data.containers import TARS, Listing, list_path
-from lensstudy.data.dataset import DataError, LensDataset, Scaling, canonical_class
+from lensstudy.data.dataset import DataError, LensDataset, canonical_class
 from lensstudy.data.formats import FITS, HDF5, decode, read_npy, stacked
-from lensstudy.data.rotation import centre_crop, rotate
+from lensstudy.data.preprocess import Preprocess
+from lensstudy.data.rotation import centre_crop
 from lensstudy.deployment.card import Card
 from lensstudy.deployment.plain import INT8_FILE, ONNX_FILE, PlainNetwork, load_plain
 from lensstudy.evaluation.ood import OODDetector, image_statistics
@@ -139,7 +139,7 @@ class Predictor:
             raise ValueError(f"pixel_scale = {pixel_scale}; expected arcseconds of one pixel, more than 0")
         self.card, self.network, self.distribution = card, network, distribution
         self.turns, self.pixel_scale, self.batch_size = turns, pixel_scale, batch_size
-        self.classes, self.scaling = tuple(card.classes), Scaling.from_dict(card.images.scaling)
+        self.classes, self.preprocess = tuple(card.classes), Preprocess.from_dict(card.images.model_dump())
         self.temperature = card.calibration["temperature"]
         self.pool = ThreadPoolExecutor(threads or torch.get_num_threads())
 
@@ -147,12 +147,8 @@ class Predictor:
 
     def seen(self, images: np.ndarray, degrees: float = 0.0) -> torch.Tensor:
         """What the network sees of images `(N, C, H, W)` that were turned by `degrees`: `(N, C, size, size)`."""
-        about = self.card.images
-        batch = torch.from_numpy(np.array(images, dtype=np.float32, order="C"))
         with _one_thread():
-            batch = rotate(batch, degrees, size=about.crop)
-            batch = F.avg_pool2d(batch, about.binning) if about.binning > 1 else batch
-            return self.scaling.apply(batch)
+            return self.preprocess(np.asarray(images), degrees)
 
     @torch.no_grad()
     def noticed(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,14 +18,14 @@ import pandas as pd
 import torch
 
 from lensstudy.data import mixture
-from lensstudy.data.dataset import DataError, LensDataset, Scaling, sky_and_noise
+from lensstudy.data.dataset import DataError, LensDataset, sky_and_noise
+from lensstudy.data.preprocess import Preprocess
 from lensstudy.deployment.card import FORMAT, Card
 from lensstudy.deployment.plain import PlainNetwork, load_plain
 from lensstudy.evaluation.attribution import group_averaged
 from lensstudy.evaluation.ood import OODDetector, image_statistics
-from lensstudy.networks import groups as symmetry
 from lensstudy.observations.cutouts import Observation, network_input
-from lensstudy.training.run import TrainedNetwork, as_tensor, binned, load_trained
+from lensstudy.training.run import TrainedNetwork, load_trained
 
 __all__ = ["Familiarity", "Judge", "features", "opened", "side_by_side", "simulations_like"]
 
@@ -47,7 +47,7 @@ def opened(folder: str | Path) -> TrainedNetwork:
     about = {name: getattr(images, name) for name in ("image_size", "crop", "binning", "size", "scaling")}
     about |= {"network": card.network, "classes": card.classes, "in_channels": images.channels}
     about |= card.training | {"data": card.training["data"] | {"pixel_scale": images.pixel_scale}}
-    return TrainedNetwork(load_plain(folder), Scaling.from_dict(images.scaling), tuple(card.classes), about)  # type: ignore[arg-type]
+    return TrainedNetwork(load_plain(folder), Preprocess.from_dict(about), tuple(card.classes), about)  # type: ignore[arg-type]
 
 
 def features(trained: TrainedNetwork, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -165,16 +165,12 @@ class Judge:
     def attribution(self, images: np.ndarray) -> tuple[np.ndarray, float]:
         """What each pixel `(S, S)` of the first of `images` adds to the log odds of substructure, integrated from an
         empty sky and averaged over the group, and the size of such a pixel in arcseconds."""
-        card, smooth = self.trained.card, self.trained.classes.index("no_sub")
+        card, seen, smooth = self.trained.card, self.trained.preprocess, self.trained.classes.index("no_sub")
 
         def log_odds(given: torch.Tensor) -> torch.Tensor:
             logits = self.trained.network(given)
             others = [number for number in range(logits.shape[1]) if number != smooth]
             return torch.logsumexp(logits[:, others], dim=1) - logits[:, smooth]
-
-        def seen(given: np.ndarray) -> torch.Tensor:
-            cut = symmetry.rotate(as_tensor(given), 0, size=card["crop"])
-            return self.trained.scaling.apply(binned(cut, card["binning"]))
 
         found = group_averaged(log_odds, seen(images[:1]), seen(np.zeros_like(images[:1])))
         return found[0].sum(0).double().numpy(), card["data"]["pixel_scale"] * card["binning"]

@@ -14,10 +14,10 @@ import torch
 
 from lensstudy.data import mixture
 from lensstudy.data.dataset import LensDataset
+from lensstudy.data.preprocess import as_tensor
 from lensstudy.lensing.rendering import batch_size as render_batch
 from lensstudy.study import ParameterError, Study
 from lensstudy.training.distributed import place
-from lensstudy.training.run import as_tensor
 
 __all__ = ["FreshBatches", "FreshImages", "InOrder", "Rows", "SeededBatches", "loader", "phase_at", "training_loader"]
 

@@ -31,7 +31,8 @@ from torch.multiprocessing import ProcessRaisedException
 from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import multiclass_auroc
 
-from lensstudy.data.dataset import LensDataset, Scaling
+from lensstudy.data.dataset import LensDataset
+from lensstudy.data.preprocess import Preprocess, as_tensor
 from lensstudy.networks import groups as symmetry
 from lensstudy.networks import registry as networks
 from lensstudy.provenance import code_hash
@@ -40,7 +41,7 @@ from lensstudy.training.batches import InOrder, Rows, loader, training_loader
 from lensstudy.training.distributed import place, synchronise
 from lensstudy.training.optimisation import Plateau, averaged_network, optimizer_of, schedule_factor
 from lensstudy.training.recording import Progress, Recorder, Watch, WholeCheckpoints, in_batch, write_json
-from lensstudy.training.run import TrainedNetwork, as_tensor, binned, build, load_trained, working_size
+from lensstudy.training.run import TrainedNetwork, build, load_trained
 
 __all__ = [
     "RELEVANT",
@@ -225,8 +226,7 @@ class _Fit(lightning.LightningModule):
         if settings.devices * settings.nodes > 1:
             synchronise(self.network)
         self.plateau = Plateau(settings.decay_factor, settings.decay_patience)
-        self.crop, self.binning, self.settings = card["crop"], card["binning"], settings
-        self.classes, self.scaling = card["classes"], Scaling.from_dict(card["scaling"])
+        self.settings, self.classes, self.preprocess = settings, card["classes"], Preprocess.from_dict(card)
         self.stop_where_it_diverges = stop_where_it_diverges
         self.train_part, self.batches = dataset.part("train"), steps_per_epoch(dataset, settings)
         if settings.share < 100:
@@ -246,10 +246,8 @@ class _Fit(lightning.LightningModule):
         process's of a batch that several share."""
         if draw is not None and self.settings.augmentation:
             generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + draw)
-            images = symmetry.random_turn(images, generator, size=self.crop, part=part)
-        else:
-            images = symmetry.centre_crop(images, self.crop)
-        return self.scaling.apply(binned(images, self.binning))
+            images = symmetry.random_turn(images, generator, size=self.preprocess.crop, part=part)
+        return self.preprocess(images)
 
     def training_step(self, batch, number):
         images, labels = batch
@@ -393,11 +391,10 @@ def _begin_with(network: torch.nn.Module, run: Path) -> None:
 
 def card_of(dataset: LensDataset, settings: Study, start_from: str | Path | None = None) -> dict:
     """What the network is, what it was shown and by which code: enough to build it again and to trust it."""
-    size, shown = working_size(dataset.image_size, settings), dataset.part("train")
+    shown = dataset.part("train")
     if settings.share < 100:
         shown = shown.share(settings.share / 100, settings.seed)
-    sample = binned(as_tensor(shown.images[:: max(len(shown) // 1024, 1)]), settings.binning)
-    scaling = Scaling.fit(settings.scaling, sample.numpy(), size=size)
+    preprocess = Preprocess.fit(shown.images, settings.scaling, settings.crop, settings.binning)
     began = Path(start_from) / "weights.safetensors" if start_from else None
     card = {name: getattr(settings, name) for name in RELEVANT} | {
         "learning_rate": settings.highest_rate,
@@ -405,9 +402,7 @@ def card_of(dataset: LensDataset, settings: Study, start_from: str | Path | None
         "classes": list(dataset.classes),
         "in_channels": dataset.images.shape[1],
         "image_size": dataset.image_size,
-        "crop": size * settings.binning,
-        "size": size,
-        "scaling": scaling.to_dict(),
+        **preprocess.to_dict(),
         "training_images": settings.fresh_images * settings.epochs or len(shown),
         "data_fingerprint": dataset.fingerprint,
         # The fingerprint says whether the data are the same, whichever code has made them.

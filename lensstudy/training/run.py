@@ -1,6 +1,5 @@
 """A trained network with everything that belongs to it, and the run folder it is opened from.
 
-What a network sees of an image is decided here, once: the central pixels, binned and stretched as its card says.
 Opening a run folder runs nothing that is inside it: weights are safetensors, the rest is JSON.
 """
 
@@ -12,37 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn.functional import avg_pool2d
 
-from lensstudy.data.dataset import Scaling
-from lensstudy.networks import groups as symmetry
+from lensstudy.data.preprocess import Preprocess
 from lensstudy.networks import registry as networks
-from lensstudy.study import Study
 
-__all__ = ["TrainedNetwork", "as_tensor", "binned", "build", "load_trained", "options_of", "working_size"]
-
-
-def working_size(image_size: int, settings: Study) -> int:
-    """Pixels along one side of what a network sees: the central part after binning, such that symmetry is exact."""
-    binning, wanted = settings.binning, settings.crop or image_size
-    for size in range(min(wanted, image_size) // binning, 7, -1):
-        centred = (image_size - size * binning) % 2 == 0
-        if centred and symmetry.working_size(size) == size:
-            return size
-    raise symmetry.SymmetryError(
-        f"no central part of at most {wanted} of {image_size} pixels, averaged over {binning} x {binning}, keeps exact "
-        "symmetry; choose another binning or a larger crop"
-    )
-
-
-def binned(images: torch.Tensor, binning: int) -> torch.Tensor:
-    """Means of `binning` x `binning` pixels: a quarter of the cost where the PSF spreads over several pixels."""
-    return avg_pool2d(images, binning) if binning > 1 else images
-
-
-def as_tensor(images: np.ndarray) -> torch.Tensor:
-    """Images of any real dtype, as a float32 tensor of its own."""
-    return torch.from_numpy(np.array(images, dtype=np.float32, order="C"))
+__all__ = ["TrainedNetwork", "build", "load_trained", "options_of"]
 
 
 def build(card: dict) -> networks.Network:
@@ -66,10 +39,10 @@ def options_of(card: dict) -> dict:
 
 @dataclass
 class TrainedNetwork:
-    """A network with everything that belongs to it: how images are cropped, binned and scaled, its classes by name."""
+    """A network with everything that belongs to it: how its images are preprocessed, its classes by name."""
 
     network: networks.Network
-    scaling: Scaling
+    preprocess: Preprocess
     classes: tuple[str, ...]
     card: dict
 
@@ -80,12 +53,9 @@ class TrainedNetwork:
         self.network.eval()
         probabilities = []
         for start in range(0, len(images), batch_size):
-            batch = as_tensor(images[start : start + batch_size])
             one = np.ndim(degrees) == 0
             angle = float(degrees) if one else torch.as_tensor(np.asarray(degrees)[start : start + batch_size])
-            batch = self.scaling.apply(
-                binned(symmetry.rotate(batch, angle, size=self.card["crop"]), self.card["binning"])
-            )
+            batch = self.preprocess(np.asarray(images[start : start + batch_size]), angle)
             probabilities.append(torch.softmax(self.network(batch).double(), dim=1).numpy())
         return np.concatenate(probabilities)
 
@@ -98,4 +68,4 @@ def load_trained(folder: str | Path) -> TrainedNetwork:
     card = json.loads((folder / "card.json").read_text())
     network = build(card)
     networks.load_weights(network, folder / "weights.safetensors")
-    return TrainedNetwork(network.eval(), Scaling.from_dict(card["scaling"]), tuple(card["classes"]), card)
+    return TrainedNetwork(network.eval(), Preprocess.from_dict(card), tuple(card["classes"]), card)

@@ -10,7 +10,6 @@ from lensstudy.data.dataset import (
     DataError,
     LensDataset,
     Rows,
-    Scaling,
     batches,
     canonical_class,
     ellipticity,
@@ -169,71 +168,7 @@ def test_batches_go_once_through_everything(tmp_path):
     np.testing.assert_array_equal(straight, dataset.images)
 
 
-# ---- scaling --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", Scaling.KINDS)
-@pytest.mark.parametrize("channels", [1, 3])
-def test_scalings_survive_the_card_and_do_what_they_say(kind, channels):
-    images = noise(channels=channels).images * np.arange(1, channels + 1, dtype=np.float32)[:, None, None]
-    scaling = Scaling.fit(kind, images)
-    assert Scaling.from_dict(scaling.to_dict()) == scaling
-    scaled = scaling.apply(torch.from_numpy(images))
-    assert scaled.dtype == torch.float32 and scaled.shape == images.shape and scaled.isfinite().all()
-    if kind == "none":
-        np.testing.assert_array_equal(scaled, images)
-    elif kind == "min-max":
-        assert (scaled.amin((1, 2, 3)) == 0).all() and scaled.amax((1, 2, 3)) == pytest.approx(1)
-    elif kind == "maximum":
-        assert scaled.amax((1, 2, 3)) == pytest.approx(1)
-        np.testing.assert_allclose(scaled[0], images[0] / images[0].max(), rtol=1e-6)
-    else:
-        assert scaled.mean((0, 2, 3)) == pytest.approx(0, abs=1e-5)
-        assert scaled.std((0, 2, 3)) == pytest.approx(1, abs=1e-3)
-
-
-def test_asinh_is_asinh_to_the_last_digits():
-    scaling = Scaling("asinh", {"sky": [2.0], "softening": [0.5], "mean": [0.0], "deviation": [1.0]})
-    x = torch.linspace(-1e4, 1e4, 4001).view(1, 1, 1, -1)
-    exact = torch.asinh((x.double() - 2) / 0.5)
-    assert (scaling.apply(x) - exact).abs().max() < 2e-6
-    near = 2 + torch.linspace(-1e-3, 1e-3, 101).view(1, 1, 1, -1)
-    assert (scaling.apply(near) - torch.asinh((near - 2).double() / 0.5)).abs().max() < 1e-9
-
-
-def test_scaling_is_that_of_the_images_it_was_fitted_on():
-    dataset = noise()
-    train, other = dataset.images[:60], dataset.images[60:] * 100
-    before = Scaling.fit("z-score", train)
-    assert before.parameters["mean"] == pytest.approx([train.mean()], rel=1e-6)
-    assert before != Scaling.fit("z-score", np.concatenate([train, other]))
-
-
-def test_scaling_sees_what_the_network_sees():
-    images = np.zeros((4, 1, 8, 8))
-    images[:, :, 2:6, 2:6] = np.random.default_rng(0).normal(5, 1, (4, 1, 4, 4))
-    assert Scaling.fit("z-score", images, size=4).parameters["mean"] == pytest.approx([images[:, :, 2:6, 2:6].mean()])
-
-
-def test_scaling_works_on_integers_and_on_flat_images():
-    flat = torch.full((2, 1, 4, 4), 7, dtype=torch.uint8)
-    for kind in ("none", "min-max", "maximum"):
-        assert Scaling(kind).apply(flat).isfinite().all()
-    assert (Scaling("maximum").apply(torch.zeros(1, 1, 2, 2)) == 0).all()
-
-
-@pytest.mark.parametrize(
-    "kind, images, message",
-    [
-        ("sqrt", np.ones((2, 1, 4, 4)), "scaling 'sqrt' is unknown; there are none"),
-        ("asinh", np.full((2, 1, 4, 4), np.nan), "filter them first"),
-        ("z-score", np.ones((2, 1, 4, 4)), "nothing to scale"),
-        ("asinh", np.ones((2, 1, 4, 4)), "nothing to scale"),
-    ],
-)
-def test_what_cannot_be_scaled_is_an_error(kind, images, message):
-    with pytest.raises(DataError, match=message):
-        Scaling.fit(kind, images)
+# ---- brightness ----------------------------------------------------------------------------------------------------
 
 
 def test_noise_is_measured_beside_the_lens():
@@ -271,11 +206,3 @@ def test_groups_of_a_split_are_remembered_by_the_check(blobs):
     grouped.catalogue["part"] = parts
     with pytest.raises(DataError, match="of one group"):
         grouped.check_leaks()
-
-
-@pytest.mark.parametrize("kind", ["min-max", "maximum", "asinh", "z-score"])
-def test_scalings_do_not_mind_the_unit_of_brightness(blobs, kind):
-    one = Scaling.fit(kind, blobs.images).apply(torch.as_tensor(blobs.images[:4]))
-    small = blobs.images * np.float32(1e-18)
-    other = Scaling.fit(kind, small).apply(torch.as_tensor(small[:4]))
-    torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-3)

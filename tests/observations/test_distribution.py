@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lensstudy.data import mixture
-from lensstudy.data.dataset import DataError, Scaling
+from lensstudy.data.dataset import DataError
+from lensstudy.data.preprocess import Preprocess
 from lensstudy.data.simulation import simulate
 from lensstudy.networks.groups import rotate
 from lensstudy.networks.registry import build_network, settle_batch_norm
@@ -22,11 +23,11 @@ SIZE = 32
 def judge() -> Judge:
     """An untrained network with settled averages: what is familiar does not hang on what was learnt."""
     images = simulate("model_3", 60, seed=1, image_size=SIZE, noise_level=0.02)
-    scaling = Scaling.fit("asinh", images.images, size=SIZE)
+    preprocess = Preprocess.fit(images.images, "asinh")
     network = build_network("d4-steerable-cnn", SIZE, 3, width=0.5, seed=1)
-    settle_batch_norm(network, scaling.apply(torch.as_tensor(images.images)))
+    settle_batch_norm(network, preprocess(images.images))
     card = {"network": "d4-steerable-cnn", "image_size": SIZE, "crop": SIZE, "binning": 1, "in_channels": 1}
-    trained = TrainedNetwork(network, scaling, images.classes, card | {"data": images.description})
+    trained = TrainedNetwork(network, preprocess, images.classes, card | {"data": images.description})
     return Judge.of("a network", trained, simulations_like(trained, 100, 2), simulations_like(trained, 100, 3))
 
 

@@ -17,7 +17,6 @@ from lensstudy.data.dataset import DataError
 from lensstudy.networks import groups as symmetry
 from lensstudy.study import ParameterError, Study
 from lensstudy.training import fitting as training
-from lensstudy.training import run as trained
 from lensstudy.training.batches import SeededBatches
 from lensstudy.training.run import load_trained
 
@@ -184,23 +183,6 @@ def test_patience_ends_a_training_that_makes_no_progress(blobs, tmp_path, quiet)
     stuck = SETTINGS.model_copy(update={"epochs": 8, "patience": 2, "learning_rate": 1e-12, "schedule": "constant"})
     folder = training.fit(blobs, stuck.model_copy(update={"monitor": "validation_auc"}), tmp_path / "run")
     assert len(pd.read_csv(folder / "history.csv")) < 8
-
-
-@pytest.mark.parametrize(
-    ("image_size", "crop", "binning", "expected"),
-    [(150, 96, 2, 48), (150, 0, 1, 150), (64, 0, 1, 64), (101, 0, 1, 101), (64, 0, 3, 20), (65, 0, 3, 21)],
-)
-def test_what_a_network_sees_is_central_and_symmetric(image_size, crop, binning, expected):
-    settings = SETTINGS.model_copy(update={"crop": crop, "binning": binning})
-    size = trained.working_size(image_size, settings)
-    assert size == expected
-    assert (image_size - size * binning) % 2 == 0
-    assert symmetry.working_size(size) == size
-
-
-def test_binning_that_cannot_be_central_is_refused_with_the_way_out():
-    with pytest.raises(symmetry.SymmetryError, match="choose another binning"):
-        trained.working_size(65, SETTINGS.model_copy(update={"binning": 2}))
 
 
 def test_an_exploding_loss_stops_as_well_and_keeps_the_last_good_checkpoint(blobs, tmp_path, quiet):
