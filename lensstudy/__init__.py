@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "data.reading": ["read", "inspect"],
         "data.filtering": ["filter_images"],
         "data.simulation": ["simulate", "smooth_counterpart"],
+        "data.preprocess": ["Preprocess"],
         "data.rotation": ["rotate"],
         "lensing.rendering": ["render", "substructure_map"],
         "networks.registry": ["build_network", "network_names", "describe"],
