@@ -172,9 +172,9 @@ def to_plain(network: Network) -> PlainNetwork:
 
     Raises `ValueError` for a layer that has no plain form.
     """
-    from lensstudy.networks import registry as networks
+    from lensstudy.networks.folding import folded
 
-    plain = networks.export(network)
+    plain = folded(network)
     head = _Head(plain)
     modules, names, steps, weights = dict(head.named_modules()), {}, [], {}
     for node in _Tracer().trace(head).nodes:

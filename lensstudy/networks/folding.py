@@ -20,13 +20,13 @@ from lensstudy.networks.layers import IrrepBatchNorm, SteerableConv
 if TYPE_CHECKING:
     from lensstudy.networks.registry import Network
 
-__all__ = ["export"]
+__all__ = ["folded"]
 
 PIXELS_AT_ONCE = 2**17  # 32 images of 64 pixels: their largest feature maps stay within a processor's cache
 
 
 @torch.no_grad()
-def export(network: Network) -> Network:
+def folded(network: Network) -> Network:
     """The same function in plain convolutions: a copy of `network` for inference, in evaluation mode.
 
     Each steerable convolution becomes an `nn.Conv2d` with its filter as it is now, the batch norm that follows it is

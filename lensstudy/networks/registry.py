@@ -29,7 +29,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lensstudy.networks.batchnorm import FieldBatchNorm, release_scratch
-from lensstudy.networks.folding import export
 from lensstudy.networks.groups import SymmetryError
 from lensstudy.networks.layers import (
     POOLINGS,
@@ -48,7 +47,6 @@ __all__ = [
     "check_name",
     "count_parameters",
     "describe",
-    "export",
     "feature_maps",
     "load_weights",
     "multiply_accumulates",

@@ -17,9 +17,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from lensstudy.networks.batchnorm import FieldBatchNorm
+from lensstudy.networks.folding import folded
 from lensstudy.networks.groups import e2cnn, gspace, invariance_error, rotate
 from lensstudy.networks.layers import AntialiasedPool, SteerableConv, SymmetricPool
-from lensstudy.networks.registry import Network, build_network, export, network_names, settle_batch_norm, twin
+from lensstudy.networks.registry import Network, build_network, network_names, settle_batch_norm, twin
 
 NAME, IMAGE_SIZE, CLASSES = "d4-steerable-cnn", 64, 3
 enn = e2cnn.nn
@@ -138,10 +139,10 @@ def run(batch: int = 64, repeats: int = 15) -> list[dict]:
     build = {"image_size": IMAGE_SIZE, "n_classes": CLASSES}
     network, plain = build_network(NAME, **build), build_network(**twin(NAME), **build)
     antialiased, averaged = (StraightforwardNetwork(network, antialiased) for antialiased in (True, False))
-    exported, exported_plain = export(network), export(plain)
+    exported, exported_plain = folded(network), folded(plain)
     own_step, own_inference = train_step(network, images, labels), inference(exported, images)
     blurring = build_network("d4-antialiased-cnn", **build)
-    antialiased_inference = inference(export(blurring), images), inference(StraightforwardNetwork(blurring), images)
+    antialiased_inference = inference(folded(blurring), images), inference(StraightforwardNetwork(blurring), images)
     pairs = [
         ("train-step-d4", "plain twin", own_step, train_step(plain, images, labels)),
         ("train-step-d4-straightforward", "plain e2cnn code", own_step, train_step(antialiased, images, labels)),
