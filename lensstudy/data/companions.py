@@ -6,23 +6,19 @@ every file of a folder for an image gets answers about noise maps: `companions` 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import re
-import warnings
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
 from lensstudy.data.dataset import DataError
 
-__all__ = ["FILLERS", "LENSTRONOMY", "ROLES", "companions", "header_scale", "information", "role_and_key", "stem"]
+__all__ = ["FILLERS", "LENSTRONOMY", "ROLES", "companions", "information", "role_and_key", "stem"]
 
 ROLES = {  # words in the name of a file or of a FITS extension that say what is in it
     "psf": ("psf", "kernel"),
-    "noise": ("noise", "rms", "sigma", "err", "error"),
+    "noise": ("noise", "rms", "sigma", "err", "error", "unc", "uncert", "uncertainty", "std"),
     "mask": ("mask",),
     "weight": ("wht", "weight", "weights", "ivar", "var", "variance", "ctx", "dq"),  # nothing here reads them
     "image": ("data", "image", "flux", "bgsub", "sci", "science", "drz", "drc", "flt", "flc"),
@@ -60,26 +56,6 @@ def companions(names: Iterable[str]) -> dict[str, str]:
     by_lenstronomy = {PurePosixPath(name).parent for name in placed if PurePosixPath(name).name == LENSTRONOMY}
     beside = {name: "array" for name, (folder, *_) in placed.items() if folder in by_lenstronomy}
     return {name: role for name, role in (beside | found).items() if PurePosixPath(name).name != LENSTRONOMY}
-
-
-def header_scale(*headers) -> float | None:
-    """Arcseconds of one pixel as FITS headers say, that of the image first and that of the file after it: from the
-    coordinates of the image, which whoever resamples it keeps right, else from PIXSCALE or PIXELSCL; None where none
-    says. Raises `ValueError` where one of these two is no number."""
-    from astropy.wcs import WCS, WcsError
-    from astropy.wcs.utils import proj_plane_pixel_scales
-
-    image = headers[0]
-    if "CD1_1" in image or "CDELT1" in image:  # without them WCS takes a pixel for a degree
-        with warnings.catch_warnings(), contextlib.suppress(WcsError, ValueError):  # not whole, or tables elsewhere
-            warnings.simplefilter("ignore")
-            wcs = WCS(image)
-            if wcs.has_celestial:
-                return float(np.mean(proj_plane_pixel_scales(wcs.celestial))) * 3600 or None
-    if "CD1_1" in image and image.get("CTYPE1") not in ("LINEAR", "PIXEL"):  # those count pixels
-        matrix = [[image.get(f"CD{i}_{j}", 0.0) for j in (1, 2)] for i in (1, 2)]
-        return 3600 * math.sqrt(abs(np.linalg.det(matrix))) or None
-    return next((float(h[key]) for h in headers for key in ("PIXSCALE", "PIXELSCL") if key in h), None)
 
 
 def information(file: Path) -> dict:

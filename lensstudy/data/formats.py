@@ -7,7 +7,6 @@ the rest.
 
 from __future__ import annotations
 
-import gzip
 import io
 import pickle
 import re
@@ -20,13 +19,12 @@ import numpy as np
 from PIL import Image
 
 from lensstudy.data.dataset import DataError
+from lensstudy.data.fits import SUFFIXES, read_image
 
 __all__ = [
-    "FITS",
     "HDF5",
     "PICTURES",
     "READABLE",
-    "contents",
     "decode",
     "npy_header",
     "own_pixels",
@@ -36,9 +34,8 @@ __all__ = [
 ]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-FITS = (".fits", ".fit", ".fts", ".fits.gz")
 HDF5 = (".h5", ".hdf5")
-READABLE = (".npy", ".npz", *PICTURES, *FITS, *HDF5)
+READABLE = (".npy", ".npz", *PICTURES, *SUFFIXES, *HDF5)
 
 PIXEL_LIMIT = 2**26  # an image of more than 8192 x 8192 pixels is no lens cutout
 ARRAY_LIMIT = 2**30  # bytes in one compressed array; more belongs into .npy, which needs no unpacking
@@ -162,40 +159,6 @@ def _picture(data: bytes | Path) -> np.ndarray:
         return np.asarray(picture.convert("L") if picture.mode in ("1", "LA") else picture)
 
 
-def _hdus(data: bytes | Path):
-    """An open FITS file. astropy would unpack whatever is compressed, to any size; here only gzip, and to a limit."""
-    from astropy.io import fits
-
-    with io.BytesIO(data) if isinstance(data, bytes) else open(data, "rb") as file:
-        start = file.read(6)
-        file.seek(0)
-        if start[:2] == b"\x1f\x8b":
-            data = gzip.GzipFile(fileobj=file).read(ARRAY_LIMIT + 1)
-            if len(data) > ARRAY_LIMIT:
-                raise ValueError("unpacks to more than 1 GiB; unpack it if you trust it")
-        elif start != b"SIMPLE":
-            raise ValueError("not a FITS file: it does not begin with SIMPLE")
-    return fits.open(io.BytesIO(data) if isinstance(data, bytes) else data, memmap=False)
-
-
-def _fits(data: bytes | Path, extension: str | int | None) -> np.ndarray:
-    from astropy.io.fits import CompImageHDU
-
-    with _hdus(data) as hdus:
-        planes = [hdu.name or str(i) for i, hdu in enumerate(hdus) if hdu.is_image and hdu.header["NAXIS"] >= 2]
-        if extension is None:
-            extension = next((i for i, hdu in enumerate(hdus) if hdu.is_image and hdu.header["NAXIS"] >= 2), None)
-        if extension is None:
-            raise ValueError("a FITS file without an image")
-        try:
-            chosen = hdus[extension]
-            if isinstance(chosen, CompImageHDU) and np.prod(chosen.shape, dtype=object) * 4 > ARRAY_LIMIT:
-                raise ValueError("more than 1 GiB in one compressed image; store it as .npy")
-            return np.asarray(chosen.data)
-        except (KeyError, IndexError) as error:
-            raise ValueError(f"no FITS extension '{extension}'; there are {', '.join(planes)}") from error
-
-
 def own_pixels(node):
     """The HDF5 dataset `node`, whose numbers lie in its own file and are not made up from next to nothing.
 
@@ -274,21 +237,8 @@ def decode(name: str, content: bytes | Path, extension: str | int | None = None)
         array, truth = _npz(content, name, extension)
     elif lower.endswith(PICTURES):
         array = _picture(content)
-    elif lower.endswith(FITS):
-        array = _fits(content, extension)
+    elif lower.endswith(SUFFIXES):
+        array = read_image(content, extension)
     else:
         array = _hdf5(content, extension)
     return stacked(array), truth
-
-
-def contents(content: bytes | Path) -> list[str]:
-    """Extensions of a FITS file, each with its number, name and shape; none of a damaged one, which reading reports."""
-    try:
-        with _hdus(content) as hdus:
-            shapes = ["x".join(map(str, hdu.shape)) or "empty" if hdu.is_image else "table" for hdu in hdus]
-            return [
-                f"{i} {hdu.name or '(no name)'} {shape}"
-                for i, (hdu, shape) in enumerate(zip(hdus, shapes, strict=True))
-            ]
-    except Exception:  # whatever a damaged file makes astropy raise
-        return []

@@ -27,7 +27,8 @@ from tqdm.auto import tqdm
 
 from lensstudy.data.containers import Listing, list_path, parents, resolve
 from lensstudy.data.dataset import CLASS_ALIASES, PIECE, DataError, LensDataset, canonical_class
-from lensstudy.data.formats import FITS, READABLE, contents, decode, npy_header, stacked, whole
+from lensstudy.data.fits import SUFFIXES, contents
+from lensstudy.data.formats import READABLE, decode, npy_header, stacked, whole
 
 __all__ = ["inspect", "inspect_text", "read", "write_deeplense"]
 
@@ -441,7 +442,7 @@ def _survey(path: Path, report: dict, processes: int, progress: bool) -> tuple[l
         report["errors"].append(str(error))
         labels = {name: (UNLABELLED, None) for name in listing.names}
     first, content = next(listing.stream())
-    if first.lower().endswith(FITS):
+    if first.lower().endswith(SUFFIXES):
         report["contents"] = contents(content)
     shape, dtype, results = _majority(paired or _decoded(listing, None, processes, progress), None)
     for name, stack, truth, reason in results:

@@ -22,10 +22,11 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from lensstudy.data.companions import LENSTRONOMY, companions, header_scale, information
+from lensstudy.data import fits
+from lensstudy.data.companions import LENSTRONOMY, companions, information
 from lensstudy.data.containers import TARS, Listing, list_path
 from lensstudy.data.dataset import DataError, LensDataset, canonical_class
-from lensstudy.data.formats import FITS, HDF5, decode, read_npy, stacked
+from lensstudy.data.formats import HDF5, decode, read_npy, stacked
 from lensstudy.data.preprocess import Preprocess
 from lensstudy.data.rotation import centre_crop
 from lensstudy.deployment.card import Card
@@ -442,8 +443,8 @@ def _is_list(name: str, content) -> bool:
 def _pixel_scale(name: str, content: bytes | Path, extension: str | int | None) -> float | None:
     """Arcseconds of one pixel as a file says, or the `info.json` beside it; None where neither does."""
     scale = None
-    if name.lower().endswith(FITS):
-        scale = _header_scale(content, extension)
+    if name.lower().endswith(fits.SUFFIXES):
+        scale = fits.read_scale(content, extension)
     elif name.lower().endswith(HDF5):
         scale = _lenstronomy_scale(content)
     return scale or (information(content).get("pixel_scale") if isinstance(content, Path) else None)
@@ -466,15 +467,3 @@ def _lenstronomy_scale(content: bytes | Path) -> float | None:
         if matrix is None or getattr(matrix, "shape", None) != (2, 2):
             return None
         return float(np.sqrt(abs(np.linalg.det(matrix[()])))) or None
-
-
-def _header_scale(content: bytes | Path, extension: str | int | None) -> float | None:
-    """Arcseconds of one pixel from the header of a FITS image, None where it does not say."""
-    import io
-
-    from astropy.io import fits
-
-    with fits.open(io.BytesIO(content) if isinstance(content, bytes) else content) as hdus:
-        if extension is None:
-            extension = next(i for i, hdu in enumerate(hdus) if hdu.is_image and hdu.header["NAXIS"] >= 2)
-        return header_scale(hdus[extension].header, hdus[0].header)

@@ -23,6 +23,7 @@ __all__ = [
     "Instrument",
     "blur",
     "blur_with_kernel",
+    "fits_plane",
     "gaussian_kernel",
     "noise_variance",
     "noisy",
@@ -173,20 +174,25 @@ def psf_profile(instrument: Instrument, image_size: int) -> tuple[float, ...]:
     return tuple(gaussian_kernel(sigma_pixels, instrument.psf_truncation).tolist())
 
 
+def fits_plane(file: str, otherwise: str) -> np.ndarray:
+    """The first two-dimensional image `(h, w)` of a FITS file, float64; raises `LensingError(otherwise)` without one."""
+    from astropy.io import fits
+
+    try:
+        with fits.open(Path(file).expanduser(), memmap=False) as hdus:
+            return next(np.array(hdu.data, dtype=float) for hdu in hdus if hdu.is_image and np.ndim(hdu.data) == 2)
+    except (OSError, StopIteration) as error:
+        raise LensingError(otherwise) from error
+
+
 @functools.lru_cache(maxsize=16)
 def psf_table(file: str) -> Tensor:
     """The normalised point spread function `(h, w)`, float64, of a FITS file; `LensingError` where there is none."""
-    from astropy.io import fits
-
     if not Path(file).expanduser().is_file():
         raise LensingError(f"psf_file = {file!r}: there is no such file seen from {Path.cwd()}")
-    try:
-        with fits.open(Path(file).expanduser()) as units:
-            table = next(np.array(unit.data, dtype=float) for unit in units if np.ndim(unit.data) == 2)
-    except (OSError, StopIteration) as error:
-        raise LensingError(
-            f"psf_file = {file!r}: no two-dimensional image in it; expected a point spread function as FITS"
-        ) from error
+    table = fits_plane(
+        file, f"psf_file = {file!r}: no two-dimensional image in it; expected a point spread function as FITS"
+    )
     if not np.isfinite(table).all() or table.sum() <= 0 or 0 in (table.shape[0] % 2, table.shape[1] % 2):
         raise LensingError(
             f"psf_file = {file!r}: {table.shape[0]} by {table.shape[1]} values with a sum of {table.sum():g}; expected "

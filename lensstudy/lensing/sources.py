@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lensstudy.lensing.instruments import LensingError
+from lensstudy.lensing.instruments import LensingError, fits_plane
 
 __all__ = ["Cutout", "cutout_files", "read_cutout", "sample"]
 
@@ -42,13 +42,7 @@ def cutout_files(folder: str) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=256)
 def read_cutout(file: str) -> Cutout:
     """The galaxy in the first two-dimensional image of a FITS file; `LensingError` where there is none to be seen."""
-    from astropy.io import fits
-
-    try:
-        with fits.open(file) as units:
-            light = next(np.asarray(unit.data, dtype=float) for unit in units if np.ndim(unit.data) == 2)
-    except (OSError, StopIteration) as error:
-        raise LensingError(f"{file}: no two-dimensional image in it; expected a FITS cutout of one galaxy") from error
+    light = fits_plane(file, f"{file}: no two-dimensional image in it; expected a FITS cutout of one galaxy")
     light = np.nan_to_num(light)
     border = np.concatenate([light[0], light[-1], light[:, 0], light[:, -1]])
     light = light - np.median(border)

@@ -21,9 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lensstudy.data.companions import FILLERS, ROLES, companions, header_scale, information, role_and_key, stem
+from lensstudy.data.companions import FILLERS, ROLES, companions, information, role_and_key, stem
 from lensstudy.data.dataset import DataError, sky_and_noise
-from lensstudy.data.formats import FITS, HDF5
+from lensstudy.data.fits import SUFFIXES, opened, pixel_scale, pixels
+from lensstudy.data.formats import HDF5
 from lensstudy.lensing.cosmology import LENS_REDSHIFT, SOURCE_REDSHIFT
 from lensstudy.lensing.instruments import INSTRUMENTS, gaussian_kernel, noise_variance, noisy
 from lensstudy.lensing.populations import preset_named
@@ -157,7 +158,7 @@ def _images(path: Path) -> list[Path]:
 
 def _files(path: Path) -> list[Path]:
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    return [file for file in files if file.name.lower().endswith((*FITS, *HDF5))]
+    return [file for file in files if file.name.lower().endswith((*SUFFIXES, *HDF5))]
 
 
 def _without_image(path: Path) -> list[Path]:
@@ -200,19 +201,17 @@ def _name_and_band(file: Path) -> tuple[str, str]:
 
 def _extensions(file: Path) -> dict[str, dict]:
     """The bands in a FITS file, and of each its image, noise, PSF, mask and pixel scale, as far as they are there."""
-    from astropy.io import fits
-
     bands: dict[str, dict] = {}
     try:
-        with fits.open(file, memmap=False) as units:
-            for unit in units:
-                if unit.data is None or not np.issubdtype(unit.data.dtype, np.number):
+        with opened(file) as hdus:
+            for hdu in hdus:
+                if not hdu.is_image or hdu.header["NAXIS"] == 0:
                     continue
-                role, key = role_and_key("" if unit.name == "PRIMARY" else unit.name)
+                role, key = role_and_key("" if hdu.name == "PRIMARY" else hdu.name)
                 parts = bands.setdefault("_".join(key).upper(), {})
-                parts.setdefault(role, np.asarray(unit.data, dtype=float))
-                if role == "image":
-                    parts.setdefault("scale", header_scale(unit.header, units[0].header))
+                parts.setdefault(role, np.asarray(pixels(hdu), dtype=float))
+                if role == "image" and "scale" not in parts:
+                    parts["scale"] = pixel_scale(hdu.header, hdus[0].header)
     except (KeyError, OSError, TypeError, ValueError) as error:
         raise DataError(f"{file}: cannot be read as FITS ({error})") from None
     bands = {band: parts for band, parts in bands.items() if "image" in parts}
@@ -254,7 +253,7 @@ def _companions(file: Path) -> dict[str, np.ndarray]:
         role, other_key = role_and_key(stem(other.name))
         if role in ("image", "weight") or role in parts or other_key not in (key, ()):
             continue
-        if other.name.lower().endswith((*HDF5, *FITS)):
+        if other.name.lower().endswith((*HDF5, *SUFFIXES)):
             parts[role] = _companion(other)
     return parts
 
@@ -267,10 +266,8 @@ def _companion(file: Path) -> np.ndarray:
 
             with h5py.File(file) as stored:
                 return np.asarray(next(stored[n] for n in ("kernel_point_source", *stored) if n in stored), dtype=float)
-        from astropy.io import fits
-
-        with fits.open(file, memmap=False) as units:
-            return next(np.asarray(unit.data, dtype=float) for unit in units if unit.data is not None)
+        with opened(file) as hdus:
+            return next(np.asarray(pixels(hdu), dtype=float) for hdu in hdus if hdu.is_image and hdu.header["NAXIS"])
     except (OSError, TypeError, ValueError, StopIteration) as error:
         raise DataError(f"{file}: no array can be read from it ({str(error) or 'it is empty'})") from None
 

@@ -576,7 +576,7 @@ def test_an_extended_header_of_a_tar_is_no_place_for_a_bomb(tmp_path):
 
 def test_a_compressed_fits_file_unpacks_to_a_limit(tmp_path, monkeypatch):
     good = {"no/good.fits.gz": gzip.compress(fits_file(image(0, 0)))}
-    monkeypatch.setattr("lensstudy.data.formats.ARRAY_LIMIT", 2**20)
+    monkeypatch.setattr("lensstudy.data.fits.UNPACKED_LIMIT", 2**20)
     write(tmp_path, class_folders(NAMES, fits_file, ".fits") | good)
     write(tmp_path, {"no/bad.fits.gz": gzip.compress(fits_file(np.zeros((1000, 1000))))})
     with pytest.warns(UserWarning, match="no/bad.fits.gz: unpacks to more than"):

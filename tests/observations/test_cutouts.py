@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from lensstudy.data.companions import header_scale
 from lensstudy.data.dataset import DataError
 from lensstudy.lensing.instruments import INSTRUMENTS, gaussian_kernel, noise_variance, noisy
 from lensstudy.lensing.rendering import render
@@ -367,36 +366,3 @@ def test_the_coordinates_of_an_image_come_before_a_word_on_its_pixels(tmp_path):
     cards = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CDELT1": -0.05 / 3600, "CDELT2": 0.05 / 3600}
     one = read(write_fits(tmp_path / "lens.fits", noise_image(), PIXSCALE=0.1, **cards))
     assert one.pixel_scale == pytest.approx(0.05)
-
-
-TAN = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN"}
-MATRIX = {"CD1_1": -0.05 / 3600, "CD2_2": 0.05 / 3600}
-
-
-@pytest.mark.parametrize(
-    ("cards", "expected"),
-    [
-        (MATRIX, 0.05),
-        (TAN | MATRIX, 0.05),
-        (TAN | MATRIX | {"CPDIS1": "LOOKUP"}, 0.05),
-        (TAN | MATRIX | {"A_ORDER": 2}, 0.05),
-        (TAN | {"CUNIT1": "arcsec", "CUNIT2": "arcsec", "CDELT1": -0.05, "CDELT2": 0.05}, 0.05),
-        (TAN | {"PIXSCALE": 0.1}, 0.1),
-        (TAN, None),
-        ({"CTYPE1": "LINEAR", "CTYPE2": "LINEAR", "CD1_1": 1.0, "CD2_2": 1.0, "PIXSCALE": 0.1}, 0.1),
-        ({}, None),
-    ],
-    ids=[
-        "matrix",
-        "coordinates",
-        "Hubble's tables",
-        "half a SIP",
-        "arcseconds",
-        "no steps",
-        "nothing",
-        "pixels",
-        "empty",
-    ],
-)
-def test_the_pixel_scale_that_a_header_says(cards, expected):
-    assert header_scale(fits.Header(cards)) == (expected and pytest.approx(expected))
