@@ -175,7 +175,7 @@ def psf_profile(instrument: Instrument, image_size: int) -> tuple[float, ...]:
 
 
 def fits_plane(file: str, otherwise: str) -> np.ndarray:
-    """The first two-dimensional image `(h, w)` of a FITS file, float64; raises `LensingError(otherwise)` without one."""
+    """First two-dimensional image `(h, w)` of a FITS file, float64; raises `LensingError(otherwise)` without one."""
     from astropy.io import fits
 
     try:
