@@ -24,6 +24,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "networks.registry": ["build_network", "network_names", "describe"],
         "networks.groups": ["invariance_error"],
         "training.fitting": ["fit", "range_test"],
+        "training.run": ["load_run"],
         "training.tuning": ["search"],
         "evaluation.scores": ["score"],
         "evaluation.comparison": ["compare"],

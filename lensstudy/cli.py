@@ -172,7 +172,7 @@ def fit(
     from lensstudy import stages
     from lensstudy.networks.registry import check_name
     from lensstudy.training.fitting import TrainingDiverged, fit
-    from lensstudy.training.run import load_trained
+    from lensstudy.training.run import load_run
 
     study = _study(study_file)
     settings = study.training(network or study.network, study.seed if seed < 0 else seed, share)
@@ -183,7 +183,7 @@ def fit(
         _fail(f"{study_file}: {error}")
     found = json.loads((folder / "metrics.json").read_text())
     typer.echo(
-        f"{_shown(folder)}: {load_trained(folder).card['training_images']} images, validation AUC "
+        f"{_shown(folder)}: {load_run(folder).card['training_images']} images, validation AUC "
         f"{found['validation_auc']:.4f}, {found['seconds']:.0f} s of training"
     )
 

@@ -26,7 +26,7 @@ from lensstudy.provenance import code_hash, data_state
 from lensstudy.study import Study
 from lensstudy.training.fitting import RELEVANT, card_of, fit
 from lensstudy.training.recording import in_batch
-from lensstudy.training.run import TrainedNetwork, load_trained
+from lensstudy.training.run import TrainedNetwork, load_run
 
 __all__ = ["DATA_PARAMETERS", "across_recipes", "dataset", "recipes", "trained", "trainings"]
 
@@ -72,7 +72,7 @@ def trained(study: Study, network: str, seed: int, share: float = 100.0) -> Trai
     """One trained network of a study, trained now on `share` percent of the images if that has not been done."""
     settings, data = study.training(network, seed, share), dataset(study)
     folder = settings.training_folder()
-    return load_trained(folder if _is_trained(data, settings, folder) else fit(data, settings, folder))
+    return load_run(folder if _is_trained(data, settings, folder) else fit(data, settings, folder))
 
 
 def trainings(study: Study, share: float = 100.0) -> list[TrainedNetwork]:

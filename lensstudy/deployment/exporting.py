@@ -79,12 +79,12 @@ def export(
     `dataset` is another than the one of the training, is missing where whole numbers need it, or says another
     `pixel_scale`.
     """
-    from lensstudy.training.fitting import load_trained
+    from lensstudy.training.fitting import load_run
 
     run = Path(run)
     if format not in FORMATS:
         raise ValueError(f"format '{format}' is unknown; there are {', '.join(FORMATS)}")
-    trained = load_trained(run)
+    trained = load_run(run)
     known = trained.card["data"].get("pixel_scale")
     if pixel_scale and known and abs(pixel_scale / known - 1) > SCALE_TOLERANCE:
         raise DataError(

@@ -88,8 +88,12 @@ class Network(nn.Module):
         return self._logits(images)
 
     def _logits(self, images: Tensor) -> Tensor:
-        features = self.body(images.contiguous(memory_format=torch.channels_last))
-        return self.classifier(self.invariant(features).mean((2, 3)))
+        return self.classifier(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return what the last layer gets: invariant features `(B, F)`, means over the image."""
+        maps = self.body(images.contiguous(memory_format=torch.channels_last))
+        return self.invariant(maps).mean((2, 3))
 
 
 # Architectures --------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from lensstudy.deployment.plain import PlainNetwork, load_plain
 from lensstudy.evaluation.attribution import group_averaged
 from lensstudy.evaluation.ood import OODDetector, image_statistics
 from lensstudy.observations.cutouts import Observation, network_input
-from lensstudy.training.run import TrainedNetwork, load_trained
+from lensstudy.training.run import TrainedNetwork, load_run
 
 __all__ = ["Familiarity", "Judge", "features", "opened", "side_by_side", "simulations_like"]
 
@@ -41,7 +41,7 @@ def opened(folder: str | Path) -> TrainedNetwork:
     except (OSError, ValueError):
         exported = False
     if not exported:
-        return load_trained(folder)
+        return load_run(folder)
     card = Card.read(folder)
     images = card.images
     about = {name: getattr(images, name) for name in ("image_size", "crop", "binning", "size", "scaling")}

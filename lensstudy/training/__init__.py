@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
         "fitting": ["fit", "range_test", "TrainingDiverged"],
-        "run": ["load_trained", "TrainedNetwork"],
+        "run": ["load_run", "TrainedNetwork"],
         "tuning": ["search"],
     },
 )

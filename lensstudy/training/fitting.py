@@ -41,7 +41,7 @@ from lensstudy.training.batches import InOrder, Rows, loader, training_loader
 from lensstudy.training.distributed import place, synchronise
 from lensstudy.training.optimisation import Plateau, averaged_network, optimizer_of, schedule_factor
 from lensstudy.training.recording import Progress, Recorder, Watch, WholeCheckpoints, in_batch, write_json
-from lensstudy.training.run import TrainedNetwork, build, load_trained
+from lensstudy.training.run import TrainedNetwork, build, load_run
 
 __all__ = [
     "RELEVANT",
@@ -52,7 +52,7 @@ __all__ = [
     "differences",
     "fit",
     "in_batch",
-    "load_trained",
+    "load_run",
     "range_test",
     "steps_per_epoch",
 ]

@@ -15,7 +15,7 @@ import torch
 from lensstudy.data.preprocess import Preprocess
 from lensstudy.networks import registry as networks
 
-__all__ = ["TrainedNetwork", "build", "load_trained", "options_of"]
+__all__ = ["TrainedNetwork", "build", "load_run", "options_of"]
 
 
 def build(card: dict) -> networks.Network:
@@ -60,8 +60,25 @@ class TrainedNetwork:
         return np.concatenate(probabilities)
 
 
-def load_trained(folder: str | Path) -> TrainedNetwork:
-    """Open a finished run folder. Nothing inside it is run: weights are safetensors, the rest is JSON."""
+def load_run(folder: str | Path) -> TrainedNetwork:
+    """Open the folder of a finished training.
+
+    Nothing inside it is run: weights are safetensors, the rest is JSON.
+
+    Args:
+        folder: what `fit` returned.
+
+    Returns:
+        A `TrainedNetwork`: `network`, `preprocess`, `classes`, `card` and `predict(images)`.
+
+    Raises:
+        FileNotFoundError: there is no finished training in the folder.
+
+    Example:
+        >>> load_run("no-such-folder")
+        Traceback (most recent call last):
+        FileNotFoundError: no-such-folder: no finished training here (metrics.json is missing); run 03-train first
+    """
     folder = Path(folder)
     if not (folder / "metrics.json").exists():
         raise FileNotFoundError(f"{folder}: no finished training here (metrics.json is missing); run 03-train first")

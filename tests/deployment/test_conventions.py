@@ -14,7 +14,7 @@ from lensstudy.deployment.conventions import ORDERS, DeepLenseNetwork, order_of
 from lensstudy.deployment.plain import load_plain
 from lensstudy.networks import registry as networks
 from lensstudy.study import Study
-from lensstudy.training.fitting import fit, load_trained
+from lensstudy.training.fitting import fit, load_run
 
 CLASSES = ("no_sub", "cdm", "axion")
 
@@ -70,7 +70,7 @@ def test_state_dict_of_three_logits(order, rings, run, tmp_path):
     low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
     logits = fresh((images - low) / (high - low))
     assert logits.shape == (len(images), 3)
-    expected = load_trained(run).predict(images.numpy())
+    expected = load_run(run).predict(images.numpy())
     ours = [CLASSES[i] for i in order_of(CLASSES, order)]
     found = pd.DataFrame(torch.softmax(logits.double(), 1).numpy(), columns=ours)[list(CLASSES)].to_numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -144,7 +144,7 @@ def test_model_folder(rings, tmp_path):
 
 
 def test_encoder_and_classifier_are_the_network(rings, run):
-    trained = load_trained(run)
+    trained = load_run(run)
     encoder, classifier = conventions.split_for_adaptation(trained, "common-test")
     images = np.array(rings.part("test").images)
     with torch.no_grad():
@@ -160,7 +160,7 @@ def test_the_domain_adaptation_package_trains_them(rings, run, tmp_path):
     )
     adda = pytest.importorskip("deeplense_domain_adaptation.algorithms.adda")
     discriminator = pytest.importorskip("deeplense_domain_adaptation.networks.discriminator")
-    encoder, classifier = conventions.split_for_adaptation(load_trained(run), "common-test")
+    encoder, classifier = conventions.split_for_adaptation(load_run(run), "common-test")
     train, position = rings.part("train"), np.argsort(order_of(CLASSES, "common-test"))
     data = torch.from_numpy(np.array(train.images)), torch.from_numpy(position[train.labels])
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data), batch_size=16)
@@ -169,7 +169,7 @@ def test_the_domain_adaptation_package_trains_them(rings, run, tmp_path):
     before = algorithm.evaluate(loader)
     encoder, classifier = algorithm.train(loader, loader, 2, settings, tmp_path / "weights.pth")
     assert algorithm.evaluate(loader) >= min(before, algorithm.history["accuracy"][0])
-    target, _ = conventions.split_for_adaptation(load_trained(run), "common-test")
+    target, _ = conventions.split_for_adaptation(load_run(run), "common-test")
     size = classifier.fc.in_features
     settings |= {"learning_rate_target": 1e-4, "learning_rate_discriminator": 1e-4}
     adaptation = adda.Adda(encoder, target, classifier, discriminator.Discriminator(size, 16))

@@ -20,7 +20,7 @@ from lensstudy.deployment.exporting import to_plain
 from lensstudy.deployment.plain import PlainNetwork, Step, load_plain, save_plain, write_int8, write_onnx
 from lensstudy.deployment.predictor import OnnxNetwork, Predictor
 from lensstudy.networks import registry as networks
-from lensstudy.training.fitting import load_trained
+from lensstudy.training.fitting import load_run
 
 SIZES = {"even at every pooling": 32, "odd at some": 29}
 NAMES = ["d4-steerable-cnn", "c8-resnet", "resnet18", "so2-harmonic", "o2-gated", "d8-restricted", "d4-antialiased-cnn"]
@@ -76,7 +76,7 @@ def test_layer_without_plain_form_is_named():
 
 
 def test_card_describes_the_training(exported, run_folder, blobs):
-    card, trained = Card.read(exported), load_trained(run_folder)
+    card, trained = Card.read(exported), load_run(run_folder)
     assert card.classes == list(blobs.classes) and card.symmetry == "D4"
     assert card.images.size * card.images.binning == card.images.crop == trained.card["crop"]
     assert card.images.pixel_scale == 0.1
@@ -95,7 +95,7 @@ def test_exported_probabilities_are_those_of_the_training(format, run_folder, bl
     predictor = Predictor(folder)
     images = blobs.part("test").images
     found, strangeness = predictor.answers(images)
-    plain = load_trained(run_folder).predict(images)
+    plain = load_run(run_folder).predict(images)
     expected = plain ** (1 / predictor.temperature)
     np.testing.assert_allclose(found, expected / expected.sum(1, keepdims=True), atol=1e-5)
     assert np.isfinite(strangeness).all()
@@ -177,7 +177,7 @@ def test_export_keeps_what_is_not_its_own(run_folder, tmp_path):
 
 
 def test_a_training_on_a_share_of_the_images_does_not_boast_of_the_whole(run_folder, tmp_path):
-    name = load_trained(run_folder).card["network"]
+    name = load_run(run_folder).card["network"]
     scores = {key: 0.9 for value in ("auc", "accuracy") for key in (value, f"{value}_low", f"{value}_high")}
     (tmp_path / "analysis").mkdir()
     (tmp_path / "analysis" / "table.json").write_text(

@@ -333,3 +333,13 @@ def test_settled_batch_norm_has_the_averages_of_the_images():
     settled = settle_batch_norm(network, images).eval()(images)
     assert torch.allclose(settled, network.train()(images), atol=0.05 * settled.std().item())
     assert network.body.norm.momentum == 0.1
+
+
+@torch.no_grad()
+def test_features_are_invariant_and_the_last_layer_alone_makes_logits_of_them():
+    images = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    network = settle_batch_norm(build_network("d4-steerable-cnn", 32, 3, width=0.5), images).eval()
+    features = network.features(images)
+    torch.testing.assert_close(network(images), features @ network.classifier.weight.T + network.classifier.bias)
+    torch.testing.assert_close(network.features(images.rot90(1, (2, 3))), features, rtol=1e-4, atol=1e-5)
+    assert features.std(0).max() > 1e-3

@@ -18,7 +18,7 @@ from lensstudy.networks import groups as symmetry
 from lensstudy.study import ParameterError, Study
 from lensstudy.training import fitting as training
 from lensstudy.training.batches import SeededBatches
-from lensstudy.training.run import load_trained
+from lensstudy.training.run import load_run
 
 SETTINGS = Study(network="d4-steerable-cnn", width=0.5, epochs=4, batch_size=16, learning_rate=0.01, scaling="none")
 
@@ -39,7 +39,7 @@ def test_it_learns_and_leaves_a_folder_that_opens_again(blobs, tmp_path, quiet):
         "card.json", "history.csv", "metrics.json", "predictions.parquet", "weights.safetensors",
     ]  # fmt: skip
 
-    run = load_trained(folder)
+    run = load_run(folder)
     validation = blobs.part("validation")
     stored = pd.read_parquet(folder / "predictions.parquet")
     assert list(stored["name"]) == list(validation.catalogue["name"])
@@ -47,7 +47,7 @@ def test_it_learns_and_leaves_a_folder_that_opens_again(blobs, tmp_path, quiet):
 
 
 def test_a_trained_network_does_not_see_which_way_the_telescope_was_turned(blobs, tmp_path, quiet):
-    run = load_trained(training.fit(blobs, SETTINGS, tmp_path / "run"))
+    run = load_run(training.fit(blobs, SETTINGS, tmp_path / "run"))
     images = blobs.part("test").images
     upright = run.predict(images)
     for turned in (90.0, 180.0, 270.0):
@@ -158,7 +158,7 @@ def test_turning_before_cropping_keeps_the_corners(blobs, tmp_path, quiet):
 
 def test_binning_keeps_the_symmetry_and_the_mean(blobs, tmp_path, quiet):
     settings = SETTINGS.model_copy(update={"binning": 2, "epochs": 1})
-    run = load_trained(training.fit(blobs, settings, tmp_path / "run"))
+    run = load_run(training.fit(blobs, settings, tmp_path / "run"))
     assert (run.card["size"], run.card["crop"]) == (8, 16)
     images = blobs.part("test").images
     np.testing.assert_allclose(run.predict(images, 90.0), run.predict(images), atol=1e-5)
@@ -259,7 +259,7 @@ def test_averaged_weights_have_batch_norm_statistics_of_their_own(blobs, tmp_pat
     folder = training.fit(
         blobs, with_(network=network, width=width, averaging=averaging, averaging_start=0.5), tmp_path / "run"
     )
-    run, validation = load_trained(folder), blobs.part("validation")
+    run, validation = load_run(folder), blobs.part("validation")
     stored = pd.read_parquet(folder / "predictions.parquet")[["no_sub", "sub"]]
     np.testing.assert_allclose(run.predict(validation.images), stored, atol=1e-5)
     assert json.loads((folder / "metrics.json").read_text())["validation_auc"] > 0.8
