@@ -35,6 +35,8 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "evaluation.ood": ["OODDetector"],
         "deployment.exporting": ["export"],
         "deployment.predictor": ["Predictor"],
+        "observations.cutouts": ["read_observation"],
+        "observations.smooth_model": ["fit_lens"],
         "figures.plots": ["show"],
         "figures": ["plots"],
     },

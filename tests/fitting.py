@@ -88,20 +88,20 @@ def with_line(lens: dict, counts: np.ndarray, kept: int = 3) -> list[dict]:
     return [tried[i] for i in np.argsort(-gain(tried, lens, counts))[:kept]]
 
 
-def fit_with_clump(lens: dict, counts: np.ndarray) -> tuple[dict, float]:
+def fit_with_subhalo(lens: dict, counts: np.ndarray) -> tuple[dict, float]:
     """The fit of `lens` with one more point mass, and its chi square per pixel."""
     mass = 0.003 * lens["einstein_radius"] ** 2 / RECIPE.area_per_mass
     places = np.arange(-1.95, 2.0, 0.15)
-    clumps = [(x, y) for x in places for y in places if 0.1 < np.hypot(x, y) < 2]
-    tried = [with_clumps(lens, [*clumps_of(lens), (*clump, mass)]) for clump in clumps]
+    subhalos = [(x, y) for x in places for y in places if 0.1 < np.hypot(x, y) < 2]
+    tried = [with_subhalos(lens, [*subhalos_of(lens), (*subhalo, mass)]) for subhalo in subhalos]
     start = tried[int(np.argmax(gain(tried, lens, counts)))]
 
     def changed(values: np.ndarray) -> dict:
         macro = dict(zip(START, values[: len(START)].tolist(), strict=True))
-        return with_clumps(start | macro, values[len(START) :].reshape(-1, 3).tolist())
+        return with_subhalos(start | macro, values[len(START) :].reshape(-1, 3).tolist())
 
-    first = np.concatenate([[start[name] for name in START], np.ravel(clumps_of(start))])
-    steps = np.concatenate([np.full(len(START), 0.05), np.tile([0.05, 0.05, 0.1 * mass], len(clumps_of(start)))])
+    first = np.concatenate([[start[name] for name in START], np.ravel(subhalos_of(start))])
+    steps = np.concatenate([np.full(len(START), 0.05), np.tile([0.05, 0.05, 0.1 * mass], len(subhalos_of(start)))])
     best, _ = adjust(first, steps, changed, counts)
     return best, chi_square(best, counts)
 
@@ -120,12 +120,12 @@ def gain(tried: list[dict], lens: dict, counts: np.ndarray) -> np.ndarray:
     return np.array(gains)
 
 
-def clumps_of(lens: dict) -> list[tuple]:
+def subhalos_of(lens: dict) -> list[tuple]:
     return list(zip(lens["subhalo_x"], lens["subhalo_y"], lens["subhalo_mass"], strict=True))
 
 
-def with_clumps(lens: dict, clumps: list) -> dict:
-    x, y, mass = np.array(clumps).T
+def with_subhalos(lens: dict, subhalos: list) -> dict:
+    x, y, mass = np.array(subhalos).T
     return lens | {"subhalo_x": x, "subhalo_y": y, "subhalo_mass": np.maximum(mass, 0)}
 
 

@@ -1,4 +1,4 @@
-"""Figures of real lenses: what was observed and fitted, how answers move, what was recovered, where a mass would help.
+"""Figures of real lenses: observations and fits, changes of predictions, recovery, where a mass would help.
 
 A function draws and returns a matplotlib figure, in the style and colours of `figures`, whose `show` displays it.
 """
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from lensstudy.figures.plots import IMAGES, WIDTH, colour
 
-__all__ = ["answers", "familiarity", "gallery", "place_maps", "recovery_curves", "twins"]
+__all__ = ["answers", "ood_scores", "gallery", "place_maps", "recovery_curves", "counterparts"]
 
 
 def _short(name: str, longest: int = 14) -> str:
@@ -63,8 +63,8 @@ def answers(variants: Mapping[str, Mapping[str, np.ndarray]], label: str) -> Fig
     return figure
 
 
-def familiarity(held_out: Mapping[str, np.ndarray], scores: Mapping[str, Mapping[str, float]], threshold) -> Figure:
-    """Scores of held-out simulations as a histogram, one panel a network, and those of the lenses as marks."""
+def ood_scores(held_out: Mapping[str, np.ndarray], scores: Mapping[str, Mapping[str, float]], threshold) -> Figure:
+    """OOD scores of held-out simulations as a histogram, one panel a network, and those of the lenses as marks."""
     figure, axes = plt.subplots(
         len(held_out), 1, figsize=(WIDTH, 1.6 * len(held_out) + 0.4), squeeze=False, sharex=True
     )
@@ -78,7 +78,7 @@ def familiarity(held_out: Mapping[str, np.ndarray], scores: Mapping[str, Mapping
             axis.plot(score, height * (0.9 - 0.8 * number / max(len(scores[network]), 1)), "kv", ms=5)
         axis.set(xscale="log", ylabel="simulations")
         axis.set_title(network, fontsize=8, loc="left")
-    axes[-1, 0].set_xlabel("distance from what the network was trained on")
+    axes[-1, 0].set_xlabel("OOD score")
     return figure
 
 
@@ -96,17 +96,17 @@ def recovery_curves(masses: np.ndarray, curves: Mapping[str, Mapping[str, np.nda
     axes[0, 0].set_ylabel("share recovered")
     handles, labels = axes[0, -1].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=7, loc="outside upper center", ncols=2)
-    figure.supxlabel("mass of the clump [solar masses]", fontsize=9)
+    figure.supxlabel("mass of the subhalo [solar masses]", fontsize=9)
     return figure
 
 
-def twins(null: Mapping[str, np.ndarray], observed: Mapping[str, float], label: str) -> Figure:
-    """What the smooth twins of a lens are given, as a histogram a network, and what the real image is given."""
+def counterparts(null: Mapping[str, np.ndarray], observed: Mapping[str, float], label: str) -> Figure:
+    """Scores of the smooth counterparts of a lens, as a histogram a network, and that of its image as a line."""
     figure, axes = plt.subplots(1, len(null), figsize=(WIDTH, 2.4), squeeze=False)
     for axis, (network, values) in zip(axes[0], null.items(), strict=True):
         axis.hist(values, np.linspace(0, 1, 41), color=colour(network.split(" ")[0]), alpha=0.6)
         axis.axvline(observed[network], color="black", lw=1.5)
-        axis.set(xlim=(0, 1), xlabel=label, ylabel="smooth twins")
+        axis.set(xlim=(0, 1), xlabel=label, ylabel="smooth counterparts")
         axis.set_title(network, fontsize=8)
     return figure
 

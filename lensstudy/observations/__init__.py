@@ -1,12 +1,18 @@
-"""Real telescope images: reading cutouts, the lens galaxy's light, smooth lens models, subhalos put in and found."""
+"""Real telescope images of lenses.
+
+Reading cutouts, subtracting the light of the lens galaxy, smooth lens models, injection and recovery of subhalos, and
+whether an image is in the distribution of a network's training images.
+"""
 
 import lazy_loader as lazy
 
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "cutouts": ["Observation"],
-        "lens_light": ["fit_lens_light", "subtract_lens_light"],
-        "smooth_model": ["fit_smooth"],
+        "cutouts": ["Observation", "read_observation", "read_observations"],
+        "lens_light": ["fit_lens_light", "subtract_lens_light", "ring_radius"],
+        "smooth_model": ["fit_lens", "SmoothModel", "Subhalo", "expected"],
+        "recovery": ["recovered_share", "least_mass", "evidence_for_subhalo"],
+        "distribution": ["SubstructureNetwork", "TrainingDistribution", "open_network"],
     },
 )

@@ -1,9 +1,9 @@
-"""Real telescope cutouts: reading them, masking what says nothing, bringing them to a network's pixels.
+"""Real telescope cutouts: reading them, masking bad pixels, bringing them to a network's pixels.
 
-`read` opens one lens in one band, whatever of the known layouts it is in, `read_all` everything in a folder. A pixel
-that says nothing (NaN, no noise, a noise map that flags it with an absurd value, another galaxy) is in `mask`.
-`network_input` brings an image to the pixels, the field of view and the brightness that a trained network knows;
-`lenslight` takes the galaxy in front away first.
+`read_observation` opens one lens in one band, whatever of the known layouts it is in, `read_observations` everything in
+a folder. A bad pixel (NaN, no noise, a noise map that flags it with an absurd value, another galaxy) is in `mask`.
+`network_input` brings an image to the pixels, the field of view and the brightness of a trained network's images;
+`lens_light` subtracts the lens galaxy first.
 
 Arrays are as in FITS: row 0 is at the bottom, x runs to the right and y upwards, in arcseconds from the middle of the
 image.
@@ -37,8 +37,8 @@ __all__ = [
     "filled",
     "network_input",
     "psf_fwhm",
-    "read",
-    "read_all",
+    "read_observation",
+    "read_observations",
     "resample",
     "write",
     "write_simulated",
@@ -55,7 +55,7 @@ class Observation:
     """One lens in one band.
 
     `image` and its standard deviation `noise` are `(H, H)`, `mask` is True where a pixel is to be left out, `psf` is
-    normalised, with an odd number of pixels a side, or None where nobody knows it. `about` holds what stood beside the
+    normalised, with an odd number of pixels a side, or None where unknown. `about` holds what stood beside the
     data (redshifts, published models), `notes` what had to be assumed.
     """
 
@@ -86,13 +86,27 @@ class Observation:
 # Reading
 
 
-def read(path: str | Path, band: str = "", pixel_scale: float | None = None) -> Observation:
-    """The observation at `path`: a FITS file with its noise map, PSF and mask beside it (`data.fits`, `noise_map.fits`,
-    ...; `m87.fits`, `m87_rms.fits`, ...), a folder of such files, a FITS file with them in its extensions
-    (`VIS_BGSUB`, `VIS_PSF`, `VIS_RMS`), or an HDF5 file of lenstronomy.
+def read_observation(path: str | Path, band: str = "", pixel_scale: float | None = None) -> Observation:
+    """Read one lens in one band.
 
-    `band` chooses where there are several, `pixel_scale` (arcsec) is for files that do not say it. Raises `DataError`
-    where an image cannot be used or its pixel scale is unknown; a missing noise map is estimated, and noted.
+    Args:
+        path: a FITS file with its noise map, PSF and mask beside it (`data.fits`, `noise_map.fits`, ...; `m87.fits`,
+            `m87_rms.fits`, ...), a folder of such files, a FITS file with them in its extensions (`VIS_BGSUB`,
+            `VIS_PSF`, `VIS_RMS`), or an HDF5 file of lenstronomy.
+        band: which one, where there are several.
+        pixel_scale: in arcseconds, for files that do not hold it.
+
+    Returns:
+        The observation. A missing noise map is estimated, which `notes` say.
+
+    Raises:
+        DataError: the image cannot be used, its pixel scale is unknown, or there are several.
+
+    Example:
+        >>> import tempfile
+        >>> folder = write_simulated(tempfile.mkdtemp())
+        >>> read_observation(sorted(folder.iterdir())[0]).image.ndim
+        2
     """
     found: dict[str, Observation] = {}
     for _, one in _attempts(_place(path), pixel_scale):
@@ -100,16 +114,18 @@ def read(path: str | Path, band: str = "", pixel_scale: float | None = None) -> 
             raise one
         if found.setdefault(one.band, one) is not one:
             raise DataError(
-                f"{path}: several lenses, {found[one.band]} and {one}; give the path of one, or use read_all"
+                f"{path}: several lenses, {found[one.band]} and {one}; give the path of one, or use read_observations"
             )
     if band and band not in found:
         raise DataError(f"{path}: band '{band}' is not there; there are {', '.join(map(repr, found))}")
     if len(found) > 1 and not band:
-        raise DataError(f"{path}: {len(found)} images, of the bands {', '.join(found)}; say band='{next(iter(found))}'")
+        raise DataError(
+            f"{path}: {len(found)} images, of the bands {', '.join(found)}; pass band='{next(iter(found))}'"
+        )
     return found[band] if band else next(iter(found.values()))
 
 
-def read_all(path: str | Path, pixel_scale: float | None = None) -> tuple[list[Observation], dict[str, str]]:
+def read_observations(path: str | Path, pixel_scale: float | None = None) -> tuple[list[Observation], dict[str, str]]:
     """Every observation in a folder and the folders inside it, by name and band; and of every image there that cannot
     be used, by its file (and band), the reason, noise maps and the like that belong to no image among them. Raises
     `DataError` where none can."""
@@ -282,7 +298,8 @@ def _checked(where: str, name: str, band: str, parts: dict, scale: float | None,
     if scale is None:
         raise DataError(
             f"{where}: the pixel scale is nowhere: no PIXSCALE or coordinates in the header, no info.json beside it. "
-            "Write PIXSCALE (arcsec) into the header, 'pixel_scale' into info.json, or say read(..., pixel_scale=0.05)"
+            "Write PIXSCALE (arcsec) into the header, 'pixel_scale' into info.json, or pass it:"
+            " read_observation(..., pixel_scale=0.05)"
         )
     if not SCALES[0] <= scale <= SCALES[1]:
         raise DataError(f"{where}: pixel scale {scale:g} arcsec; expected {SCALES[0]} to {SCALES[1]}: in degrees?")
@@ -351,10 +368,10 @@ def write(observation: Observation, folder: str | Path) -> Path:
     return folder
 
 
-def write_simulated(folder: str | Path, seed: int = 1, clump_mass: float = 1e10) -> Path:
+def write_simulated(folder: str | Path, seed: int = 1, subhalo_mass: float = 1e10) -> Path:
     """Three simulated lenses as HST's ACS would see them, lens light included, as FITS files in folders of `folder`.
 
-    The middle one has a clump of dark matter of `clump_mass` solar masses on its ring, whose place and mass stand in
+    The middle one has a subhalo of `subhalo_mass` solar masses on its ring, whose place and mass stand in
     its `info.json` as a published one's would; the others are smooth.
     """
     generator, preset, telescope = np.random.default_rng(seed), preset_named("realistic"), INSTRUMENTS["hst-acs"]
@@ -368,8 +385,8 @@ def write_simulated(folder: str | Path, seed: int = 1, clump_mass: float = 1e10)
         if number == 1:
             angle = generator.uniform(0, 2 * math.pi)
             x, y = row["einstein_radius"] * math.cos(angle), row["einstein_radius"] * math.sin(angle)
-            row |= {"subhalo_x": np.array([x]), "subhalo_y": np.array([y]), "subhalo_mass": np.array([clump_mass])}
-            about["subhalo"] = {"x": x, "y": y, "mass": clump_mass}
+            row |= {"subhalo_x": np.array([x]), "subhalo_y": np.array([y]), "subhalo_mass": np.array([subhalo_mass])}
+            about["subhalo"] = {"x": x, "y": y, "mass": subhalo_mass}
         clean = render(row, "realistic", instrument=telescope.name)[0, 0].astype(float)
         image = noisy(clean, telescope, row["exposure_time"], generator)
         noise = np.sqrt(noise_variance(clean, telescope, row["exposure_time"]))

@@ -1,9 +1,7 @@
-"""A smooth model of a real lens, and clumps of known mass put into it: what would a network have seen there?
+"""A smooth model of a real lens, and its image with or without subhalos of known mass.
 
-`fit_smooth` fits an isothermal ellipsoid with shear and Sersic sources to a cutout whose lens light is subtracted, at
-its own pixels, noise and PSF. `expected` renders the model with or without clumps of dark matter on top, `recovery`
-counts how often an answer rises above what the smooth twins of the same lens give, and `evidence_for_clump` asks the
-image itself where an additional mass would help.
+`fit_lens` fits an isothermal ellipsoid with shear and Sersic sources to a cutout whose lens light is subtracted, at its
+own pixels, noise and PSF. `expected` renders the model, with subhalos in it if asked for.
 """
 
 from __future__ import annotations
@@ -23,29 +21,18 @@ from lensstudy.lensing.populations import MACRO
 from lensstudy.lensing.profiles import nfw_scales, point_mass_sum, sersic, shear, sie, truncated_nfw_sum
 from lensstudy.observations.cutouts import Observation, resample
 
-__all__ = [
-    "Clump",
-    "SmoothModel",
-    "clump_deflection",
-    "evidence_for_clump",
-    "expected",
-    "fit_smooth",
-    "mass_seen",
-    "major_axis",
-    "on_the_arc",
-    "recovery",
-]
+__all__ = ["SmoothModel", "Subhalo", "expected", "fit_lens", "major_axis", "subhalo_deflection"]
 
 GALAXY = ("log_amplitude", "log_radius", "index", "e1", "e2", "x", "y")  # of each Sersic source
 LOWEST = {"einstein_radius": 0.2, "lens_": -0.5, "shear_": -0.3, "log_radius": -4.0, "index": 0.4, "e": -0.6}
 HIGHEST = {"einstein_radius": 4.0, "lens_": 0.5, "shear_": 0.3, "log_radius": 0.7, "index": 5.0, "e": 0.6}
-REDSHIFTS = (0.5, 1.0)  # of lens and source where nobody says them, as in the simulations
+REDSHIFTS = (0.5, 1.0)  # of lens and source by default, as in the simulations
 CONCENTRATION, TRUNCATION = 13.0, 5.0  # of a halo of dark matter, as in the simulations
 
 
 @dataclass(frozen=True)
-class Clump:
-    """A clump of dark matter: its place in arcseconds and its mass in solar masses."""
+class Subhalo:
+    """A subhalo: its place in arcseconds and its mass in solar masses."""
 
     x: float
     y: float
@@ -54,7 +41,7 @@ class Clump:
 
 @dataclass(frozen=True)
 class SmoothModel:
-    """A lens without substructure that looks like an observation.
+    """A lens without substructure, fitted to an observation.
 
     `values` are those of `names`: the lens's (`MACRO`) and of each source its Sersic profile. `chi2` is a pixel's mean
     squared residual in units of the noise, over the `used` pixels `(H, H)`. `redshifts` are those of lens and source.
@@ -77,12 +64,12 @@ class SmoothModel:
 # Rendering
 
 
-def render(values: Tensor, x: Tensor, y: Tensor, psf: Tensor | None, clump=(0.0, 0.0)) -> Tensor:
-    """Flux a pixel `(H, W)` of the model with these `values`; `clump` is an additional deflection `(H, W)` each."""
+def render(values: Tensor, x: Tensor, y: Tensor, psf: Tensor | None, subhalo=(0.0, 0.0)) -> Tensor:
+    """Flux a pixel `(H, W)` of the model with these `values`; `subhalo` is an additional deflection `(H, W)` each."""
     lens, sources = values[: len(MACRO)], values[len(MACRO) :].reshape(-1, len(GALAXY))
     alpha_x, alpha_y = sie(x, y, *lens[:5])
     shear_x, shear_y = shear(x, y, *lens[5:])
-    beta_x, beta_y = x - alpha_x - shear_x - clump[0], y - alpha_y - shear_y - clump[1]
+    beta_x, beta_y = x - alpha_x - shear_x - subhalo[0], y - alpha_y - shear_y - subhalo[1]
     light = torch.zeros_like(beta_x)
     for log_amplitude, log_radius, index, e1, e2, center_x, center_y in sources:
         light = light + sersic(
@@ -106,21 +93,21 @@ def tensors(observation: Observation) -> tuple[Tensor, Tensor, Tensor | None]:
     return x, y, None if observation.psf is None else torch.tensor(np.ascontiguousarray(observation.psf))
 
 
-def expected(model: SmoothModel, clumps: Sequence[Clump] = (), profile: str = "truncated_nfw") -> np.ndarray:
-    """Noise-free image `(H, H)` of the model at the observation's pixels and PSF, with `clumps` added to its mass."""
+def expected(model: SmoothModel, subhalos: Sequence[Subhalo] = (), profile: str = "truncated_nfw") -> np.ndarray:
+    """Noise-free image `(H, H)` of the model at the observation's pixels and PSF, with `subhalos` added to its mass."""
     x, y, psf = tensors(model.observation)
-    clump = clump_deflection(clumps, x, y, model.redshifts, profile) if clumps else (0.0, 0.0)
+    subhalo = subhalo_deflection(subhalos, x, y, model.redshifts, profile) if subhalos else (0.0, 0.0)
     with torch.inference_mode():
-        return render(torch.tensor(model.values), x, y, psf, clump).numpy()
+        return render(torch.tensor(model.values), x, y, psf, subhalo).numpy()
 
 
-def clump_deflection(
-    clumps: Sequence[Clump], x: Tensor, y: Tensor, redshifts: tuple[float, float], profile: str = "truncated_nfw"
+def subhalo_deflection(
+    subhalos: Sequence[Subhalo], x: Tensor, y: Tensor, redshifts: tuple[float, float], profile: str = "truncated_nfw"
 ) -> tuple[Tensor, Tensor]:
-    """Deflection `(H, W)` of the clumps together, in arcseconds; `profile` is `point` or `truncated_nfw`."""
-    mass = np.array([clump.mass for clump in clumps], dtype=float)
+    """Deflection `(H, W)` of the subhalos together, in arcseconds; `profile` is `point` or `truncated_nfw`."""
+    mass = np.array([one.mass for one in subhalos], dtype=float)
     radius = torch.tensor(np.sqrt(mass * area_per_mass(*redshifts)))[None]
-    center_x, center_y = (torch.tensor([[getattr(clump, axis) for clump in clumps]], dtype=x.dtype) for axis in "xy")
+    center_x, center_y = (torch.tensor([[getattr(one, axis) for one in subhalos]], dtype=x.dtype) for axis in "xy")
     if profile == "point":
         alpha_x, alpha_y = point_mass_sum(x, y, radius, center_x, center_y)
     elif profile == "truncated_nfw":
@@ -149,15 +136,34 @@ def major_axis(model: SmoothModel) -> float:
 # Fitting
 
 
-def fit_smooth(
+def fit_lens(
     observation: Observation, einstein_radius: float, *, sources: int = 1, tries: int = 400, seed: int = 0
 ) -> SmoothModel:
-    """Fit an isothermal ellipsoid with shear and `sources` Sersic galaxies to a cutout without lens light.
+    """Fit an isothermal ellipsoid with shear and Sersic sources to a cutout without lens light.
 
-    `einstein_radius` (arcsec) is the guess to start from, such as `ring_radius`; pixels within 1.8 times that count.
     Many random lenses are compared with the image at coarse pixels, the three likeliest fitted by least squares, and
-    further sources added to the best of them. Raises `DataError` where nothing is left to fit, or for redshifts that
-    cannot be (`redshifts_of`).
+    further sources added to the best of them.
+
+    Args:
+        observation: a cutout whose lens light is subtracted (`subtract_lens_light`).
+        einstein_radius: guess to start from, in arcseconds, such as `ring_radius`; pixels within 1.8 times that count.
+        sources: number of Sersic profiles of the source.
+        tries: number of random lenses.
+        seed: of the random lenses.
+
+    Returns:
+        The model, with its values by name in `parameters` and the reduced chi square in `chi2`.
+
+    Raises:
+        DataError: fewer than 100 pixels are left to fit, no lens resembles the image, or redshifts are impossible.
+
+    Example:
+        >>> y, x = np.mgrid[-1.5:1.5:31j, -1.5:1.5:31j]
+        >>> ring = np.exp(-(((np.hypot(x, y) - 1) / 0.1) ** 2) / 2)
+        >>> noise, mask = np.full_like(ring, 0.05), np.zeros(ring.shape, bool)
+        >>> model = fit_lens(Observation("ring", "", ring, noise, mask, None, 0.1), 0.9)  # doctest: +SKIP
+        >>> round(model.parameters["einstein_radius"], 1)  # doctest: +SKIP
+        1.0
     """
     redshifts, known = redshifts_of(observation)
     x, y = observation.grid()
@@ -279,62 +285,3 @@ def adjust(observation: Observation, used: np.ndarray, start: np.ndarray, evalua
             ftol=1e-4,
         )
     return found.x, float(2 * found.cost / used.sum())
-
-
-# Putting clumps in, and getting them back
-
-
-def on_the_arc(model: SmoothModel, count: int, generator: np.random.Generator) -> np.ndarray:
-    """`count` positions `(count, 2)` in arcseconds, drawn where the model's arcs shine, brighter places more often."""
-    image = np.clip(expected(model), 0, None)
-    image = np.where(image > 0.1 * image.max(), image, 0)
-    chosen = generator.choice(image.size, count, p=(image / image.sum()).ravel())
-    rows, columns = np.unravel_index(chosen, image.shape)
-    x, y = model.observation.grid()
-    return np.stack([x[0, columns], y[rows, 0]], axis=1)
-
-
-def recovery(smooth: np.ndarray, injected: np.ndarray, false_alarms: float = 0.05) -> np.ndarray:
-    """Share of answers `injected` `(masses, n)` above what only `false_alarms` of the `smooth` twins' `(n,)` exceed."""
-    return (injected > np.quantile(smooth, 1 - false_alarms)).mean(axis=1)
-
-
-def mass_seen(masses: np.ndarray, recovered: np.ndarray, share: float = 0.5) -> float:
-    """The least mass from which on at least `share` is recovered at every larger one, interpolated in its logarithm;
-    infinite where that is not reached."""
-    above = recovered >= share
-    if not above[-1]:
-        return math.inf
-    first = len(above) - int(np.argmin(above[::-1])) if not above.all() else 0
-    if first == 0:
-        return float(masses[0])
-    low, high = recovered[first - 1], recovered[first]
-    step = (share - low) / (high - low)
-    return float(np.exp(np.log(masses[first - 1]) + step * np.log(masses[first] / masses[first - 1])))
-
-
-def evidence_for_clump(
-    model: SmoothModel, positions: np.ndarray, mass: float = 1e9, profile: str = "truncated_nfw"
-) -> np.ndarray:
-    """How much chi square would fall, to first order, if a clump were put at each of `positions` `(n, 2)`: `(n,)`.
-
-    With r the residuals and d what a clump of `mass` changes, both cleared of what the model's own parameters can do:
-    `(r.d)^2/(d.d)`, the best fall for any mass, and 0 where that mass would be negative.
-    """
-    x, y, psf = tensors(model.observation)
-    inside, weight = torch.tensor(model.used), torch.tensor(1 / model.observation.noise[model.used])
-    values = torch.tensor(model.values)
-    with torch.no_grad():
-        smooth = render(values, x, y, psf)[inside]
-        slopes = torch.func.jacfwd(lambda v: render(v, x, y, psf)[inside] * weight)(values)
-        basis = torch.linalg.svd(slopes / slopes.norm(dim=0).clamp_min(1e-12), full_matrices=False)[0]
-        residual = (torch.tensor(model.observation.image[model.used]) - smooth) * weight
-        residual = residual - basis @ (basis.T @ residual)
-        gains = []
-        for at_x, at_y in positions:
-            clump = clump_deflection([Clump(float(at_x), float(at_y), mass)], x, y, model.redshifts, profile)
-            change = (render(values, x, y, psf, clump)[inside] - smooth) * weight
-            change = change - basis @ (basis.T @ change)
-            size, along = float(change @ change), float(residual @ change)
-            gains.append(max(along, 0.0) ** 2 / size if size > 0 else 0.0)
-    return np.array(gains)

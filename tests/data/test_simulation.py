@@ -127,12 +127,12 @@ def test_a_line_explains_the_vortices_of_common_test(number):
     assert math.hypot(lens["vortex_x"], lens["vortex_y"]) <= 1.4
 
 
-def test_the_heaviest_clumps_of_common_test_weigh_what_the_recipe_allows():
-    """Three clumps explain nearly all that a smooth lens leaves of an image with a chi square of 1.16."""
+def test_the_heaviest_subhalos_of_common_test_weigh_what_the_recipe_allows():
+    """Three subhalos explain nearly all that a smooth lens leaves of an image with a chi square of 1.16."""
     counts = counts_of_common_test("sphere", 2)
     lens, before = fitting.fit(counts, fitting.likely_starts(counts))
     for _ in range(3):
-        lens, after = fitting.fit_with_clump(lens, counts)
+        lens, after = fitting.fit_with_subhalo(lens, counts)
     shares = lens["subhalo_mass"] * fitting.RECIPE.area_per_mass / lens["einstein_radius"] ** 2
     assert before > 1.15 and after < 1.02
     assert (shares > 0.006).all() and (shares < 0.0105).all()

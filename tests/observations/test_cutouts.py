@@ -13,7 +13,15 @@ from lensstudy.lensing.instruments import INSTRUMENTS, gaussian_kernel, noise_va
 from lensstudy.lensing.rendering import render
 from lensstudy.observations import cutouts as observations
 from lensstudy.observations import lens_light as lenslight
-from lensstudy.observations.cutouts import Observation, network_input, read, read_all, resample, write, write_simulated
+from lensstudy.observations.cutouts import (
+    Observation,
+    network_input,
+    read_observation,
+    read_observations,
+    resample,
+    write,
+    write_simulated,
+)
 from lensstudy.observations.lens_light import fit_lens_light, ring_radius, subtract_lens_light
 
 CARD = {"network": "a network", "image_size": 32, "in_channels": 1, "data": {"pixel_scale": 0.16}}
@@ -21,7 +29,7 @@ CARD = {"network": "a network", "image_size": 32, "in_channels": 1, "data": {"pi
 
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory) -> list[Observation]:
-    return read_all(write_simulated(tmp_path_factory.mktemp("lenses"), seed=3))[0]
+    return read_observations(write_simulated(tmp_path_factory.mktemp("lenses"), seed=3))[0]
 
 
 def noise_image(size=40, seed=0):
@@ -40,7 +48,7 @@ def write_fits(file, array, **header):
 
 def test_an_observation_comes_back_as_it_was_written(tmp_path, simulated):
     one = simulated[1]
-    again = read(write(one, tmp_path / "lens"))
+    again = read_observation(write(one, tmp_path / "lens"))
     for name in ("image", "noise", "mask", "psf"):
         np.testing.assert_allclose(getattr(again, name), getattr(one, name), rtol=1e-12)
     assert again.pixel_scale == one.pixel_scale
@@ -53,7 +61,7 @@ def test_files_beside_an_image_belong_to_it_by_name(tmp_path):
         write_fits(tmp_path / f"{name}.fits", noise_image(), PIXSCALE=0.1)
         write_fits(tmp_path / f"{name}_rms.fits", np.full((40, 40), level))
     write_fits(tmp_path / "psf.fits", np.ones((5, 5)))
-    found = {one.name: one for one in read_all(tmp_path)[0]}
+    found = {one.name: one for one in read_observations(tmp_path)[0]}
     assert sorted(found) == ["ours", "theirs"]
     assert (found["ours"].noise == 2.0).all() and (found["theirs"].noise == 3.0).all()
     assert found["ours"].psf.sum() == pytest.approx(1)
@@ -67,12 +75,12 @@ def test_extensions_of_one_file_are_bands(tmp_path):
             units.append(fits.ImageHDU(array, name=f"{band}_{role}"))
             units[-1].header.update(coordinates)
     fits.HDUList(units).writeto(tmp_path / "lens.fits")
-    assert [one.band for one in read_all(tmp_path)[0]] == ["NIR_H", "VIS"]
-    assert read(tmp_path / "lens.fits", "VIS").pixel_scale == pytest.approx(0.1)
-    with pytest.raises(DataError, match="2 images, of the bands VIS, NIR_H; say band='VIS'"):
-        read(tmp_path / "lens.fits")
+    assert [one.band for one in read_observations(tmp_path)[0]] == ["NIR_H", "VIS"]
+    assert read_observation(tmp_path / "lens.fits", "VIS").pixel_scale == pytest.approx(0.1)
+    with pytest.raises(DataError, match="2 images, of the bands VIS, NIR_H; pass band='VIS'"):
+        read_observation(tmp_path / "lens.fits")
     with pytest.raises(DataError, match="band 'R' is not there; there are 'VIS', 'NIR_H'"):
-        read(tmp_path / "lens.fits", "R")
+        read_observation(tmp_path / "lens.fits", "R")
 
 
 def test_lenstronomys_noise_is_sky_and_photons(tmp_path):
@@ -82,7 +90,7 @@ def test_lenstronomys_noise_is_sky_and_photons(tmp_path):
         stored["exposure_time"], stored["transform_pix2angle"] = np.full((40, 40), 100.0), [[-0.04, 0], [0, 0.04]]
     with h5py.File(tmp_path / "psf_lens1_F390W.h5", "w") as stored:
         stored["kernel_point_source"] = np.ones((3, 3))
-    (one,), _ = read_all(tmp_path)
+    (one,), _ = read_observations(tmp_path)
     np.testing.assert_allclose(one.noise, np.sqrt(0.25 + image / 100))
     assert (one.name, one.band, one.pixel_scale) == ("lens1", "F390W", pytest.approx(0.04))
     assert one.psf.shape == (3, 3)
@@ -94,20 +102,20 @@ def test_useless_pixels_are_masked_and_said(tmp_path):
     noise[20, 20:22] = 1e16
     write_fits(tmp_path / "data.fits", image, PIXSCALE=0.1)
     write_fits(tmp_path / "noise_map.fits", noise)
-    one = read(tmp_path)
+    one = read_observation(tmp_path)
     assert one.mask.sum() == 3 * 40 + 2 and one.mask[:3].all() and one.mask[20, 20:22].all()
     assert np.isfinite(one.image).all() and one.noise.max() == 1.0
     assert "122 pixels" in one.notes[0]
 
 
 def test_a_missing_noise_map_is_estimated_and_said(tmp_path):
-    one = read(write_fits(tmp_path / "lens.fits", 3 * noise_image(100), PIXSCALE=0.1))
+    one = read_observation(write_fits(tmp_path / "lens.fits", 3 * noise_image(100), PIXSCALE=0.1))
     assert one.noise[0, 0] == pytest.approx(3, rel=0.1)
     assert "no noise map" in one.notes[0] and "no PSF" in one.notes[1]
 
 
 def test_the_shared_lenses_are_read(evaluation_data):
-    everything, refused = read_all(evaluation_data / "lenses")
+    everything, refused = read_observations(evaluation_data / "lenses")
     assert not refused
     assert {one.name for one in everything} >= {"slacs0946+1006", "cosmos_web_ring", "lens_system1", "lens_system3"}
     assert all(one.psf is not None and not any("no noise" in note for note in one.notes) for one in everything)
@@ -128,22 +136,22 @@ def test_the_shared_lenses_are_read(evaluation_data):
 )
 def test_an_image_that_cannot_be_used_is_refused(tmp_path, image, header, message):
     with pytest.raises(DataError, match=message):
-        read(write_fits(tmp_path / "lens.fits", image, **header))
+        read_observation(write_fits(tmp_path / "lens.fits", image, **header))
 
 
 def test_other_mistakes_are_told(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
-        read(tmp_path / "absent")
+        read_observation(tmp_path / "absent")
     with pytest.raises(DataError, match="no image in it"):
-        read(tmp_path)
+        read_observation(tmp_path)
     (tmp_path / "lens.fits").write_text("not FITS")
     with pytest.raises(DataError, match="cannot be read as FITS"):
-        read(tmp_path)
+        read_observation(tmp_path)
     (tmp_path / "lens.fits").unlink()
     write_fits(tmp_path / "data.fits", noise_image(), PIXSCALE=0.1)
     write_fits(tmp_path / "noise_map.fits", np.ones((30, 30)))
     with pytest.raises(DataError, match=r"noise map of shape \(30, 30\)"):
-        read(tmp_path)
+        read_observation(tmp_path)
     holes = noise_image()
     holes[10:30] = np.nan
     for name in ("data", "noise_map"):
@@ -151,7 +159,7 @@ def test_other_mistakes_are_told(tmp_path):
     write_fits(tmp_path / "data.fits", holes, PIXSCALE=0.1)
     write_fits(tmp_path / "noise_map.fits", np.ones((40, 40)))
     with pytest.raises(DataError, match="100% of the central pixels are masked"):
-        read(tmp_path)
+        read_observation(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -168,20 +176,20 @@ def test_what_lies_beside_an_image_is_named_where_it_is_damaged(tmp_path, name, 
     write_fits(tmp_path / "data.fits", noise_image(), PIXSCALE=0.1)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
-        read_all(tmp_path)
+        read_observations(tmp_path)
 
 
 def test_files_without_arrays_beside_an_image(tmp_path):
     write_fits(tmp_path / "data.fits", noise_image(), PIXSCALE=0.1)
     fits.PrimaryHDU().writeto(tmp_path / "psf.fits")
     with pytest.raises(DataError, match="psf.fits: no array can be read from it .it is empty"):
-        read(tmp_path)
+        read_observation(tmp_path)
 
 
 def test_numbers_in_quotes_are_numbers(tmp_path):
     write_fits(tmp_path / "data.fits", noise_image())
     (tmp_path / "info.json").write_text('{"pixel_scale": "0.05"}')
-    assert read(tmp_path).pixel_scale == 0.05
+    assert read_observation(tmp_path).pixel_scale == 0.05
 
 
 def test_of_several_lenses_none_is_taken_by_chance(tmp_path):
@@ -189,8 +197,8 @@ def test_of_several_lenses_none_is_taken_by_chance(tmp_path):
         (tmp_path / name).mkdir()
         write_fits(tmp_path / name / "data.fits", noise_image(), PIXSCALE=0.1)
     with pytest.raises(DataError, match="several lenses, one and two"):
-        read(tmp_path)
-    assert len(read_all(tmp_path)[0]) == 2
+        read_observation(tmp_path)
+    assert len(read_observations(tmp_path)[0]) == 2
 
 
 def test_one_bad_file_does_not_end_the_reading_of_a_folder(tmp_path):
@@ -205,7 +213,7 @@ def test_one_bad_file_does_not_end_the_reading_of_a_folder(tmp_path):
         units.append(fits.ImageHDU(np.broadcast_to(noise_image(), shape), name=f"{band}_FLUX"))
         units[-1].header["PIXSCALE"] = 0.1
     fits.HDUList(units).writeto(tmp_path / "bands.fits")
-    found, refused = read_all(tmp_path)
+    found, refused = read_observations(tmp_path)
     assert [str(one) for one in found] == ["bands G", "bands Z", "good"]
     assert {where.removeprefix(f"{tmp_path}/"): reason.split(": ", 1)[1][:20] for where, reason in refused.items()} == {
         "bad/data.fits": "cannot be read as FI",
@@ -215,20 +223,20 @@ def test_one_bad_file_does_not_end_the_reading_of_a_folder(tmp_path):
     (tmp_path / "bands.fits").unlink()
     (tmp_path / "good" / "data.fits").unlink()
     with pytest.raises(DataError, match="(?s)cannot be read as FITS.*no array can be read"):
-        read_all(tmp_path)
+        read_observations(tmp_path)
 
 
 def test_weights_and_flags_of_a_drizzled_image_are_no_bands(tmp_path):
     units = [fits.PrimaryHDU(), *(fits.ImageHDU(noise_image(), name=name) for name in ("SCI", "WHT", "CTX"))]
     units[1].header["PIXSCALE"] = 0.1
     fits.HDUList(units).writeto(tmp_path / "lens_drz.fits")
-    assert read(tmp_path / "lens_drz.fits").band == ""
+    assert read_observation(tmp_path / "lens_drz.fits").band == ""
 
 
 def test_what_is_called_a_noise_map_of_no_image_is_named(tmp_path):
     for name in ("one", "two_rms", "sigma_cygni"):
         write_fits(tmp_path / f"{name}.fits", noise_image(), PIXSCALE=0.1)
-    found, refused = read_all(tmp_path)
+    found, refused = read_observations(tmp_path)
     assert [one.name for one in found] == ["one"]
     assert {Path(file).name for file in refused} == {"two_rms.fits", "sigma_cygni.fits"}
     assert all("called a noise, but of no image beside it" in reason for reason in refused.values())
@@ -243,7 +251,7 @@ def test_damaged_lenstronomy_files_and_headers_do_not_end_the_reading(tmp_path):
     (tmp_path / "other").mkdir()
     write_fits(tmp_path / "other" / "data.fits", noise_image())
     (tmp_path / "other" / "info.json").mkdir()
-    found, refused = read_all(tmp_path)
+    found, refused = read_observations(tmp_path)
     assert [one.name for one in found] == ["good"]
     assert {Path(file).name for file in refused} == {"half.fits", "image_bad.h5", "data.fits"}
 
@@ -251,8 +259,8 @@ def test_damaged_lenstronomy_files_and_headers_do_not_end_the_reading(tmp_path):
 def test_a_scale_in_the_information_beside_the_image_counts(tmp_path):
     write_fits(tmp_path / "data.fits", noise_image())
     (tmp_path / "info.json").write_text(json.dumps({"pixel_scale": 0.05, "redshift_lens": 0.2}))
-    assert read(tmp_path).pixel_scale == 0.05
-    assert read(tmp_path, pixel_scale=0.07).pixel_scale == 0.07
+    assert read_observation(tmp_path).pixel_scale == 0.05
+    assert read_observation(tmp_path, pixel_scale=0.07).pixel_scale == 0.07
 
 
 # Resampling
@@ -364,5 +372,5 @@ def test_without_arcs_there_is_no_ring():
 def test_the_coordinates_of_an_image_come_before_a_word_on_its_pixels(tmp_path):
     """Whoever resamples an image keeps its coordinates right."""
     cards = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CDELT1": -0.05 / 3600, "CDELT2": 0.05 / 3600}
-    one = read(write_fits(tmp_path / "lens.fits", noise_image(), PIXSCALE=0.1, **cards))
+    one = read_observation(write_fits(tmp_path / "lens.fits", noise_image(), PIXSCALE=0.1, **cards))
     assert one.pixel_scale == pytest.approx(0.05)

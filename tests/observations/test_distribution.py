@@ -1,4 +1,4 @@
-"""Familiar images get p-values as often as promised, strange ones get small ones, and a network says what it cannot."""
+"""p-values of images in distribution are uniform, those of others small, and unsuitable networks are errors."""
 
 from dataclasses import replace
 
@@ -12,26 +12,34 @@ from lensstudy.data.preprocess import Preprocess
 from lensstudy.data.simulation import simulate
 from lensstudy.networks.groups import rotate
 from lensstudy.networks.registry import build_network, settle_batch_norm
-from lensstudy.observations.cutouts import read_all, write_simulated
-from lensstudy.observations.distribution import Familiarity, Judge, features, opened, side_by_side, simulations_like
+from lensstudy.observations.cutouts import read_observations, write_simulated
+from lensstudy.observations.distribution import (
+    SubstructureNetwork,
+    TrainingDistribution,
+    compare_networks,
+    features,
+    open_network,
+    simulations_like,
+)
 from lensstudy.training.run import TrainedNetwork
 
 SIZE = 32
 
 
 @pytest.fixture(scope="module")
-def judge() -> Judge:
-    """An untrained network with settled averages: what is familiar does not hang on what was learnt."""
+def judge() -> SubstructureNetwork:
+    """An untrained network with settled averages: OOD scores do not depend on what was learnt."""
     images = simulate("model_3", 60, seed=1, image_size=SIZE, noise_level=0.02)
     preprocess = Preprocess.fit(images.images, "asinh")
     network = build_network("d4-steerable-cnn", SIZE, 3, width=0.5, seed=1)
     settle_batch_norm(network, preprocess(images.images))
     card = {"network": "d4-steerable-cnn", "image_size": SIZE, "crop": SIZE, "binning": 1, "in_channels": 1}
     trained = TrainedNetwork(network, preprocess, images.classes, card | {"data": images.description})
-    return Judge.of("a network", trained, simulations_like(trained, 100, 2), simulations_like(trained, 100, 3))
+    known, held_out = (simulations_like(trained, 100, seed) for seed in (2, 3))
+    return SubstructureNetwork.of("a network", trained, known, held_out)
 
 
-def test_fresh_simulations_are_of_the_recipe_and_new(judge):
+def test_fresh_simulations_are_of_the_preset_and_new(judge):
     again = simulations_like(judge.trained, 5, 1)
     first = simulate("model_3", 60, seed=1, image_size=SIZE, noise_level=0.02)
     np.testing.assert_array_equal(again.images[:5], first.images[:5])
@@ -41,36 +49,36 @@ def test_fresh_simulations_are_of_the_recipe_and_new(judge):
 def test_p_values_of_images_like_the_known_ones_are_uniform(judge):
     from scipy.stats import kstest
 
-    p = judge.familiarity.p_value(simulations_like(judge.trained, 60, 4).images)
+    p = judge.reference.p_value(simulations_like(judge.trained, 60, 4).images)
     assert kstest(p, "uniform").pvalue > 0.001
     assert (p < 0.05).mean() < 0.12
 
 
-def test_noise_and_other_recipes_are_strange(judge):
+def test_noise_and_other_presets_are_out_of_distribution(judge):
     noise = np.random.default_rng(0).normal(0, judge.noise, (20, 1, SIZE, SIZE)).astype(np.float32)
-    assert (judge.familiarity.p_value(noise) < 0.01).all()
-    assert (judge.familiarity.p_value(np.zeros((1, 1, SIZE, SIZE), np.float32)) < 0.01).all()
+    assert (judge.reference.p_value(noise) < 0.01).all()
+    assert (judge.reference.p_value(np.zeros((1, 1, SIZE, SIZE), np.float32)) < 0.01).all()
     other = simulate("common_test", 10, seed=1, image_size=SIZE).images
-    assert np.median(judge.familiarity.p_value(other)) < 0.01
+    assert np.median(judge.reference.p_value(other)) < 0.01
 
 
-def test_a_turned_image_is_as_familiar(judge):
+def test_a_rotated_image_has_the_same_score(judge):
     images = torch.as_tensor(simulations_like(judge.trained, 5, 5).images)
-    turned = judge.familiarity.score(rotate(images, 90).numpy())
-    np.testing.assert_allclose(turned, judge.familiarity.score(images.numpy()), rtol=1e-2)
+    rotated = judge.reference.score(rotate(images, 90).numpy())
+    np.testing.assert_allclose(rotated, judge.reference.score(images.numpy()), rtol=1e-2)
 
 
-def test_features_are_what_the_last_layer_sees(judge):
+def test_features_are_the_inputs_of_the_last_layer(judge):
     images = simulations_like(judge.trained, 3, 6).images
-    seen, looks = features(judge.trained, images)
-    logits = judge.trained.network.classifier(torch.as_tensor(seen, dtype=torch.float32)).softmax(1)
+    found, statistics = features(judge.trained, images)
+    logits = judge.trained.network.classifier(torch.as_tensor(found, dtype=torch.float32)).softmax(1)
     np.testing.assert_allclose(logits.detach().numpy(), judge.trained.predict(images), atol=1e-5)
-    assert len(looks) == len(images)
+    assert len(statistics) == len(images)
     assert not judge.trained.network.classifier._forward_pre_hooks
 
 
 def test_an_exported_network_is_asked_like_the_one_that_was_trained(run_folder, exported, blobs, tmp_path):
-    whole, plain = opened(run_folder), opened(str(exported))
+    whole, plain = open_network(run_folder), open_network(str(exported))
     images = blobs.part("test").images
     for own, others in zip(features(plain, images), features(whole, images), strict=True):
         np.testing.assert_allclose(own, others, rtol=1e-3, atol=1e-4)
@@ -79,7 +87,7 @@ def test_an_exported_network_is_asked_like_the_one_that_was_trained(run_folder, 
     same = {name: plain.card[name] for name in ("network", "seed", "image_size", "crop", "in_channels", "classes")}
     assert same == {name: whole.card[name] for name in same}
     with pytest.raises(OSError, match="no finished training here"):
-        opened(tmp_path)
+        open_network(tmp_path)
 
 
 def test_the_answer_is_any_substructure_and_its_attribution_adds_up(judge):
@@ -94,10 +102,10 @@ def test_the_answer_is_any_substructure_and_its_attribution_adds_up(judge):
 
 
 def test_a_real_image_is_seen_in_the_pixels_and_the_noise_of_the_training(judge, tmp_path):
-    one = read_all(write_simulated(tmp_path, seed=2))[0][0]
+    one = read_observations(write_simulated(tmp_path, seed=2))[0][0]
     noise = np.random.default_rng(0).normal(0, one.noise.min(), one.image.shape)
-    assert judge.view(one.image, one).shape == (1, 1, SIZE, SIZE)
-    assert judge.view(noise, one).std() == pytest.approx(judge.noise, rel=0.15)
+    assert judge.prepare(one.image, one).shape == (1, 1, SIZE, SIZE)
+    assert judge.prepare(noise, one).std() == pytest.approx(judge.noise, rel=0.15)
 
 
 def test_a_judge_of_a_mixture_knows_what_its_recipes_had_in_common(judge):
@@ -107,7 +115,7 @@ def test_a_judge_of_a_mixture_knows_what_its_recipes_had_in_common(judge):
     def of(*recipes):
         made = mixture.make("mixture", 40, seed=1, image_size=SIZE, population={"recipes": list(recipes)})
         trained = replace(judge.trained, card=judge.trained.card | {"data": made.description})
-        return Judge.of("mixed", trained, made, simulations_like(trained, 40, 3))
+        return SubstructureNetwork.of("mixed", trained, made, simulations_like(trained, 40, 3))
 
     assert not judge.lens_light and judge.profile == "point"
     assert of(lit, lit).lens_light and of(lit, lit).profile == "point"
@@ -118,14 +126,14 @@ def test_a_judge_of_a_mixture_knows_what_its_recipes_had_in_common(judge):
         of({"preset": "model_1"}, dark)
 
 
-def test_networks_of_different_classes_stand_side_by_side(judge):
+def test_networks_of_different_classes_stand_compare_networks(judge):
     two = build_network("d4-steerable-cnn", SIZE, 2, width=0.5, seed=2).eval()
     other = replace(judge, label="another", trained=replace(judge.trained, network=two, classes=("no_sub", "sub")))
     images = simulations_like(judge.trained, 1, 9).images
     views = {label: {"a": images[:1], "b": images[1:2]} for label in ("a network", "another")}
     moves = {"a network": {"a": 0.1, "b": 0.2}, "another": {"a": 0.3, "b": 0.4}}
-    table = side_by_side([judge, other], views, moves)
-    assert list(zip(table["image"], table["network"], table["moves by"], strict=True)) == [
+    table = compare_networks([judge, other], views, moves)
+    assert list(zip(table["image"], table["network"], table["largest change"], strict=True)) == [
         ("a", "a network", 0.1),
         ("a", "another", 0.3),
         ("b", "a network", 0.2),
@@ -136,16 +144,16 @@ def test_networks_of_different_classes_stand_side_by_side(judge):
     assert table["sub"].isna().tolist() == [True, False, True, False]
     substructure = np.concatenate([judge.substructure(images), other.substructure(images)])[[0, 3, 1, 4]]
     np.testing.assert_allclose(1 - table["no_sub"], substructure)
-    assert (table["says"] == np.where(substructure > 0.5, "substructure", "no_sub")).all()
+    assert (table["prediction"] == np.where(substructure > 0.5, "substructure", "no_sub")).all()
     assert table["p-value"][1] == other.familiarity.p_value(images[:1])[0]
 
 
 def test_what_a_network_cannot_say_is_refused(judge):
     few = simulations_like(judge.trained, 5, 7)
     with pytest.raises(DataError, match="15 known images are too few"):
-        Familiarity.fit(judge.trained, few, few)
-    with pytest.raises(DataError, match="a network without the class no_sub cannot say"):
-        Judge.of("other", replace(judge.trained, classes=("cdm", "axion", "sub")), few, few)
+        TrainingDistribution.fit(judge.trained, few, few)
+    with pytest.raises(DataError, match="expected no_sub among the classes"):
+        SubstructureNetwork.of("other", replace(judge.trained, classes=("cdm", "axion", "sub")), few, few)
     read = replace(judge.trained, card=judge.trained.card | {"data": {"source": "files"}})
     with pytest.raises(DataError, match="pass the validation part of its data set instead"):
         simulations_like(read, 5, 1)
