@@ -145,7 +145,7 @@ def test_networks_of_different_classes_stand_compare_networks(judge):
     substructure = np.concatenate([judge.substructure(images), other.substructure(images)])[[0, 3, 1, 4]]
     np.testing.assert_allclose(1 - table["no_sub"], substructure)
     assert (table["prediction"] == np.where(substructure > 0.5, "substructure", "no_sub")).all()
-    assert table["p-value"][1] == other.familiarity.p_value(images[:1])[0]
+    assert table["p-value"][1] == other.reference.p_value(images[:1])[0]
 
 
 def test_what_a_network_cannot_say_is_refused(judge):
