@@ -1,14 +1,18 @@
 """The public face: every name is there and shown, says what it takes and gives in sections, and its examples run."""
 
+import ast
 import doctest
 import inspect
+import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import lensstudy
 
+PACKAGE = Path(lensstudy.__file__).parent
 CALLED = [name for name in lensstudy.__all__ if name != "plots"]
 LATER = {"Predictor", "Study", "export", "fit", "range_test"}  # sections are not written yet
 
@@ -44,3 +48,16 @@ def test_examples_run(name):
 def test_importing_the_package_waits_for_nothing_heavy():
     code = "import sys, lensstudy; print(*{'torch', 'pandas', 'matplotlib', 'lightning'} & set(sys.modules))"
     assert not subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize("face", sorted(PACKAGE.rglob("__init__.py")), ids=lambda file: file.parent.name)
+def test_no_function_of_a_face_bears_the_name_of_a_module_beside_it(face):
+    """Whoever imports that module would replace the function by it."""
+    (table,) = [
+        ast.literal_eval(part.value)
+        for part in ast.walk(ast.parse(face.read_text(encoding="utf-8")))
+        if isinstance(part, ast.keyword) and part.arg == "submod_attrs"
+    ]
+    offered = {name for names in table.values() for name in names}
+    modules = {module.name for module in pkgutil.iter_modules([str(face.parent)])}
+    assert offered and not offered & modules
