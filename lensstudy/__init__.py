@@ -15,7 +15,8 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submod_attrs={
         "study": ["Study"],
         "data.dataset": ["LensDataset"],
-        "data.reading": ["read", "inspect"],
+        "data.reading": ["read"],
+        "data.inspection": ["inspect"],
         "data.filtering": ["filter_images"],
         "data.simulation": ["simulate", "smooth_counterpart"],
         "data.preprocess": ["Preprocess"],

@@ -5,7 +5,6 @@ Each command is a few lines over the package; heavy imports wait until a command
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -20,6 +19,7 @@ import typer
 
 from lensstudy import commands
 from lensstudy.study import ParameterError, Study, home
+from lensstudy.text import nearest
 
 __all__ = ["app"]
 
@@ -252,11 +252,11 @@ def inspect(
     sheet: Annotated[Path | None, typer.Option(help="PNG file for a contact sheet: images of every class")] = None,
 ) -> None:
     """Say what lies at a path: layout, classes, shapes, values, and what would stop a study."""
-    from lensstudy.data import reading as archive
     from lensstudy.data.dataset import DataError
+    from lensstudy.data.inspection import inspect, inspect_text
 
-    found = archive.inspect(path, progress=sys.stderr.isatty())
-    typer.echo(archive.inspect_text(found), err=bool(found["errors"]))
+    found = inspect(path, progress=sys.stderr.isatty())
+    typer.echo(inspect_text(found), err=bool(found["errors"]))
     if sheet:
         try:
             typer.echo(f"contact sheet: {_shown(_contact_sheet(path, sheet))}")
@@ -278,8 +278,8 @@ def simulate(
     layout: Annotated[str, typer.Option(help="lensstudy, or deeplense for one file an image")] = "lensstudy",
 ) -> None:
     """Simulate a data set; killed half-way, the same command goes on."""
-    from lensstudy.data import reading as archive
     from lensstudy.data.dataset import DataError
+    from lensstudy.data.reading import write_deeplense
     from lensstudy.data.simulation import simulate as make
 
     if layout not in ("lensstudy", "deeplense"):
@@ -290,7 +290,7 @@ def simulate(
     try:
         dataset = make(preset, per_class, seed=seed, folder=folder, **options)
         if layout == "deeplense":
-            archive.write_deeplense(dataset, out)
+            write_deeplense(dataset, out)
     except (DataError, ValueError, OSError) as error:
         _fail(str(error))
     typer.echo(f"{len(dataset):,} images in {_shown(out)}; fingerprint {dataset.fingerprint}")
@@ -336,8 +336,8 @@ def _check_page(page: str) -> None:
     """Every page is made of the notebook of that name."""
     if not (_notebooks() / f"{page}.ipynb").exists():
         there = sorted(file.stem for file in _notebooks().glob("*.ipynb"))
-        near = difflib.get_close_matches(page, there, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(there)}"
+        near = nearest(page, there)
+        hint = f"did you mean '{near}'?" if near else f"there are {', '.join(there)}"
         _fail(f"page '{page}' is no notebook in {_shown(_notebooks())}; {hint}")
 
 

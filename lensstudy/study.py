@@ -8,7 +8,6 @@ Unknown keys, wrong types and values out of range are errors before anything run
 from __future__ import annotations
 
 import ast
-import difflib
 import json
 import os
 from collections.abc import Mapping
@@ -17,6 +16,8 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from lensstudy.text import nearest
 
 __all__ = ["PAGES", "ParameterError", "Study", "home", "notebook_parameters"]
 
@@ -325,8 +326,8 @@ def _explain(problem: Mapping[str, Any]) -> str:
     """One pydantic error in a sentence: the parameter, the value, what was expected, the way out."""
     name = str(problem["loc"][0])
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, Study.model_fields, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(Study.model_fields)}"
+        near = nearest(name, Study.model_fields)
+        hint = f"did you mean '{near}'?" if near else f"known are {', '.join(Study.model_fields)}"
         return f"parameter '{name}' is unknown; {hint}"
     value, message = problem["input"], problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]

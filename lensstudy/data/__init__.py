@@ -12,7 +12,8 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submod_attrs={
         "dataset": ["LensDataset", "DataError"],
         "preprocess": ["Preprocess"],
-        "reading": ["read", "inspect", "inspect_text", "write_deeplense"],
+        "inspection": ["inspect", "inspect_text"],
+        "reading": ["read", "write_deeplense"],
         "simulation": ["simulate", "smooth_counterpart"],
         "filtering": ["filter_images", "Rules"],
         "baselines": ["baseline_auc"],

@@ -7,7 +7,6 @@ The order of the class names is data: it is stored, and it is the order of a net
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
+from lensstudy.files import whole_file
+from lensstudy.text import nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,8 +60,8 @@ def canonical_class(name: str, where: str = "") -> str:
     aliases = {alias: known for known, group in CLASS_ALIASES.items() for alias in group}
     if plain in aliases:
         return aliases[plain]
-    near = difflib.get_close_matches(plain, aliases, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
+    near = nearest(plain, aliases)
+    hint = f" Did you mean '{near}'?" if near else ""
     known = "; ".join(f"{known} (also {', '.join(group[1:])})" for known, group in CLASS_ALIASES.items())
     place = f"{where}: " if where else ""
     raise DataError(f"{place}class '{name}' is unknown.{hint} Known classes: {known}.")
@@ -233,17 +235,15 @@ class LensDataset:
         images = folder / "images.npy"
         own = getattr(self.images, "filename", None)
         if own is None or Path(own).resolve() != images.resolve():  # a memory map of this very file stays
-            partial = images.with_suffix(".partial.npy")
-            target = np.lib.format.open_memmap(partial, "w+", self.images.dtype, self.images.shape)
-            for start in range(0, len(self), PIECE):
-                target[start : start + PIECE] = self.images[start : start + PIECE]
-            target.flush()
-            partial.replace(images)
+            with whole_file(images) as partial:
+                target = np.lib.format.open_memmap(partial, "w+", self.images.dtype, self.images.shape)
+                for start in range(0, len(self), PIECE):
+                    target[start : start + PIECE] = self.images[start : start + PIECE]
+                target.flush()
         self.catalogue.to_parquet(folder / "catalogue.parquet")
         about = {"classes": self.classes, "fingerprint": self.fingerprint, "description": self.description}
-        partial = folder / "dataset.json.partial"
-        partial.write_text(json.dumps(about, indent=1, default=str))
-        partial.replace(folder / "dataset.json")
+        with whole_file(folder / "dataset.json") as partial:
+            partial.write_text(json.dumps(about, indent=1, default=str))
         return folder
 
     @classmethod

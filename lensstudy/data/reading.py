@@ -3,8 +3,7 @@
 `read(path)` is told nothing but the path. It lists what is there (`containers`), finds the class of each image from the
 folder it lies in or, where there are no class folders, from its file name, decodes one file after another (`formats`)
 and appends the pixels to one array, in memory or, larger than memory, in a folder. Damaged files are skipped and
-reported; hostile ones stop the reading. `inspect` says what is there without keeping it, `write_deeplense` writes
-DeepLense's own layout.
+reported; hostile ones stop the reading. `write_deeplense` writes DeepLense's own layout.
 """
 
 from __future__ import annotations
@@ -12,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-import json
-import os
 import re
 import warnings
 from collections import Counter
@@ -27,17 +24,16 @@ from tqdm.auto import tqdm
 
 from lensstudy.data.containers import Listing, list_path, parents, resolve
 from lensstudy.data.dataset import CLASS_ALIASES, PIECE, DataError, LensDataset, canonical_class
-from lensstudy.data.fits import SUFFIXES, contents
 from lensstudy.data.formats import READABLE, decode, npy_header, stacked, whole
+from lensstudy.files import whole_file
 
-__all__ = ["inspect", "inspect_text", "read", "write_deeplense"]
+__all__ = ["read", "write_deeplense"]
 
 PART_NAMES = {"train": "train", "training": "train", "val": "validation", "valid": "validation"}
 PART_NAMES |= {"validation": "validation", "test": "test", "testing": "test"}
 # The smooth lens first and the sought class last, whatever the order of the folders.
 CLASS_ORDER = ("no_sub", "cdm", "axion", "sub", "nonlens", "lens")
 UNLABELLED = "unlabelled"
-STOPPING_SHARE = 0.1  # of bad images, beyond which filtering stops a study (`filtering.Rules.largest_share`)
 
 
 # ---- what an image is called ----------------------------------------------------------------------------------------
@@ -56,7 +52,7 @@ def _is_class(name: str) -> bool:
         return False
 
 
-def _labels(listing: Listing, where: str) -> dict[str, tuple[str, str | None]]:
+def labels_of(listing: Listing, where: str) -> dict[str, tuple[str, str | None]]:
     """Class name as found and part of each file, by name."""
     folders = {name: PurePosixPath(name).parent.parts for name in listing.names}
     above = {parts[-1] if parts else "" for parts in folders.values()}
@@ -84,7 +80,7 @@ def _labels(listing: Listing, where: str) -> dict[str, tuple[str, str | None]]:
     return labels
 
 
-def _check_folders(listing: Listing, where: str) -> None:
+def check_folders(listing: Listing, where: str) -> None:
     """A class folder without an image is a mistake, and silence would turn three classes into two."""
     filled = parents(listing.names)
     for folder in sorted(listing.folders - filled):
@@ -110,7 +106,7 @@ def _attempt(job: tuple) -> tuple[str, np.ndarray | None, dict, str]:
         return name, None, {}, f"{error}" or type(error).__name__
 
 
-def _decoded(listing: Listing, extension, processes: int, progress: bool) -> Iterator[tuple]:
+def decoded(listing: Listing, extension, processes: int, progress: bool) -> Iterator[tuple]:
     """Name, images, truth and reason for skipping, file by file and in the same order whatever `processes` is."""
     jobs = ((name, content, extension) for name, content in listing.stream())
     bar = tqdm(total=len(listing.names), desc="reading", unit="file", disable=None if progress else True, delay=2)
@@ -128,7 +124,7 @@ def _in_processes(jobs: Iterator, processes: int) -> Iterator[tuple]:
             yield from pool.map(_attempt, window, chunksize=64)
 
 
-def _majority(results: Iterator[tuple], dtype) -> tuple[tuple[int, ...], np.dtype, Iterator[tuple]]:
+def majority(results: Iterator[tuple], dtype) -> tuple[tuple[int, ...], np.dtype, Iterator[tuple]]:
     """Shape `(C, H, W)` and dtype of most of the first 64 files, and all results as before."""
     first = list(itertools.islice(results, 64))
     kinds = Counter((stack.shape[1:], stack.dtype.newbyteorder("=")) for _, stack, _, _ in first if stack is not None)
@@ -161,43 +157,41 @@ def _append(results: Iterable[tuple], shape, dtype, casting, file) -> tuple[list
 
 def _collect(results, dtype, folder: Path | None) -> tuple[np.ndarray, pd.DataFrame, list[dict]]:
     """All images as one array, in memory or as a memory map in `folder`, sorted by source."""
-    shape, dtype_, results = _majority(results, dtype)
+    shape, dtype_, results = majority(results, dtype)
     casting = "same_kind" if dtype else "safe"
     if folder is None:
         file = io.BytesIO()
         rows, skipped = _append(results, shape, dtype_, casting, file)
         images = np.frombuffer(file.getbuffer(), dtype_).reshape(-1, *shape)
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / "images.partial.npy"
-        try:
-            with open(partial, "wb") as file:
-                file.write(npy_header((0, *shape), dtype_))
-                rows, skipped = _append(results, shape, dtype_, casting, file)
-                file.seek(0)
-                file.write(npy_header((len(rows), *shape), dtype_))
-        except BaseException:
-            partial.unlink()
-            raise
-        images = np.load(partial, mmap_mode="r+", allow_pickle=False)
+        catalogue, order, in_order = _sorted(rows)
+        return images if in_order else images[order], catalogue, skipped
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole_file(folder / "images.npy") as partial:
+        with open(partial, "wb") as file:
+            file.write(npy_header((0, *shape), dtype_))
+            rows, skipped = _append(results, shape, dtype_, casting, file)
+            file.seek(0)
+            file.write(npy_header((len(rows), *shape), dtype_))
+        catalogue, order, in_order = _sorted(rows)
+        if not in_order:
+            _reorder(partial, order)
+    return np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False), catalogue, skipped
+
+
+def _sorted(rows: list[dict]) -> tuple[pd.DataFrame, np.ndarray, bool]:
+    """The catalogue by source, the places of its rows before, and whether they stay: tars come in any order."""
     catalogue = pd.DataFrame(rows)
     order = np.lexsort((catalogue["index"], catalogue["source"]))
-    if (order[1:] < order[:-1]).any():  # tars come in any order
-        images = images[order] if folder is None else _reordered(images, order, partial)
-    if folder is not None:
-        os.replace(partial, folder / "images.npy")
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    return images, catalogue.iloc[order].reset_index(drop=True), skipped
+    return catalogue.iloc[order].reset_index(drop=True), order, bool((order[1:] > order[:-1]).all())
 
 
-def _reordered(images: np.ndarray, order: np.ndarray, partial: Path) -> np.ndarray:
-    ordered = partial.with_suffix(".ordered.npy")
-    target = np.lib.format.open_memmap(ordered, "w+", images.dtype, images.shape)
-    for start in range(0, len(order), PIECE):
-        target[start : start + PIECE] = images[order[start : start + PIECE]]
-    target.flush()
-    os.replace(ordered, partial)
-    return target
+def _reorder(file: Path, order: np.ndarray) -> None:
+    images = np.load(file, mmap_mode="r", allow_pickle=False)
+    with whole_file(file) as partial:
+        target = np.lib.format.open_memmap(partial, "w+", images.dtype, images.shape)
+        for start in range(0, len(order), PIECE):
+            target[start : start + PIECE] = images[order[start : start + PIECE]]
+        target.flush()
 
 
 def read(
@@ -244,17 +238,17 @@ def read(
     """
     path = resolve(path)
     if path.is_dir() and (path / "dataset.json").exists():
-        return _saved(path)
+        return load_saved(path)
     listing, where = list_path(path, labelled), path.resolve().name
     if not listing.names:
         raise DataError(f"{where}: no images ({len(listing.ignored)} other files). Known: {', '.join(READABLE)}.")
-    paired = _pair(listing, classes, extension, where) if labelled and listing.kind in ("npz", "hdf5") else None
+    paired = paired_images(listing, classes, extension, where) if labelled and listing.kind in ("npz", "hdf5") else None
     if labelled and not paired:
-        labels = _labels(listing, where)
-        _check_folders(listing, where)
+        labels = labels_of(listing, where)
+        check_folders(listing, where)
     elif not labelled:
         labels = {name: (UNLABELLED, None) for name in listing.names}
-    results = paired or _decoded(listing, extension, processes, progress)
+    results = paired or decoded(listing, extension, processes, progress)
     folder = Path(folder) if folder else None
     try:
         images, catalogue, skipped = _collect(results, dtype, folder)
@@ -269,7 +263,7 @@ def read(
     dataset = LensDataset(
         images,
         catalogue.drop(columns="index"),
-        _ordered(set(names.values()), classes),
+        class_order(set(names.values()), classes),
         {
             "source": where,
             "layout": listing.kind,
@@ -282,7 +276,7 @@ def read(
     return dataset.load(dataset.save(folder)) if folder else dataset
 
 
-def _saved(folder: Path) -> LensDataset:
+def load_saved(folder: Path) -> LensDataset:
     """What `LensDataset.save` wrote, whatever has happened to it since."""
     try:
         return LensDataset.load(folder)
@@ -290,7 +284,7 @@ def _saved(folder: Path) -> LensDataset:
         raise DataError(f"{folder}: its dataset.json says data set, but it cannot be opened ({error}).") from error
 
 
-def _ordered(found: set[str], wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+def class_order(found: set[str], wanted: tuple[str, ...] | None) -> tuple[str, ...]:
     if wanted is None:
         return tuple(sorted(found, key=(*CLASS_ORDER, UNLABELLED).index))
     wanted = tuple(canonical_class(name, "classes") for name in wanted)
@@ -323,7 +317,7 @@ def _report(dataset: LensDataset, labels: dict, where: str) -> None:
         warnings.warn(f"{where}: {len(skipped)} files skipped ({some}{more})", stacklevel=3)
 
 
-def _pair(listing: Listing, classes, extension, where: str) -> Iterator[tuple] | None:
+def paired_images(listing: Listing, classes, extension, where: str) -> Iterator[tuple] | None:
     """Images with a `labels` array beside them, in one npz or HDF5 file: the results of decoding it, or None."""
     stems = {PurePosixPath(name).stem.lower(): name for name in listing.names}
     key = next((stems[stem] for stem in ("labels", "label", "classes", "class", "y") if stem in stems), None)
@@ -356,142 +350,7 @@ def _pair(listing: Listing, classes, extension, where: str) -> Iterator[tuple] |
     return images()
 
 
-# ---- inspecting and writing -----------------------------------------------------------------------------------------
-
-
-def inspect(path: str | Path, *, processes: int = 1, progress: bool = False) -> dict:
-    """Say what lies at a path: layout, classes, counts, shapes, dtypes, ranges and problems.
-
-    Args:
-        path: folder, archive or file of images.
-        processes: processes that decode.
-        progress: show a progress bar.
-
-    Returns:
-        A report. `errors` would stop a study, `warnings` would not; `samples` are up to six rows of each class, evenly
-        spaced, in the order in which `read` gives the images.
-
-    Example:
-        >>> import tempfile
-        >>> from lensstudy import simulate
-        >>> folder = simulate("model_3", 2, seed=1, image_size=32).save(tempfile.mkdtemp())
-        >>> inspect(folder)["images"]
-        6
-    """
-    report: dict = {"path": Path(path).resolve().name, "errors": [], "warnings": [], "classes": {}, "samples": {}}
-    try:
-        path = resolve(path)
-        rows, skipped = _survey(path, report, processes, progress)
-    except DataError as error:
-        return report | {"errors": [*report["errors"], str(error)]}
-    table = pd.DataFrame(rows).sort_values(["source", "index"], ignore_index=True)
-    report |= {"images": len(table), "shapes": _counts(table["shape"]), "dtypes": _counts(table["dtype"])}
-    table = table[table["like_others"]].reset_index(drop=True)
-    for name in _ordered(set(table["class"]), None):
-        of_class = table[table["class"] == name]
-        report["classes"][name] = {
-            "images": len(of_class),
-            "parts": _counts(of_class["part"].dropna()),
-            "minimum": float(of_class["minimum"].min()),
-            "mean": float(of_class["mean"].mean()),
-            "maximum": float(of_class["maximum"].max()),
-        }
-        evenly = np.unique(np.linspace(0, len(of_class) - 1, 6).astype(int))
-        report["samples"][name] = of_class.index[evenly].tolist()
-    if len(report["classes"]) < 2 and not report["errors"]:
-        report["errors"].append(f"only one class ({', '.join(report['classes'])}); a study needs two or more")
-    for name, about in report["classes"].items():
-        if about["images"] < 10 and name != UNLABELLED:
-            report["errors"].append(f"class {name} has {about['images']} images; training, validation and test need 10")
-    height, width = table["shape"][0][1:]
-    if height != width:
-        report["errors"].append(f"images are {height}x{width}; turning them by 90 degrees needs square ones: crop them")
-    if others := report["images"] - len(table):
-        report["warnings"].append(f"{others} images have another shape or dtype than the first, and are skipped")
-    for bad, text in (
-        (~np.isfinite(table["mean"]), "images hold NaN or infinite pixels"),
-        (table["minimum"] == table["maximum"], "images are constant"),
-        (table["hash"].duplicated(), "images are exact copies of others"),
-    ):
-        if bad.any():
-            stops = bad.sum() > max(STOPPING_SHARE * len(table), 2)
-            report["errors" if stops else "warnings"].append(f"{int(bad.sum())} {text}")
-    report["warnings"] += [f"skipped {entry['name']}: {entry['reason']}" for entry in skipped]
-    return report
-
-
-def _survey(path: Path, report: dict, processes: int, progress: bool) -> tuple[list[dict], list[dict]]:
-    """Figures of every image at `path` and the skipped files; layout, errors and contents go into `report`."""
-    rows, skipped = [], []
-    if path.is_dir() and (path / "dataset.json").exists():
-        dataset = _saved(path)
-        if json.loads((path / "dataset.json").read_text()).get("fingerprint") != dataset.fingerprint:
-            report["errors"].append("the images or labels are not those that were saved: the fingerprint differs")
-        report |= {"layout": "study", "files": 3}
-        columns = zip(dataset.catalogue["name"], dataset.catalogue["class"], dataset.images, strict=True)
-        return [_figures(name, name_class, None, 0, image) for name, name_class, image in columns], skipped
-    listing = list_path(path)
-    report |= {"layout": listing.kind, "files": len(listing.names), "ignored": len(listing.ignored)}
-    if not listing.names:
-        raise DataError(f"{path.name}: no images ({len(listing.ignored)} other files). Known: {', '.join(READABLE)}.")
-    paired = _pair(listing, None, None, path.name) if listing.kind in ("npz", "hdf5") else None
-    try:
-        labels = {} if paired else _labels(listing, path.resolve().name)
-        _check_folders(listing, path.resolve().name)
-    except DataError as error:
-        report["errors"].append(str(error))
-        labels = {name: (UNLABELLED, None) for name in listing.names}
-    first, content = next(listing.stream())
-    if first.lower().endswith(SUFFIXES):
-        report["contents"] = contents(content)
-    shape, dtype, results = _majority(paired or _decoded(listing, None, processes, progress), None)
-    for name, stack, truth, reason in results:
-        if stack is None:
-            skipped.append({"name": name, "reason": reason})
-            continue
-        found, part = (truth["label"], None) if paired else labels[name]
-        known = found if found == UNLABELLED else canonical_class(found, path.name)
-        like_others = stack.shape[1:] == shape and np.can_cast(stack.dtype, dtype, "safe")  # as `read` decides
-        rows += [
-            _figures(name, known, part, truth.get("index", i), image) | {"like_others": like_others}
-            for i, image in enumerate(stack)
-        ]
-    return rows, skipped
-
-
-def _figures(source: str, name: str, part: str | None, index: int, image: np.ndarray) -> dict:
-    about: dict = {"source": source, "class": name, "part": part, "index": index, "like_others": True}
-    about |= {
-        "shape": image.shape,
-        "dtype": str(image.dtype.newbyteorder("=")),
-        "hash": hashlib.blake2b(image.tobytes()).hexdigest(),
-    }
-    return about | {"minimum": image.min(), "mean": image.mean(dtype=float), "maximum": image.max()}
-
-
-def _counts(values: pd.Series) -> dict[str, int]:
-    texts = values.map(lambda value: "x".join(map(str, value)) if isinstance(value, tuple) else value)
-    return {text: int(count) for text, count in texts.value_counts().items()}
-
-
-def inspect_text(report: dict) -> str:
-    """The report of `inspect` in plain text."""
-    lines = [f"{report['path']}: {report.get('layout', 'not readable')}, {report.get('files', 0)} files"]
-    if report["classes"]:
-        shapes = ", ".join(f"{shape} ({count})" for shape, count in report["shapes"].items())
-        lines += [f"{report['images']} images, shape {shapes}, dtype {', '.join(report['dtypes'])}", ""]
-        lines += [f"{'class':12} {'images':>7} {'minimum':>11} {'mean':>11} {'maximum':>11}  parts"]
-    for name, about in report["classes"].items():
-        parts = ", ".join(f"{part} {count}" for part, count in about["parts"].items()) or "-"
-        figures = " ".join(f"{about[key]:11.4g}" for key in ("minimum", "mean", "maximum"))
-        lines.append(f"{name:12} {about['images']:7} {figures}  {parts}")
-    if "contents" in report:
-        lines += ["", "extensions of the first file: " + ", ".join(report["contents"])]
-    for kind in ("errors", "warnings"):
-        some = report[kind][:10]
-        more = [f"... and {len(report[kind]) - 10} more"] if len(report[kind]) > 10 else []
-        lines += ["", f"{kind}:", *(f"  {text}" for text in some + more)] if some else []
-    return "\n".join([*lines, "", "fit for a study" if not report["errors"] else "NOT fit for a study"])
+# ---- writing --------------------------------------------------------------------------------------------------------
 
 
 def write_deeplense(dataset: LensDataset, folder: str | Path) -> Path:

@@ -21,6 +21,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from lensstudy.data.dataset import DataError, LensDataset, canonical_class
+from lensstudy.files import whole_file
 from lensstudy.lensing.instruments import Instrument
 from lensstudy.lensing.rendering import render
 from lensstudy.lensing.simulation import Request, checked_request, describe, make_chunk
@@ -149,8 +150,8 @@ def simulate_to_folder(request: Request, folder: Path, processes: int, progress:
                 file.seek(header + done * row_bytes)
                 file.write(np.ascontiguousarray(images, dtype="<f4").tobytes())
                 file.flush()
-                pd.DataFrame(rows).to_parquet(unfinished / "partial")
-                (unfinished / "partial").replace(unfinished / f"{name}-{start:06d}.parquet")
+                with whole_file(unfinished / f"{name}-{start:06d}.parquet") as partial:
+                    pd.DataFrame(rows).to_parquet(partial)
         parts = [pd.read_parquet(unfinished / f"{name}-{start:06d}.parquet") for name, start, _ in chunks]
         images = np.load(folder / "images.npy", mmap_mode="r")
         LensDataset(images, pd.concat(parts, ignore_index=True), request.classes, description).save(folder)
@@ -179,8 +180,8 @@ def begin(folder: Path, unfinished: Path, description: dict, shape: tuple[int, .
         raise DataError(f"{folder}: needs {needed / 1e9:.2f} GB, but the disk has {free / 1e9:.2f} GB left; free some")
     unfinished.mkdir(exist_ok=True)
     np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.float32, shape=shape)
-    asked.with_suffix(".partial").write_text(json.dumps(description))
-    asked.with_suffix(".partial").replace(asked)
+    with whole_file(asked) as partial:
+        partial.write_text(json.dumps(description))
 
 
 def smooth_counterpart(dataset: LensDataset) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,6 @@ the plain network to compare each one with, at equal channels or at equal parame
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import math
@@ -28,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lensstudy.files import whole_file
 from lensstudy.networks.batchnorm import FieldBatchNorm, release_scratch
 from lensstudy.networks.groups import SymmetryError
 from lensstudy.networks.layers import (
@@ -40,6 +40,7 @@ from lensstudy.networks.layers import (
     SteerableConv,
     Steps,
 )
+from lensstudy.text import nearest
 
 __all__ = [
     "Network",
@@ -261,8 +262,8 @@ def _recipe(name: str) -> Recipe:
     elif (match := re.fullmatch(r"([cd][1-9]\d*)-(.+)", name)) and match[2] in _REGULAR:
         layers, plain = partial(RegularLayers, match[1].upper()), _REGULAR[match[2]]
     else:
-        near = difflib.get_close_matches(name, network_names(), n=1, cutoff=0.4)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
+        near = nearest(name, network_names(), cutoff=0.4)
+        hint = f" Did you mean '{near}'?" if near else ""
         raise ValueError(f"network '{name}' is unknown.{hint} Known networks: {', '.join(network_names())}.")
     return replace(_PLAIN[plain], layers=layers, plain=plain)
 
@@ -503,9 +504,8 @@ def save_weights(network: Network, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {key: getattr(network, key) for key in ("name", "group", "image_size", "in_channels", "n_classes")}
     weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    partial_file = path.with_name(path.name + ".partial")
-    save_file(weights, partial_file, metadata={"network": json.dumps(about)})
-    partial_file.replace(path)
+    with whole_file(path) as partial_file:
+        save_file(weights, partial_file, metadata={"network": json.dumps(about)})
     return path
 
 

@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import Callback
 from tqdm.auto import tqdm
 
 from lensstudy.data.dataset import LensDataset
+from lensstudy.files import whole_file
 from lensstudy.networks import registry as networks
 from lensstudy.study import Study
 
@@ -33,9 +34,8 @@ def in_batch() -> bool:
 
 def write_json(file: Path, content: dict) -> None:
     """Write a whole file or none."""
-    partial = file.with_suffix(".json.partial")
-    partial.write_text(json.dumps(content, indent=1))
-    partial.replace(file)
+    with whole_file(file) as partial:
+        partial.write_text(json.dumps(content, indent=1))
 
 
 class Recorder(Callback):
@@ -82,9 +82,8 @@ class Recorder(Callback):
                 networks.save_weights(module.judged, self.folder / "weights.safetensors")
                 probabilities = torch.cat(module.logits).double().softmax(1).cpu().numpy()
                 np.save(self.folder / "validation.npy", probabilities)
-            partial = self.folder / "history.csv.partial"
-            pd.DataFrame(self.history).to_csv(partial, index=False)
-            partial.replace(self.folder / "history.csv")
+            with whole_file(self.folder / "history.csv") as partial:
+                pd.DataFrame(self.history).to_csv(partial, index=False)
 
     def on_fit_end(self, trainer, module):
         if trainer.is_global_zero and not trainer.interrupted:
@@ -158,9 +157,8 @@ class WholeCheckpoints(TorchCheckpointIO):
     """Checkpoints that are there as a whole or not at all, wherever the system keeps its temporary files."""
 
     def save_checkpoint(self, checkpoint, path, storage_options=None):
-        partial = Path(f"{path}.partial")
-        torch.save(checkpoint, partial)
-        partial.replace(path)
+        with whole_file(path) as partial:
+            torch.save(checkpoint, partial)
 
 
 class Watch(Callback):

@@ -21,6 +21,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from lensstudy.data.dataset import LensDataset
+from lensstudy.files import whole_file
 from lensstudy.provenance import code_hash
 from lensstudy.study import ParameterError, Study, home
 from lensstudy.training.fitting import NO_PART, SIMULATOR, TrainingDiverged, fit
@@ -135,9 +136,8 @@ def write_best(study: Study, best: Study) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     head = f"# Found by 05-improve on the validation part of '{study.study}'; the test part had no say.\n"
     content = {"study": name, "question": study.question} | best.changes()
-    partial = file.with_suffix(".yml.partial")
-    partial.write_text(head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    partial.replace(file)
+    with whole_file(file) as partial:
+        partial.write_text(head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return file
 
 
