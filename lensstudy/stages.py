@@ -82,7 +82,7 @@ def trainings(study: Study, share: float = 100.0) -> list[TrainedNetwork]:
 
 def recipes(images_per_class: int, seed: int) -> pd.DataFrame:
     """Every recipe of the simulator side by side, at 64 pixels: what the ring moments see of `no_sub` against the rest,
-    the mean ellipticity of the flux with its error, and the median detectability after a refit."""
+    the mean ellipticity of the flux with its error, and the median detectability after re-fitting the macromodel."""
     rows = []
     for preset in PRESETS:
         noise = 0.01 if preset in ("model_2", "model_3") else None  # these two have none of their own

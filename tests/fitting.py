@@ -1,6 +1,6 @@
 """Fit a lens to an image of DeepLense's Common Test 1, smooth or with a line or points of mass.
 
-This is what recovered the recipe of the preset `common_test`.
+This is what recovered the parameters of the preset `common_test`.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from lensstudy.lensing.instruments import INSTRUMENTS
 from lensstudy.lensing.populations import complete, preset_named
 from lensstudy.lensing.rendering import render_batch
 
-RECIPE = preset_named("common_test")
+PRESET = preset_named("common_test")
 INSTRUMENT = INSTRUMENTS["deeplense-common-test"]
 SKY = 10.0
 CORNERS = (slice(None, 20), slice(-20, None))
@@ -36,7 +36,7 @@ def counts_of(image: np.ndarray) -> np.ndarray:
 def model(parameters: dict, image_size: int = 150) -> np.ndarray:
     """Expected counts `(H, W)` of a lens without sky, float64."""
     lens = complete(parameters | {"halo_einstein_radius": parameters["einstein_radius"]})  # substructure on top of it
-    return render_batch([lens], RECIPE, INSTRUMENT, image_size, dtype=torch.float64)[0]
+    return render_batch([lens], PRESET, INSTRUMENT, image_size, dtype=torch.float64)[0]
 
 
 def chi_square(parameters: dict, counts: np.ndarray) -> float:
@@ -80,7 +80,7 @@ def fit(counts: np.ndarray, starts: list[dict], free: tuple[str, ...] = START) -
 
 def with_line(lens: dict, counts: np.ndarray, kept: int = 3) -> list[dict]:
     """Of many lines of 3 % of the lens's mass, the `kept` that make a smooth fit better by most."""
-    mass = 0.03 * lens["einstein_radius"] ** 2 / RECIPE.area_per_mass
+    mass = 0.03 * lens["einstein_radius"] ** 2 / PRESET.area_per_mass
     places = np.arange(-1.2, 1.3, 0.3)
     angles = np.arange(4) * np.pi / 4
     lines = itertools.product(places, places, (0.5, 1.0), angles, (mass,))
@@ -90,7 +90,7 @@ def with_line(lens: dict, counts: np.ndarray, kept: int = 3) -> list[dict]:
 
 def fit_with_subhalo(lens: dict, counts: np.ndarray) -> tuple[dict, float]:
     """The fit of `lens` with one more point mass, and its chi square per pixel."""
-    mass = 0.003 * lens["einstein_radius"] ** 2 / RECIPE.area_per_mass
+    mass = 0.003 * lens["einstein_radius"] ** 2 / PRESET.area_per_mass
     places = np.arange(-1.95, 2.0, 0.15)
     subhalos = [(x, y) for x in places for y in places if 0.1 < np.hypot(x, y) < 2]
     tried = [with_subhalos(lens, [*subhalos_of(lens), (*subhalo, mass)]) for subhalo in subhalos]
@@ -130,11 +130,11 @@ def with_subhalos(lens: dict, subhalos: list) -> dict:
 
 
 def likely_starts(counts: np.ndarray, tried: int = 3000, kept: int = 2, seed: int = 0) -> list[dict]:
-    """Of many smooth lenses of the recipe, those that look most like the image at a third of its resolution."""
+    """Of many smooth lenses of the preset, those closest to the image at a third of its resolution."""
     generator = np.random.default_rng(seed)
-    rows = [complete(RECIPE.draw("no_sub", generator, {})) for _ in range(tried)]
+    rows = [complete(PRESET.draw("no_sub", generator, {})) for _ in range(tried)]
     small = counts.reshape(50, 3, 50, 3).sum(axis=(1, 3)) - 9 * SKY
-    batches = [render_batch(rows[i : i + 64], RECIPE, INSTRUMENT, 50) for i in range(0, tried, 64)]
+    batches = [render_batch(rows[i : i + 64], PRESET, INSTRUMENT, 50) for i in range(0, tried, 64)]
     expected = np.concatenate(batches)
     distance = ((expected - small) ** 2 / (expected + 9 * SKY + 0.01 * small.max() * small.clip(0))).mean(axis=(1, 2))
     return [rows[i] for i in np.argsort(distance)[:kept]]

@@ -222,9 +222,9 @@ def examples(
 
 
 def residuals(observed, noise_free, smooth, mass, titles: Sequence[str], pixel_scale: float | None = None) -> Figure:
-    """One row a lens: observed, without noise, minus its smooth twin, mass of the substructure; all `(H, W)`."""
+    """One row a lens: observed, without noise, minus its smooth counterpart, mass of the substructure; all `(H, W)`."""
     figure, axes = plt.subplots(len(titles), 4, figsize=(WIDTH, 1.95 * len(titles)), squeeze=False)
-    columns = ["observed", "without noise", "minus smooth twin", "substructure"]
+    columns = ["observed", "without noise", "minus smooth counterpart", "substructure"]
     for row, pictures in zip(axes, zip(observed, noise_free, noise_free - smooth, mass, strict=True), strict=True):
         draw_image(row[0], pictures[0], pixel_scale)
         draw_image(row[1], pictures[1])
@@ -244,7 +244,7 @@ def residuals(observed, noise_free, smooth, mass, titles: Sequence[str], pixel_s
 
 def populations(truth: pd.DataFrame, columns: Mapping[str, str], classes: Sequence[str]) -> Figure:
     """Histograms of the `columns` (name -> axis label) of a catalogue of truth, one line a class. Quantities that span
-    more than two decades are shown on a logarithmic axis, and a class in which they are zero is left out."""
+    more than two decades are shown on a logarithmic axis, and a class in which they are zero is omitted."""
     figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 4.6))
     for axis, (column, label) in zip(axes.flat, columns.items(), strict=True):
         values = truth[column].replace([np.inf, -np.inf], np.nan)
@@ -332,12 +332,12 @@ def live_curves() -> Callable[[pd.DataFrame], None]:
     """A figure that is drawn again in its place each time it is called with the history so far."""
     place = display(HTML(""), display_id=True)
 
-    def look(history: pd.DataFrame) -> None:
+    def draw(history: pd.DataFrame) -> None:
         figure = training_curves({"": history})
         plt.close(figure)
         place.update(figure)
 
-    return look
+    return draw
 
 
 def range_test(found: pd.DataFrame, chosen: float) -> Figure:

@@ -54,7 +54,7 @@ LEAST = 16  # pixels a side
 class Observation:
     """One lens in one band.
 
-    `image` and its standard deviation `noise` are `(H, H)`, `mask` is True where a pixel is to be left out, `psf` is
+    `image` and its standard deviation `noise` are `(H, H)`, `mask` is True where a pixel is not to be used, `psf` is
     normalised, with an odd number of pixels a side, or None where unknown. `about` holds what stood beside the
     data (redshifts, published models), `notes` what had to be assumed.
     """
@@ -310,7 +310,7 @@ def _checked(where: str, name: str, band: str, parts: dict, scale: float | None,
         if not rms > 0:
             raise DataError(f"{where}: no noise map, and the border has no noise to estimate it from; add a noise map")
         noise = np.full(image.shape, rms)
-        notes.append(f"no noise map: {rms:.3g} a pixel, as between neighbours at the border; photon noise is left out")
+        notes.append(f"no noise map: {rms:.3g} a pixel, as between neighbours at the border; without photon noise")
     for role, other in (("noise map", noise), ("mask", parts.get("mask", image))):
         if other.shape != image.shape:
             raise DataError(f"{where}: {role} of shape {other.shape} for an image of {image.shape}; expected the same")
@@ -469,7 +469,7 @@ def network_input(
         )
     if observation.field_of_view < 0.75 * size * scale:
         raise DataError(
-            f"{observation}: {observation.field_of_view:.2f} arcsec wide, but {card['network']} looks at "
+            f"{observation}: {observation.field_of_view:.2f} arcsec wide, but {card['network']} needs "
             f"{size * scale:.2f}; use a larger cutout"
         )
     image = resample(image, observation.pixel_scale, size, scale, center)

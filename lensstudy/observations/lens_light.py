@@ -26,8 +26,8 @@ class LensLight:
     """The galaxy in front as a sum of Gaussians: `model` `(H, H)` with the `sky` in it.
 
     `ellipticity` is `(e1, e2)` inside and `(e1, e2)` outside; `arcs` is True where light of the source was found and
-    left out of the fit. `chi2_core` and `chi2` are residuals squared in units of the noise, a pixel: within
-    `core_radius` (arcsec) and outside, arcs left out. About 1 is a fit to the noise.
+    excluded from the fit. `chi2_core` and `chi2` are residuals squared in units of the noise, a pixel: within
+    `core_radius` (arcsec) and outside, without arcs. About 1 is a fit to the noise.
     """
 
     model: np.ndarray
@@ -52,7 +52,7 @@ def fit_lens_light(observation: Observation, gaussians: int = 12, rounds: int = 
     The centre and two ellipticities, of the narrow half and of the wide half of the Gaussians, are adjusted: isophotes
     of real galaxies twist. The amplitudes, none of them negative, follow from them linearly. A sum of such
     Gaussians can only fall outwards, so a ring cannot hide in it. What stands out of the fit by three sigma, smoothed,
-    is taken for arcs and left out of the next round; the first round leaves out what stands out of the run of the
+    is taken for arcs and excluded from the next round; the first round excludes what stands out of the run of the
     brightness with radius, made to fall outwards.
     """
     x, y = observation.grid()
@@ -82,9 +82,9 @@ def fit_lens_light(observation: Observation, gaussians: int = 12, rounds: int = 
 
 
 def _center(observation: Observation) -> tuple[float, float]:
-    """The brightest spot near the point about which all light is most alike when turned by 180 degrees.
+    """The brightest spot near the point about which all light is most alike when rotated by 180 degrees.
 
-    An arc can outshine the galaxy, but there are arcs on its other side too: the image times itself turned about a
+    An arc can outshine the galaxy, but there are arcs on its other side too: the image times itself rotated about a
     point, summed, is a convolution of the image with itself. Brightness is compressed, for arcs are seldom equal.
     """
     seen = cropped(observation, AROUND)

@@ -122,7 +122,7 @@ def test_a_line_explains_the_vortices_of_common_test(number):
     smooth, before = fitting.fit(counts, fitting.likely_starts(counts))
     lens, after = fitting.fit(counts, fitting.with_line(smooth, counts), (*fitting.START, *fitting.LINE))
     assert before > 1.09 and 0.97 <= after <= 1.06
-    share = lens["vortex_mass"] * fitting.RECIPE.area_per_mass / lens["einstein_radius"] ** 2
+    share = lens["vortex_mass"] * fitting.PRESET.area_per_mass / lens["einstein_radius"] ** 2
     assert 0.02 <= share <= 0.05 and 0.4 <= lens["vortex_half_length"] <= 1.3
     assert math.hypot(lens["vortex_x"], lens["vortex_y"]) <= 1.4
 
@@ -133,7 +133,7 @@ def test_the_heaviest_subhalos_of_common_test_weigh_what_the_recipe_allows():
     lens, before = fitting.fit(counts, fitting.likely_starts(counts))
     for _ in range(3):
         lens, after = fitting.fit_with_subhalo(lens, counts)
-    shares = lens["subhalo_mass"] * fitting.RECIPE.area_per_mass / lens["einstein_radius"] ** 2
+    shares = lens["subhalo_mass"] * fitting.PRESET.area_per_mass / lens["einstein_radius"] ** 2
     assert before > 1.15 and after < 1.02
     assert (shares > 0.006).all() and (shares < 0.0105).all()
 

@@ -1,4 +1,4 @@
-"""Attributions add up to what they explain, and turn with the image."""
+"""Attributions add up to what they explain, and rotate with the image."""
 
 import numpy as np
 import pytest

@@ -60,7 +60,7 @@ def test_noise_is_a_multiple_of_what_is_there_and_of_the_peak_where_there_is_non
     (more,) = robustness.perturbations(noisy, noise=3)["noise × 3"]
     added = more(noisy, generator) - noisy
     assert added.std() == pytest.approx(0.02 * np.sqrt(8), rel=0.05)
-    noisy[:45] *= 10  # as in a mixture of recipes: each image has its own noise, in its own units
+    noisy[:45] *= 10  # as in a mixture of presets: each image has its own noise, in its own units
     added = more(noisy, generator) - noisy
     assert added[:45].std() == pytest.approx(10 * added[45:].std(), rel=0.05)
     (some,) = robustness.perturbations(spot)["with noise of 1 % of the peak"]

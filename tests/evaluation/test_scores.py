@@ -183,7 +183,7 @@ def test_equal_networks_differ_by_nothing_and_a_better_one_is_ahead():
 
 
 def test_two_networks_that_are_always_right_are_not_equal_for_certain():
-    """The rule of three, for want of any image that tells them apart; one that says nothing is not surely behind."""
+    """The rule of three, as no image tells them apart; a network without information is not significantly behind."""
     labels = np.repeat([0, 1], 20)
     right, surer, nothing = probabilities_of(labels - 0.5), probabilities_of(3.0 * labels - 1), np.full((40, 2), 0.5)
     for metric, images in (("auc", 20), ("accuracy", 40)):

@@ -126,7 +126,7 @@ def test_the_shared_lenses_are_read(evaluation_data):
 @pytest.mark.parametrize(
     ("image", "header", "message"),
     [
-        (noise_image(), {}, r"pixel scale is nowhere.*read\(..., pixel_scale=0.05\)"),
+        (noise_image(), {}, r"pixel scale is nowhere.*read_observation\(..., pixel_scale=0.05\)"),
         (noise_image(), {"PIXSCALE": 1e-5}, "in degrees"),
         (np.stack([noise_image()] * 3), {"PIXSCALE": 0.1}, r"shape \(3, 40, 40\); expected one band"),
         (noise_image(8), {"PIXSCALE": 0.1}, "8x8 pixels; expected at least 16"),
@@ -295,7 +295,7 @@ def test_beyond_a_small_cutout_there_is_sky_with_its_noise():
     seen = network_input(one.image, one, CARD, noise=1.0, generator=np.random.default_rng(0))[0, 0]
     assert seen[0].std() == pytest.approx(1.0, abs=0.4)
     small = observations.cropped(one, 2.0)
-    with pytest.raises(DataError, match="2.00 arcsec wide, but a network looks at 5.12; use a larger cutout"):
+    with pytest.raises(DataError, match="2.00 arcsec wide, but a network needs 5.12; use a larger cutout"):
         network_input(small.image, small, CARD, noise=1.0, generator=np.random.default_rng(0))
 
 

@@ -108,12 +108,12 @@ def test_a_real_image_is_seen_in_the_pixels_and_the_noise_of_the_training(judge,
     assert judge.prepare(noise, one).std() == pytest.approx(judge.noise, rel=0.15)
 
 
-def test_a_judge_of_a_mixture_knows_what_its_recipes_had_in_common(judge):
+def test_a_network_of_a_mixture_has_what_its_components_have_in_common(judge):
     lit = {"preset": "realistic", "population": {"lens_light": True, "subhalo_profile": "point"}}
     dark = {"preset": "realistic", "population": {"instrument": "euclid-vis"}}
 
-    def of(*recipes):
-        made = mixture.make("mixture", 40, seed=1, image_size=SIZE, population={"recipes": list(recipes)})
+    def of(*components):
+        made = mixture.make("mixture", 40, seed=1, image_size=SIZE, population={"recipes": list(components)})
         trained = replace(judge.trained, card=judge.trained.card | {"data": made.description})
         return SubstructureNetwork.of("mixed", trained, made, simulations_like(trained, 40, 3))
 
