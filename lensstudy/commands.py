@@ -21,12 +21,12 @@ Scale = Annotated[float | None, typer.Option("--pixel-scale", help="arcseconds o
 
 def export(
     run: Annotated[Path, typer.Argument(help="run folder, such as runs/quick/training/d4-steerable-cnn-s1")],
-    format: Annotated[str, typer.Option(help="pytorch, onnx (besides), or int8 (ONNX, rounded and faster)")] = "onnx",
+    format: Annotated[str, typer.Option(help="onnx, or int8 (rounded and faster)")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="folder to write; the run folder's `exported`, if none")] = None,
     data: Annotated[Path | None, typer.Option(help="data set of the training; its study's, if none")] = None,
     pixel_scale: Scale = None,
 ) -> None:
-    """Export a trained network: a folder with weights, plain convolutions, ONNX and a card, without e2cnn."""
+    """Export a trained network: a folder with ONNX and a card, which needs no e2cnn."""
     from lensstudy.deployment import exporting as deployment
 
     try:
@@ -36,13 +36,13 @@ def export(
         _refuse(str(error))
     typer.echo(f"{card.network} for {', '.join(card.classes)}, in {folder}")
     if rounded := card.metrics.get("int8"):
-        typer.echo(f"  In whole numbers it names the same class for {rounded['same_class']:.1%} of validation images.")
+        typer.echo(f"  In int8 it names the same class for {rounded['same_class']:.1%} of validation images.")
     for limit in card.limits:
         typer.echo(f"  {limit}")
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="folder that `lensstudy export` wrote")],
+    model: Annotated[Path, typer.Argument(help="folder of a training, or one that `lensstudy export` wrote")],
     paths: Annotated[list[str], typer.Argument(help="images: files, folders, tars, HDF5, data sets or 'patterns*'")],
     out: Annotated[Path, typer.Option(help="table of the answers")] = Path("predictions.csv"),
     turns: Annotated[int, typer.Option(min=1, help="orientations of each image to average over")] = 1,
@@ -117,7 +117,7 @@ def train(
         _refuse(str(error))
     typer.echo(
         f"{folder}: validation AUC {metrics['validation_auc']:.4f}, accuracy {metrics['validation_accuracy']:.3f} "
-        f"after epoch {metrics['best_epoch']}; `lensstudy export {folder}` exports it"
+        f"after epoch {metrics['best_epoch']}; `lensstudy predict {folder} IMAGES` asks it"
     )
 
 

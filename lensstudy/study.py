@@ -170,7 +170,7 @@ class Study(BaseModel):
     observations_path: str = Field(
         "", description="folder of real cutouts, FITS or HDF5; empty: simulated ones, written as FITS"
     )
-    run_folders: list[str] = Field([], description="run folders or exported networks to put beside this study's own")
+    run_folders: list[str] = Field([], description="run folders to put beside this study's own")
     reference_images: int = Field(
         60, ge=50, description="simulated images of each class that say what a network is familiar with"
     )

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 __all__ = ["CARD_VERSION", "Card", "CardError", "Images", "file_hash"]
 
-CARD_VERSION = 2
+CARD_VERSION = 3
 FORMAT: Final = "lensstudy-network"
 
 
@@ -56,6 +56,7 @@ class Card(BaseModel):
     equality: dict[str, float] = Field(description="largest difference of logits to the network that was trained")
     licence: str
     versions: dict[str, str]
+    weights: str = Field(description="SHA-256 of the weights of the training that was exported")
     files: dict[str, str] = Field(description="SHA-256 of every other file of the folder")
     seal: str = Field("", description="SHA-256 of this card without its seal")
 
@@ -67,7 +68,7 @@ class Card(BaseModel):
             content = json.loads((folder / "card.json").read_text(encoding="utf-8"))
         except OSError:
             raise CardError(
-                f"{folder}: no card.json, so this is no exported network; `lensstudy export RUN` makes one"
+                f"{folder}: no card.json, so this is neither an exported network nor a finished training; name one"
             ) from None
         except ValueError as error:
             raise CardError(f"{folder / 'card.json'}: is damaged ({error}); export the network again") from None

@@ -17,8 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from lensstudy.data.dataset import DataError, LensDataset, canonical_class
-from lensstudy.data.preprocess import Preprocess
-from lensstudy.deployment.plain import PlainNetwork
 
 if TYPE_CHECKING:
     from lensstudy.networks.registry import Network
@@ -55,23 +53,24 @@ def order_of(classes: Sequence[str], wanted: str | Sequence[str]) -> list[int]:
 
 
 class DeepLenseNetwork(nn.Module):
-    """An exported network as DeepLense's pipelines use one: float32 images `(B, 1, H, W)` that they have cropped and
+    """A trained network as DeepLense's pipelines use one: float32 images `(B, 1, H, W)` that they have cropped and
     scaled from 0 to 1, in; logits in their order of classes, out. `state_dict()` holds everything.
 
     That each image was scaled from 0 to 1 only does no harm to a network that scales each image so itself. Raises
     `DataError` for any other: its brightness has a meaning that such images have lost.
     """
 
-    def __init__(self, network: PlainNetwork, card, order: str | Sequence[str] = "models"):
+    def __init__(self, trained, order: str | Sequence[str] = "models"):
+        from lensstudy.networks.folding import folded
+
         super().__init__()
-        about = card.images
-        if about.scaling["kind"] != "min-max":
+        if trained.preprocess.scaling != "min-max":
             raise DataError(
-                f"the network was trained on images scaled by '{about.scaling['kind']}', and DeepLense's pipelines "
+                f"the network was trained on images scaled by '{trained.preprocess.scaling}', and DeepLense's pipelines "
                 "scale each image from 0 to 1; train with `scaling: min-max`, or use lensstudy.Predictor"
             )
-        self.network, self.preprocess = network, Preprocess.from_dict(about.model_dump())
-        self.register_buffer("order", torch.tensor(order_of(card.classes, order)))
+        self.network, self.preprocess = folded(trained.network), trained.preprocess
+        self.register_buffer("order", torch.tensor(order_of(trained.classes, order)))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(self.preprocess(images))[:, self.order]

@@ -1,9 +1,8 @@
-"""A network leaves the study: `export` turns the folder of a training into one that answers on its own.
+"""A network leaves the study: `export` writes the folder of a training as one that predicts on its own.
 
-The exported folder holds the network in plain operations (`network.json`, `weights.safetensors`, and `network.onnx` or,
-in whole numbers of 8 bits, `network.int8.onnx`), what tells images that are unlike those it was trained on
-(`distribution.safetensors`), and `card.json`, which describes and seals the rest. It needs neither e2cnn nor anything
-of the study, and nothing in it can be run. `Predictor` uses it.
+The exported folder holds the network (`network.onnx` or, in int8, `network.int8.onnx`), the detector of images that are
+out of the distribution of the training images (`distribution.safetensors`), and `card.json`, which describes and seals
+the rest. It needs neither e2cnn nor anything of the study, and nothing in it can be run. `Predictor` uses it.
 """
 
 from __future__ import annotations
@@ -18,21 +17,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
-import torch.fx
 
 from lensstudy.data.dataset import DataError, LensDataset
 from lensstudy.deployment.card import FORMAT, Card, CardError, Images, file_hash
-from lensstudy.deployment.plain import (
-    INT8_FILE,
-    ONNX_FILE,
-    PlainNetwork,
-    Step,
-    load_plain,
-    save_plain,
-    write_int8,
-    write_onnx,
-)
-from lensstudy.deployment.predictor import SCALE_TOLERANCE, OnnxNetwork, Predictor
+from lensstudy.deployment.onnx_network import INT8_FILE, ONNX_FILE, OnnxNetwork, write_int8, write_onnx
+from lensstudy.deployment.predictor import SCALE_TOLERANCE, Predictor
 from lensstudy.evaluation.calibration import calibrate
 from lensstudy.evaluation.ood import METHOD, QUANTILE, OODDetector
 
@@ -40,16 +29,16 @@ if TYPE_CHECKING:
     from lensstudy.networks.registry import Network
     from lensstudy.training.fitting import TrainedNetwork
 
-__all__ = ["FORMATS", "Card", "CardError", "Predictor", "export", "to_plain"]
+__all__ = ["FORMATS", "Card", "CardError", "Predictor", "export", "exported"]
 
-FORMATS = ("pytorch", "onnx", "int8")
+FORMATS = ("onnx", "int8")
 
 TOLERANCE = 1e-5  # of logits, relative to the largest of them
 LICENCE = "MIT"
-# How far whole numbers may be from the trained network on the validation images.
+# How far int8 may be from the trained network on the validation images.
 AGREEMENT, AUC_LOSS = 0.95, 0.002  # least share of images in the same class, most that the AUC may fall
 SAMPLE = 2000  # training images to which the OOD detector is fitted
-RANGED = 256  # training images that set the ranges of whole numbers
+RANGED = 256  # training images that set the ranges of int8
 # What a training's card holds that has a place of its own in the card of the export.
 ELSEWHERE = ("network", "classes", "in_channels", "image_size", "crop", "binning", "size", "scaling", "versions")
 LIMITS = (
@@ -68,15 +57,14 @@ def export(
 ) -> Path:
     """Export the finished training in the folder `run` to the folder `out` (default: `exported` inside it).
 
-    format: `pytorch` for the plain network alone, `onnx` (the default) to have it as ONNX besides, `int8` to have it as
-        ONNX in whole numbers of 8 bits, which is faster, and near the trained network instead of equal to it; the card
-        says how near.
+    format: `onnx` (the default), or `int8`, which is faster, and near the trained network instead of equal to it; the
+        card says how near.
     dataset: the set it was trained on, or its folder (default: the one of its study). Without it the card knows no
-        brightness and no strange images, and predictions say so.
+        brightness and no OOD detector, and predictions say so.
     pixel_scale: arcseconds of one pixel, where the data set does not say.
 
     Returns the folder. Raises `CardError` if the exported network does not answer as the trained one, `DataError` if
-    `dataset` is another than the one of the training, is missing where whole numbers need it, or says another
+    `dataset` is another than the one of the training, is missing where int8 needs it, or says another
     `pixel_scale`.
     """
     from lensstudy.training.fitting import load_run
@@ -92,7 +80,7 @@ def export(
         )
     data = _training_set(run, trained, dataset)
     if format == "int8" and data is None:
-        raise DataError(f"{run}: whole numbers take their ranges from training images; give the data set of its study")
+        raise DataError(f"{run}: int8 takes its ranges from training images; give the data set of its study")
     out = (Path(out) if out else run / "exported").resolve()
     _check_free(out)
     partial = out.with_name(f".{out.name}.partial")
@@ -110,6 +98,18 @@ def export(
     return out
 
 
+def exported(run: str | Path) -> Path:
+    """The export of the finished training in the folder `run`, in `exported` inside it: the one that is there if it is
+    of the same weights, else a new one. Raises what `export` raises."""
+    run = Path(run)
+    try:
+        if Card.read(run / "exported").weights == file_hash(run / "weights.safetensors"):
+            return run / "exported"
+    except CardError:  # none there, or one that must not be used
+        pass
+    return export(run)
+
+
 def _check_free(out: Path) -> None:
     """Raises `CardError` unless `out` is empty, missing, or an earlier export, which is replaced."""
     try:
@@ -122,11 +122,8 @@ def _check_free(out: Path) -> None:
 
 
 def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, pixel_scale) -> Card:
-    network = to_plain(trained.network)
-    save_plain(network, folder)
-    if format == "onnx":
-        write_onnx(network, folder / ONNX_FILE)
-    equality = _check_equality(folder, trained.network)
+    network = OnnxNetwork(write_onnx(trained.network, folder / ONNX_FILE))
+    equality = _check_equality(network, trained.network)
     labels, probabilities = _validation(run, trained.classes)
     description = trained.card
     scale = description["data"].get("pixel_scale") or pixel_scale
@@ -149,12 +146,15 @@ def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, 
         limits=_limits(trained, scale, data),
         equality=equality,
         licence=LICENCE,
+        weights=file_hash(run / "weights.safetensors"),
         versions=description["versions"] | {"lensstudy": version("lensstudy"), "torch_export": torch.__version__},
         files={},
     )
     if data is not None:
-        answering = _in_whole_numbers(folder, card, network, data) if format == "int8" else network
-        predictor = Predictor.of(card, answering)
+        if format == "int8":
+            network = _rounded(folder, card, network, trained.network, data)
+            (folder / ONNX_FILE).unlink()
+        predictor = Predictor.of(card, network)
         train, validation = (data.part(name) for name in ("train", "validation"))
         rows = np.linspace(0, len(train) - 1, min(SAMPLE, len(train))).astype(int)
         known, held_out = (predictor.noticed(images) for images in (train.images[rows], validation.images[:]))
@@ -167,126 +167,28 @@ def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, 
 # The network ----------------------------------------------------------------------------------------------------------
 
 
-def to_plain(network: Network) -> PlainNetwork:
-    """`network` as it is now, in evaluation mode, as a list of plain operations.
-
-    Raises `ValueError` for a layer that has no plain form.
-    """
-    from lensstudy.networks.folding import folded
-
-    plain = folded(network)
-    head = _Head(plain)
-    modules, names, steps, weights = dict(head.named_modules()), {}, [], {}
-    for node in _Tracer().trace(head).nodes:
-        if node.op == "placeholder":
-            names[node] = "images"
-            continue
-        if node.op == "output":
-            features, logits = (names[value] for value in node.args[0])
-            continue
-        module = modules[node.target] if node.op == "call_module" else None
-        inputs = tuple(names[value] for value in node.args if isinstance(value, torch.fx.Node))
-        if isinstance(module, torch.nn.Identity):
-            names[node] = inputs[0]
-            continue
-        operation, own, options = _as_operation(module, node)
-        for key, value in own.items():
-            weights[f"{node.name}_{key}"] = value.detach().clone()
-        names[node] = node.name
-        steps.append(Step(operation, inputs, node.name, tuple(f"{node.name}_{key}" for key in own), options))
-    ends = {features: "features", logits: "logits"}
-    steps = [
-        Step(s.operation, tuple(ends.get(i, i) for i in s.inputs), ends.get(s.output, s.output), s.weights, s.options)
-        for s in steps
-    ]
-    return PlainNetwork(steps, weights, network.in_channels, network.image_size).eval()
-
-
-class _Head(torch.nn.Module):
-    """A network without the check of its input, which has no place in a graph."""
-
-    def __init__(self, network: Network):
-        super().__init__()
-        self.body, self.invariant, self.classifier = network.body, network.invariant, network.classifier
-
-    def forward(self, images):
-        features = self.invariant(self.body(images)).mean((2, 3))
-        return features, self.classifier(features)
-
-
-class _Tracer(torch.fx.Tracer):
-    """Looks into containers and residual blocks, and takes every layer as a whole."""
-
-    def is_leaf_module(self, module: torch.nn.Module, name: str) -> bool:
-        return not any(True for _ in module.children())
-
-
-def _as_operation(module: torch.nn.Module | None, node) -> tuple[str, dict, dict]:
-    """A layer (or a function between layers) as the name of an operation, its weights and its options."""
-    from lensstudy.networks import layers
-
-    if module is None:
-        operation = {"relu_": "relu", "relu": "relu", "add": "add", "mean": "mean"}.get(
-            getattr(node.target, "__name__", node.target)
-        )
-        if operation is None:
-            raise ValueError(f"'{node.target}' has no plain form, so this network cannot be exported")
-        return operation, {}, {}
-    weights = {name: value for name, value in module.named_parameters() if value is not None}
-    match module:
-        case torch.nn.Conv2d():
-            return "convolution", weights, {"stride": _one(module.stride), "padding": _one(module.padding)}
-        case torch.nn.Linear():
-            return "linear", weights, {}
-        case torch.nn.ReLU():
-            return "relu", {}, {}
-        case torch.nn.MaxPool2d():
-            return "max_pool", {}, {name: getattr(module, name) for name in ("kernel_size", "stride", "padding")}
-        case layers.SymmetricPool():
-            return "average_pool", {}, {"kernel_size": module.kernel_size, "stride": 2, "padding": module.padding}
-        case layers.AntialiasedPool():
-            return "antialiased_pool", {"blur": module.blur}, {"stride": 2, "padding": module.padding}
-        case layers.GroupPool():
-            return "field_maximum", {}, {"field_size": module.field_size}
-        case layers.NormReLU():
-            return "norm_relu", weights, {"scalars": module.scalars}
-        case layers.GatedReLU():
-            return "gated_relu", {}, {"scalars": module.scalars, "vectors": module.vectors}
-        case layers.ScalarsAndNorms():
-            return "scalars_and_norms", {}, {"scalars": module.scalars}
-    raise ValueError(f"layer '{node.target}' ({type(module).__name__}) has no plain form, so it cannot be exported")
-
-
-def _one(extent) -> int:
-    return extent if isinstance(extent, int) else extent[0]
-
-
 @torch.no_grad()
-def _check_equality(folder: Path, network: Network) -> dict[str, float]:
+def _check_equality(exported: OnnxNetwork, network: Network) -> dict[str, float]:
     """Largest difference of the exported logits to the trained network's, relative to the largest logit. Judged on
-    noise, which reaches everything, read back from the files. Raises `CardError` where it is not small."""
+    noise, which reaches everything, by the written file. Raises `CardError` where it is not small."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(8, network.in_channels, network.image_size, network.image_size, generator=generator)
     expected = network.eval()(images)
-    found = {"pytorch": load_plain(folder)(images)}
-    if (folder / ONNX_FILE).exists():
-        found["onnx"] = OnnxNetwork(folder / ONNX_FILE).features(images)[0]
-    size = expected.abs().max().clamp_min(1)
-    differences = {name: float((logits - expected).abs().max() / size) for name, logits in found.items()}
-    for name, difference in differences.items():
-        if not difference <= TOLERANCE:
-            raise CardError(f"exported as {name}, the logits differ by {difference:.1e}, more than {TOLERANCE:g}")
-    return differences
+    logits = exported.features(images)[0]
+    difference = float((logits - expected).abs().max() / expected.abs().max().clamp_min(1))
+    if not difference <= TOLERANCE:
+        raise CardError(f"exported as onnx, the logits differ by {difference:.1e}, more than {TOLERANCE:g}")
+    return {"onnx": difference}
 
 
-def _in_whole_numbers(folder: Path, card: Card, network: PlainNetwork, data: LensDataset) -> OnnxNetwork:
-    """The network in whole numbers, written into `folder`; the card then says how near it is to the trained one on the
+def _rounded(folder: Path, card: Card, network: OnnxNetwork, trained: Network, data: LensDataset) -> OnnxNetwork:
+    """The network in int8, written into `folder`; the card then says how near it is to the trained one on the
     validation images. Raises `CardError` where it is not near."""
     from lensstudy.evaluation import scores as evaluation
 
     exact, train, images = Predictor.of(card, network), data.part("train"), data.part("validation").images
     rows = np.linspace(0, len(train) - 1, min(RANGED, len(train))).astype(int)
-    rounded = OnnxNetwork(write_int8(network, exact.seen(train.images[rows]), folder / INT8_FILE))
+    rounded = OnnxNetwork(write_int8(trained, exact.seen(train.images[rows]), folder / INT8_FILE))
     expected, found = (
         np.concatenate([one.probabilities(images[i : i + 64]) for i in range(0, len(images), 64)])
         for one in (exact, Predictor.of(card, rounded))
@@ -296,13 +198,13 @@ def _in_whole_numbers(folder: Path, card: Card, network: PlainNetwork, data: Len
     loss = evaluation.auc(labels, expected) - evaluation.auc(labels, found)
     if agreement < AGREEMENT or loss > AUC_LOSS:
         raise CardError(
-            f"in whole numbers the network names another class for {1 - agreement:.1%} of the validation images and "
+            f"in int8 the network names another class for {1 - agreement:.1%} of the validation images and "
             f"its AUC falls by {loss:.4f}; allowed are {1 - AGREEMENT:.0%} and {AUC_LOSS:g}. Export it as onnx"
         )
     change = np.abs(found - expected)
-    card.limits.append("It is rounded to whole numbers; scores and calibration are those of the network before that.")
+    card.limits.append("It is rounded to int8; scores and calibration are those of the network before that.")
     card.metrics["int8"] = {
-        "of": "whole numbers against the trained network, on the validation images",
+        "of": "int8 against the trained network, on the validation images",
         "same_class": agreement,
         "auc_loss": loss,
         "mean_change": float(change.mean()),
@@ -384,5 +286,5 @@ def _limits(trained: TrainedNetwork, pixel_scale: float | None, dataset: LensDat
     if dataset is None:
         limits.append("Its training images were not at hand at the export: it cannot tell images that are unlike them.")
     if not trained.card.get("augmentation", True):
-        limits.append("It was trained without turned images.")
+        limits.append("It was trained without rotated images.")
     return limits

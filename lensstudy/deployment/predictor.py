@@ -30,10 +30,10 @@ from lensstudy.data.formats import HDF5, decode, read_npy, stacked
 from lensstudy.data.preprocess import Preprocess
 from lensstudy.data.rotation import centre_crop
 from lensstudy.deployment.card import Card
-from lensstudy.deployment.plain import INT8_FILE, ONNX_FILE, PlainNetwork, load_plain
+from lensstudy.deployment.onnx_network import AT_ONCE, INT8_FILE, ONNX_FILE, OnnxNetwork
 from lensstudy.evaluation.ood import OODDetector, image_statistics
 
-__all__ = ["STATES", "OnnxNetwork", "Predictor", "class_by_folder", "find"]
+__all__ = ["STATES", "Predictor", "class_by_folder", "find"]
 
 # What became of an image. `scale unknown`: probabilities that hold only if its pixels are as large as the network's;
 # `left out`: a noise map, PSF or mask that belongs to an image.
@@ -41,33 +41,8 @@ STATES = ("answered", "scale unknown", "strange", "refused", "left out")
 
 SCALE_TOLERANCE = 0.02  # pixel scales that agree to 2 % are the same: half a pixel over a cutout of 50
 LABELS = ("labels", "label", "classes", "class", "y")  # arrays beside the images of an HDF5 file
-AT_ONCE = 16  # images in one part of a batch
 BOUND = 1e30  # pixels beyond it overflow in float32
 PIECE = 256  # images taken from a stack at a time
-
-
-class OnnxNetwork:
-    """The network in an ONNX file, run by onnxruntime: parts of a batch side by side on `threads` processors, which is
-    a fifth faster than all processors on one part."""
-
-    def __init__(self, file: Path, threads: int = 0):
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise ImportError("an ONNX file needs onnxruntime: pip install onnxruntime") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        # x86 processors without VNNI add whole numbers in pairs of 16 bits, which overflow: slower there, and right.
-        options.add_session_config_entry("session.x64quantprecision", "0" if _has_vnni() else "1")
-        self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        self.pool = ThreadPoolExecutor(threads or torch.get_num_threads())
-
-    def features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits and features, as `PlainNetwork.features` returns them."""
-        parts = [part.contiguous().numpy() for part in images.split(AT_ONCE)]
-        answers = list(self.pool.map(lambda part: self.session.run(["logits", "features"], {"images": part}), parts))
-        logits, features = (torch.from_numpy(np.concatenate(both)) for both in zip(*answers, strict=True))
-        return logits, features
 
 
 @contextmanager
@@ -79,12 +54,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _has_vnni() -> bool:
-    """Whether Linux says that the processor has it; elsewhere nobody knows."""
-    flags = Path("/proc/cpuinfo")
-    return flags.exists() and "vnni" in flags.read_text()
 
 
 @dataclass
@@ -101,7 +70,10 @@ class _Image:
 
 
 class Predictor:
-    """An exported network, opened from its `folder`. `classes` are in the order of the probabilities.
+    """A trained network that predicts. `classes` are in the order of the probabilities.
+
+    folder: an exported network, or the folder of a finished training, which is exported on the way (to `exported`
+        inside it, and reused as long as the weights are the same).
 
     turns: average the answer over this many orientations of each image, evenly spaced.
     pixel_scale: arcseconds of one pixel of the images, for files that do not say.
@@ -119,15 +91,18 @@ class Predictor:
         threads: int = 0,
     ):
         folder = Path(folder).expanduser()
+        if (folder / "metrics.json").exists():  # a training
+            from lensstudy.deployment.exporting import exported
+
+            folder = exported(folder)
         card = Card.read(folder)
-        onnx = next((name for name in (INT8_FILE, ONNX_FILE) if name in card.files), None)
-        network = OnnxNetwork(folder / onnx, threads) if onnx else load_plain(folder)
+        network = OnnxNetwork(folder / (INT8_FILE if INT8_FILE in card.files else ONNX_FILE), threads)
         known = card.in_distribution is not None
         distribution = OODDetector.load(folder / "distribution.safetensors") if known else None
         self._set(card, network, distribution, turns, pixel_scale, batch_size, threads)
 
     @classmethod
-    def of(cls, card: Card, network: PlainNetwork | OnnxNetwork, distribution: OODDetector | None = None) -> Predictor:
+    def of(cls, card: Card, network: OnnxNetwork, distribution: OODDetector | None = None) -> Predictor:
         """A predictor of a network that is in memory."""
         made = cls.__new__(cls)
         made._set(card, network, distribution, 1, None, 256, 0)

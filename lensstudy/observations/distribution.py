@@ -18,9 +18,7 @@ import torch
 
 from lensstudy.data import mixture
 from lensstudy.data.dataset import DataError, LensDataset, sky_and_noise
-from lensstudy.data.preprocess import Preprocess
-from lensstudy.deployment.card import FORMAT, Card
-from lensstudy.deployment.plain import PlainNetwork, load_plain
+from lensstudy.deployment.card import FORMAT, CardError
 from lensstudy.evaluation.attribution import attribute
 from lensstudy.evaluation.ood import OODDetector, image_statistics
 from lensstudy.observations.cutouts import Observation, network_input
@@ -37,9 +35,9 @@ __all__ = [
 
 
 def open_network(folder: str | Path) -> TrainedNetwork:
-    """The network of a finished run folder, or of a folder that `lensstudy export` wrote.
+    """The network of a finished run folder.
 
-    Raises `OSError` where there is neither, and `CardError` for an exported network that must not be used.
+    Raises `OSError` where there is none, and `CardError` for an exported network, which has no gradients.
     """
     folder = Path(os.path.expandvars(os.path.expanduser(folder)))
     try:
@@ -48,12 +46,10 @@ def open_network(folder: str | Path) -> TrainedNetwork:
         exported = False
     if not exported:
         return load_run(folder)
-    card = Card.read(folder)
-    images = card.images
-    about = {name: getattr(images, name) for name in ("image_size", "crop", "binning", "size", "scaling")}
-    about |= {"network": card.network, "classes": card.classes, "in_channels": images.channels}
-    about |= card.training | {"data": card.training["data"] | {"pixel_scale": images.pixel_scale}}
-    return TrainedNetwork(load_plain(folder), Preprocess.from_dict(about), tuple(card.classes), about)  # type: ignore[arg-type]
+    raise CardError(
+        f"{folder}: is an exported network, which answers but has no gradients; give the run folder that it was "
+        "exported from, such as runs/quick/training/d4-steerable-cnn-s1"
+    )
 
 
 def features(trained: TrainedNetwork, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -63,15 +59,12 @@ def features(trained: TrainedNetwork, images: np.ndarray) -> tuple[np.ndarray, n
     seen: list[np.ndarray] = []
     inputs: list[np.ndarray] = []
 
-    def note(network, given):
+    def note(_, given):
         inputs.append(image_statistics(given[0].numpy()))
-        if isinstance(network, PlainNetwork):
-            seen.append(network.features(given[0])[1].double().numpy())
 
+    last = trained.network.classifier
     hooks = [trained.network.register_forward_pre_hook(note)]
-    if not isinstance(trained.network, PlainNetwork):
-        last = trained.network.classifier
-        hooks += [last.register_forward_pre_hook(lambda _, given: seen.append(given[0].double().numpy()))]
+    hooks += [last.register_forward_pre_hook(lambda _, given: seen.append(given[0].double().numpy()))]
     try:
         trained.predict(images)
     finally:

@@ -1,7 +1,7 @@
 """What a network costs outside the study: images a second through `Predictor`, and the time until the first answer.
 
-The exported D4 network, in ONNX and in whole numbers of 8 bits, answers for arrays in memory, cropping, stretching and
-judging strangeness included, and stands beside the bare forward pass of the ResNet-18 in PyTorch on inputs of the same
+The exported D4 network, in ONNX and in int8, predicts for arrays in memory, cropping, stretching and
+the OOD score included, and stands beside the bare forward pass of the ResNet-18 in PyTorch on inputs of the same
 size, all on two processors. They run in turns, so that other load on the machine meets all alike.
 """
 
@@ -17,9 +17,8 @@ import numpy as np
 import torch
 
 from lensstudy.deployment.card import Card, Images
-from lensstudy.deployment.exporting import to_plain
-from lensstudy.deployment.plain import INT8_FILE, ONNX_FILE, write_int8, write_onnx
-from lensstudy.deployment.predictor import OnnxNetwork, Predictor
+from lensstudy.deployment.onnx_network import INT8_FILE, ONNX_FILE, OnnxNetwork, write_int8, write_onnx
+from lensstudy.deployment.predictor import Predictor
 from lensstudy.evaluation.ood import OODDetector
 from lensstudy.networks.registry import build_network
 
@@ -28,14 +27,15 @@ NAME, CLASSES, PROCESSORS = "d4-steerable-cnn", ["no_sub", "cdm", "axion"], 2
 
 def predictors(size: int, folder: Path) -> dict[str, Predictor]:
     """An untrained network for images of `size` pixels, exported in two ways, on two processors."""
-    network = to_plain(build_network(NAME, size, len(CLASSES)))
+    network = build_network(NAME, size, len(CLASSES)).eval()
     images = Images(
         channels=1, image_size=size, crop=size, binning=1, size=size, pixel_scale=0.1, brightness={},
         scaling={"kind": "asinh", "parameters": {"sky": [0], "softening": [1], "mean": [0], "deviation": [1]}},
     )  # fmt: skip
     card = Card(
         network=NAME, symmetry="D4", classes=CLASSES, images=images, calibration={"temperature": 1.0},
-        in_distribution={}, metrics={}, training={}, limits=[], equality={}, licence="MIT", versions={}, files={},
+        in_distribution={}, metrics={}, training={}, limits=[], equality={}, licence="MIT", versions={}, weights="",
+        files={},
     )  # fmt: skip
     shown = np.random.default_rng(0).normal(size=(200, 1, size, size))
     seen = torch.from_numpy(np.arcsinh(shown).astype(np.float32))

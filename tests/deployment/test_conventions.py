@@ -8,10 +8,7 @@ import torch
 from lensstudy.data.dataset import DataError, LensDataset
 from lensstudy.data.reading import read
 from lensstudy.deployment import conventions
-from lensstudy.deployment import exporting as deployment
-from lensstudy.deployment.card import Card
 from lensstudy.deployment.conventions import ORDERS, DeepLenseNetwork, order_of
-from lensstudy.deployment.plain import load_plain
 from lensstudy.networks import registry as networks
 from lensstudy.study import Study
 from lensstudy.training.fitting import fit, load_run
@@ -60,10 +57,8 @@ def test_other_classes_and_orders_are_errors():
 @pytest.mark.parametrize("order", ["models", "common-test"])
 def test_state_dict_of_three_logits(order, rings, run, tmp_path):
     """What their pipelines do: crop, scale each image from 0 to 1, load a state_dict, take the largest logit."""
-    folder = deployment.export(run, tmp_path / "out", "pytorch", rings)
-    card = Card.read(folder)
-    torch.save(DeepLenseNetwork(load_plain(folder), card, order).state_dict(), tmp_path / "model.pth")
-    fresh = DeepLenseNetwork(load_plain(folder), card, order)
+    torch.save(DeepLenseNetwork(load_run(run), order).state_dict(), tmp_path / "model.pth")
+    fresh = DeepLenseNetwork(load_run(run), order)
     fresh.load_state_dict(torch.load(tmp_path / "model.pth", weights_only=True))
 
     images = torch.from_numpy(np.array(rings.part("test").images))
@@ -78,9 +73,9 @@ def test_state_dict_of_three_logits(order, rings, run, tmp_path):
     torch.testing.assert_close(fresh(larger), fresh(images), rtol=1e-4, atol=1e-4)
 
 
-def test_brightness_that_has_a_meaning_cannot_be_scaled_away(exported):
+def test_brightness_that_has_a_meaning_cannot_be_scaled_away(run_folder):
     with pytest.raises(DataError, match="trained on images scaled by 'asinh'.*scaling: min-max"):
-        DeepLenseNetwork(load_plain(exported), Card.read(exported), "official")
+        DeepLenseNetwork(load_run(run_folder), "official")
 
 
 def as_torchvision(network) -> dict:

@@ -16,9 +16,8 @@ from lensstudy.cli import app
 from lensstudy.data.dataset import DataError
 from lensstudy.deployment import exporting as deployment
 from lensstudy.deployment.card import CARD_VERSION, Card, CardError
-from lensstudy.deployment.exporting import to_plain
-from lensstudy.deployment.plain import PlainNetwork, Step, load_plain, save_plain, write_int8, write_onnx
-from lensstudy.deployment.predictor import OnnxNetwork, Predictor
+from lensstudy.deployment.onnx_network import OnnxNetwork, write_int8, write_onnx
+from lensstudy.deployment.predictor import Predictor
 from lensstudy.networks import registry as networks
 from lensstudy.training.fitting import load_run
 
@@ -28,51 +27,40 @@ NAMES = ["d4-steerable-cnn", "c8-resnet", "resnet18", "so2-harmonic", "o2-gated"
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("name", NAMES)
-def test_plain_and_onnx_answer_as_the_network(name, size, tmp_path):
+def test_onnx_predicts_as_the_network(name, size, tmp_path):
     network = networks.build_network(name, size, 3, width=0.5, seed=2)
     images = torch.randn(33, 1, size, size, generator=torch.Generator().manual_seed(1))
     networks.settle_batch_norm(network, images).eval()
+    seen = []
+    network.classifier.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     with torch.no_grad():
         expected = network(images)
-        scale = expected.abs().max()
-        assert expected.std() > 0.01 * scale
-        save_plain(to_plain(network), tmp_path)
-        plain = load_plain(tmp_path)
-        assert (plain(images) - expected).abs().max() < 1e-5 * scale
-    logits, features = OnnxNetwork(write_onnx(plain, tmp_path / "network.onnx")).features(images)
+    scale = expected.abs().max()
+    assert expected.std() > 0.01 * scale
+    logits, features = OnnxNetwork(write_onnx(network, tmp_path / "network.onnx")).features(images)
     assert (logits - expected).abs().max() < 1e-5 * scale
-    assert (plain.features(images)[1] - features).abs().max() < 1e-5 * features.abs().max()
+    assert (seen[0] - features).abs().max() < 1e-5 * features.abs().max()
 
 
 @pytest.mark.parametrize("name", ["d4-steerable-cnn", "c8-resnet", "so2-harmonic"])
-def test_whole_numbers_are_near_and_keep_the_symmetry_of_the_square(name, tmp_path):
+def test_int8_is_near_and_keeps_the_symmetry_of_the_square(name, tmp_path):
     network = networks.build_network(name, 32, 3, width=0.5, seed=2)
     images = torch.randn(48, 1, 32, 32, generator=torch.Generator().manual_seed(1))
-    plain = to_plain(networks.settle_batch_norm(network, images).eval())
-    rounded = OnnxNetwork(write_int8(plain, images, tmp_path / "network.int8.onnx"))
+    networks.settle_batch_norm(network, images).eval()
+    int8 = OnnxNetwork(write_int8(network, images, tmp_path / "network.int8.onnx"))
     assert [file.name for file in tmp_path.iterdir()] == ["network.int8.onnx"]
-    expected, found = plain(images), rounded.features(images)[0]
+    with torch.no_grad():
+        expected, found = network(images), int8.features(images)[0]
     apart = (expected[:, 0] - expected[:, 1], found[:, 0] - found[:, 1])
     assert 0 < (found - expected).abs().max() < 0.1 * expected.abs().max()
     assert np.corrcoef(*apart)[0, 1] > 0.98
-    turned = rounded.features(images.rot90(1, (2, 3)).contiguous())[0]
-    # Turned filters are rounded alike; vectors change sign as they turn, and are rounded otherwise.
-    limit = 0.1 if name == "so2-harmonic" else 1e-5
-    assert (turned - found).abs().max() < limit * found.abs().max()
-
-
-def test_unknown_operation_is_refused():
-    with pytest.raises(ValueError, match="step 'logits' is 'eval', which this version does not know"):
-        PlainNetwork([Step("eval", ("images",), "logits")], {}, 1, 16)
-    with pytest.raises(ValueError, match="needs nothing"):
-        PlainNetwork([Step("relu", ("nothing",), "logits")], {}, 1, 16)
-
-
-def test_layer_without_plain_form_is_named():
-    network = networks.build_network("plain-cnn", 16, 2)
-    network.body.relu1 = torch.nn.GELU()
-    with pytest.raises(ValueError, match="body.relu1.*GELU.*no plain form"):
-        to_plain(network)
+    # Rotated copies of a filter are rounded alike; vectors change sign under rotations, and are rounded otherwise.
+    limit = 0.1 if name == "so2-harmonic" else 1e-6
+    for moved in (images.rot90(1, (2, 3)), images.rot90(2, (2, 3)), images.flip(3)):
+        if name != "d4-steerable-cnn" and moved.equal(images.flip(3)):
+            continue  # C8 and SO(2) have no reflections
+        change = int8.features(moved.contiguous())[0] - found
+        assert change.abs().max() < limit * found.abs().max()
 
 
 def test_card_describes_the_training(exported, run_folder, blobs):
@@ -88,10 +76,8 @@ def test_card_describes_the_training(exported, run_folder, blobs):
     assert set(card.files) == {f.name for f in exported.iterdir()} - {"card.json"}
 
 
-@pytest.mark.parametrize("format", ["onnx", "pytorch"])
-def test_exported_probabilities_are_those_of_the_training(format, run_folder, blobs, tmp_path):
-    folder = deployment.export(run_folder, tmp_path / "out", format, blobs, pixel_scale=0.1)
-    assert (folder / "network.onnx").exists() == (format == "onnx")
+def test_exported_probabilities_are_those_of_the_training(run_folder, blobs, tmp_path):
+    folder = deployment.export(run_folder, tmp_path / "out", "onnx", blobs, pixel_scale=0.1)
     predictor = Predictor(folder)
     images = blobs.part("test").images
     found, strangeness = predictor.answers(images)
@@ -101,12 +87,12 @@ def test_exported_probabilities_are_those_of_the_training(format, run_folder, bl
     assert np.isfinite(strangeness).all()
 
 
-def test_an_export_in_whole_numbers_says_how_near_it_is(run_folder, blobs, tmp_path, monkeypatch):
-    with pytest.raises(DataError, match="take their ranges from training images"):
+def test_an_export_in_int8_says_how_near_it_is(run_folder, blobs, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="takes its ranges from training images"):
         deployment.export(run_folder, tmp_path / "out", "int8")
     folder = deployment.export(run_folder, tmp_path / "out", "int8", blobs, pixel_scale=0.1)
     card, images = Card.read(folder), blobs.part("validation").images[:]
-    assert {"network.int8.onnx", "weights.safetensors"} <= set(card.files) and "network.onnx" not in card.files
+    assert "network.int8.onnx" in card.files and "network.onnx" not in card.files
     found = Predictor(folder).probabilities(images)
     exact = deployment.export(run_folder, tmp_path / "exact", "onnx", blobs, pixel_scale=0.1)
     change = np.abs(found - Predictor(exact).probabilities(images))
@@ -135,7 +121,7 @@ print(len(table))
 
 
 def test_without_its_images_nothing_is_called_strange(run_folder, tmp_path):
-    folder = deployment.export(run_folder, tmp_path / "out", "pytorch")
+    folder = deployment.export(run_folder, tmp_path / "out")
     card = Card.read(folder)
     assert card.in_distribution is None and any("cannot tell images" in limit for limit in card.limits)
     row = Predictor(folder).predict(np.random.default_rng(0).normal(size=(1, 16, 16))).iloc[0]
@@ -153,8 +139,8 @@ def test_another_pixel_scale_than_that_of_the_images_is_refused(run_folder, tmp_
     card = json.loads((run / "card.json").read_text())
     (run / "card.json").write_text(json.dumps(card | {"data": card["data"] | {"pixel_scale": 0.2}}))
     with pytest.raises(DataError, match="pixel scale 0.1: the images of this training have 0.2 arcsec; leave it out"):
-        deployment.export(run, tmp_path / "out", "pytorch", pixel_scale=0.1)
-    same = deployment.export(run, tmp_path / "out", "pytorch", pixel_scale=0.2001)
+        deployment.export(run, tmp_path / "out", pixel_scale=0.1)
+    same = deployment.export(run, tmp_path / "out", pixel_scale=0.2001)
     assert Card.read(same).images.pixel_scale == 0.2
 
 
@@ -166,13 +152,13 @@ def test_export_keeps_what_is_not_its_own(run_folder, tmp_path):
     with pytest.raises(CardError, match="holds .* which is of no exported network"):
         deployment.export(run_folder, run_folder)
     assert (run_folder / "weights.safetensors").exists(), "a training has a card too, and must not be replaced"
-    folder = deployment.export(run_folder, tmp_path / "network", "pytorch")
+    folder = deployment.export(run_folder, tmp_path / "network")
     (folder / "predictions.csv").write_text("file,prediction")
     with pytest.raises(CardError, match="holds 'predictions.csv'"):
-        deployment.export(run_folder, folder, "pytorch")
+        deployment.export(run_folder, folder)
     (folder / "predictions.csv").unlink()
-    assert deployment.export(run_folder, folder, "pytorch") == folder, "an earlier export is replaced"
-    with pytest.raises(ValueError, match="format 'pickle' is unknown; there are pytorch, onnx, int8"):
+    assert deployment.export(run_folder, folder) == folder, "an earlier export is replaced"
+    with pytest.raises(ValueError, match="format 'pickle' is unknown; there are onnx, int8"):
         deployment.export(run_folder, tmp_path / "out", "pickle")
 
 
@@ -187,12 +173,12 @@ def test_a_training_on_a_share_of_the_images_does_not_boast_of_the_whole(run_fol
         run = shutil.copytree(run_folder, tmp_path / "training" / f"{share}")
         card = json.loads((run / "card.json").read_text()) | {"share": share}
         (run / "card.json").write_text(json.dumps(card))
-        metrics = Card.read(deployment.export(run, format="pytorch")).metrics
+        metrics = Card.read(deployment.export(run)).metrics
         assert ("test" in metrics) == (share == 100)
 
 
 def remove_weights(folder):
-    (folder / "weights.safetensors").unlink()
+    (folder / "distribution.safetensors").unlink()
 
 
 def alter_weights(folder):
@@ -214,8 +200,9 @@ def cut_card(folder):
 
 
 DAMAGES = {
-    "a file is missing": (remove_weights, "'weights.safetensors' is missing"),
+    "a file is missing": (remove_weights, "'distribution.safetensors' is missing"),
     "one bit is altered": (alter_weights, "network.onnx: has been altered"),
+    "the card is older": (edit_card(format_version=2), "version 2, .*export the network again"),
     "the card is newer": (edit_card(format_version=CARD_VERSION + 1), f"version {CARD_VERSION + 1}.*update lensstudy"),
     "the classes are exchanged": (edit_card(classes=["sub", "no_sub"]), "card.json: has been altered"),
     "the temperature is altered": (edit_card(calibration={"temperature": 0.01}), "its seal is broken"),
@@ -237,9 +224,21 @@ def test_damaged_folder_is_refused(damage, exported, tmp_path):
         Predictor(folder)
 
 
-def test_folder_of_a_training_is_no_exported_network(run_folder):
-    with pytest.raises(CardError, match="lensstudy export"):
-        Predictor(run_folder)
+def test_the_folder_of_a_training_is_exported_once_on_the_way(run_folder, blobs, tmp_path):
+    run, images = shutil.copytree(run_folder, tmp_path / "run"), blobs.part("test").images
+    expected = Predictor(deployment.export(run, tmp_path / "out")).predict(images)
+    pd.testing.assert_frame_equal(Predictor(run).predict(images), expected)
+    card = run / "exported" / "card.json"
+    written = card.stat().st_mtime_ns
+    Predictor(run)
+    assert card.stat().st_mtime_ns == written, "an export of the same weights is reused"
+    networks.save_weights(load_run(run).network.requires_grad_(False), run / "weights.safetensors")
+    Predictor(run)
+    assert card.stat().st_mtime_ns == written, "the same weights, written again"
+    network = load_run(run).network.requires_grad_(False)
+    network.classifier.bias += torch.arange(len(blobs.classes))
+    networks.save_weights(network, run / "weights.safetensors")
+    assert Predictor(run).predict(images)["sub"].mean() > expected["sub"].mean() + 0.01
 
 
 def test_commands(exported, run_folder, blobs, tmp_path, monkeypatch):
@@ -275,9 +274,9 @@ def test_commands(exported, run_folder, blobs, tmp_path, monkeypatch):
     asked = lensstudy("predict", "unscaled", "good.npy", "--out", "unscaled.csv")
     assert asked.exit_code == 0 and "check yourself that yours are as large" in asked.output
     rounded = lensstudy("export", run_folder, "--data", data, "--out", "rounded", "--format", "int8")
-    assert rounded.exit_code == 0 and "In whole numbers it names the same class for" in rounded.output
+    assert rounded.exit_code == 0 and "In int8 it names the same class for" in rounded.output
     wrong = lensstudy("predict", "network", "good.npy", "--out", "network")
     assert wrong.exit_code == 2 and "Is a directory" in wrong.output
-    wrong = lensstudy("predict", run_folder, "good.npy")
-    assert wrong.exit_code == 2 and "lensstudy export" in wrong.output
+    wrong = lensstudy("predict", tmp_path, "good.npy")
+    assert wrong.exit_code == 2 and "neither an exported network nor a finished training" in wrong.output
     assert lensstudy("export", tmp_path / "nowhere").exit_code == 2
