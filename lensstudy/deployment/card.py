@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 __all__ = ["CARD_VERSION", "Card", "CardError", "Images", "file_hash"]
 
 CARD_VERSION = 3
+SCALE_TOLERANCE = 0.02  # pixel scales that agree to 2 % are the same: half a pixel over a cutout of 50
 FORMAT: Final = "lensstudy-network"
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lensstudy.data.dataset import DataError, LensDataset, canonical_class
+from lensstudy.data.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from lensstudy.networks.registry import Network
@@ -66,8 +67,8 @@ class DeepLenseNetwork(nn.Module):
         super().__init__()
         if trained.preprocess.scaling != "min-max":
             raise DataError(
-                f"the network was trained on images scaled by '{trained.preprocess.scaling}', and DeepLense's pipelines "
-                "scale each image from 0 to 1; train with `scaling: min-max`, or use lensstudy.Predictor"
+                f"the network was trained on images scaled by '{trained.preprocess.scaling}', and DeepLense's "
+                "pipelines scale each image from 0 to 1; train with `scaling: min-max`, or use lensstudy.Predictor"
             )
         self.network, self.preprocess = folded(trained.network), trained.preprocess
         self.register_buffer("order", torch.tensor(order_of(trained.classes, order)))

@@ -19,17 +19,17 @@ import pandas as pd
 import torch
 
 from lensstudy.data.dataset import DataError, LensDataset
-from lensstudy.deployment.card import FORMAT, Card, CardError, Images, file_hash
+from lensstudy.data.preprocess import Preprocess
+from lensstudy.deployment.card import FORMAT, SCALE_TOLERANCE, Card, CardError, Images, file_hash
 from lensstudy.deployment.onnx_network import INT8_FILE, ONNX_FILE, OnnxNetwork, write_int8, write_onnx
-from lensstudy.deployment.predictor import SCALE_TOLERANCE, Predictor
 from lensstudy.evaluation.calibration import calibrate
-from lensstudy.evaluation.ood import METHOD, QUANTILE, OODDetector
+from lensstudy.evaluation.ood import METHOD, QUANTILE, OODDetector, image_statistics
 
 if TYPE_CHECKING:
     from lensstudy.networks.registry import Network
     from lensstudy.training.fitting import TrainedNetwork
 
-__all__ = ["FORMATS", "Card", "CardError", "Predictor", "export", "exported"]
+__all__ = ["FORMATS", "Card", "CardError", "export", "exported"]
 
 FORMATS = ("onnx", "int8")
 
@@ -38,6 +38,7 @@ LICENCE = "MIT"
 # How far int8 may be from the trained network on the validation images.
 AGREEMENT, AUC_LOSS = 0.95, 0.002  # least share of images in the same class, most that the AUC may fall
 SAMPLE = 2000  # training images to which the OOD detector is fitted
+PIECE = 256  # images in memory at a time
 RANGED = 256  # training images that set the ranges of int8
 # What a training's card holds that has a place of its own in the card of the export.
 ELSEWHERE = ("network", "classes", "in_channels", "image_size", "crop", "binning", "size", "scaling", "versions")
@@ -154,10 +155,9 @@ def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, 
         if format == "int8":
             network = _rounded(folder, card, network, trained.network, data)
             (folder / ONNX_FILE).unlink()
-        predictor = Predictor.of(card, network)
         train, validation = (data.part(name) for name in ("train", "validation"))
         rows = np.linspace(0, len(train) - 1, min(SAMPLE, len(train))).astype(int)
-        known, held_out = (predictor.noticed(images) for images in (train.images[rows], validation.images[:]))
+        known, held_out = (_outputs(card, network, part)[1:] for part in (train.images[rows], validation.images))
         OODDetector.fit(*known, train.labels[rows], held_out).save(folder / "distribution.safetensors")
         card.in_distribution = {"method": METHOD, "quantile": QUANTILE, "validation_images": len(validation)}
     card.files = {file.name: file_hash(file) for file in sorted(folder.iterdir())}
@@ -181,18 +181,29 @@ def _check_equality(exported: OnnxNetwork, network: Network) -> dict[str, float]
     return {"onnx": difference}
 
 
+@torch.no_grad()
+def _outputs(card: Card, network: OnnxNetwork, images) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Calibrated probabilities, features before the last layer, and image statistics of images `(N, C, H, W)`."""
+    preprocess, found = Preprocess.from_dict(card.images.model_dump()), []
+    for start in range(0, len(images), PIECE):
+        seen = preprocess(np.asarray(images[start : start + PIECE]))
+        logits, features = network.features(seen)
+        probabilities = torch.softmax(logits.double() / card.calibration["temperature"], dim=1).numpy()
+        found.append((probabilities, features.numpy().astype(np.float64), image_statistics(seen.numpy())))
+    probabilities, features, statistics = (np.concatenate(part) for part in zip(*found, strict=True))
+    return probabilities, features, statistics
+
+
 def _rounded(folder: Path, card: Card, network: OnnxNetwork, trained: Network, data: LensDataset) -> OnnxNetwork:
     """The network in int8, written into `folder`; the card then says how near it is to the trained one on the
     validation images. Raises `CardError` where it is not near."""
     from lensstudy.evaluation import scores as evaluation
 
-    exact, train, images = Predictor.of(card, network), data.part("train"), data.part("validation").images
+    train, images = data.part("train"), data.part("validation").images
+    preprocess = Preprocess.from_dict(card.images.model_dump())
     rows = np.linspace(0, len(train) - 1, min(RANGED, len(train))).astype(int)
-    rounded = OnnxNetwork(write_int8(trained, exact.seen(train.images[rows]), folder / INT8_FILE))
-    expected, found = (
-        np.concatenate([one.probabilities(images[i : i + 64]) for i in range(0, len(images), 64)])
-        for one in (exact, Predictor.of(card, rounded))
-    )
+    rounded = OnnxNetwork(write_int8(trained, preprocess(np.asarray(train.images[rows])), folder / INT8_FILE))
+    expected, found = (_outputs(card, one, images)[0] for one in (network, rounded))
     agreement = float((found.argmax(1) == expected.argmax(1)).mean())
     labels = data.part("validation").labels
     loss = evaluation.auc(labels, expected) - evaluation.auc(labels, found)

@@ -29,7 +29,7 @@ from lensstudy.data.dataset import DataError, LensDataset, canonical_class
 from lensstudy.data.formats import HDF5, decode, read_npy, stacked
 from lensstudy.data.preprocess import Preprocess
 from lensstudy.data.rotation import centre_crop
-from lensstudy.deployment.card import Card
+from lensstudy.deployment.card import SCALE_TOLERANCE, Card
 from lensstudy.deployment.onnx_network import AT_ONCE, INT8_FILE, ONNX_FILE, OnnxNetwork
 from lensstudy.evaluation.ood import OODDetector, image_statistics
 
@@ -39,7 +39,6 @@ __all__ = ["STATES", "Predictor", "class_by_folder", "find"]
 # `left out`: a noise map, PSF or mask that belongs to an image.
 STATES = ("answered", "scale unknown", "strange", "refused", "left out")
 
-SCALE_TOLERANCE = 0.02  # pixel scales that agree to 2 % are the same: half a pixel over a cutout of 50
 LABELS = ("labels", "label", "classes", "class", "y")  # arrays beside the images of an HDF5 file
 BOUND = 1e30  # pixels beyond it overflow in float32
 PIECE = 256  # images taken from a stack at a time
@@ -125,15 +124,6 @@ class Predictor:
         """What the network sees of images `(N, C, H, W)` that were turned by `degrees`: `(N, C, size, size)`."""
         with _one_thread():
             return self.preprocess(np.asarray(images), degrees)
-
-    @torch.no_grad()
-    def noticed(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What strangeness is judged by, in float64, of images `(N, C, H, W)`: the features before the last layer
-        `(N, F)` and the looks of the input `(N, L)`."""
-        parts = range(0, len(images), self.batch_size)
-        seen = (self.seen(images[i : i + self.batch_size]) for i in parts)
-        _, features, looked = zip(*map(self._noticed, seen), strict=True)
-        return np.concatenate(features), np.concatenate(looked)
 
     @torch.no_grad()
     def probabilities(self, images: np.ndarray, degrees: float = 0.0) -> np.ndarray:

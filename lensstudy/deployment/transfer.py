@@ -12,8 +12,7 @@ from pathlib import Path
 from lensstudy.data.dataset import DataError
 from lensstudy.data.filtering import Rules, filter_images
 from lensstudy.data.reading import read
-from lensstudy.deployment.card import FORMAT
-from lensstudy.deployment.predictor import SCALE_TOLERANCE
+from lensstudy.deployment.card import FORMAT, SCALE_TOLERANCE
 from lensstudy.study import Study
 from lensstudy.training.fitting import RELEVANT, fit, in_batch
 
