@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lensstudy.networks.registry import Network
     from lensstudy.training.fitting import TrainedNetwork
 
-__all__ = ["FORMATS", "Card", "CardError", "export", "exported"]
+__all__ = ["FORMATS", "Card", "CardError", "export", "exported", "outputs"]
 
 FORMATS = ("onnx", "int8")
 
@@ -157,7 +157,7 @@ def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, 
             (folder / ONNX_FILE).unlink()
         train, validation = (data.part(name) for name in ("train", "validation"))
         rows = np.linspace(0, len(train) - 1, min(SAMPLE, len(train))).astype(int)
-        known, held_out = (_outputs(card, network, part)[1:] for part in (train.images[rows], validation.images))
+        known, held_out = (outputs(card, network, part)[1:] for part in (train.images[rows], validation.images))
         OODDetector.fit(*known, train.labels[rows], held_out).save(folder / "distribution.safetensors")
         card.in_distribution = {"method": METHOD, "quantile": QUANTILE, "validation_images": len(validation)}
     card.files = {file.name: file_hash(file) for file in sorted(folder.iterdir())}
@@ -182,7 +182,7 @@ def _check_equality(exported: OnnxNetwork, network: Network) -> dict[str, float]
 
 
 @torch.no_grad()
-def _outputs(card: Card, network: OnnxNetwork, images) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def outputs(card: Card, network: OnnxNetwork, images) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Calibrated probabilities, features before the last layer, and image statistics of images `(N, C, H, W)`."""
     preprocess, found = Preprocess.from_dict(card.images.model_dump()), []
     for start in range(0, len(images), PIECE):
@@ -203,7 +203,7 @@ def _rounded(folder: Path, card: Card, network: OnnxNetwork, trained: Network, d
     preprocess = Preprocess.from_dict(card.images.model_dump())
     rows = np.linspace(0, len(train) - 1, min(RANGED, len(train))).astype(int)
     rounded = OnnxNetwork(write_int8(trained, preprocess(np.asarray(train.images[rows])), folder / INT8_FILE))
-    expected, found = (_outputs(card, one, images)[0] for one in (network, rounded))
+    expected, found = (outputs(card, one, images)[0] for one in (network, rounded))
     agreement = float((found.argmax(1) == expected.argmax(1)).mean())
     labels = data.part("validation").labels
     loss = evaluation.auc(labels, expected) - evaluation.auc(labels, found)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from lensstudy.deployment.card import Card, Images
+from lensstudy.deployment.exporting import outputs
 from lensstudy.deployment.onnx_network import INT8_FILE, ONNX_FILE, OnnxNetwork, write_int8, write_onnx
 from lensstudy.deployment.predictor import Predictor
 from lensstudy.evaluation.ood import OODDetector
@@ -42,7 +43,7 @@ def predictors(size: int, folder: Path) -> dict[str, Predictor]:
     files = {"onnx": write_onnx(network, folder / ONNX_FILE), "int8": write_int8(network, seen, folder / INT8_FILE)}
     made = {name: Predictor.of(card, OnnxNetwork(file, PROCESSORS)) for name, file in files.items()}
     for one in made.values():
-        known = one.noticed(shown)
+        known = outputs(card, one.network, shown)[1:]
         one.distribution = OODDetector.fit(*known, np.arange(200) % len(CLASSES), known)
     return made
 
