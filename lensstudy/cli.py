@@ -17,14 +17,13 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from lensstudy import commands
+from lensstudy import __version__, commands
 from lensstudy.study import ParameterError, Study, home
 from lensstudy.text import nearest
 
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="What does symmetry buy? Equivariant networks for dark matter in gravitational lenses.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -46,6 +45,21 @@ def _found(file: Path) -> Path:
 StudyFile = Annotated[
     Path, typer.Argument(help="parameter file of the study, such as params/quick.yml", callback=_found)
 ]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lensstudy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="show the version and exit", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What does symmetry buy? Equivariant networks for dark matter in gravitational lenses."""
 
 
 @app.command()
@@ -211,14 +225,14 @@ def report(
         runs, file = home() / "runs" / name, home() / "params" / f"{name}.yml"
         executed = [one for one in sorted((runs / "notebooks").glob("*.ipynb")) if ".failed" not in one.suffixes]
         if not executed:
-            typer.echo(f"{name}: no finished notebook in {_shown(runs / 'notebooks')}; left out", err=True)
+            typer.echo(f"{name}: no finished notebook in {_shown(runs / 'notebooks')}; skipped", err=True)
             continue
         only = None
-        stamp = json.loads(executed[0].read_text(encoding="utf-8"))["metadata"]["lensstudy"]
-        if reference and not stamp.get("redistributable", False):
+        stamps = [json.loads(one.read_text(encoding="utf-8"))["metadata"].get("lensstudy", {}) for one in executed]
+        if reference and not all(stamp.get("redistributable", False) for stamp in stamps):
             only = [TABLES_ONLY]
             typer.echo(
-                f"{name}: of images that were read, only {TABLES_ONLY} is committed, without its images", err=True
+                f"{name}: its images may not be published, so only {TABLES_ONLY} is written, without them", err=True
             )
         for one in executed:
             if only is None or one.stem in only:

@@ -16,6 +16,7 @@ import typer
 __all__ = ["export", "predict", "train"]
 
 FIRST = "d4-steerable-cnn"  # what is trained where nobody says
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet takes for a formula
 Scale = Annotated[float | None, typer.Option("--pixel-scale", help="arcseconds of one pixel, where files do not say")]
 
 
@@ -66,13 +67,13 @@ def predict(
     counts = dict.fromkeys(STATES, 0)
     with open(out, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, predictor.columns)
-        table.writeheader()
+        table.writerow({name: _as_cell(name) for name in predictor.columns})
         extension = int(extension) if extension and extension.isdigit() else extension
         for row in predictor.predict_files(paths, extension, progress):
             if row["state"] in ("refused", "scale unknown") and not counts[row["state"]]:  # the first of each kind
                 typer.echo(f"{row['file']}: {row['reason']}", err=True)
             counts[row["state"]] += 1
-            table.writerow(row)
+            table.writerow({name: _as_cell(value) for name, value in row.items()})
     said = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
     typer.echo(f"{out}: {said or 'no images'}")
     if predictor.distribution is None:
@@ -119,6 +120,11 @@ def train(
         f"{folder}: validation AUC {metrics['validation_auc']:.4f}, accuracy {metrics['validation_accuracy']:.3f} "
         f"after epoch {metrics['best_epoch']}; `lensstudy predict {folder} IMAGES` asks it"
     )
+
+
+def _as_cell(value: object) -> object:
+    """Return a value as a cell of a CSV table: an apostrophe keeps a spreadsheet from running text as a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def _refuse(message: str) -> NoReturn:

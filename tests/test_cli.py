@@ -2,9 +2,11 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -13,7 +15,13 @@ import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
+from lensstudy import commands
+
 LENSSTUDY = str(Path(sys.executable).with_name("lensstudy"))
+ROOT = Path(__file__).resolve().parents[1]
+HELP = """from lensstudy.cli import app
+try: app(["--help"])
+except SystemExit: pass"""
 TINY = """\
 images_per_class: 20
 networks: [d4-steerable-cnn, plain-cnn]
@@ -217,6 +225,42 @@ def test_a_notebook_runs_by_hand_with_papermill(root, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "runs/smoke/training/c4-steerable-cnn-s1/metrics.json").exists()
+
+
+def test_help_and_version_do_not_wait_for_torch():
+    """Heavy packages are imported by the command that needs them: neither the face nor `--help` loads one."""
+    heavy = "torch", "lightning", "e2cnn", "matplotlib", "pandas", "scipy", "astropy", "nbconvert"
+    for start in ("import lensstudy", HELP):
+        script = f"import sys\n{start}\nprint([one for one in {heavy} if one in sys.modules])"
+        result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        assert result.stdout.splitlines()[-1:] == ["[]"], result.stdout + result.stderr
+    assert "predict" in result.stdout
+    assert subprocess.run([LENSSTUDY, "--version"], capture_output=True, text=True).stdout == (
+        f"lensstudy {version('lensstudy')}\n"
+    )
+
+
+def test_text_that_looks_like_a_formula_is_text_in_a_table():
+    cells = ["=cmd()", "+1", "-2", "@SUM(A1)", "\t=1", "lens.png", -0.5, ""]
+    expected = ["'=cmd()", "'+1", "'-2", "'@SUM(A1)", "'\t=1", "lens.png", -0.5, ""]
+    assert [commands._as_cell(one) for one in cells] == expected
+
+
+def test_names_of_files_reach_no_shell(tmp_path):
+    """The name of a parameter file is one word of the command of each job, whatever it holds."""
+    file = tmp_path / "a'; touch broken; echo '{x}.yml"
+    file.write_text(TINY + "study: tiny\n")
+    result = lensstudy(tmp_path, "run", file.name, "--dry-run")
+    assert result.returncode == 0, result.stderr
+    command = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", tmp_path, "--dry-run"]
+        + ["--printshellcmds", "--config", f"study={file}", f"notebooks={ROOT / 'notebooks'}"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"LENSSTUDY_HOME": str(tmp_path)},
+    ).stdout
+    shell = next(line for line in command.splitlines() if "notebook 01-explore-data" in line)
+    assert str(file) in shlex.split(shell.partition("lensstudy ")[2])
 
 
 def test_a_study_of_the_package_is_found_from_anywhere(tmp_path):

@@ -28,6 +28,7 @@ from lensstudy.report.pages import (
     data_uri,
     link,
     mark_outdated,
+    may_show_images,
     parameter_rows,
     render,
     stale_pages,
@@ -65,7 +66,7 @@ def write_index(
     `only` names the pages to list.
     """
     run, html = Path(run_folder), Path(report_folder) / "index.html"
-    pages, failed = _pages(run, html), _failures(run, html)
+    pages, failed = _pages(run, html, committed), _failures(run, html)
     if study:
         kept = {f"03-train-{network}-s{seed}" for network in study.networks for seed in study.seeds}
         pages, failed = (
@@ -137,8 +138,9 @@ def compare(run_a: str | Path, run_b: str | Path, html: str | Path) -> Path:
     return html
 
 
-def _pages(run: Path, html: Path) -> list[dict]:
-    """The executed notebooks of a study in reading order: name, title, stamp, link to the page, first figure."""
+def _pages(run: Path, html: Path, committed: bool = False) -> list[dict]:
+    """The executed notebooks of a study in reading order: name, title, stamp, link to the page, and the
+    first figure that may be shown."""
     pages = []
     for file in sorted((run / "notebooks").glob("*.ipynb")):
         if not file.name.endswith(".failed.ipynb"):
@@ -147,13 +149,14 @@ def _pages(run: Path, html: Path) -> list[dict]:
                 r"^# (.+)$", "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"), re.M
             )
             page = html.parent / f"{file.stem}.html"
+            stamp = notebook.metadata.get("lensstudy", {})
             pages.append(
                 {
                     "name": file.stem,
                     "title": heading[1] if heading else file.stem,
-                    "stamp": notebook.metadata.get("lensstudy", {}),
+                    "stamp": stamp,
                     "link": page.name if page.exists() else "",
-                    "thumbnail": _thumbnail(notebook),
+                    "thumbnail": _thumbnail(notebook, committed and not stamp.get("redistributable", False)),
                 }
             )
     return pages
@@ -200,11 +203,13 @@ def _embedded(picture: Path) -> str:
     return data_uri(picture.read_bytes(), kind) if picture.is_file() else ""
 
 
-def _thumbnail(notebook: NotebookNode, width: int = 440) -> dict[str, str]:
+def _thumbnail(notebook: NotebookNode, without_images: bool = False, width: int = 440) -> dict[str, str]:
     """The first figure of a notebook, small, with its alternative text; empty if it has none. A cell tagged
-    `thumbnail` goes first."""
+    `thumbnail` goes first; `without_images` passes over what may show images of the data."""
     for cell in sorted(notebook.cells, key=lambda cell: "thumbnail" not in tags(cell)):
         for output in cell.get("outputs", []):
+            if without_images and may_show_images(output):
+                continue
             data = output.get("data", {})
             image = BeautifulSoup(data.get("text/html", ""), "html.parser").find(
                 "img", src=re.compile("^data:image/png")

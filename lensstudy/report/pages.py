@@ -36,6 +36,7 @@ __all__ = [
     "is_marked",
     "link",
     "mark_outdated",
+    "may_show_images",
     "parameter_rows",
     "render",
     "stale_pages",
@@ -137,14 +138,14 @@ def _cells_to_show(notebook: NotebookNode, without_images: bool = False) -> Note
         if cell.cell_type == "code":
             hidden = "hide-output" in tags(cell)
             outputs = [one for one in cell.outputs if not hidden and WIDGET not in one.get("data", {})]
-            cell.outputs = [one for one in outputs if not (without_images and _may_show_images(one))]
+            cell.outputs = [one for one in outputs if not (without_images and may_show_images(one))]
         shown.cells.append(cell)
         if cell.cell_type == "code" and not hidden and len(cell.outputs) < len(outputs):
             shown.cells.append(nbformat.v4.new_markdown_cell(NO_IMAGES))
     return shown
 
 
-def _may_show_images(output: NotebookNode) -> bool:
+def may_show_images(output: NotebookNode) -> bool:
     """Whether an output may hold images of the data: every picture whose figure has not said that it shows none."""
     if output.get("metadata", {}).get("lensstudy", {}).get("shows_images", True) is False:
         return False

@@ -338,6 +338,37 @@ def test_images_are_published_only_where_the_data_allow_it(tmp_path, about, give
         assert any("A line" in text for text in texts)
         assert any("Pixels" in text for text in texts) == (shown or not committed)
         assert any("The first one" in text for text in texts) == (shown or not committed)  # a picture without a mark
+        index = report.write_index(executed.parent.parent, tmp_path / "reports", committed=committed).read_text()
+        thumbnail = BeautifulSoup(index, "html.parser").select_one(".thumbnail img")["alt"]
+        assert thumbnail == ("pixels" if shown or not committed else "line")
+
+
+HOSTILE = """import pandas as pd
+import matplotlib.pyplot as plt
+from IPython.display import Latex
+from lensstudy.figures import plots
+bad = "<script>alert(1)</script>"
+display(pd.DataFrame({bad: [bad]}), pd.DataFrame({bad: [bad]}).style.format(escape="html"))
+plots.show(plt.figure(), f"{bad} $x$ ${bad}$", f'" onload="alert(1)" {bad}')
+print(bad)
+Latex(bad)"""
+
+
+def test_text_from_outside_is_text_on_a_page(tmp_path):
+    """Names of files, classes and studies may hold anything; none of it becomes an element of a page."""
+    executed = run(notebook(tmp_path / "hostile.ipynb", new_markdown_cell("# Hostile"), HOSTILE), tmp_path)
+    content = nbformat.read(executed, as_version=4)
+    bad = "<script>alert(1)</script>"
+    content.metadata["lensstudy"]["parameters"] |= {"data_path": bad, "question": bad}
+    content.metadata["lensstudy"]["data"] = bad
+    nbformat.write(content, executed)
+    report.render(executed, tmp_path / "page.html", parameter_file=tmp_path / f"{bad[:8]}.yml")
+    index = report.write_index(executed.parent.parent, tmp_path / "reports")
+    for page in (tmp_path / "page.html", index):
+        soup = BeautifulSoup(page.read_text(), "html.parser")
+        assert not [one for one in soup.find_all("script") if "alert(" in one.get_text()]
+        assert not soup.select("[onload]")
+        assert "<script>alert(1)" in soup.get_text() + str([one.attrs for one in soup.find_all()])
 
 
 def test_a_page_of_an_older_notebook_says_so():
