@@ -15,8 +15,12 @@ study = Study.read(config["study"])
 NOTEBOOKS = Path(config["notebooks"])
 RUNS = f"runs/{study.study}"
 REPORTS = f"reports/{study.study}"
-FILE = quote(str(config["study"])).replace("{", "{{").replace("}", "}}")
-COMMAND, FIT = "lensstudy notebook {} " + FILE, "lensstudy fit " + FILE
+FILE = quote(str(config["study"])).replace("{", "{{").replace("}", "}}")  # Snakemake formats every command
+FIT = f"lensstudy fit {FILE}"
+
+
+def command(notebook):
+    return f"lensstudy notebook {notebook} {FILE}"
 
 
 def source(notebook, *modules):
@@ -65,7 +69,7 @@ rule explore:
         values("01-explore-data"),
         data_state(study.data_path, study.population),
     shell:
-        COMMAND.format("01-explore-data")
+        command("01-explore-data")
 
 
 rule build:
@@ -78,7 +82,7 @@ rule build:
     params:
         values("02-build-models"),
     shell:
-        COMMAND.format("02-build-models")
+        command("02-build-models")
 
 
 rule train:
@@ -93,7 +97,7 @@ rule train:
     threads: study.threads * study.devices
     priority: 10
     shell:
-        COMMAND.format("03-train") + " --network {wildcards.network} --seed {wildcards.seed}"
+        command("03-train") + " --network {wildcards.network} --seed {wildcards.seed}"
 
 
 rule train_share:
@@ -121,7 +125,7 @@ rule analyse:
     params:
         values("04-analyse"),
     shell:
-        COMMAND.format("04-analyse")
+        command("04-analyse")
 
 
 rule improve:
@@ -135,7 +139,7 @@ rule improve:
         values("05-improve"),
     threads: study.threads * study.devices
     shell:
-        COMMAND.format("05-improve")
+        command("05-improve")
 
 
 rule apply:
@@ -149,7 +153,7 @@ rule apply:
         values("07-apply"),
         data_state(study.apply_to),
     shell:
-        COMMAND.format("07-apply")
+        command("07-apply")
 
 
 rule validate:
@@ -163,7 +167,7 @@ rule validate:
         values("06-validate-on-real-lenses"),
         data_state(study.observations_path),
     shell:
-        COMMAND.format("06-validate-on-real-lenses")
+        command("06-validate-on-real-lenses")
 
 
 rule own:
@@ -176,4 +180,4 @@ rule own:
     params:
         lambda wildcards: values(wildcards.own),
     shell:
-        COMMAND.format("{wildcards.own}")
+        command("{wildcards.own}")

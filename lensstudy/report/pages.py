@@ -198,6 +198,7 @@ class _CellExporter(HTMLExporter):
 def _page_body(notebook: NotebookNode) -> tuple[str, str, list[dict]]:
     """Body, title and table of contents of a page. The first heading is the title; figures are numbered."""
     soup = BeautifulSoup(_CellExporter().from_notebook_node(notebook)[0], "html.parser")
+    _defuse(soup)
     first = soup.find("h1")
     title = first.extract().get_text().strip() if first else ""
     contents: list[dict] = []
@@ -217,6 +218,21 @@ def _page_body(notebook: NotebookNode) -> tuple[str, str, list[dict]]:
     for number, table in enumerate(soup.find_all("table"), start=1):
         _tame_table(soup, table, number)
     return str(soup), title, contents
+
+
+ACTIVE = ("script", "iframe", "object", "embed", "applet", "link", "meta", "base", "form", "input", "button")
+
+
+def _defuse(soup: BeautifulSoup) -> None:
+    """Let nothing in the cells of a notebook act: a name of a file or class may hold anything, and tables of pandas
+    pass it on as it is. Elements that act become the text they were written in."""
+    for element in soup.find_all(ACTIVE):
+        element.replace_with(str(element))
+    for element in soup.find_all(True):
+        for name in list(element.attrs):
+            address = name in ("href", "src", "action", "xlink:href") and re.sub(r"\s", "", str(element[name])).lower()
+            if name.startswith("on") or (address and address.startswith(("javascript:", "vbscript:", "data:text"))):
+                del element[name]
 
 
 def _number_figure(soup: BeautifulSoup, figure: Tag, number: int) -> None:
