@@ -56,17 +56,32 @@ def export(
     dataset: LensDataset | str | Path | None = None,
     pixel_scale: float | None = None,
 ) -> Path:
-    """Export the finished training in the folder `run` to the folder `out` (default: `exported` inside it).
+    """Export the network of a finished training, as ONNX with a card.
 
-    format: `onnx` (the default), or `int8`, which is faster, and near the trained network instead of equal to it; the
-        card says how near.
-    dataset: the set it was trained on, or its folder (default: the one of its study). Without it the card knows no
-        brightness and no OOD detector, and predictions say so.
-    pixel_scale: arcseconds of one pixel, where the data set does not say.
+    Args:
+        run: folder of the training, as `fit` leaves it.
+        out: folder of the export (default: `exported` inside `run`).
+        format: `onnx`, or `int8`, which is faster, and near the trained network instead of equal to it; the card
+            says how near.
+        dataset: the set it was trained on, or its folder (default: the one of its study). Without it the card has
+            neither a range of brightness nor an OOD detector, and predictions say so.
+        pixel_scale: arcseconds of one pixel, where the data set does not say.
 
-    Returns the folder. Raises `CardError` if the exported network does not answer as the trained one, `DataError` if
-    `dataset` is another than the one of the training, is missing where int8 needs it, or says another
-    `pixel_scale`.
+    Returns:
+        The folder of the export.
+
+    Raises:
+        CardError: if the exported network does not predict as the trained one does.
+        DataError: if `dataset` is not the one of the training, is missing where int8 needs it, or has another
+            `pixel_scale`.
+
+    Example:
+        >>> import tempfile
+        >>> from lensstudy import Study, fit, simulate
+        >>> lenses = simulate("model_3", 12, seed=1, image_size=33).split(0.2, 0.2, seed=1)
+        >>> run = fit(lenses, Study(network="d4-steerable-cnn", width=0.25, epochs=1), folder=tempfile.mkdtemp())
+        >>> (export(run, dataset=lenses) / "card.json").exists()
+        True
     """
     from lensstudy.training.fitting import load_run
 

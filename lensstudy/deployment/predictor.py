@@ -69,16 +69,30 @@ class _Image:
 
 
 class Predictor:
-    """A trained network that predicts. `classes` are in the order of the probabilities.
+    """Predict the classes of images with a trained network.
 
-    folder: an exported network, or the folder of a finished training, which is exported on the way (to `exported`
-        inside it, and reused as long as the weights are the same).
+    `predict` takes images in memory, `predict_files` files and folders.
+    `classes` are in the order of the probabilities.
 
-    turns: average the answer over this many orientations of each image, evenly spaced.
-    pixel_scale: arcseconds of one pixel of the images, for files that do not say.
-    threads: processor threads (default: torch's number).
+    Args:
+        folder: an exported network, or the folder of a finished training, which is exported on the way (to `exported`
+            inside it, and reused as long as the weights are the same).
+        turns: average the probabilities over this many orientations of each image, evenly spaced.
+        pixel_scale: arcseconds of one pixel of the images, for files that do not say.
+        batch_size: images in one pass through the network.
+        threads: processor threads (default: torch's number).
 
-    Raises `CardError` for a folder that is incomplete, altered or newer than this version.
+    Raises:
+        CardError: for a folder that is incomplete, altered or newer than this version.
+
+    Example:
+        >>> import tempfile
+        >>> from lensstudy import Study, export, fit, simulate
+        >>> lenses = simulate("model_3", 12, seed=1, image_size=33).split(0.2, 0.2, seed=1)
+        >>> run = fit(lenses, Study(network="d4-steerable-cnn", width=0.25, epochs=1), folder=tempfile.mkdtemp())
+        >>> predictor = Predictor(export(run, dataset=lenses))
+        >>> len(predictor.predict(lenses.images[:2]))
+        2
     """
 
     def __init__(
