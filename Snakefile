@@ -1,14 +1,14 @@
 # The order of the stages, and nothing else: which notebook needs which others.
 #
 # `lensstudy run params/X.yml` drives this file. A stage runs again when its notebook, the modules behind it, the stages
-# before it, its data or the parameters in its own `parameters` cell have changed, and only then. What a stage leaves in
+# before it, its data or the parameters of the groups it uses have changed, and only then. What a stage leaves in
 # runs/X/dataset and runs/X/training is not declared here: Snakemake removes a declared file before a job runs again,
 # and a training that is still what its parameters ask for must not be done twice.
 
 from pathlib import Path
 from shlex import quote
 
-from lensstudy.study import PAGES, Study, notebook_parameters
+from lensstudy.study import PAGES, Study
 from lensstudy.provenance import data_state, imported_modules, module_files
 
 study = Study.read(config["study"])
@@ -27,10 +27,18 @@ def source(notebook, *modules):
     return [NOTEBOOKS / f"{notebook}.ipynb", *module_files("stages", "figures.plots", *modules)]
 
 
-def values(notebook):
-    """The parameters that this notebook declares, so that a change of any other one does not run it again."""
-    declared = notebook_parameters(NOTEBOOKS / f"{notebook}.ipynb")
-    return {name: repr(getattr(study, name)) for name in declared if name not in ("network", "seed")}
+def values(*groups, of=study):
+    """The parameters of the groups that a stage uses, so that a change of any other one does not run it again."""
+    return {name: repr(value) for name, value in of.group(*groups).items()}
+
+
+def values_of_training(wildcards, *groups):
+    share = float(getattr(wildcards, "share", 100))
+    training = study.training(wildcards.network, int(wildcards.seed), share)
+    return values("data", "network", "training", *groups, of=training)
+
+
+TRAININGS = ("data", "network", "comparison", "repetition", "training")
 
 
 # Notebooks of one's own come after the analysis, or where a study has none, after the data.
@@ -66,7 +74,7 @@ rule explore:
         f"{RUNS}/notebooks/01-explore-data.ipynb",
         f"{REPORTS}/01-explore-data.html",
     params:
-        values("01-explore-data"),
+        values("data", "exploration"),
         data_state(study.data_path, study.population),
     shell:
         command("01-explore-data")
@@ -80,7 +88,7 @@ rule build:
         f"{RUNS}/notebooks/02-build-models.ipynb",
         f"{REPORTS}/02-build-models.html",
     params:
-        values("02-build-models"),
+        values("data", "network", "comparison", "training"),
     shell:
         command("02-build-models")
 
@@ -93,7 +101,7 @@ rule train:
         f"{RUNS}/notebooks/03-train-{{network}}-s{{seed}}.ipynb",
         f"{REPORTS}/03-train-{{network}}-s{{seed}}.html",
     params:
-        values("03-train"),
+        lambda wildcards: values_of_training(wildcards, "diagnostics"),
     threads: study.threads * study.devices
     priority: 10
     shell:
@@ -107,7 +115,7 @@ rule train_share:
     output:
         touch(f"{RUNS}/trained/{{network}}-s{{seed}}-{{share}}pct"),
     params:
-        values("03-train"),
+        lambda wildcards: values_of_training(wildcards),
     threads: study.threads * study.devices
     priority: 5
     shell:
@@ -123,7 +131,7 @@ rule analyse:
         f"{RUNS}/notebooks/04-analyse.ipynb",
         f"{REPORTS}/04-analyse.html",
     params:
-        values("04-analyse"),
+        values(*TRAININGS, "analysis"),
     shell:
         command("04-analyse")
 
@@ -136,7 +144,7 @@ rule improve:
         f"{RUNS}/notebooks/05-improve.ipynb",
         f"{REPORTS}/05-improve.html",
     params:
-        values("05-improve"),
+        values("data", "network", "comparison", "training", "improvement"),
     threads: study.threads * study.devices
     shell:
         command("05-improve")
@@ -150,7 +158,7 @@ rule apply:
         f"{RUNS}/notebooks/07-apply.ipynb",
         f"{REPORTS}/07-apply.html",
     params:
-        values("07-apply"),
+        values(*TRAININGS, "application"),
         data_state(study.apply_to),
     shell:
         command("07-apply")
@@ -164,7 +172,7 @@ rule validate:
         f"{RUNS}/notebooks/06-validate-on-real-lenses.ipynb",
         f"{REPORTS}/06-validate-on-real-lenses.html",
     params:
-        values("06-validate-on-real-lenses"),
+        values(*TRAININGS, "observations"),
         data_state(study.observations_path),
     shell:
         command("06-validate-on-real-lenses")
@@ -178,6 +186,6 @@ rule own:
         f"{RUNS}/notebooks/{{own}}.ipynb",
         f"{REPORTS}/{{own}}.html",
     params:
-        lambda wildcards: values(wildcards.own),
+        values(*Study.groups()),
     shell:
         command("{wildcards.own}")

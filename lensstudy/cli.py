@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from lensstudy import __version__, commands
-from lensstudy.study import ParameterError, Study, home
+from lensstudy.study import BUNDLE, ParameterError, Study, home, study_file
 from lensstudy.text import nearest
 
 __all__ = ["app"]
@@ -28,22 +28,20 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-PACKAGE = Path(__file__).resolve().parent
-# In a checkout the notebooks lie beside the package, in an installed wheel inside it.
-BUNDLE = PACKAGE.parent if (PACKAGE.parent / "Snakefile").exists() else PACKAGE / "bundled"
 CELL_TIMEOUT_S = 24 * 3600
 TABLES_ONLY = "04-analyse"  # the page that needs no image of the data, which may not be ours to pass on
 
 
-def _found(file: Path) -> Path:
-    """A study that is no file here may be one that came with the package: `params/quick.yml`, or `quick` for short."""
-    bundled = BUNDLE / "params" / f"{file.stem}.yml"
-    known = file.parent.as_posix() in (".", "params") and bundled.exists()
-    return bundled if known and not file.exists() else file
+def _found(study: Path) -> Path:
+    """The file of a study given by its name or path."""
+    try:
+        return study_file(study)
+    except ParameterError as error:
+        _fail(str(error))
 
 
 StudyFile = Annotated[
-    Path, typer.Argument(help="parameter file of the study, such as params/quick.yml", callback=_found)
+    Path, typer.Argument(help="name of a study in params/, such as quick, or the path of its file", callback=_found)
 ]
 
 
@@ -166,6 +164,7 @@ def notebook(
             _notebooks() / f"{page}.ipynb",
             executed,
             study.model_dump(),
+            study_file=study_file,
             log=study.folder / "logs" / f"{name}.log",
             timeout_s=CELL_TIMEOUT_S,
             cwd=home(),
@@ -192,7 +191,7 @@ def fit(
     settings = study.training(network or study.network, study.seed if seed < 0 else seed, share)
     try:
         check_name(settings.network)
-        folder = fit(stages.dataset(study), Study.of(settings.model_dump()), settings.training_folder())
+        folder = fit(stages.dataset(study), settings, settings.training_folder())
     except (ValueError, TrainingDiverged) as error:  # what a user can mend: parameters, data, a rate too high
         _fail(f"{study_file}: {error}")
     found = json.loads((folder / "metrics.json").read_text())

@@ -7,7 +7,6 @@ a fresh kernel.
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import fields
 from pathlib import Path
@@ -24,32 +23,18 @@ from lensstudy.data.simulation import simulate
 from lensstudy.lensing.populations import PRESETS
 from lensstudy.provenance import code_hash, data_state
 from lensstudy.study import Study
-from lensstudy.training.fitting import RELEVANT, card_of, fit
+from lensstudy.training.fitting import fit
 from lensstudy.training.recording import in_batch
 from lensstudy.training.run import TrainedNetwork, load_run
 
-__all__ = ["DATA_PARAMETERS", "across_recipes", "dataset", "recipes", "trained", "trainings"]
-
-# What a data set depends on.
-DATA_PARAMETERS = (
-    "data_path",
-    "preset",
-    "population",
-    "images_per_class",
-    "image_size",
-    "noise_level",
-    "filtering",
-    "data_seed",
-    "test_fraction",
-    "validation_fraction",
-)
+__all__ = ["across_recipes", "dataset", "recipes", "trained", "trainings"]
 
 
 def dataset(study: Study) -> LensDataset:
     """The data set of a study, filtered and split: read from `runs/<study>/dataset`, or made if it is not there or was
     made with other parameters."""
     folder = study.folder / "dataset"
-    wanted = {name: getattr(study, name) for name in DATA_PARAMETERS}
+    wanted = study.group("data")
     state = data_state(study.data_path, study.population)
     wanted |= {"data_state": state, "code": code_hash("data.reading", "data.filtering", "data.mixture")}
     if (folder / "dataset.json").exists():
@@ -70,9 +55,8 @@ def dataset(study: Study) -> LensDataset:
 
 def trained(study: Study, network: str, seed: int, share: float = 100.0) -> TrainedNetwork:
     """One trained network of a study, trained now on `share` percent of the images if that has not been done."""
-    settings, data = study.training(network, seed, share), dataset(study)
-    folder = settings.training_folder()
-    return load_run(folder if _is_trained(data, settings, folder) else fit(data, settings, folder))
+    settings = study.training(network, seed, share)
+    return load_run(fit(dataset(study), settings, settings.training_folder()))
 
 
 def trainings(study: Study, share: float = 100.0) -> list[TrainedNetwork]:
@@ -134,22 +118,6 @@ def across_recipes(study: Study) -> tuple[dict[str, Study], dict[str, Study], St
         for k, name in enumerate(names)
     }
     return apart, others, of("all", given)
-
-
-def _is_trained(data: LensDataset, settings: Study, folder: Path) -> bool:
-    """Whether `folder` holds this very training, finished, as far as `settings` were given: what a notebook does not
-    declare is as it was when the network was trained."""
-    if not (folder / "metrics.json").exists():
-        return False
-    card, wanted = json.loads((folder / "card.json").read_text()), card_of(data, settings)
-    given = settings.model_fields_set
-    unknown = {name for name in RELEVANT if name not in given} | {"start_from"}
-    behind = {"learning_rate": {"learning_rate", "learning_rates"}, "crop": {"crop"}, "size": {"crop"}}
-    behind["scaling"] = {"scaling", "crop", "binning"}
-    unknown |= {name for name, parameters in behind.items() if parameters - given}
-    if "scaling" in given and card["scaling"]["kind"] != settings.scaling:
-        return False
-    return all(card.get(name) == value for name, value in wanted.items() if name not in unknown)
 
 
 def _simulated(study: Study) -> LensDataset:

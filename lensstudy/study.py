@@ -2,7 +2,8 @@
 
 A study is one YAML file of `params/`. Its keys are the fields of `Study`, and they carry the same names in the
 notebooks' `parameters` cells and in the reports. The defaults are those of the `smoke` study, which takes seconds.
-Unknown keys, wrong types and values out of range are errors before anything runs.
+Unknown keys, wrong types and values out of range are errors before anything runs. Every field belongs to a group, and
+the groups that a stage uses decide when it is stale.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import ast
 import json
 import os
+import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lensstudy.text import nearest
 
-__all__ = ["PAGES", "ParameterError", "Study", "home", "notebook_parameters"]
+__all__ = ["BUNDLE", "PAGES", "ParameterError", "Study", "home", "notebook_parameters", "study_file"]
+
+# In a checkout notebooks and parameter files lie beside the package, in an installed wheel inside it.
+PACKAGE = Path(__file__).resolve().parent
+BUNDLE = PACKAGE.parent if (PACKAGE.parent / "Snakefile").exists() else PACKAGE / "bundled"
 
 
 class ParameterError(ValueError):
@@ -35,6 +42,20 @@ PAGES = (
     "06-validate-on-real-lenses",
     "07-apply",
 )
+
+
+# A field's group says what depends on it. What has none (`study`, `pages`, `question`, `strategy`) makes nothing stale.
+_data = partial(Field, json_schema_extra={"group": "data"})
+_exploration = partial(Field, json_schema_extra={"group": "exploration"})
+_network = partial(Field, json_schema_extra={"group": "network"})
+_comparison = partial(Field, json_schema_extra={"group": "comparison"})
+_repetition = partial(Field, json_schema_extra={"group": "repetition"})
+_training = partial(Field, json_schema_extra={"group": "training"})
+_diagnostics = partial(Field, json_schema_extra={"group": "diagnostics"})
+_analysis = partial(Field, json_schema_extra={"group": "analysis"})
+_improvement = partial(Field, json_schema_extra={"group": "improvement"})
+_observations = partial(Field, json_schema_extra={"group": "observations"})
+_application = partial(Field, json_schema_extra={"group": "application"})
 
 
 class Study(BaseModel):
@@ -56,137 +77,149 @@ class Study(BaseModel):
     )
 
     # data
-    data_path: str = Field("", description="folder, tar or zip with one folder a class; empty: simulate")
-    preset: str = Field("model_3", description="recipe of the simulated images; mixture: several, listed in population")
-    population: dict[str, Any] = Field({}, description="changes to the recipe's population")
-    images_per_class: int = Field(60, ge=10, description="simulated images of each class")
-    image_size: int = Field(32, ge=16, le=1024, description="pixels along one side of a simulated image")
-    noise_level: float = Field(
-        0.02, ge=0, le=10, description="noise in units of each image's peak; 0: the recipe's own"
+    data_path: str = _data("", description="folder, tar or zip with one folder a class; empty: simulate")
+    preset: str = _data("model_3", description="preset of the simulator; mixture: several, listed in population")
+    population: dict[str, Any] = _data({}, description="changes to the population of the preset")
+    images_per_class: int = _data(60, ge=10, description="simulated images of each class")
+    image_size: int = _data(32, ge=16, le=1024, description="pixels along one side of a simulated image")
+    noise_level: float = _data(
+        0.02, ge=0, le=10, description="noise in units of each image's peak; 0: the preset's own"
     )
-    data_seed: int = Field(1, ge=0, description="seed of the images and of the split")
-    filtering: dict[str, Any] = Field(
-        {}, description="changes to the thresholds by which read images are excluded; null leaves a rule out"
+    data_seed: int = _data(1, ge=0, description="seed of the images and of the split")
+    filtering: dict[str, Any] = _data(
+        {}, description="changes to the thresholds by which read images are excluded; null switches a rule off"
     )
-    preset_images: int = Field(30, ge=10, description="images of each class for the comparison of recipes")
-    test_fraction: float = Field(0.1, gt=0, lt=1, description="share of the images kept for the test")
-    validation_fraction: float = Field(0.1, gt=0, lt=1, description="share of the rest on which epochs are chosen")
+    preset_images: int = _exploration(30, ge=10, description="images of each class for the comparison of presets")
+    test_fraction: float = _data(0.1, gt=0, lt=1, description="share of the images kept for the test")
+    validation_fraction: float = _data(
+        0.1, gt=0, lt=1, description="share of the rest on which the best checkpoint is chosen"
+    )
 
     # what a network sees
-    crop: int = Field(0, ge=0, description="central pixels shown to the networks; 0: as many as keep exact symmetry")
-    binning: int = Field(
+    crop: int = _network(0, ge=0, description="central pixels shown to the networks; 0: as many as keep exact symmetry")
+    binning: int = _network(
         1, ge=1, le=8, description="pixels along each side averaged into one before a network sees them"
     )
-    scaling: Literal["none", "min-max", "maximum", "asinh", "z-score"] = Field(
+    scaling: Literal["none", "min-max", "maximum", "asinh", "z-score"] = _network(
         "asinh", description="how brightness is stretched"
     )
 
     # networks
-    networks: list[str] = Field(["d4-steerable-cnn", "resnet18"], min_length=1, description="networks to compare")
-    network: str = Field("d4-steerable-cnn", description="the network of one training")
-    width: float = Field(1.0, gt=0, le=16, description="channels, as a multiple of each network's own number")
-    depth: int = Field(1, ge=1, le=8, description="convolutions or blocks in place of each of the network's own")
-    kernel_sizes: list[int] = Field([], description="sizes of the network's filters, one a stage; empty: its own")
+    networks: list[str] = _comparison(["d4-steerable-cnn", "resnet18"], min_length=1, description="networks to compare")
+    network: str = _network("d4-steerable-cnn", description="the network of one training")
+    width: float = _network(1.0, gt=0, le=16, description="channels, as a multiple of each network's own number")
+    depth: int = _network(1, ge=1, le=8, description="convolutions or blocks in place of each of the network's own")
+    kernel_sizes: list[int] = _network([], description="sizes of the network's filters, one a stage; empty: its own")
 
     # training, the same for every network
-    seeds: list[int] = Field(
+    seeds: list[int] = _repetition(
         [1], min_length=1, description="seeds of weights, order and augmentation, one training each"
     )
-    seed: int = Field(1, ge=0, description="the seed of one training")
-    shares: list[float] = Field(
+    seed: int = _training(1, ge=0, description="the seed of one training")
+    shares: list[float] = _repetition(
         [100.0], min_length=1, description="percent of the training images, for learning curves; nested subsets"
     )
-    share: float = Field(100.0, gt=0, le=100, description="percent of the training images of one training")
-    epochs: int = Field(2, ge=1, description="passes over the training images; a share of them is shown as many steps")
-    batch_size: int = Field(32, ge=1, description="images in one step")
-    accumulate: int = Field(1, ge=1, description="batches whose gradients are averaged before one step")
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with Nesterov momentum 0.9")
-    learning_rate: float = Field(0.003, gt=0, le=10, description="highest learning rate of the schedule")
-    learning_rates: dict[str, float] = Field(
+    share: float = _training(100.0, gt=0, le=100, description="percent of the training images of one training")
+    epochs: int = _training(
+        2, ge=1, description="passes over the training images; a share of them is shown as many steps"
+    )
+    batch_size: int = _training(32, ge=1, description="images in one step")
+    accumulate: int = _training(1, ge=1, description="batches whose gradients are averaged before one step")
+    optimizer: Literal["adamw", "sgd"] = _training("adamw", description="AdamW, or SGD with Nesterov momentum 0.9")
+    learning_rate: float = _training(0.003, gt=0, le=10, description="highest learning rate of the schedule")
+    learning_rates: dict[str, float] = _comparison(
         {}, description="highest rates of single networks, chosen on validation; the others take learning_rate"
     )
-    weight_decay: float = Field(0.01, ge=0, description="weight decay, decoupled from the gradient in AdamW")
-    gradient_clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0: no clipping")
-    schedule: Literal["one-cycle", "cosine", "step", "plateau", "constant"] = Field(
+    weight_decay: float = _training(0.01, ge=0, description="weight decay, decoupled from the gradient in AdamW")
+    gradient_clip: float = _training(1.0, ge=0, description="largest norm of the gradient; 0: no clipping")
+    schedule: Literal["one-cycle", "cosine", "step", "plateau", "constant"] = _training(
         "one-cycle", description="decay of the learning rate"
     )
-    warmup_fraction: float = Field(0.2, ge=0, lt=1, description="share of the steps in which the rate rises")
-    decay_factor: float = Field(0.1, gt=0, lt=1, description="what step and plateau multiply the rate with")
-    decay_patience: int = Field(2, ge=0, description="epochs without progress before plateau lowers the rate")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the label spread over all classes")
-    averaging: Literal["none", "ema", "swa"] = Field(
+    warmup_fraction: float = _training(0.2, ge=0, lt=1, description="share of the steps in which the rate rises")
+    decay_factor: float = _training(0.1, gt=0, lt=1, description="what step and plateau multiply the rate with")
+    decay_patience: int = _training(2, ge=0, description="epochs without progress before plateau lowers the rate")
+    label_smoothing: float = _training(0.0, ge=0, lt=1, description="share of the label spread over all classes")
+    averaging: Literal["none", "ema", "swa"] = _training(
         "none", description="average of the weights: exponential over steps, or equal over the last epochs"
     )
-    averaging_decay: float = Field(0.99, gt=0, lt=1, description="memory of the exponential average, per step")
-    averaging_start: float = Field(0.75, ge=0, lt=1, description="share of the training after which swa averages")
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = Field(
+    averaging_decay: float = _training(0.99, gt=0, lt=1, description="memory of the exponential average, per step")
+    averaging_start: float = _training(0.75, ge=0, lt=1, description="share of the training after which swa averages")
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = _training(
         "32-true", description="arithmetic of the training; the mixed ones need a GPU"
     )
-    threads: int = Field(1, ge=1, description="processor threads of one training")
-    accelerator: Literal["auto", "cpu", "gpu"] = Field("auto", description="what a training runs on")
-    devices: int = Field(1, ge=1, description="GPUs, or processes on processors, of one training on each node")
-    nodes: int = Field(1, ge=1, description="machines of one training")
+    threads: int = _training(1, ge=1, description="processor threads of one training")
+    accelerator: Literal["auto", "cpu", "gpu"] = _training("auto", description="what a training runs on")
+    devices: int = _training(1, ge=1, description="GPUs, or processes on processors, of one training on each node")
+    nodes: int = _training(1, ge=1, description="machines of one training")
     strategy: str = Field("auto", description="how several devices work together, in Lightning's words")
-    augmentation: bool = Field(True, description="turn by any angle and reflect at random while training")
-    patience: int = Field(0, ge=0, description="epochs without progress before training stops; 0: never")
-    monitor: Literal["validation_loss", "validation_auc", "last"] = Field(
-        "validation_loss", description="what chooses the epoch that is kept; last: the last one, whatever it is"
+    augmentation: bool = _training(True, description="rotate by any angle and reflect at random while training")
+    patience: int = _training(0, ge=0, description="epochs without progress before training stops; 0: never")
+    monitor: Literal["validation_loss", "validation_auc", "last"] = _training(
+        "validation_loss", description="what chooses the best checkpoint; last: the last epoch"
     )
-    fresh_images: int = Field(
+    fresh_images: int = _training(
         0, ge=0, description="images simulated anew for each epoch, in place of the training part; 0: none"
     )
-    curriculum: list[list[float]] = Field(
+    curriculum: list[list[float]] = _training(
         [], description="with fresh images: [epochs, factor on the substructure's mass, factor on the photons], ..."
     )
-    range_test_steps: int = Field(20, ge=10, description="steps of the learning-rate range test of 03-train")
+    range_test_steps: int = _diagnostics(20, ge=10, description="steps of the learning-rate range test of 03-train")
 
     # analysis
-    random_turns: int = Field(1, ge=1, description="random angles at which every test image is shown")
-    orientations: int = Field(
-        8, ge=2, le=360, description="angles, all round, over which the worst case of an answer is taken"
+    random_turns: int = _analysis(1, ge=1, description="random rotations of every test image")
+    orientations: int = _analysis(8, ge=2, le=360, description="angles over which the rotation consistency is taken")
+    view_shift: float = _analysis(2.0, ge=0, description="shift of the test images in pixels, as a perturbation")
+    view_noise: float = _analysis(
+        2.0, gt=1, description="noise of the perturbed test images, as a multiple of their own"
     )
-    view_shift: float = Field(2.0, ge=0, description="pixels by which the test images are shifted for a view")
-    view_noise: float = Field(2.0, gt=1, description="noise of a view of the test images, as a multiple of their own")
-    view_blur: float = Field(2.0, gt=0, description="FWHM in pixels of the PSF that a view puts on top")
-    view_zoom: float = Field(1.1, gt=0.2, lt=5, description="size of the lens in a view, as a multiple of its own")
-    bootstrap_samples: int = Field(200, ge=50, description="resamplings of the test images for an interval")
+    view_blur: float = _analysis(2.0, gt=0, description="FWHM in pixels of the additional PSF, as a perturbation")
+    view_zoom: float = _analysis(
+        1.1, gt=0.2, lt=5, description="size of the lens in the perturbed test images, as a multiple of its own"
+    )
+    bootstrap_samples: int = _analysis(200, ge=50, description="resamplings of the test images for an interval")
 
     # improvement, on the validation part only
-    trials: int = Field(2, ge=1, description="trials of each network in 05-improve")
-    search_epochs: int = Field(1, ge=1, description="epochs of one trial")
-    search_space: dict[str, list] = Field(
+    trials: int = _improvement(2, ge=1, description="trials of each network in 05-improve")
+    search_epochs: int = _improvement(1, ge=1, description="epochs of one trial")
+    search_space: dict[str, list] = _improvement(
         {"learning_rate": [0.001, 0.02], "width": [0.25, 0.5]},
-        description="parameters that trials vary: [lowest, highest] of a number with a decimal point, else choices",
+        description="what trials vary: [lowest, highest] of a number with a decimal point, else choices",
     )
-    search_storage: str = Field("", description="file or URL that several machines share for the search; empty: a file")
-    alternatives: list[dict[str, Any]] = Field(
+    search_storage: str = _improvement(
+        "", description="file or URL that several machines share for the search; empty: a file"
+    )
+    alternatives: list[dict[str, Any]] = _improvement(
         [{"optimizer": "sgd"}], description="changes of one setting each, trained beside the study's own settings"
     )
-    new_seeds: list[int] = Field(
+    new_seeds: list[int] = _improvement(
         [101], min_length=1, description="seeds that confirm an improvement; no trial had them"
     )
 
     # real lenses
-    observations_path: str = Field(
+    observations_path: str = _observations(
         "", description="folder of real cutouts, FITS or HDF5; empty: simulated ones, written as FITS"
     )
-    run_folders: list[str] = Field([], description="run folders to put beside this study's own")
-    reference_images: int = Field(
-        60, ge=50, description="simulated images of each class that say what a network is familiar with"
+    run_folders: list[str] = _observations([], description="run folders to put beside this study's own")
+    reference_images: int = _observations(
+        60, ge=50, description="simulated images of each class that define what is in distribution"
     )
-    noise_draws: int = Field(12, ge=4, description="draws of noise for smooth twins and for each mass put in")
-    abstain_below: float = Field(
-        0.01, gt=0, lt=0.5, description="p-value of an image below which a network's answer does not count"
+    noise_draws: int = _observations(
+        12, ge=4, description="draws of noise for smooth counterparts and for each injected mass"
+    )
+    abstain_below: float = _observations(
+        0.01, gt=0, lt=0.5, description="p-value below which an image is out of distribution"
     )
 
     # application
-    apply_to: str = Field(
+    apply_to: str = _application(
         "", description="your own images, as a file, folder, archive or pattern; empty: the test part of the study"
     )
-    apply_pixel_scale: float = Field(
-        0.0, ge=0, description="arcseconds of one pixel of these images, where the files do not say; 0: unknown"
+    apply_pixel_scale: float = _application(
+        0.0, ge=0, description="arcseconds of one pixel, where the files do not say; 0: unknown"
     )
-    apply_turns: int = Field(1, ge=1, description="orientations of each of these images to average over, evenly spaced")
+    apply_turns: int = _application(
+        1, ge=1, description="orientations of each of these images to average over, evenly spaced"
+    )
 
     @field_validator("networks", "seeds", "shares", "new_seeds")
     @classmethod
@@ -253,9 +286,28 @@ class Study(BaseModel):
             raise ParameterError(f"{where}: " + "; ".join(map(_explain, error.errors()))) from None
 
     @classmethod
-    def read(cls, file: str | Path) -> Study:
-        """The study of one YAML file; without a key `study` it is named after the file. Raises `ParameterError`."""
-        file = Path(file)
+    def read(cls, study: str | Path, /, **overrides: Any) -> Study:
+        """Read a study from its YAML file, with single parameters changed.
+
+        In a notebook that papermill runs (`-p`, `-f`), the parameters injected there are part of the study, whether the
+        notebook declares them or not; a name that no study has is an error.
+
+        Args:
+            study: name of a file in `params/`, such as `"quick"`, or the path of a YAML file.
+            **overrides: values of single parameters; `None` leaves a parameter as the study has it.
+
+        Returns:
+            The checked parameters. Without a key `study` in the file, the study is named after it.
+
+        Raises:
+            ParameterError: an unknown study or parameter, a wrong type or a value out of range.
+
+        Example:
+            >>> parameters = Study.read("smoke", epochs=3, learning_rate=None)
+            >>> parameters.epochs, parameters.learning_rate
+            (3, 0.003)
+        """
+        file = study_file(study)
         try:
             values = yaml.safe_load(file.read_text(encoding="utf-8"))
         except OSError as error:
@@ -264,12 +316,25 @@ class Study(BaseModel):
             raise ParameterError(f"{file}: is no valid YAML: {error}") from None
         if not isinstance(values, dict):
             raise ParameterError(f"{file}: holds no 'name: value' lines; params/smoke.yml shows all of them")
-        return cls.of({"study": file.stem, **values}, str(file))
+        changed = {name: value for name, value in (_injected(study) | overrides).items() if value is not None}
+        where = f"{file}, {', '.join(changed)} changed" if changed else str(file)
+        return cls.of({"study": file.stem, **values, **changed}, where)
 
     @classmethod
-    def here(cls, namespace: Mapping[str, Any]) -> Study:
-        """The parameters that a notebook has set: `parameters = Study.here(globals())`."""
-        return cls.of({name: namespace[name] for name in cls.model_fields if name in namespace}, "this notebook")
+    def groups(cls) -> dict[str, list[str]]:
+        """The names of the parameters in each group."""
+        groups: dict[str, list[str]] = {}
+        for name, field in cls.model_fields.items():
+            if isinstance(field.json_schema_extra, dict):
+                groups.setdefault(str(field.json_schema_extra["group"]), []).append(name)
+        return groups
+
+    def group(self, *names: str) -> dict[str, Any]:
+        """The parameters of these groups, by name: `study.group("data")`."""
+        groups = self.groups()
+        if unknown := set(names) - groups.keys():
+            raise ValueError(f"group '{min(unknown)}' is unknown; known groups: {', '.join(groups)}")
+        return {parameter: getattr(self, parameter) for name in names for parameter in groups[name]}
 
     @property
     def folder(self) -> Path:
@@ -283,8 +348,9 @@ class Study(BaseModel):
         return self.folder / "training" / f"{network or self.network}-s{self.seed if seed is None else seed}{percent}"
 
     def training(self, network: str, seed: int, share: float = 100.0) -> Study:
-        """The parameters of one training of this study."""
-        return self.model_copy(update={"network": network, "seed": seed, "share": float(share)})
+        """The parameters of one training of this study, with the learning rate of its network."""
+        rate = self.learning_rates.get(network, self.learning_rate)
+        return self.model_copy(update={"network": network, "seed": seed, "share": float(share), "learning_rate": rate})
 
     @property
     def highest_rate(self) -> float:
@@ -313,6 +379,27 @@ def home() -> Path:
     return here
 
 
+def study_file(study: str | Path) -> Path:
+    """Return the YAML file of a study, given by its name in `params/` or by a path.
+
+    Names are looked up in the `params/` of the working folder (`home`), then among those that come with the package.
+    Raises `ParameterError` for a name that is in neither.
+    """
+    file, folders = Path(study), (home() / "params", BUNDLE / "params")
+    if file.suffix in (".yml", ".yaml"):
+        bundled = folders[1] / file.name
+        return bundled if not file.exists() and file.parent.as_posix() in (".", "params") and bundled.exists() else file
+    for folder in folders:
+        if (folder / f"{study}.yml").is_file():
+            return folder / f"{study}.yml"
+    known = sorted({one.stem for folder in folders for one in folder.glob("*.yml")})
+    near = difflib.get_close_matches(str(study), known, n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    raise ParameterError(
+        f"study '{study}' is unknown; {hint}known in params/: {', '.join(known)}; or give the path of a YAML file"
+    )
+
+
 def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
     """The names that a notebook's `parameters` cell assigns, with their defaults."""
     cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
@@ -320,6 +407,24 @@ def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
     source = next(tagged, "")
     lines: list[Any] = [line for line in ast.parse(source).body if isinstance(line, ast.AnnAssign)]
     return {line.target.id: ast.literal_eval(line.value) for line in lines}
+
+
+def _injected(study: str | Path) -> dict[str, Any]:
+    """What papermill has injected into the notebook that runs this; nothing if that is another study or no notebook.
+
+    papermill warns of names that a notebook does not declare and goes on; here they count, or are errors. The cell it
+    adds begins with `# Parameters` and is among the cells that this kernel has run.
+    """
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is None or shell.user_ns.get("study") != study:
+        return {}
+    cells = [source for source in shell.user_ns.get("In", ()) if source.startswith("# Parameters\n")]
+    values = {}
+    for line in ast.parse(cells[-1]).body if cells else ():
+        if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
+            value = line.value.args[0] if isinstance(line.value, ast.Call) else line.value  # float("nan")
+            values[line.targets[0].id] = ast.literal_eval(value)
+    return {name: value for name, value in values.items() if name not in ("study", "more")}
 
 
 def _explain(problem: Mapping[str, Any]) -> str:

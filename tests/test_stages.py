@@ -7,44 +7,61 @@ from lensstudy.data.dataset import DataError
 from lensstudy.provenance import data_state
 from lensstudy.study import Study
 
-TINY = {"study": "tiny", "images_per_class": 20, "width": 0.25, "epochs": 1, "batch_size": 16}
+TINY = """study: tiny
+images_per_class: 20
+width: 0.25
+epochs: 1
+batch_size: 16
+learning_rates: {plain-cnn: 0.01}
+weight_decay: 0.1
+"""
 
 
 @pytest.fixture
-def trained(monkeypatch, tmp_path):
+def file(monkeypatch, tmp_path):
+    """The file of a study of which one network has been trained."""
     monkeypatch.setenv("LENSSTUDY_BATCH", "1")
     monkeypatch.setenv("LENSSTUDY_HOME", str(tmp_path))
-    study = Study.of(Study().model_dump() | TINY | {"learning_rates": {"plain-cnn": 0.01}, "weight_decay": 0.1})
-    stages.trained(study, "plain-cnn", 1)
-    return study
+    file = tmp_path / "tiny.yml"
+    file.write_text(TINY)
+    stages.trained(Study.read(file), "plain-cnn", 1)
+    return file
 
 
-def refits(monkeypatch):
-    fitted, fit = [], stages.fit
-    monkeypatch.setattr(stages, "fit", lambda *given: (fitted.append(given), fit(*given))[1])
-    return fitted
+def trained_anew(study, network="plain-cnn", seed=1):
+    """Whether the stage trains, and does not open what is there; it is asked twice and must train at most once."""
+    weights = study.training_folder(network, seed) / "weights.safetensors"
+    before = weights.stat().st_mtime_ns
+    stages.trained(study, network, seed)
+    after = weights.stat().st_mtime_ns
+    stages.trained(study, network, seed)
+    assert weights.stat().st_mtime_ns == after
+    return after != before
 
 
-def test_a_notebook_that_declares_few_parameters_opens_what_was_trained(trained, monkeypatch):
-    fitted = refits(monkeypatch)
-    few = Study.here(TINY | {"learning_rate": 0.003})
-    run = stages.trained(few, "plain-cnn", 1)
-    assert not fitted
-    assert run.card["learning_rate"] == 0.01
-    assert run.card["weight_decay"] == 0.1
+@pytest.mark.parametrize(
+    "declared", [{}, {"epochs": None}, {"network": "resnet18", "seed": 5}, {"bootstrap_samples": 50}]
+)
+def test_a_notebook_that_declares_few_parameters_opens_what_was_trained(file, declared):
+    study = Study.read(file, **declared)
+    assert not trained_anew(study)
+    assert stages.trained(study, "plain-cnn", 1).card["learning_rate"] == 0.01
 
 
-@pytest.mark.parametrize("changes", [{"epochs": 2}, {"weight_decay": 0.2}, {"crop": 24}, {"scaling": "maximum"}])
-def test_a_parameter_that_is_declared_and_differs_trains_anew(trained, monkeypatch, changes):
-    fitted = refits(monkeypatch)
-    stages.trained(Study.here(TINY | changes), "plain-cnn", 1)
-    assert len(fitted) == 1
+@pytest.mark.parametrize(
+    "line", ["epochs: 2", "weight_decay: 0.2", "crop: 24", "scaling: maximum", "data_seed: 2", "learning_rates: {}"]
+)
+def test_a_notebook_that_declares_few_parameters_agrees_with_the_batch_on_what_is_stale(file, line):
+    """The file has changed since: whoever asks first trains anew, whatever parameters they declare."""
+    name = line.partition(":")[0]
+    file.write_text("".join(old for old in TINY.splitlines(True) if not old.startswith(f"{name}:")) + line + "\n")
+    batch, by_hand = Study.read(file), Study.read(file, network=None, bootstrap_samples=50)
+    assert trained_anew(by_hand)
+    assert not trained_anew(batch)
 
 
-def test_other_data_train_anew(trained, monkeypatch):
-    fitted = refits(monkeypatch)
-    stages.trained(Study.here(TINY | {"data_seed": 2}), "plain-cnn", 1)
-    assert len(fitted) == 1
+def test_the_rate_of_another_network_makes_nothing_stale(file):
+    assert not trained_anew(Study.read(file, learning_rates={"plain-cnn": 0.01, "resnet18": 0.1}))
 
 
 def test_studies_across_recipes():

@@ -1,7 +1,16 @@
 """A slip in a parameter is an error before anything runs, and the three places that name parameters agree."""
 
+import ast
+import copy
+import json
+import subprocess
+import sys
+
+import nbformat
 import pytest
 import yaml
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
 
 from lensstudy.data.mixture import recipes_of
 from lensstudy.lensing import populations as population
@@ -83,16 +92,136 @@ def test_every_study_of_the_project_is_valid_and_named_after_its_file(root):
 
 
 def test_smoke_names_every_parameter_with_its_default(root):
-    assert yaml.safe_load((root / "params/smoke.yml").read_text()) == Study().model_dump()
+    text = (root / "params/smoke.yml").read_text()
+    assert yaml.safe_load(text) == Study().model_dump()
+    assert not [name for name, field in Study.model_fields.items() if f"# {field.description}\n" not in text]
 
 
-def test_notebooks_declare_parameters_of_the_schema_with_their_defaults(root):
-    notebooks = sorted((root / "notebooks").glob("*.ipynb"))
-    assert notebooks
-    for notebook in notebooks:
-        declared = notebook_parameters(notebook)
-        assert declared, notebook.name
-        assert declared == {name: getattr(Study(), name) for name in declared}, notebook.name
+def test_single_parameters_are_changed_and_none_leaves_them_alone():
+    study = Study.read("quick", epochs=3, batch_size=None, study="mine")
+    assert study == Study.read("quick").model_copy(update={"epochs": 3, "study": "mine"})
+
+
+@pytest.mark.parametrize(
+    ("study", "changes", "message"),
+    [
+        ("smoke", {"epohcs": 3}, "parameter 'epohcs' is unknown; did you mean 'epochs'?"),
+        ("smoke", {"epochs": 0}, "smoke.yml, epochs changed: epochs = 0"),
+        ("qiuck", {}, "study 'qiuck' is unknown; did you mean 'quick'? known in params/: across-recipes, "),
+    ],
+)
+def test_a_wrong_name_says_what_was_meant(study, changes, message):
+    with pytest.raises(ParameterError) as error:
+        Study.read(study, **changes)
+    assert message in str(error.value)
+
+
+def test_every_parameter_that_a_result_depends_on_has_a_group():
+    grouped = [name for names in Study.groups().values() for name in names]
+    assert set(Study.model_fields) - set(grouped) == {"study", "pages", "question", "strategy"}
+    assert Study(epochs=7).group("training", "data")["epochs"] == 7
+    assert "epochs" not in Study().group("data", "analysis")
+    with pytest.raises(ValueError, match="group 'trainning' is unknown; known groups: data, "):
+        Study().group("trainning")
+
+
+NOTEBOOKS = (
+    "01-explore-data",
+    "02-build-models",
+    "03-train",
+    "04-analyse",
+    "05-improve",
+    "06-validate-on-real-lenses",
+    "07-apply",
+    "08-across-recipes",
+)
+
+
+def code_cells(root, notebook):
+    cells = nbformat.read(root / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
+    return [cell for cell in cells if cell.cell_type == "code"]
+
+
+def reading_cells(root, notebook):
+    """The `parameters` cell and the statement after it that reads the study."""
+    cells = code_cells(root, notebook)
+    number = next(i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", []))
+    return cells[number], ast.unparse(ast.parse(cells[number + 1].source).body[0])
+
+
+def test_all_notebooks_are_looked_at(root):
+    assert [file.stem for file in sorted((root / "notebooks").glob("*.ipynb"))] == list(NOTEBOOKS)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_notebooks_declare_few_parameters_and_leave_them_to_the_study(root, notebook):
+    declared = notebook_parameters(root / "notebooks" / f"{notebook}.ipynb")
+    first, *names, last = declared
+    assert (first, declared[first]) == ("study", "smoke") and (last, declared[last]) == ("more", {})
+    assert len(names) <= 8 and {declared[name] for name in names} <= {None}
+    cell, reading = reading_cells(root, notebook)
+    assert reading == f"parameters = Study.read(study, {', '.join(f'{name}={name}' for name in names)}, **more)"
+    for name in names:
+        assert f" = None  # {Study.model_fields[name].description}\n" in cell.source, name
+
+
+@pytest.fixture
+def papermill(root, tmp_path):
+    """Run the beginning of 03-train by papermill's own command; returns the exit status, the study and the output."""
+    cell, reading = reading_cells(root, "03-train")
+    written = "import pathlib\npathlib.Path('study.json').write_text(parameters.model_dump_json())"
+    cells = [new_code_cell("from lensstudy.study import Study"), cell, new_code_cell(reading), new_code_cell(written)]
+    about = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=cells, metadata=about), tmp_path / "in.ipynb")
+
+    def run(*words):
+        command = [sys.executable, "-m", "papermill", "in.ipynb", "out.ipynb", "--no-progress-bar", *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+        found = tmp_path / "study.json"
+        return done.returncode, json.loads(found.read_text()) if found.exists() else {}, done.stdout + done.stderr
+
+    return run
+
+
+def test_papermill_runs_a_study_with_any_parameter_changed(root, papermill):
+    """Those that the notebook declares and those that it does not; the rest is as in the file."""
+    words = ["-f", str(root / "params/quick.yml"), "-p", "epochs", "3", "-p", "weight_decay", "0.5"]
+    status, study, output = papermill(*words)
+    assert status == 0, output
+    assert study == Study.read("quick", epochs=3, weight_decay=0.5).model_dump()
+
+
+def test_a_slip_stops_papermill(papermill):
+    status, study, output = papermill("-p", "epohcs", "3")
+    assert status != 0 and not study
+    assert "parameter 'epohcs' is unknown; did you mean 'epochs'?" in output
+
+
+@pytest.fixture(scope="module")
+def tiny_home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("tiny")
+    changes = {"study": "tiny", "images_per_class": 25, "networks": ["plain-cnn"], "network": "plain-cnn"}
+    changes |= {"width": 0.25, "epochs": 1, "batch_size": 16, "bootstrap_samples": 50, "preset_images": 10}
+    changes |= {"reference_images": 50, "noise_draws": 4, "trials": 1, "range_test_steps": 10, "orientations": 2}
+    (home / "tiny.yml").write_text(yaml.safe_dump(changes))
+    return home
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_a_notebook_runs_twice_in_one_kernel(root, tiny_home, monkeypatch, notebook):
+    """With the same parameters and the same guarded results, whatever names its cells have assigned meanwhile."""
+    monkeypatch.setenv("LENSSTUDY_HOME", str(tiny_home))
+    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+    once = code_cells(root, notebook)
+    for cell in once:
+        cell.source = cell.source.replace('study: str = "smoke"', f"study: str = {str(tiny_home / 'tiny.yml')!r}")
+    once.append(new_code_cell("print(parameters)", metadata={"tags": ["nbval-check-output"]}))
+    twice = new_notebook(cells=[*once, *copy.deepcopy(once)])
+    NotebookClient(twice, kernel_name="python3", timeout=100).execute()
+    guarded = [cell for cell in twice.cells if "nbval-check-output" in cell.metadata.get("tags", [])]
+    texts = [[output.get("text") for output in cell.outputs] for cell in guarded]
+    first, second = texts[: len(texts) // 2], texts[len(texts) // 2 :]
+    assert first == second and "study='tiny'" in first[-1][0]
 
 
 def test_home_is_the_nearest_folder_with_notebooks_and_params(tmp_path, monkeypatch):

@@ -14,12 +14,22 @@ from lensstudy.data.filtering import Rules, filter_images
 from lensstudy.data.reading import read
 from lensstudy.deployment.card import FORMAT, SCALE_TOLERANCE
 from lensstudy.study import Study
-from lensstudy.training.fitting import RELEVANT, fit, in_batch
+from lensstudy.training.fitting import fit, in_batch
 
 __all__ = ["train_on"]
 
 # What a training says of its own images and machine: the next one has others.
-NOT_KEPT = ("share", "fresh_images", "curriculum", "precision", "threads", "accelerator", "devices", "nodes")
+NOT_KEPT = (
+    "learning_rate",
+    "share",
+    "fresh_images",
+    "curriculum",
+    "precision",
+    "threads",
+    "accelerator",
+    "devices",
+    "nodes",
+)
 
 
 def train_on(
@@ -37,8 +47,8 @@ def train_on(
     Raises `DataError` for images that cannot be used and `ValueError` for a folder that cannot be begun with.
     """
     card = _card(Path(begin)) if begin else {}
-    kept = [name for name in RELEVANT if name in card and name in Study.model_fields and name not in NOT_KEPT]
-    given = {name: card[name] for name in kept}
+    kept = Study().group("network", "training").keys() - set(NOT_KEPT)
+    given = {name: card[name] for name in kept & card.keys()}
     given |= {"crop": card["crop"], "scaling": card["scaling"]["kind"]} if card else {}
     study = Study.of(given | settings, "settings")
     out = Path(out)

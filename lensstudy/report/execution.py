@@ -53,15 +53,17 @@ def execute(
     output: str | Path,
     parameters: Mapping[str, Any] | None = None,
     *,
+    study_file: str | Path | None = None,
     log: str | Path,
     timeout_s: int,
     cwd: str | Path = ".",
 ) -> None:
     """Run `notebook` in the folder `cwd` and write it, with its stamp, to `output`.
 
-    `parameters` may be the whole study: the notebook receives those that its `parameters` cell declares. A cell may
-    take `timeout_s` seconds. While it runs, and if it fails, the notebook lies beside `output` as
-    `<name>.failed.ipynb`; only a run that reached its last cell gets the name `output`. What cells print goes to `log`.
+    `parameters` may be the whole study: the notebook receives those that its `parameters` cell declares, and as `study`
+    the path `study_file`, from which it reads the others. All of them are stamped. A cell may take `timeout_s` seconds.
+    While it runs, and if it fails, the notebook lies beside `output` as `<name>.failed.ipynb`; only a run that reached
+    its last cell gets the name `output`. What cells print goes to `log`.
 
     Raises `NotebookFailed` (a cell's error, a timeout, a dead kernel, a cell that did not run) and `ParameterError`
     (a parameter that no study has).
@@ -72,6 +74,11 @@ def execute(
         raise ParameterError(f"{notebook.name}: no study has a parameter {', '.join(sorted(unknown))}")
     declared = notebook_parameters(notebook)
     given = {name: parameters[name] for name in declared if name in parameters}
+    if study_file and "study" in declared:
+        given["study"] = str(Path(study_file).absolute())
+
+    used = {name: value for name, value in (declared | parameters).items() if name in Study.model_fields}
+    used = {name: value for name, value in used.items() if name not in ("pages", "question")}
 
     partial = output.with_suffix(".failed.ipynb")
     for file in (output, partial):
@@ -82,7 +89,7 @@ def execute(
         "source": source_hash(notebook),
         "study": parameters.get("study", ""),
         "question": parameters.get("question", ""),
-        "parameters": declared | given,
+        "parameters": used,
         "code": _code_version(),
         "packages": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -113,6 +120,7 @@ def execute(
     executed.metadata["lensstudy"] = stamp
     executed.metadata.get("papermill", {}).update(input_path=notebook.name, output_path=output.name)
     places = _places(cwd, parameters)
+    places |= {str(Path(study_file).absolute()): Path(study_file).name} if study_file else {}
     partial.write_text(_without_places(nbformat.writes(executed), places), encoding="utf-8")
     log.write_text(_without_places(log.read_text(encoding="utf-8"), places), encoding="utf-8")
     if stamp["failure"]:

@@ -44,7 +44,6 @@ from lensstudy.training.recording import Progress, Recorder, Watch, WholeCheckpo
 from lensstudy.training.run import TrainedNetwork, build, load_run
 
 __all__ = [
-    "RELEVANT",
     "SIMULATOR",
     "TrainedNetwork",
     "TrainingDiverged",
@@ -57,40 +56,6 @@ __all__ = [
     "steps_per_epoch",
 ]
 
-# What a checkpoint must agree on before a training is resumed, or a finished one left alone.
-RELEVANT = (
-    "network",
-    "width",
-    "depth",
-    "kernel_sizes",
-    "seed",
-    "share",
-    "epochs",
-    "batch_size",
-    "accumulate",
-    "optimizer",
-    "weight_decay",
-    "gradient_clip",
-    "schedule",
-    "warmup_fraction",
-    "decay_factor",
-    "decay_patience",
-    "label_smoothing",
-    "averaging",
-    "averaging_decay",
-    "averaging_start",
-    "precision",
-    "threads",
-    "accelerator",
-    "devices",
-    "nodes",
-    "augmentation",
-    "patience",
-    "monitor",
-    "fresh_images",
-    "curriculum",
-    "binning",
-)
 # Modules whose changes change no training, and those that only fresh images come from.
 NO_PART = ("study", "provenance")
 SIMULATOR = ("data.mixture", "data.simulation", "lensing")
@@ -396,7 +361,7 @@ def card_of(dataset: LensDataset, settings: Study, start_from: str | Path | None
         shown = shown.share(settings.share / 100, settings.seed)
     preprocess = Preprocess.fit(shown.images, settings.scaling, settings.crop, settings.binning)
     began = Path(start_from) / "weights.safetensors" if start_from else None
-    card = {name: getattr(settings, name) for name in RELEVANT} | {
+    card = settings.group("network", "training") | {
         "learning_rate": settings.highest_rate,
         "start_from": hashlib.sha256(began.read_bytes()).hexdigest() if began else "",
         "classes": list(dataset.classes),
