@@ -146,7 +146,8 @@ def reading_cells(root, notebook):
     """The `parameters` cell and the statement after it that reads the study."""
     cells = code_cells(root, notebook)
     number = next(i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", []))
-    return cells[number], ast.unparse(ast.parse(cells[number + 1].source).body[0])
+    after = (ast.unparse(line) for cell in cells[number + 1 :] for line in ast.parse(cell.source).body)
+    return cells[number], next(line for line in after if line.startswith("parameters = "))
 
 
 def test_all_notebooks_are_looked_at(root):
