@@ -393,8 +393,8 @@ def study_file(study: str | Path) -> Path:
         if (folder / f"{study}.yml").is_file():
             return folder / f"{study}.yml"
     known = sorted({one.stem for folder in folders for one in folder.glob("*.yml")})
-    near = difflib.get_close_matches(str(study), known, n=1)
-    hint = f"did you mean '{near[0]}'? " if near else ""
+    near = nearest(str(study), known)
+    hint = f"did you mean '{near}'? " if near else ""
     raise ParameterError(
         f"study '{study}' is unknown; {hint}known in params/: {', '.join(known)}; or give the path of a YAML file"
     )
