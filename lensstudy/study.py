@@ -59,7 +59,21 @@ _application = partial(Field, json_schema_extra={"group": "application"})
 
 
 class Study(BaseModel):
-    """Every parameter of a study. Sizes are in pixels, angles in degrees, noise in units of an image's peak."""
+    """Hold every parameter of a study, checked; `Study.read` takes them from a file of `params/`.
+
+    Sizes are in pixels, angles in degrees, noise in units of an image's peak. A study does not change once it is made.
+
+    Args:
+        **parameters: the fields, each described in `params/smoke.yml`; those not given have its values.
+
+    Raises:
+        ValidationError: for a name that no study knows, or a value out of range.
+
+    Example:
+        >>> study = Study(study="wide", width=2.0, seeds=[1, 2])
+        >>> study.changes()
+        {'width': 2.0, 'seeds': [1, 2]}
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
