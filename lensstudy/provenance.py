@@ -62,11 +62,19 @@ def _imports(source: str) -> list[str]:
             inside = str(node.module).removeprefix("lensstudy").lstrip(".")
             is_module = bool(inside) and (PACKAGE / f"{inside.replace('.', '/')}.py").exists()
             names = [inside] if is_module else [f"{inside}.{alias.name}".lstrip(".") for alias in node.names]
-            found += [_module_of(name) for name in names]
+            found += [module for name in names for module in _modules_of(name)]
         elif isinstance(node, ast.Import):
             inner = [alias.name for alias in node.names if alias.name.startswith("lensstudy.")]
-            found += [_module_of(name.removeprefix("lensstudy.")) for name in inner]
-    return [name for name in found if name]
+            found += [module for name in inner for module in _modules_of(name.removeprefix("lensstudy."))]
+    return found
+
+
+def _modules_of(name: str) -> list[str]:
+    """The module that `name` is or comes from; all modules of a room, where the room itself is imported."""
+    if module := _module_of(name):
+        return [module]
+    inside = (PACKAGE / name.replace(".", "/")).glob("*.py") if not name.startswith("__") else ()
+    return [f"{name}.{file.stem}" for file in inside if file.stem != "__init__"]
 
 
 def _module_of(name: str) -> str:
