@@ -1,6 +1,6 @@
 """The commands of `lensstudy` that take a network out of the study: `export`, `predict`, `train`.
 
-The exit status tells a script what came out: 0 all good, 1 some images were refused or are of unknown pixel scale, 2
+The exit status tells a script what came out: 0 all good, 1 some images were rejected or are of unknown pixel scale, 2
 nothing usable or wrong use. Heavy imports wait until a command needs them.
 """
 
@@ -70,22 +70,26 @@ def predict(
         table.writerow({name: _as_cell(name) for name in predictor.columns})
         extension = int(extension) if extension and extension.isdigit() else extension
         for row in predictor.predict_files(paths, extension, progress):
-            if row["state"] in ("refused", "scale unknown") and not counts[row["state"]]:  # the first of each kind
+            if (
+                row["state"] in ("rejected", "pixel scale unknown") and not counts[row["state"]]
+            ):  # the first of each kind
                 typer.echo(f"{row['file']}: {row['reason']}", err=True)
             counts[row["state"]] += 1
             table.writerow({name: _as_cell(value) for name, value in row.items()})
     said = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
     typer.echo(f"{out}: {said or 'no images'}")
     if predictor.distribution is None:
-        typer.echo("This network cannot tell images unlike those it was trained on: judge that yourself.", err=True)
+        typer.echo(
+            "This network cannot tell which images are out of its training distribution: judge that yourself.", err=True
+        )
     if not predictor.card.images.pixel_scale:
         typer.echo(
             "This network does not know how large its pixels are: check yourself that yours are as large.", err=True
         )
-    judged = counts["answered"] + counts["strange"]
-    if not judged + counts["scale unknown"]:
+    judged = counts["ok"] + counts["out of distribution"]
+    if not judged + counts["pixel scale unknown"]:
         raise typer.Exit(2)
-    if counts["refused"] + counts["scale unknown"]:
+    if counts["rejected"] + counts["pixel scale unknown"]:
         raise typer.Exit(1)
 
 

@@ -1,8 +1,8 @@
 """`Predictor`: an exported network that answers for images in memory and for thousands of files.
 
 It shows the network what its card says (the central pixels, binned and stretched), divides the logits by the
-temperature of the card, and tells images that are unlike those of the training. An image that cannot be what the
-network was trained on is refused with a reason: other bands, another pixel scale, bad pixels. Of an image whose pixel
+temperature of the card, and tells images that are out of the training distribution. An image that cannot be what the
+network was trained on is rejected with a reason: other bands, another pixel scale, bad pixels. Of an image whose pixel
 scale nobody says no class is named. Nothing here needs e2cnn or Lightning.
 """
 
@@ -35,9 +35,9 @@ from lensstudy.evaluation.ood import OODDetector, image_statistics
 
 __all__ = ["STATES", "Predictor", "class_by_folder", "find"]
 
-# What became of an image. `scale unknown`: probabilities that hold only if its pixels are as large as the network's;
-# `left out`: a noise map, PSF or mask that belongs to an image.
-STATES = ("answered", "scale unknown", "strange", "refused", "left out")
+# What became of an image. `pixel scale unknown`: probabilities that hold only if its pixels are as large as the network's;
+# `skipped`: a noise map, PSF or mask that belongs to an image.
+STATES = ("ok", "pixel scale unknown", "out of distribution", "rejected", "skipped")
 
 LABELS = ("labels", "label", "classes", "class", "y")  # arrays beside the images of an HDF5 file
 BOUND = 1e30  # pixels beyond it overflow in float32
@@ -146,17 +146,17 @@ class Predictor:
 
     @torch.no_grad()
     def answers(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Calibrated probabilities `(N, classes)` and strangeness `(N,)` (above 1 is unlike the training images; NaN
+        """Calibrated probabilities `(N, classes)` and ood_score `(N,)` (above 1 is out of distribution; NaN
         where the card does not know) of images `(N, C, H, W)` that `prepare` has let pass."""
         logits, *noticed = self._noticed(self.seen(images))
-        strangeness = np.full(len(images), np.nan)
+        ood_score = np.full(len(images), np.nan)
         if self.distribution is not None:
-            strangeness = self.distribution.score(*noticed)
+            ood_score = self.distribution.score(*noticed)
         others = [self.probabilities(images, 360 * turn / self.turns) for turn in range(1, self.turns)]
-        return np.mean([self._tempered(logits), *others], axis=0), strangeness
+        return np.mean([self._tempered(logits), *others], axis=0), ood_score
 
     def _noticed(self, seen: torch.Tensor) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-        """Logits, and what strangeness is judged by; the looks are measured while the network computes."""
+        """Logits, features and image statistics; the statistics are measured while the network computes."""
         looked = self.pool.map(image_statistics, [part.numpy() for part in seen.split(AT_ONCE)])
         logits, features = self.network.features(seen)
         return logits, features.numpy().astype(np.float64), np.concatenate(list(looked))
@@ -206,7 +206,7 @@ class Predictor:
 
     def predict(self, images: np.ndarray | Sequence[np.ndarray]) -> pd.DataFrame:
         """One row an image of an array `(N, C, H, W)`, `(N, H, W)` or a list of images: `prediction` (empty where no
-        class can be named), `state` (one of `STATES`), a probability a class, `strangeness`, `in_distribution` (empty
+        class can be named), `state` (one of `STATES`), a probability a class, `ood_score`, `in_distribution` (empty
         where that cannot be said) and the `reason` why no class is named."""
         found = []
         for i, image in enumerate(images):
@@ -222,7 +222,7 @@ class Predictor:
     @property
     def columns(self) -> list[str]:
         """Names of what a row holds."""
-        return ["file", "image", "prediction", "state", *self.classes, "strangeness", "in_distribution", "reason"]
+        return ["file", "image", "prediction", "state", *self.classes, "ood_score", "in_distribution", "reason"]
 
     def predict_files(
         self, paths: Iterable[str | Path], extension: str | int | None = None, progress: bool = False
@@ -268,28 +268,28 @@ class Predictor:
         answers = zip(*self.answers(np.stack(usable)), strict=True) if usable else iter(())
         for one, pixels in waiting:
             row = {"file": one.file, "image": one.index, "prediction": "", "reason": one.reason}
-            row["state"] = "left out" if one.companion else "refused"
+            row["state"] = "skipped" if one.companion else "rejected"
             known = one.pixel_scale or self.pixel_scale or not self.card.images.pixel_scale
             yield row if pixels is None else row | self._answer(*next(answers), bool(known))
 
-    def _answer(self, probabilities: np.ndarray, strangeness: float, scale_known: bool) -> dict:
+    def _answer(self, probabilities: np.ndarray, ood_score: float, scale_known: bool) -> dict:
         if not np.isfinite(probabilities).all():
             return {"reason": "the network finds no number for it: pixels beyond all bounds, or in other units"}
         row = dict(zip(self.classes, probabilities.tolist(), strict=True))
-        row |= {} if np.isnan(strangeness) else {"strangeness": float(strangeness)}
-        if strangeness > 1:
-            reason = f"unlike the training images ({strangeness:.3g} times the limit): no prediction"
+        row |= {} if np.isnan(ood_score) else {"ood_score": float(ood_score)}
+        if ood_score > 1:
+            reason = f"out of the training distribution ({ood_score:.3g} times the limit): no prediction"
             reason += "" if scale_known else "; the size of its pixels is unknown, which may be why"
-            return row | {"in_distribution": False, "state": "strange", "reason": reason}
+            return row | {"in_distribution": False, "state": "out of distribution", "reason": reason}
         if not scale_known:
             arcsec = f"{self.card.images.pixel_scale:.4g}"
             reason = (
                 f"the size of its pixels is unknown, and these probabilities hold only if it is {arcsec} arcsec, as in "
                 f"the training images; if it is, say --pixel-scale {arcsec}"
             )
-            return row | {"state": "scale unknown", "reason": reason}
-        row |= {} if np.isnan(strangeness) else {"in_distribution": True}
-        return row | {"state": "answered", "prediction": self.classes[int(probabilities.argmax())]}
+            return row | {"state": "pixel scale unknown", "reason": reason}
+        row |= {} if np.isnan(ood_score) else {"in_distribution": True}
+        return row | {"state": "ok", "prediction": self.classes[int(probabilities.argmax())]}
 
 
 def find(paths: Iterable[str | Path], extension: str | int | None = None, progress: bool = False) -> Iterator[_Image]:

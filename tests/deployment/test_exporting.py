@@ -80,11 +80,11 @@ def test_exported_probabilities_are_those_of_the_training(run_folder, blobs, tmp
     folder = deployment.export(run_folder, tmp_path / "out", "onnx", blobs, pixel_scale=0.1)
     predictor = Predictor(folder)
     images = blobs.part("test").images
-    found, strangeness = predictor.answers(images)
+    found, ood_score = predictor.answers(images)
     plain = load_run(run_folder).predict(images)
     expected = plain ** (1 / predictor.temperature)
     np.testing.assert_allclose(found, expected / expected.sum(1, keepdims=True), atol=1e-5)
-    assert np.isfinite(strangeness).all()
+    assert np.isfinite(ood_score).all()
 
 
 def test_an_export_in_int8_says_how_near_it_is(run_folder, blobs, tmp_path, monkeypatch):
@@ -98,7 +98,7 @@ def test_an_export_in_int8_says_how_near_it_is(run_folder, blobs, tmp_path, monk
     change = np.abs(found - Predictor(exact).probabilities(images))
     assert card.metrics["int8"]["largest_change"] == pytest.approx(change.max(), abs=1e-5)
     assert 0 < change.max() < 0.05
-    assert (Predictor(folder, pixel_scale=0.1).predict(images)["state"] == "answered").mean() > 0.9
+    assert (Predictor(folder, pixel_scale=0.1).predict(images)["state"] == "ok").mean() > 0.9
     monkeypatch.setattr(deployment, "AGREEMENT", 1.01)
     with pytest.raises(CardError, match="names another class for 0.0% of the validation images.*Export it as onnx"):
         deployment.export(run_folder, tmp_path / "far", "int8", blobs)
@@ -120,12 +120,12 @@ print(len(table))
     assert done.stdout.strip() == "3", done.stderr
 
 
-def test_without_its_images_nothing_is_called_strange(run_folder, tmp_path):
+def test_without_its_images_every_image_is_taken_for_in_distribution(run_folder, tmp_path):
     folder = deployment.export(run_folder, tmp_path / "out")
     card = Card.read(folder)
     assert card.in_distribution is None and any("cannot tell images" in limit for limit in card.limits)
     row = Predictor(folder).predict(np.random.default_rng(0).normal(size=(1, 16, 16))).iloc[0]
-    assert row["prediction"] in card.classes and np.isnan(row["strangeness"])
+    assert row["prediction"] in card.classes and np.isnan(row["ood_score"])
 
 
 def test_other_images_than_those_of_the_training(run_folder, blobs, tmp_path):
@@ -256,7 +256,7 @@ def test_commands(exported, run_folder, blobs, tmp_path, monkeypatch):
     np.save("colour.npy", np.random.default_rng(0).normal(size=(3, 16, 16)))
     assert lensstudy("predict", "network", "good.npy", "--out", "one.csv", "--pixel-scale", "0.1").exit_code == 0
     untold = lensstudy("predict", "network", "good.npy", "--out", "untold.csv")
-    assert untold.exit_code == 1 and "untold.csv: 1 scale unknown" in untold.output
+    assert untold.exit_code == 1 and "untold.csv: 1 pixel scale unknown" in untold.output
     assert "the size of its pixels is unknown" in untold.output and pd.read_csv("untold.csv")["prediction"].isna().all()
     assert lensstudy("predict", "network", "*.npy", "--out", "two.csv", "--pixel-scale", "0.1").exit_code == 1
     table = pd.read_csv("two.csv").set_index("file")
@@ -265,7 +265,7 @@ def test_commands(exported, run_folder, blobs, tmp_path, monkeypatch):
     assert lensstudy("predict", "network", "colour.npy", "--out", "none.csv").exit_code == 2
     np.save("psf.npy", np.ones((5, 5)))
     beside = lensstudy("predict", "network", "good.npy", "psf.npy", "--out", "beside.csv", "--pixel-scale", "0.1")
-    assert beside.exit_code == 0 and "beside.csv: 1 answered, 1 left out" in beside.output
+    assert beside.exit_code == 0 and "beside.csv: 1 ok, 1 skipped" in beside.output
     with h5py.File("labels.h5", "w") as file:
         file["labels"] = np.arange(3)
     assert lensstudy("predict", "network", "labels.h5", "--out", "nothing.csv").exit_code == 2, "no image, no success"

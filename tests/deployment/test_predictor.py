@@ -61,26 +61,26 @@ def test_what_the_network_cannot_know_is_refused_with_the_reason(untold, image):
         assert expected in found
     table = untold.predict(list(bad.values()))
     assert (table["prediction"] == "").all() and table[list(untold.classes)].isna().all(axis=None)
-    assert (table["state"] == "refused").all()
+    assert (table["state"] == "rejected").all()
 
 
 def test_without_a_pixel_scale_no_class_is_named(untold, predictor, blobs):
     """Lenses 0.7 times as large as the network knows them can look like others: nobody else can tell."""
     images = blobs.part("test").images
     table, told = untold.predict(images), predictor.predict(images)
-    assert set(table["state"]) <= {"scale unknown", "strange"} and "answered" in set(told["state"])
+    assert set(table["state"]) <= {"pixel scale unknown", "out of distribution"} and "ok" in set(told["state"])
     assert (table["prediction"] == "").all() and not table["in_distribution"].eq(True).any()
-    pd.testing.assert_frame_equal(table[["no_sub", "sub", "strangeness"]], told[["no_sub", "sub", "strangeness"]])
-    reasons = table["reason"][table["state"] == "scale unknown"]
+    pd.testing.assert_frame_equal(table[["no_sub", "sub", "ood_score"]], told[["no_sub", "sub", "ood_score"]])
+    reasons = table["reason"][table["state"] == "pixel scale unknown"]
     assert reasons.str.endswith("if it is, say --pixel-scale 0.1").all() and len(reasons)
     (row,) = untold.predict([np.random.default_rng(0).normal(size=(16, 16))]).to_dict("records")
-    assert row["state"] == "strange" and "the size of its pixels is unknown" in row["reason"]
+    assert row["state"] == "out of distribution" and "the size of its pixels is unknown" in row["reason"]
 
 
 def test_a_network_that_knows_no_pixel_scale_cannot_ask_for_one(untold, blobs):
     card = untold.card.model_copy(update={"images": untold.card.images.model_copy(update={"pixel_scale": None})})
     table = Predictor.of(card, untold.network, untold.distribution).predict(blobs.part("test").images)
-    assert "answered" in set(table["state"])
+    assert "ok" in set(table["state"])
 
 
 def test_a_grey_picture_stored_in_colour_is_grey(predictor, image):
@@ -110,11 +110,11 @@ def test_a_bad_border_outside_the_crop_does_no_harm(exported, predictor, image):
     assert "NaN" in reason, "a turn would bring the border into view"
 
 
-def test_strange_images_get_no_prediction(predictor, blobs):
+def test_images_out_of_distribution_get_no_prediction(predictor, blobs):
     noise = np.random.default_rng(3).normal(size=(20, 16, 16))
     table = predictor.predict(noise)
     assert not table["in_distribution"].any() and (table["prediction"] == "").all()
-    assert table["reason"].str.contains("unlike the training images").all()
+    assert table["reason"].str.contains("out of the training distribution").all()
     brighter = predictor.predict(blobs.part("test").images * 30)
     assert not brighter["in_distribution"].any(), "other units of brightness"
 
@@ -167,7 +167,9 @@ def test_every_layout(predictor, blobs, tmp_path):
     blobs.part("test").subset(np.arange(4)).save(tmp_path / "dataset")
     for layout in ("classes", "images.tar", "images.h5", "images.npz", "dataset"):
         rows = list(predictor.predict_files([tmp_path / layout]))
-        assert not [row["reason"] for row in rows if "unlike" not in row["reason"] and row["reason"]], layout
+        assert not [row["reason"] for row in rows if "out of the training" not in row["reason"] and row["reason"]], (
+            layout
+        )
         np.testing.assert_allclose([row["sub"] for row in rows], expected, atol=1e-4, err_msg=layout)
 
 
@@ -278,13 +280,13 @@ def test_files_that_belong_to_an_image_are_left_out_and_said(predictor, image, t
     for name in ("ours", "ours_rms", "theirs_rms"):
         np.save(other / f"{name}.npy", image)
     expected = {
-        "data.fits": "answered",
-        "noise_map.fits": "left out",
-        "psf.fits": "left out",
-        "mask_extra_galaxies.fits": "left out",
-        "ours.npy": "answered",
-        "ours_rms.npy": "left out",
-        "theirs_rms.npy": "answered",
+        "data.fits": "ok",
+        "noise_map.fits": "skipped",
+        "psf.fits": "skipped",
+        "mask_extra_galaxies.fits": "skipped",
+        "ours.npy": "ok",
+        "ours_rms.npy": "skipped",
+        "theirs_rms.npy": "ok",
     }
     with tarfile.open(tmp_path / "both.tar", "w") as tar:
         tar.add(lens, "lens")
@@ -295,7 +297,7 @@ def test_files_that_belong_to_an_image_are_left_out_and_said(predictor, image, t
     (reason,) = {row["reason"] for row in rows if "noise_map" in row["file"]}
     assert reason == "the noise map of an image beside it, and no image itself"
     (alone,) = predictor.predict_files([lens / "psf.fits"])
-    assert alone["state"] == "answered", "what is named alone is asked about"
+    assert alone["state"] == "ok", "what is named alone is asked about"
 
 
 def test_lenstronomys_file_is_one_image_of_its_own_scale(untold, image, tmp_path):
@@ -306,14 +308,14 @@ def test_lenstronomys_file_is_one_image_of_its_own_scale(untold, image, tmp_path
         with h5py.File(tmp_path / f"psf_{name}.h5", "w") as file:
             file["kernel_point_source"] = image
     for paths in ([tmp_path], [tmp_path / "*.h5"]):
-        rows = [row for row in untold.predict_files(paths) if row["state"] != "left out"]
-        assert [row["state"] for row in rows] == ["answered", "refused"]
+        rows = [row for row in untold.predict_files(paths) if row["state"] != "skipped"]
+        assert [row["state"] for row in rows] == ["ok", "rejected"]
         assert rows[1]["reason"].startswith("pixels of 0.04 arcsec")
 
 
 def test_the_scale_in_the_information_beside_an_image_counts(untold, image, tmp_path):
     np.save(tmp_path / "lens.npy", image)
-    for scale, state in ((0.1, "answered"), (0.2, "refused")):
+    for scale, state in ((0.1, "ok"), (0.2, "rejected")):
         (tmp_path / "info.json").write_text(f'{{"pixel_scale": {scale}}}')
         (row,) = untold.predict_files([tmp_path])
         assert row["state"] == state
@@ -327,7 +329,7 @@ def test_an_archive_that_cannot_be_read_on_is_a_row_and_the_others_go_on(predict
         file.create_dataset("images", (1, 16, 16), "f4", external=[(str(tmp_path / "raw"), 0, 1024)])
     np.save(tmp_path / "good.npy", image)
     rows = list(predictor.predict_files([tmp_path / "elsewhere.h5", tmp_path / "good.npy"]))
-    assert [row["state"] for row in rows] == ["refused", "answered"]
+    assert [row["state"] for row in rows] == ["rejected", "ok"]
     assert "takes its numbers from other files" in rows[0]["reason"]
 
 
@@ -336,7 +338,7 @@ def test_real_files_each_get_a_row_and_none_an_answer_that_cannot_be_given(untol
     rows = list(untold.predict_files([evaluation_data / "lenses", evaluation_data / "deeplense-common-test"]))
     assert len(rows) > 20
     states = {row["file"].removeprefix(str(evaluation_data)): row["state"] for row in rows}
-    assert {name.split("/")[-1] for name, state in states.items() if "slacs" in name and state == "left out"} == {
+    assert {name.split("/")[-1] for name, state in states.items() if "slacs" in name and state == "skipped"} == {
         "mask_extra_galaxies.fits",
         "noise_map.fits",
         "psf.fits",
@@ -357,7 +359,7 @@ def test_a_damaged_member_of_a_zip_leaves_no_image_without_a_row(predictor, imag
     (tmp_path / "all.zip").write_bytes(damaged)
     rows = {row["file"][-5:]: row for row in predictor.predict_files([tmp_path / "all.zip"])}
     assert set(rows) == {"a.npy", "b.npy", "c.npy"}
-    assert rows["a.npy"]["state"] == "answered" and rows["b.npy"]["state"] == "refused"
+    assert rows["a.npy"]["state"] == "ok" and rows["b.npy"]["state"] == "rejected"
 
 
 def npy(image) -> bytes:
@@ -373,7 +375,7 @@ def test_a_damaged_data_set_is_a_row_and_the_others_go_on(predictor, image, tmp_
         file["image_data"], file["transform_pix2angle"] = image, np.array([[b"a", b"b"], [b"c", b"d"]])
     np.save(tmp_path / "good.npy", image)
     rows = list(predictor.predict_files([tmp_path / name for name in ("set", "lens.h5", "good.npy")]))
-    assert [row["state"] for row in rows] == ["refused", "refused", "answered"]
+    assert [row["state"] for row in rows] == ["rejected", "rejected", "ok"]
 
 
 @pytest.mark.parametrize("scale", ["NaN", "-0.1", "0"])
@@ -381,7 +383,7 @@ def test_a_pixel_scale_that_is_none_is_no_scale(untold, image, tmp_path, scale):
     np.save(tmp_path / "lens.npy", image)
     (tmp_path / "info.json").write_text(f'{{"pixel_scale": {scale}}}')
     (row,) = untold.predict_files([tmp_path])
-    assert row["state"] == "refused" and "expected arcseconds of one pixel" in row["reason"]
+    assert row["state"] == "rejected" and "expected arcseconds of one pixel" in row["reason"]
     with pytest.raises(ValueError, match="pixels of nan arcsec"):
         untold.prepare(image[None], float("nan"))
 
@@ -392,15 +394,15 @@ def test_the_information_beside_a_stack_counts(untold, image, tmp_path):
         file["images"] = np.stack([image[None]] * 2)
     (tmp_path / "info.json").write_text('{"pixel_scale": 0.1}')
     for name in ("stack.npz", "stack.h5"):
-        assert [row["state"] for row in untold.predict_files([tmp_path / name])] == ["answered"] * 2
-    assert {row["state"] for row in untold.predict_files([tmp_path])} == {"answered"}
+        assert [row["state"] for row in untold.predict_files([tmp_path / name])] == ["ok"] * 2
+    assert {row["state"] for row in untold.predict_files([tmp_path])} == {"ok"}
 
 
 def test_weights_beside_an_image_are_no_image(predictor, image, tmp_path):
     for name in ("m87_sci", "m87_wht", "m87_ctx"):
         fits.PrimaryHDU(image).writeto(tmp_path / f"{name}.fits")
     states = {row["file"][-8:-5]: row["state"] for row in predictor.predict_files([tmp_path])}
-    assert states == {"sci": "answered", "wht": "left out", "ctx": "left out"}
+    assert states == {"sci": "ok", "wht": "skipped", "ctx": "skipped"}
 
 
 def test_an_archive_among_images_is_not_passed_over_in_silence(predictor, image, tmp_path):
@@ -408,8 +410,8 @@ def test_an_archive_among_images_is_not_passed_over_in_silence(predictor, image,
     with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
         archive.write(tmp_path / "a.npy", "b.npy")
     rows = {os.path.basename(row["file"]): row for row in predictor.predict_files([tmp_path])}
-    assert rows["a.npy"]["state"] == "answered"
-    assert rows["more.zip"]["state"] == "refused" and "give its path" in rows["more.zip"]["reason"]
+    assert rows["a.npy"]["state"] == "ok"
+    assert rows["more.zip"]["state"] == "rejected" and "give its path" in rows["more.zip"]["reason"]
     assert len(list(predictor.predict_files([tmp_path / "more.zip"]))) == 1
     os.rename(tmp_path / "more.zip", os.fsencode(tmp_path) + b"/\xff.zip")
     files = [row["file"].encode() for row in predictor.predict_files([tmp_path])]  # what no table holds would raise
@@ -420,7 +422,7 @@ def test_a_noise_map_of_a_drizzled_image_is_no_image(predictor, image, tmp_path)
     for name in ("x_drz", "x_rms", "y_drz"):
         np.save(tmp_path / f"{name}.npy", image)
     states = {os.path.basename(row["file"]): row["state"] for row in predictor.predict_files([tmp_path])}
-    assert states == {"x_drz.npy": "answered", "x_rms.npy": "left out", "y_drz.npy": "answered"}
+    assert states == {"x_drz.npy": "ok", "x_rms.npy": "skipped", "y_drz.npy": "ok"}
 
 
 def test_a_member_that_does_not_unpack_leaves_the_others(predictor, image, tmp_path):
@@ -435,4 +437,4 @@ def test_a_member_that_does_not_unpack_leaves_the_others(predictor, image, tmp_p
     content[start : start + 40] = b"\xff" * 40
     (tmp_path / "set.zip").write_bytes(content)
     states = [row["state"] for row in predictor.predict_files([tmp_path / "set.zip"])]
-    assert states == ["answered", "refused", "answered"]
+    assert states == ["ok", "rejected", "ok"]

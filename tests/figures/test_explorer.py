@@ -47,10 +47,10 @@ class Explorer:
         return np.asarray(Image.open(io.BytesIO(self.shown["canvas"]["value"])))
 
     def answer(self) -> tuple[dict[str, float], float]:
-        """Probability of each class, and strangeness."""
+        """Probability of each class, and ood_score."""
         text = self.shown["bars"]["value"]
         probabilities = {name: float(p) for name, p in re.findall(r"(\w+) <meter value='([\d.]+)'", text)}
-        return probabilities, float(re.search(r"strangeness ([\d.]+)", text)[1])
+        return probabilities, float(re.search(r"OOD score ([\d.]+)", text)[1])
 
 
 @pytest.fixture(scope="module")
@@ -75,26 +75,26 @@ def explorer(root, tmp_path_factory):
 
 def test_it_begins_with_the_answer_of_the_table(explorer):
     shown, table = explorer
-    probabilities, strangeness = shown.answer()
+    probabilities, ood_score = shown.answer()
     name = shown.shown["image"]["_options_labels"][0]
     (row,) = table[table["file"].str.endswith(name.rsplit(" ", 1)[0])].to_dict("records")
     assert probabilities == pytest.approx({name: row[name] for name in probabilities}, abs=6e-4)
-    assert strangeness == pytest.approx(row["strangeness"], abs=6e-3)
+    assert ood_score == pytest.approx(row["ood_score"], abs=6e-3)
 
 
 def test_every_control_moves_picture_and_answer(explorer):
     shown, _ = explorer
-    picture, (probabilities, strangeness) = shown.picture(), shown.answer()
+    picture, (probabilities, ood_score) = shown.picture(), shown.answer()
     shown.move("turn [°]", value=90.0)
     assert np.abs(shown.picture().astype(int) - picture).max() > 50
     assert shown.answer()[0] == pytest.approx(probabilities, abs=2e-3), "a D4 network does not mind"
     shown.move("turn [°]", value=0.0)
     np.testing.assert_array_equal(shown.picture(), picture)
     shown.move("noise/peak", value=0.5)
-    assert shown.answer()[1] > max(1, strangeness) and "no class is named" in shown.shown["bars"]["value"]
+    assert shown.answer()[1] > max(1, ood_score) and "no class is named" in shown.shown["bars"]["value"]
     shown.move("noise/peak", value=0.0)
     shown.move("image", index=1)
     assert np.abs(shown.picture().astype(int) - picture).max() > 50
     shown.move("image", index=0)
     np.testing.assert_array_equal(shown.picture(), picture)
-    assert shown.answer() == (probabilities, strangeness)
+    assert shown.answer() == (probabilities, ood_score)
