@@ -70,18 +70,15 @@ def predict(
         table.writerow({name: _as_cell(name) for name in predictor.columns})
         extension = int(extension) if extension and extension.isdigit() else extension
         for row in predictor.predict_files(paths, extension, progress):
-            if (
-                row["state"] in ("rejected", "pixel scale unknown") and not counts[row["state"]]
-            ):  # the first of each kind
+            # The first of each kind is said at once.
+            if row["state"] in ("rejected", "pixel scale unknown") and not counts[row["state"]]:
                 typer.echo(f"{row['file']}: {row['reason']}", err=True)
             counts[row["state"]] += 1
             table.writerow({name: _as_cell(value) for name, value in row.items()})
     said = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
     typer.echo(f"{out}: {said or 'no images'}")
     if predictor.distribution is None:
-        typer.echo(
-            "This network cannot tell which images are out of its training distribution: judge that yourself.", err=True
-        )
+        typer.echo("This network cannot tell which images are out of distribution: judge that yourself.", err=True)
     if not predictor.card.images.pixel_scale:
         typer.echo(
             "This network does not know how large its pixels are: check yourself that yours are as large.", err=True

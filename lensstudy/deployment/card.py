@@ -50,9 +50,7 @@ class Card(BaseModel):
     classes: list[str] = Field(description="names of the classes, in the order of the outputs")
     images: Images
     calibration: dict[str, Any] = Field(description="temperature that divides the logits, and what it does")
-    in_distribution: dict[str, Any] | None = Field(
-        description="how images out of distribution are told, null where they are not"
-    )
+    in_distribution: dict[str, Any] | None = Field(description="how images out of distribution are found; null: not")
     metrics: dict[str, Any] = Field(description="scores on the validation and test images, with intervals")
     training: dict[str, Any] = Field(description="settings, number of images, fingerprint and source of the data")
     limits: list[str] = Field(description="what it cannot be used for")

@@ -310,9 +310,7 @@ def _limits(trained: TrainedNetwork, pixel_scale: float | None, dataset: LensDat
             "it cannot tell whether their pixels are as large."
         )
     if dataset is None:
-        limits.append(
-            "Its training images were not at hand at the export: it cannot tell which images are out of distribution."
-        )
+        limits.append("Its training images were not at hand: it cannot tell which images are out of distribution.")
     if not trained.card.get("augmentation", True):
         limits.append("It was trained without rotated images.")
     return limits

@@ -35,8 +35,8 @@ from lensstudy.evaluation.ood import OODDetector, image_statistics
 
 __all__ = ["STATES", "Predictor", "class_by_folder", "find"]
 
-# What became of an image. `pixel scale unknown`: probabilities that hold only if its pixels are as large as the network's;
-# `skipped`: a noise map, PSF or mask that belongs to an image.
+# What became of an image. `pixel scale unknown`: probabilities that hold only if its pixels are as large as the
+# network's; `skipped`: a noise map, PSF or mask that belongs to an image.
 STATES = ("ok", "pixel scale unknown", "out of distribution", "rejected", "skipped")
 
 LABELS = ("labels", "label", "classes", "class", "y")  # arrays beside the images of an HDF5 file

@@ -123,7 +123,7 @@ print(len(table))
 def test_without_its_images_every_image_is_taken_for_in_distribution(run_folder, tmp_path):
     folder = deployment.export(run_folder, tmp_path / "out")
     card = Card.read(folder)
-    assert card.in_distribution is None and any("cannot tell images" in limit for limit in card.limits)
+    assert card.in_distribution is None and any("cannot tell which images" in limit for limit in card.limits)
     row = Predictor(folder).predict(np.random.default_rng(0).normal(size=(1, 16, 16))).iloc[0]
     assert row["prediction"] in card.classes and np.isnan(row["ood_score"])
 
