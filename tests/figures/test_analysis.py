@@ -6,6 +6,7 @@ import re
 import nbformat
 import numpy as np
 import pytest
+import yaml
 
 from lensstudy.report.execution import execute
 
@@ -27,7 +28,9 @@ def analyse(root, home, monkeypatch, **changes) -> tuple[dict, str]:
     study = {"epochs": 1, "width": 0.25, "orientations": 3, "bootstrap_samples": 50, "filtering": {"outlier": None}}
     output = home / "04.ipynb"
     notebook = root / "notebooks" / "04-analyse.ipynb"
-    execute(notebook, output, study | changes, log=home / "04.log", timeout_s=300, cwd=home)
+    file = home / "smoke.yml"
+    file.write_text(yaml.safe_dump(study | changes))
+    execute(notebook, output, study | changes, study_file=file, log=home / "04.log", timeout_s=300, cwd=home)
     cells = nbformat.read(output, as_version=4).cells
     data = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
     told = " ".join(re.sub(r"base64,[^\"]+|<style.*?</style>", "", str(one), flags=re.S) for one in data)
