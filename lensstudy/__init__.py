@@ -22,7 +22,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "data.preprocess": ["Preprocess"],
         "data.rotation": ["rotate"],
         "lensing.rendering": ["render", "substructure_map"],
-        "networks.registry": ["build_network", "network_names", "describe"],
+        "networks.registry": ["build_network", "network_names", "register", "describe"],
         "networks.groups": ["invariance_error"],
         "training.fitting": ["fit", "range_test"],
         "training.run": ["load_run"],

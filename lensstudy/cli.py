@@ -89,10 +89,11 @@ def run(
     """Run a whole study: only what is missing or has changed; then write its report."""
     from lensstudy.data.mixture import recipes_of
     from lensstudy.lensing.populations import preset_named
-    from lensstudy.networks.registry import check_name
+    from lensstudy.networks.registry import check_name, load_plugins
 
     study = _study(study_file)
     try:
+        load_plugins(study.plugins)
         for network in study.networks:
             check_name(network)
         for recipe in recipes_of(study.preset, study.population, study.noise_level, study.data_seed):
@@ -183,15 +184,16 @@ def fit(
 ) -> None:
     """Make one training of a study, without a notebook: for learning curves, and for several GPUs or nodes."""
     from lensstudy import stages
-    from lensstudy.networks.registry import check_name
+    from lensstudy.networks.registry import check_name, load_plugins
     from lensstudy.training.fitting import TrainingDiverged, fit
     from lensstudy.training.run import load_run
 
     study = _study(study_file)
     settings = study.training(network or study.network, study.seed if seed < 0 else seed, share)
     try:
+        load_plugins(study.plugins)
         check_name(settings.network)
-        folder = fit(stages.dataset(study), settings, settings.training_folder())
+        folder = fit(stages.dataset(study), settings, folder=settings.training_folder())
     except (ValueError, TrainingDiverged) as error:  # what a user can mend: parameters, data, a rate too high
         _fail(f"{study_file}: {error}")
     found = json.loads((folder / "metrics.json").read_text())

@@ -21,6 +21,7 @@ from lensstudy.data.filtering import Rules, filter_images
 from lensstudy.data.reading import read
 from lensstudy.data.simulation import simulate
 from lensstudy.lensing.populations import PRESETS
+from lensstudy.networks.registry import load_plugins
 from lensstudy.provenance import code_hash, data_state
 from lensstudy.study import Study
 from lensstudy.training.fitting import fit
@@ -33,6 +34,7 @@ __all__ = ["across_recipes", "dataset", "recipes", "trained", "trainings"]
 def dataset(study: Study) -> LensDataset:
     """The data set of a study, filtered and split: read from `runs/<study>/dataset`, or made if it is not there or was
     made with other parameters."""
+    load_plugins(study.plugins)
     folder = study.folder / "dataset"
     wanted = study.group("data")
     state = data_state(study.data_path, study.population)
@@ -56,7 +58,7 @@ def dataset(study: Study) -> LensDataset:
 def trained(study: Study, network: str, seed: int, share: float = 100.0) -> TrainedNetwork:
     """One trained network of a study, trained now on `share` percent of the images if that has not been done."""
     settings = study.training(network, seed, share)
-    return load_run(fit(dataset(study), settings, settings.training_folder()))
+    return load_run(fit(dataset(study), settings, folder=settings.training_folder()))
 
 
 def trainings(study: Study, share: float = 100.0) -> list[TrainedNetwork]:

@@ -57,7 +57,7 @@ def run_folder(tmp_path_factory) -> Path:
     settings = Study(network="d4-steerable-cnn", width=0.5, epochs=6, batch_size=16, learning_rate=0.01)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LENSSTUDY_BATCH", "1")
-        return fit(make_blobs(), settings, tmp_path_factory.mktemp("training") / "d4-steerable-cnn-s1")
+        return fit(make_blobs(), settings, folder=tmp_path_factory.mktemp("training") / "d4-steerable-cnn-s1")
 
 
 @pytest.fixture(scope="session")

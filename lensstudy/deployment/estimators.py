@@ -117,7 +117,7 @@ class LensClassifier(ClassifierMixin, _LensEstimator):
         catalogue["part"] = np.where(np.isin(np.arange(len(y)), kept), "validation", "train")
         dataset = LensDataset(images, catalogue, names, {"source": "arrays"})
         with tempfile.TemporaryDirectory() as folder:
-            self.trained_ = load_run(fit(dataset, self._study(), Path(folder) / "run"))
+            self.trained_ = load_run(fit(dataset, self._study(), folder=Path(folder) / "run"))
         self.image_shape_, self.n_features_in_ = images.shape[1:], int(np.prod(images.shape[1:]))
         return self
 

@@ -71,7 +71,7 @@ def train_on(
     )
     dataset.check_leaks()
     dataset.save(out / "dataset")
-    run = fit(dataset, study, folder, start_from=begin)
+    run = fit(dataset, study, folder=folder, start_from=begin)
     return run, json.loads((run / "metrics.json").read_text())
 
 

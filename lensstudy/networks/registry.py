@@ -9,11 +9,14 @@ the plain network to compare each one with, at equal channels or at equal parame
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import inspect
 import json
 import math
 import os
 import re
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -49,14 +52,17 @@ __all__ = [
     "count_parameters",
     "describe",
     "feature_maps",
+    "load_plugins",
     "load_weights",
     "multiply_accumulates",
     "network_names",
     "peak_memory",
+    "register",
     "save_weights",
     "settle_batch_norm",
     "turned_filters",
     "twin",
+    "with_features",
 ]
 
 CHANNELS_MULTIPLE = 16  # divisible by the order of every group up to D8, so all can have the same channels
@@ -95,6 +101,36 @@ class Network(nn.Module):
         """Return what the last layer gets: invariant features `(B, F)`, means over the image."""
         maps = self.body(images.contiguous(memory_format=torch.channels_last))
         return self.invariant(maps).mean((2, 3))
+
+
+class _WithFeatures(nn.Module):
+    """A network from elsewhere, with `features` beside `forward`: what its last linear layer gets."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return what the last linear layer gets `(B, F)`, or the logits where no layer is linear."""
+        linear = [module for module in self.network.modules() if isinstance(module, nn.Linear)]
+        if not linear:
+            return self.network(images)
+        caught: list[Tensor] = []
+        hook = linear[-1].register_forward_pre_hook(lambda _, given: caught.append(given[0]))
+        try:
+            self.network(images)
+        finally:
+            hook.remove()
+        return caught[-1]
+
+
+def with_features(network: nn.Module) -> nn.Module:
+    """Return `network` if it has a method `features`, and else one around it that has."""
+    own = getattr(network, "features", None)
+    return network if callable(own) and not isinstance(own, nn.Module) else _WithFeatures(network)
 
 
 # Architectures --------------------------------------------------------------------------------------------------------
@@ -233,7 +269,79 @@ _REGULAR = {  # each with its plain twin
     "resnet": "plain-resnet",
     "wide-resnet": "plain-wide-resnet",
 }
+_REGISTERED: dict[str, Callable[..., nn.Module]] = {}  # by name, what `register` was given
 _TWINS = {"-small-twin": "parameters", "-twin": "channels"}
+
+
+def register(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """Make a network of one's own known by a name, as a decorator of the function that builds it.
+
+    The function takes `(image_size, n_classes, in_channels=1, width=1.0, **options)` and returns a module that maps
+    images `(B, in_channels, image_size, image_size)` to logits `(B, n_classes)`. A study names the
+    module that holds it: `plugins: [my_networks]`.
+
+    Args:
+        name: what `build_network` and a study's `networks` call it. Registering it again replaces it.
+
+    Returns:
+        The decorator, which leaves the function as it is.
+
+    Raises:
+        ValueError: the name is that of a network of lensstudy.
+
+    Example:
+        >>> @register("linear")
+        ... def linear(image_size, n_classes, in_channels=1, width=1.0):
+        ...     return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * image_size**2, n_classes))
+        >>> build_network("linear", 8, 3)(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 3])
+    """
+    if name in _built_in() or any(name.endswith(ending) for ending in _TWINS):
+        raise ValueError(f"network '{name}' is one of lensstudy's own, or ends as their baselines do; use another name")
+
+    def remember(builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        _REGISTERED[name] = builder
+        return builder
+
+    return remember
+
+
+def load_plugins(modules: Sequence[str]) -> None:
+    """Import the `modules` of a study that register networks, from the working folder or from what is installed.
+
+    Raises `ValueError` for a module that cannot be imported, or that registers nothing.
+    """
+    for module in modules:
+        sys.path.insert(0, os.getcwd())
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ValueError(
+                f"plugins: the module '{module}' cannot be imported ({error}); expected {module}.py in {os.getcwd()}, "
+                "or an installed module"
+            ) from error
+        finally:
+            sys.path.remove(os.getcwd())
+        if not any(builder.__module__ == module for builder in _REGISTERED.values()):
+            raise ValueError(
+                f"plugins: the module '{module}' registers no network; put @register(\"my-network\") of lensstudy "
+                "before the function that builds it"
+            )
+
+
+def source_hash(name: str) -> str:
+    """SHA-256 of the source file of a registered network, or of its function in a notebook; '' for lensstudy's own."""
+    if name not in _REGISTERED:
+        return ""
+    file = Path(inspect.getsourcefile(_REGISTERED[name]) or "")
+    try:
+        source = file.read_text() if file.is_file() else inspect.getsource(_REGISTERED[name])
+    except OSError:
+        raise ValueError(
+            f"network '{name}': the source of the function that builds it cannot be found, so a training could not say "
+            "what it trained; write it into a module and name that in `plugins`"
+        ) from None
+    return hashlib.sha256(source.encode()).hexdigest()
 
 
 def network_names() -> list[str]:
@@ -248,8 +356,12 @@ def network_names() -> list[str]:
         >>> "d4-steerable-cnn" in network_names()
         True
     """
+    return sorted([*_built_in(), *_REGISTERED])
+
+
+def _built_in() -> list[str]:
     regular = [f"{group}-{kind}" for group in ("c4", "c8", "d4", "d8") for kind in _REGULAR]
-    return sorted([*_PLAIN, *_IRREDUCIBLE, *regular, "p4-cnn", "p4m-cnn", "d8-restricted"])
+    return [*_PLAIN, *_IRREDUCIBLE, *regular, "p4-cnn", "p4m-cnn", "d8-restricted"]
 
 
 def _recipe(name: str) -> Recipe:
@@ -264,12 +376,17 @@ def _recipe(name: str) -> Recipe:
     else:
         near = nearest(name, network_names(), cutoff=0.4)
         hint = f" Did you mean '{near}'?" if near else ""
-        raise ValueError(f"network '{name}' is unknown.{hint} Known networks: {', '.join(network_names())}.")
+        raise ValueError(
+            f"network '{name}' is unknown.{hint} Known networks: {', '.join(network_names())}; a network of your own "
+            "is known once the module that registers it is imported (`plugins` of a study)."
+        )
     return replace(_PLAIN[plain], layers=layers, plain=plain)
 
 
 def check_name(name: str) -> None:
     """Raise `ValueError`, with the nearest and all known names, if no network is called `name`."""
+    if name in _REGISTERED:
+        return
     network = name.removesuffix("-small-twin").removesuffix("-twin")
     if not _recipe(network).plain and network != name:
         raise ValueError(f"network '{network}' has no symmetry, so it has no plain twin; it is one")
@@ -303,6 +420,12 @@ def build_network(
         >>> network(torch.zeros(2, 1, 33, 33)).shape
         torch.Size([2, 3])
     """
+    if name in _REGISTERED:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = _REGISTERED[name](image_size, n_classes, in_channels=in_channels, width=width, **options)
+        network.name = name
+        return network
     for ending, match in _TWINS.items():
         if name.endswith(ending):
             of_twin = twin(name.removesuffix(ending), match, n_classes, in_channels=in_channels, width=width, **options)
@@ -502,7 +625,7 @@ def save_weights(network: Network, path: str | Path) -> Path:
     """Write the learned weights (and batch norm's averages) as safetensors: small, and opening it runs nothing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = {key: getattr(network, key) for key in ("name", "group", "image_size", "in_channels", "n_classes")}
+    about = {key: getattr(network, key, "") for key in ("name", "group", "image_size", "in_channels", "n_classes")}
     weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     with whole_file(path) as partial_file:
         save_file(weights, partial_file, metadata={"network": json.dumps(about)})
@@ -523,8 +646,9 @@ def load_weights(network: Network, path: str | Path) -> Network:
     own = {key: value.shape for key, value in network.state_dict().items()}
     if own != {key: value.shape for key, value in weights.items()}:
         raise ValueError(
-            f"{path}: holds the weights of {about or 'another network'}, which do not fit this '{network.name}' for "
-            f"{network.image_size} pixels and {network.n_classes} classes; build the network with the same options"
+            f"{path}: holds the weights of {about or 'another network'}, which do not fit this "
+            f"'{getattr(network, 'name', type(network).__name__)}'; build the network with the same options, number of "
+            "pixels and classes"
         )
     network.load_state_dict(weights)
     return network

@@ -52,6 +52,7 @@ def open_network(folder: str | Path) -> TrainedNetwork:
     )
 
 
+@torch.no_grad()
 def features(trained: TrainedNetwork, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Features `(N, F)` before the last layer, of images `(N, C, H, W)`, and the `image_statistics` `(N, L)` of the
     network's inputs.
@@ -59,17 +60,10 @@ def features(trained: TrainedNetwork, images: np.ndarray) -> tuple[np.ndarray, n
     seen: list[np.ndarray] = []
     inputs: list[np.ndarray] = []
 
-    def note(_, given):
-        inputs.append(image_statistics(given[0].numpy()))
-
-    last = trained.network.classifier
-    hooks = [trained.network.register_forward_pre_hook(note)]
-    hooks += [last.register_forward_pre_hook(lambda _, given: seen.append(given[0].double().numpy()))]
-    try:
-        trained.predict(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for start in range(0, len(images), 128):
+        given = trained.preprocess(np.asarray(images[start : start + 128]))
+        seen.append(trained.network.features(given).double().numpy())
+        inputs.append(image_statistics(given.numpy()))
     return np.concatenate(seen), np.concatenate(inputs)
 
 

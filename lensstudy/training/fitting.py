@@ -8,6 +8,7 @@ alone, so a training that was interrupted goes on from its last epoch and ends w
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -69,28 +70,51 @@ class TrainingDiverged(RuntimeError):
 
 def fit(
     dataset: LensDataset,
-    settings: Study,
-    folder: str | Path,
+    study: Study,
+    network: torch.nn.Module | None = None,
+    folder: str | Path | None = None,
     watch: Callable[[pd.DataFrame], None] | None = None,
     start_from: str | Path | None = None,
 ) -> Path:
-    """Train `settings.network` with `settings.seed` on `settings.share` percent of the train part of `dataset`;
-    the validation part chooses the epoch that is kept. Returns the run folder.
+    """Train a network on the train part of a data set; the validation part chooses the best checkpoint.
 
     A folder that already holds this very training, finished, is left as it is; one that holds its beginning goes on.
-    `watch` is shown the history after each epoch. `start_from` is the run folder of a training whose weights this one
-    begins with; the last layer begins anew where it tells other classes apart.
-    Raises `TrainingDiverged` when the loss stops being finite; the best weights so far stay in the folder.
+
+    Args:
+        dataset: images and classes, split into parts.
+        study: its `seed`, `share` and the parameters of training; its `network` where no module is given.
+        network: any module that maps images `(B, C, S, S)` to logits `(B, classes)`. A copy of it is trained.
+        folder: the run folder; `study.training_folder()` if none is given.
+        watch: called with the history, a table with one row an epoch, after each epoch.
+        start_from: run folder of a training to fine-tune from; the last layer begins anew where the classes differ.
+
+    Returns:
+        The run folder, which `load_run` opens.
+
+    Raises:
+        TrainingDiverged: the loss is no longer finite; the best weights so far stay in the folder.
+        ParameterError: parameters that do not go together, or not with this machine.
+        ValueError: the network is unknown, or the weights of `start_from` do not fit.
+
+    Example:
+        >>> import tempfile
+        >>> from lensstudy.data.simulation import simulate
+        >>> images = simulate("model_1", 16, seed=1, image_size=16).split(0.2, 0.4, seed=1)
+        >>> linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 3))
+        >>> run = fit(images, Study(epochs=1, batch_size=8), network=linear, folder=tempfile.mkdtemp())
+        >>> sorted(file.name for file in run.glob("*.json"))
+        ['card.json', 'metrics.json']
     """
-    folder = Path(folder)
+    settings, folder = study, Path(folder or study.training_folder())
     _check(settings)
-    card = card_of(dataset, settings, start_from)
+    networks.load_plugins(settings.plugins)
+    card = card_of(dataset, settings, start_from, network)
     if (folder / "metrics.json").exists() and json.loads((folder / "card.json").read_text()) == card:
         return folder
     _check_split(dataset)
     lightning.seed_everything(settings.seed, verbose=False)
     torch.set_num_threads(settings.threads)
-    module = _Fit(card, settings, dataset, start_from)
+    module = _Fit(card, settings, dataset, start_from, network)
     batches = module.training_batches()
     _clear_unless_same(folder, card)  # only now that nothing is wrong with the parameters
     recorder, last = Recorder(folder, settings, dataset), folder / "last.ckpt"
@@ -134,6 +158,7 @@ def range_test(dataset: LensDataset, settings: Study, lowest: float = 1e-5, high
     Only training images are used, and nothing is kept of the network.
     """
     _check(settings)
+    networks.load_plugins(settings.plugins)
     settings = settings.model_copy(update={"devices": 1, "nodes": 1, "strategy": "auto"})  # a short run pays for none
     lightning.seed_everything(settings.seed, verbose=False)
     torch.set_num_threads(settings.threads)
@@ -181,10 +206,11 @@ class _Fit(lightning.LightningModule):
         settings: Study,
         dataset: LensDataset,
         start_from: str | Path | None = None,
+        network: torch.nn.Module | None = None,
         stop_where_it_diverges: bool = True,
     ):
         super().__init__()
-        self.network = build(card)
+        self.network = build(card) if network is None else copy.deepcopy(network)
         if start_from:
             _begin_with(self.network, Path(start_from))
         self.averaged = averaged_network(self.network, settings)
@@ -348,13 +374,19 @@ def _begin_with(network: torch.nn.Module, run: Path) -> None:
     fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
     if left := [name for name in own if name not in fitting and not name.startswith("classifier")]:
         raise ValueError(
-            f"{run}: its weights do not fit a '{network.name}' for {network.image_size} pixels ({left[0]} differs); "
-            "begin with a training of the same network, width and channels"
+            f"{run}: its weights do not fit this '{getattr(network, 'name', type(network).__name__)}' ({left[0]} "
+            "differs); "
+            "start from a training of the same network, pixels, width and channels"
         )
     network.load_state_dict(own | fitting)
 
 
-def card_of(dataset: LensDataset, settings: Study, start_from: str | Path | None = None) -> dict:
+def card_of(
+    dataset: LensDataset,
+    settings: Study,
+    start_from: str | Path | None = None,
+    network: torch.nn.Module | None = None,
+) -> dict:
     """What the network is, what it was shown and by which code: enough to build it again and to trust it."""
     shown = dataset.part("train")
     if settings.share < 100:
@@ -375,7 +407,20 @@ def card_of(dataset: LensDataset, settings: Study, start_from: str | Path | None
         "code": code_hash("training.fitting", without=NO_PART if settings.fresh_images else (*NO_PART, *SIMULATOR)),
         "versions": {name: version(name) for name in ("torch", "e2cnn", "lightning", "numpy")},
     }
+    if network is not None:
+        kind = type(network)
+        card |= {"network": kind.__name__, "module": {"class": f"{kind.__module__}.{kind.__qualname__}"}}
+        card["module"] |= {"layers": str(network), "first_weights": _weights_hash(network)}
+    elif source := networks.source_hash(settings.network):
+        card["network_source"] = source
     return json.loads(json.dumps(card, default=str))  # as it will be read back
+
+
+def _weights_hash(network: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _without_code(parameters: dict) -> dict:

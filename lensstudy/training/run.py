@@ -18,7 +18,7 @@ from lensstudy.networks import registry as networks
 __all__ = ["TrainedNetwork", "build", "load_run", "options_of"]
 
 
-def build(card: dict) -> networks.Network:
+def build(card: dict) -> torch.nn.Module:
     """The network that a card describes, with the weights it began with."""
     return networks.build_network(
         card["network"],
@@ -41,7 +41,7 @@ def options_of(card: dict) -> dict:
 class TrainedNetwork:
     """A network with everything that belongs to it: how its images are preprocessed, its classes by name."""
 
-    network: networks.Network
+    network: torch.nn.Module  # with `features(images)` beside `forward`
     preprocess: Preprocess
     classes: tuple[str, ...]
     card: dict
@@ -60,19 +60,21 @@ class TrainedNetwork:
         return np.concatenate(probabilities)
 
 
-def load_run(folder: str | Path) -> TrainedNetwork:
+def load_run(folder: str | Path, network: torch.nn.Module | None = None) -> TrainedNetwork:
     """Open the folder of a finished training.
 
     Nothing inside it is run: weights are safetensors, the rest is JSON.
 
     Args:
         folder: what `fit` returned.
+        network: a module as it was given to `fit`, where one was; its weights are replaced.
 
     Returns:
         A `TrainedNetwork`: `network`, `preprocess`, `classes`, `card` and `predict(images)`.
 
     Raises:
         FileNotFoundError: there is no finished training in the folder.
+        ValueError: it is that of a module, and none is given; or the weights do not fit.
 
     Example:
         >>> load_run("no-such-folder")
@@ -83,6 +85,14 @@ def load_run(folder: str | Path) -> TrainedNetwork:
     if not (folder / "metrics.json").exists():
         raise FileNotFoundError(f"{folder}: no finished training here (metrics.json is missing); run 03-train first")
     card = json.loads((folder / "card.json").read_text())
-    network = build(card)
+    if network is None:
+        if "module" in card:
+            raise ValueError(
+                f"{folder}: the network is a {card['module']['class']}, which lensstudy cannot build; make one as it "
+                "was for the training and open the folder with load_run(folder, network=module)"
+            )
+        network = build(card)
     networks.load_weights(network, folder / "weights.safetensors")
-    return TrainedNetwork(network.eval(), Preprocess.from_dict(card), tuple(card["classes"]), card)
+    return TrainedNetwork(
+        networks.with_features(network).eval(), Preprocess.from_dict(card), tuple(card["classes"]), card
+    )

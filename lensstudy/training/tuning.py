@@ -151,7 +151,7 @@ def alternatives(study: Study, dataset: LensDataset, network: str) -> pd.DataFra
         changed = {"learning_rates": {}} if "learning_rate" in changes else {}
         settings = study.model_dump() | changed | changes | {"network": network, "seed": SEED}
         try:
-            metrics = _metrics(fit(unseen, Study.of(settings | {"epochs": study.search_epochs}, label), folder))
+            metrics = _metrics(fit(unseen, Study.of(settings | {"epochs": study.search_epochs}, label), folder=folder))
         except TrainingDiverged:
             metrics = {"validation_auc": None, "validation_loss": None}
         rows.append({"settings": label, "auc": metrics["validation_auc"], "loss": metrics["validation_loss"]})
@@ -171,7 +171,7 @@ def _validation_auc(trial: optuna.Trial, study: Study, dataset: LensDataset, net
 
     name = f"{network}-{trial.study.study_name.rpartition('/')[2]}-{trial.number}"
     try:
-        folder = fit(dataset, settings, study.folder / "improvement" / "trials" / name, watch)
+        folder = fit(dataset, settings, folder=study.folder / "improvement" / "trials" / name, watch=watch)
         return _metrics(folder)["validation_auc"]
     except TrainingDiverged as problem:
         raise optuna.TrialPruned(str(problem)) from None

@@ -40,7 +40,7 @@ def fit_seconds() -> float:
     images = generator.random((count, 1, SIZE, SIZE), dtype=np.float32)
     dataset = LensDataset(images, names, ("no_sub", "sub")).split(0.1, 1 / 9, 1)
     with tempfile.TemporaryDirectory() as folder:
-        return pd.read_csv(fit(dataset, SETTINGS, folder) / "history.csv")["seconds"].min()
+        return pd.read_csv(fit(dataset, SETTINGS, folder=folder) / "history.csv")["seconds"].min()
 
 
 def run(repeats: int = 3) -> list[dict]:

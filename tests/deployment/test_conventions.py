@@ -37,7 +37,7 @@ def rings() -> LensDataset:
 def run(rings, tmp_path_factory):
     """A training with min-max scaling, as DeepLense's pipelines scale."""
     settings = Study(network="c4-steerable-cnn", width=0.5, epochs=3, batch_size=16, scaling="min-max", binning=2)
-    return fit(rings, settings, tmp_path_factory.mktemp("run") / "c4-s1")
+    return fit(rings, settings, folder=tmp_path_factory.mktemp("run") / "c4-s1")
 
 
 @pytest.mark.parametrize("order", ["models", "common-test", ("vortex", "smooth", "subhalo")])

@@ -1,5 +1,6 @@
 """A training learns, is reproducible, goes on after an interruption, and leaves what others can open."""
 
+import hashlib
 import json
 import math
 import signal
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 from lensstudy.data.dataset import DataError
 from lensstudy.networks import groups as symmetry
+from lensstudy.networks import registry
 from lensstudy.study import ParameterError, Study
 from lensstudy.training import fitting as training
 from lensstudy.training.batches import SeededBatches
@@ -29,7 +31,7 @@ def quiet(monkeypatch):
 
 
 def test_it_learns_and_leaves_a_folder_that_opens_again(blobs, tmp_path, quiet):
-    folder = training.fit(blobs, SETTINGS, tmp_path / "run")
+    folder = training.fit(blobs, SETTINGS, folder=tmp_path / "run")
     metrics = json.loads((folder / "metrics.json").read_text())
     history = pd.read_csv(folder / "history.csv")
     assert metrics["validation_auc"] > 0.9
@@ -47,7 +49,7 @@ def test_it_learns_and_leaves_a_folder_that_opens_again(blobs, tmp_path, quiet):
 
 
 def test_a_trained_network_does_not_see_which_way_the_telescope_was_turned(blobs, tmp_path, quiet):
-    run = load_run(training.fit(blobs, SETTINGS, tmp_path / "run"))
+    run = load_run(training.fit(blobs, SETTINGS, folder=tmp_path / "run"))
     images = blobs.part("test").images
     upright = run.predict(images)
     for turned in (90.0, 180.0, 270.0):
@@ -59,7 +61,7 @@ def test_the_test_part_is_not_opened(blobs, tmp_path, quiet):
     spoilt = blobs.images.copy()
     spoilt[(blobs.catalogue["part"] == "test").to_numpy()] = np.nan
     blobs.images = spoilt
-    folder = training.fit(blobs, SETTINGS.model_copy(update={"epochs": 1, "scaling": "asinh"}), tmp_path / "run")
+    folder = training.fit(blobs, SETTINGS.model_copy(update={"epochs": 1, "scaling": "asinh"}), folder=tmp_path / "run")
     assert math.isfinite(json.loads((folder / "metrics.json").read_text())["validation_loss"])
 
 
@@ -72,9 +74,9 @@ def same(first, second):
 
 
 def test_the_same_parameters_give_the_same_weights_and_another_seed_does_not(blobs, tmp_path, quiet):
-    one = training.fit(blobs, SETTINGS, tmp_path / "one")
-    two = training.fit(blobs, SETTINGS, tmp_path / "two")
-    other = training.fit(blobs, SETTINGS.model_copy(update={"seed": 2}), tmp_path / "other")
+    one = training.fit(blobs, SETTINGS, folder=tmp_path / "one")
+    two = training.fit(blobs, SETTINGS, folder=tmp_path / "two")
+    other = training.fit(blobs, SETTINGS.model_copy(update={"seed": 2}), folder=tmp_path / "other")
     assert same(weights(one), weights(two))
     assert not same(weights(one), weights(other))
     drop = ["seconds", "images_per_second"]
@@ -87,7 +89,7 @@ class Interrupted(Exception):
 
 
 def test_an_interrupted_training_ends_where_it_would_have_ended(blobs, tmp_path, quiet, monkeypatch):
-    whole = training.fit(blobs, SETTINGS, tmp_path / "whole")
+    whole = training.fit(blobs, SETTINGS, folder=tmp_path / "whole")
     step, steps = training._Fit.training_step, []
 
     def stops_in_the_third_epoch(module, batch, index):
@@ -98,21 +100,21 @@ def test_an_interrupted_training_ends_where_it_would_have_ended(blobs, tmp_path,
 
     monkeypatch.setattr(training._Fit, "training_step", stops_in_the_third_epoch)
     with pytest.raises(Interrupted):
-        training.fit(blobs, SETTINGS, tmp_path / "halves")
+        training.fit(blobs, SETTINGS, folder=tmp_path / "halves")
     monkeypatch.setattr(training._Fit, "training_step", step)
     assert (tmp_path / "halves/last.ckpt").exists()
-    halves = training.fit(blobs, SETTINGS, tmp_path / "halves")
+    halves = training.fit(blobs, SETTINGS, folder=tmp_path / "halves")
     assert same(weights(whole), weights(halves))
     assert len(pd.read_csv(halves / "history.csv")) == SETTINGS.epochs
 
 
 def test_a_finished_training_is_left_alone_and_a_changed_one_done_again(blobs, tmp_path, quiet):
     short = SETTINGS.model_copy(update={"epochs": 1})
-    folder = training.fit(blobs, short, tmp_path / "run")
+    folder = training.fit(blobs, short, folder=tmp_path / "run")
     before = (folder / "weights.safetensors").stat().st_mtime_ns
-    training.fit(blobs, short, folder)
+    training.fit(blobs, short, folder=folder)
     assert (folder / "weights.safetensors").stat().st_mtime_ns == before
-    training.fit(blobs, short.model_copy(update={"learning_rate": 0.001}), folder)
+    training.fit(blobs, short.model_copy(update={"learning_rate": 0.001}), folder=folder)
     assert (folder / "weights.safetensors").stat().st_mtime_ns > before
 
 
@@ -120,7 +122,7 @@ def test_divergence_stops_at_once_and_says_where(blobs, tmp_path, quiet):
     wild = SETTINGS.model_copy(update={"scaling": "none"})
     blobs.images = blobs.images * np.float32(1e38)
     with pytest.raises(training.TrainingDiverged, match=r"loss is nan in step \d+ at a learning rate of"):
-        training.fit(blobs, wild, tmp_path / "run")
+        training.fit(blobs, wild, folder=tmp_path / "run")
     assert not (tmp_path / "run/metrics.json").exists()
 
 
@@ -140,7 +142,7 @@ def test_gradients_are_clipped_at_the_norm_that_was_asked_for(blobs, tmp_path, q
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     settings = SETTINGS.model_copy(update={"epochs": 1, "gradient_clip": 0.05})
-    folder = training.fit(blobs, settings, tmp_path / "run")
+    folder = training.fit(blobs, settings, folder=tmp_path / "run")
     history = pd.read_csv(folder / "history.csv")
     assert history["gradient_norm"][0] > 0.05
     assert history["clipped_share"][0] > 0.5
@@ -158,7 +160,7 @@ def test_turning_before_cropping_keeps_the_corners(blobs, tmp_path, quiet):
 
 def test_binning_keeps_the_symmetry_and_the_mean(blobs, tmp_path, quiet):
     settings = SETTINGS.model_copy(update={"binning": 2, "epochs": 1})
-    run = load_run(training.fit(blobs, settings, tmp_path / "run"))
+    run = load_run(training.fit(blobs, settings, folder=tmp_path / "run"))
     assert (run.card["size"], run.card["crop"]) == (8, 16)
     images = blobs.part("test").images
     np.testing.assert_allclose(run.predict(images, 90.0), run.predict(images), atol=1e-5)
@@ -167,13 +169,13 @@ def test_binning_keeps_the_symmetry_and_the_mean(blobs, tmp_path, quiet):
 def test_lightning_tells_the_batches_which_epoch_it_is(blobs, tmp_path, quiet, monkeypatch):
     epochs = []
     monkeypatch.setattr(SeededBatches, "set_epoch", lambda batches, epoch: epochs.append(epoch))
-    training.fit(blobs, SETTINGS.model_copy(update={"epochs": 3}), tmp_path / "run")
+    training.fit(blobs, SETTINGS.model_copy(update={"epochs": 3}), folder=tmp_path / "run")
     assert epochs == [0, 1, 2]
 
 
 @pytest.mark.parametrize("monitor", ["validation_loss", "validation_auc"])
 def test_the_kept_epoch_is_the_best_by_what_is_monitored(blobs, tmp_path, quiet, monitor):
-    folder = training.fit(blobs, SETTINGS.model_copy(update={"monitor": monitor}), tmp_path / "run")
+    folder = training.fit(blobs, SETTINGS.model_copy(update={"monitor": monitor}), folder=tmp_path / "run")
     history = pd.read_csv(folder / "history.csv")
     best = history[monitor].idxmax() if monitor.endswith("auc") else history[monitor].idxmin()
     assert json.loads((folder / "metrics.json").read_text())["best_epoch"] == history["epoch"][best]
@@ -181,7 +183,7 @@ def test_the_kept_epoch_is_the_best_by_what_is_monitored(blobs, tmp_path, quiet,
 
 def test_patience_ends_a_training_that_makes_no_progress(blobs, tmp_path, quiet):
     stuck = SETTINGS.model_copy(update={"epochs": 8, "patience": 2, "learning_rate": 1e-12, "schedule": "constant"})
-    folder = training.fit(blobs, stuck.model_copy(update={"monitor": "validation_auc"}), tmp_path / "run")
+    folder = training.fit(blobs, stuck.model_copy(update={"monitor": "validation_auc"}), folder=tmp_path / "run")
     assert len(pd.read_csv(folder / "history.csv")) < 8
 
 
@@ -199,7 +201,7 @@ def test_an_exploding_loss_stops_as_well_and_keeps_the_last_good_checkpoint(blob
     training._Fit.training_step = explodes_in_the_second_epoch
     try:
         with pytest.raises(training.TrainingDiverged, match="learning rate"):
-            training.fit(blobs, wild.model_copy(update={"learning_rate": 0.01}), tmp_path / "run")
+            training.fit(blobs, wild.model_copy(update={"learning_rate": 0.01}), folder=tmp_path / "run")
     finally:
         training._Fit.training_step = step
     assert (tmp_path / "run/last.ckpt").exists()
@@ -218,7 +220,7 @@ def test_a_share_takes_as_many_steps_and_sees_fewer_images(blobs, tmp_path, quie
         return step(module, batch, number)
 
     monkeypatch.setattr(training._Fit, "training_step", noting)
-    folder = training.fit(blobs, with_(share=25.0, epochs=2), tmp_path / "run")
+    folder = training.fit(blobs, with_(share=25.0, epochs=2), folder=tmp_path / "run")
     train = blobs.part("train")
     different = {image.numpy().tobytes() for image in torch.cat(seen)}
     assert len(seen) == 2 * (len(train) // SETTINGS.batch_size)
@@ -239,13 +241,13 @@ def test_accumulated_batches_make_one_step_of_their_mean(blobs, tmp_path, quiet)
     halves = gradient(loss(network(images[:8]), labels[:8]), loss(network(images[8:]), labels[8:]))
     for one, other in zip(whole, halves, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    history = pd.read_csv(training.fit(blobs, with_(accumulate=2, epochs=1), tmp_path / "run") / "history.csv")
+    history = pd.read_csv(training.fit(blobs, with_(accumulate=2, epochs=1), folder=tmp_path / "run") / "history.csv")
     assert len(history) == 1
 
 
 def test_label_smoothing_is_in_the_training_loss_only(blobs, tmp_path, quiet):
-    plain = pd.read_csv(training.fit(blobs, with_(epochs=1, learning_rate=1e-9), tmp_path / "a") / "history.csv")
-    smooth = training.fit(blobs, with_(epochs=1, learning_rate=1e-9, label_smoothing=0.5), tmp_path / "b")
+    plain = pd.read_csv(training.fit(blobs, with_(epochs=1, learning_rate=1e-9), folder=tmp_path / "a") / "history.csv")
+    smooth = training.fit(blobs, with_(epochs=1, learning_rate=1e-9, label_smoothing=0.5), folder=tmp_path / "b")
     smooth = pd.read_csv(smooth / "history.csv")
     assert smooth["validation_loss"][0] == pytest.approx(plain["validation_loss"][0], abs=1e-6)
     assert smooth["train_loss"][0] != pytest.approx(plain["train_loss"][0], abs=1e-6)
@@ -257,7 +259,7 @@ def test_averaged_weights_have_batch_norm_statistics_of_their_own(blobs, tmp_pat
     """The kept network gives the stored predictions, is settled on its own weights, and is exactly symmetric."""
     width = 0.25 if network == "resnet18" else 0.5
     folder = training.fit(
-        blobs, with_(network=network, width=width, averaging=averaging, averaging_start=0.5), tmp_path / "run"
+        blobs, with_(network=network, width=width, averaging=averaging, averaging_start=0.5), folder=tmp_path / "run"
     )
     run, validation = load_run(folder), blobs.part("validation")
     stored = pd.read_parquet(folder / "predictions.parquet")[["no_sub", "sub"]]
@@ -276,7 +278,7 @@ def test_the_exponential_average_is_the_closed_form_of_the_steps(blobs, tmp_path
 
     monkeypatch.setattr(training._Fit, "on_train_batch_end", noting)
     settings = with_(averaging="ema", averaging_decay=0.8, epochs=1, monitor="last")
-    kept = weights(training.fit(blobs, settings, tmp_path / "run"))["classifier.bias"]
+    kept = weights(training.fit(blobs, settings, folder=tmp_path / "run"))["classifier.bias"]
     expected = path[0]
     for value in path[1:]:
         expected = 0.8 * expected + 0.2 * value
@@ -284,7 +286,7 @@ def test_the_exponential_average_is_the_closed_form_of_the_steps(blobs, tmp_path
 
 
 def test_last_keeps_the_last_epoch_whatever_the_validation_says(blobs, tmp_path, quiet):
-    folder = training.fit(blobs, with_(monitor="last", learning_rate=0.3, epochs=3), tmp_path / "run")
+    folder = training.fit(blobs, with_(monitor="last", learning_rate=0.3, epochs=3), folder=tmp_path / "run")
     assert json.loads((folder / "metrics.json").read_text())["best_epoch"] == 3
 
 
@@ -295,7 +297,7 @@ def test_last_keeps_the_last_epoch_whatever_the_validation_says(blobs, tmp_path,
 )
 def test_an_interruption_changes_nothing_whatever_is_remembered(blobs, tmp_path, quiet, monkeypatch, changes):
     settings = with_(epochs=4, monitor="last", **changes)
-    whole = training.fit(blobs, settings, tmp_path / "whole")
+    whole = training.fit(blobs, settings, folder=tmp_path / "whole")
     step, count = training._Fit.training_step, []
 
     def stops(module, batch, number):
@@ -306,20 +308,20 @@ def test_an_interruption_changes_nothing_whatever_is_remembered(blobs, tmp_path,
 
     monkeypatch.setattr(training._Fit, "training_step", stops)
     with pytest.raises(Interrupted):
-        training.fit(blobs, settings, tmp_path / "halves")
+        training.fit(blobs, settings, folder=tmp_path / "halves")
     monkeypatch.setattr(training._Fit, "training_step", step)
-    assert same(weights(whole), weights(training.fit(blobs, settings, tmp_path / "halves")))
+    assert same(weights(whole), weights(training.fit(blobs, settings, folder=tmp_path / "halves")))
 
 
 def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(blobs, tmp_path, quiet):
     """A real SIGKILL, in a process of its own, once a checkpoint is there."""
     settings = with_(epochs=6, width=0.25)
-    whole = training.fit(blobs, settings, tmp_path / "whole")
+    whole = training.fit(blobs, settings, folder=tmp_path / "whole")
     blobs.save(tmp_path / "blobs")
     script = (
         "import sys; from lensstudy.data.dataset import LensDataset; from lensstudy.study import Study; "
         "from lensstudy.training.fitting import fit; "
-        "fit(LensDataset.load(sys.argv[1]), Study.of(eval(sys.argv[2])), sys.argv[3])"
+        "fit(LensDataset.load(sys.argv[1]), Study.of(eval(sys.argv[2])), folder=sys.argv[3])"
     )
     arguments = [sys.executable, "-c", script, tmp_path / "blobs", repr(settings.model_dump()), tmp_path / "killed"]
     process = subprocess.Popen(list(map(str, arguments)), stderr=subprocess.DEVNULL)
@@ -345,12 +347,12 @@ def test_two_processes_give_the_training_of_one_at_the_same_batch(blobs, tmp_pat
     """DDP on two processes: the same loss, gradients and predictions within rounding, batch norm included."""
     settings = with_(network=network, width=0.25, epochs=2, accelerator="cpu", learning_rate=0.003)
     settings = settings.model_copy(update={"averaging": averaging, "schedule": schedule, "decay_patience": 0})
-    one = training.fit(blobs, settings, tmp_path / "one")
+    one = training.fit(blobs, settings, folder=tmp_path / "one")
     blobs.save(tmp_path / "blobs")
     script = (
         "import sys; from lensstudy.data.dataset import LensDataset; from lensstudy.study import Study; "
         "from lensstudy.training.fitting import fit; "
-        "fit(LensDataset.load(sys.argv[1]), Study.of(eval(sys.argv[2])), sys.argv[3])"
+        "fit(LensDataset.load(sys.argv[1]), Study.of(eval(sys.argv[2])), folder=sys.argv[3])"
     )
     both = settings.model_copy(update={"devices": 2}).model_dump()
     arguments = [sys.executable, "-c", script, tmp_path / "blobs", repr(both), tmp_path / "two"]
@@ -377,16 +379,16 @@ def test_two_processes_give_the_training_of_one_at_the_same_batch(blobs, tmp_pat
 )
 def test_parameters_that_do_not_go_together_are_refused_with_the_way_out(blobs, tmp_path, quiet, changes, message):
     with pytest.raises(ParameterError, match=message):
-        training.fit(blobs, with_(**changes), tmp_path / "run")
+        training.fit(blobs, with_(**changes), folder=tmp_path / "run")
 
 
 def test_a_training_can_begin_with_the_weights_of_another(blobs, tmp_path, quiet):
-    first = training.fit(blobs, SETTINGS, tmp_path / "first")
+    first = training.fit(blobs, SETTINGS, folder=tmp_path / "first")
     settings = with_(epochs=1, learning_rate=1e-9, warmup_fraction=0.0)
-    second = training.fit(blobs, settings, tmp_path / "second", start_from=first)
+    second = training.fit(blobs, settings, folder=tmp_path / "second", start_from=first)
     torch.testing.assert_close(weights(second)["classifier.weight"], weights(first)["classifier.weight"])
     with pytest.raises(ValueError, match="same network, width"):
-        training.fit(blobs, with_(width=1.0), tmp_path / "third", start_from=first)
+        training.fit(blobs, with_(width=1.0), folder=tmp_path / "third", start_from=first)
 
 
 def test_the_range_test_finds_the_rates_that_do_not_work(blobs, quiet):
@@ -400,9 +402,9 @@ def test_the_range_test_finds_the_rates_that_do_not_work(blobs, quiet):
 
 def test_what_differs_between_two_trainings_is_told(blobs, tmp_path, quiet):
     folders = [
-        training.fit(blobs, with_(epochs=1), tmp_path / "a"),
-        training.fit(blobs, with_(epochs=1, seed=2), tmp_path / "b"),
-        training.fit(blobs, with_(epochs=1, weight_decay=0.1), tmp_path / "c"),
+        training.fit(blobs, with_(epochs=1), folder=tmp_path / "a"),
+        training.fit(blobs, with_(epochs=1, seed=2), folder=tmp_path / "b"),
+        training.fit(blobs, with_(epochs=1, weight_decay=0.1), folder=tmp_path / "c"),
     ]
     cards = [json.loads((folder / "card.json").read_text()) for folder in folders]
     assert training.differences(cards[:2]).empty
@@ -412,12 +414,14 @@ def test_what_differs_between_two_trainings_is_told(blobs, tmp_path, quiet):
 def test_whoever_watches_sees_loss_auc_speed_and_the_time_that_is_left(blobs, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("LENSSTUDY_BATCH", raising=False)
     seen = []
-    training.fit(blobs, with_(epochs=2, width=0.25), tmp_path / "run", watch=lambda history: seen.append(len(history)))
+    training.fit(
+        blobs, with_(epochs=2, width=0.25), folder=tmp_path / "run", watch=lambda history: seen.append(len(history))
+    )
     bar = capsys.readouterr().err
     assert all(word in bar for word in ("loss=", "validation AUC=", "images/s=", "8/8", "<"))
     assert seen == [1, 2]
     monkeypatch.setenv("LENSSTUDY_BATCH", "1")
-    training.fit(blobs, with_(epochs=1, width=0.25), tmp_path / "silent")
+    training.fit(blobs, with_(epochs=1, width=0.25), folder=tmp_path / "silent")
     assert capsys.readouterr().err == ""
 
 
@@ -434,16 +438,16 @@ def test_a_gradient_that_is_no_number_stops_before_anything_is_kept_of_it(blobs,
 
     monkeypatch.setattr(training._Fit, "on_before_optimizer_step", spoilt)
     with pytest.raises(training.TrainingDiverged, match="norm of the gradient is nan in step 7"):
-        training.fit(blobs, with_(epochs=2, monitor=monitor), tmp_path / "run")
+        training.fit(blobs, with_(epochs=2, monitor=monitor), folder=tmp_path / "run")
     assert not (tmp_path / "run/metrics.json").exists()
     assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
     monkeypatch.setattr(training._Fit, "on_before_optimizer_step", step)
-    assert (training.fit(blobs, with_(epochs=2, monitor=monitor), tmp_path / "run") / "metrics.json").exists()
+    assert (training.fit(blobs, with_(epochs=2, monitor=monitor), folder=tmp_path / "run") / "metrics.json").exists()
 
 
 def test_early_stopping_is_not_forgotten_when_the_end_is_interrupted(blobs, tmp_path, quiet, monkeypatch):
     stuck = with_(epochs=8, patience=2, learning_rate=1e-12, schedule="constant", monitor="last")
-    whole = training.fit(blobs, stuck, tmp_path / "whole")
+    whole = training.fit(blobs, stuck, folder=tmp_path / "whole")
     finish = training.Recorder.finish
 
     def killed(recorder):
@@ -451,9 +455,9 @@ def test_early_stopping_is_not_forgotten_when_the_end_is_interrupted(blobs, tmp_
 
     monkeypatch.setattr(training.Recorder, "finish", killed)
     with pytest.raises(Interrupted):
-        training.fit(blobs, stuck, tmp_path / "halves")
+        training.fit(blobs, stuck, folder=tmp_path / "halves")
     monkeypatch.setattr(training.Recorder, "finish", finish)
-    halves = training.fit(blobs, stuck, tmp_path / "halves")
+    halves = training.fit(blobs, stuck, folder=tmp_path / "halves")
     assert len(pd.read_csv(halves / "history.csv")) == len(pd.read_csv(whole / "history.csv")) < 8
     assert same(weights(whole), weights(halves))
     assert not (halves / "last.ckpt").exists()
@@ -463,10 +467,10 @@ def test_early_stopping_is_not_forgotten_when_the_end_is_interrupted(blobs, tmp_
     "changes", [{"network": "no-such-cnn"}, {"kernel_sizes": [3]}, {"fresh_images": 9, "data_path": "x"}]
 )
 def test_a_wrong_parameter_leaves_the_finished_training_in_the_folder(blobs, tmp_path, quiet, changes):
-    folder = training.fit(blobs, with_(epochs=1), tmp_path / "run")
+    folder = training.fit(blobs, with_(epochs=1), folder=tmp_path / "run")
     before = sorted(file.name for file in folder.iterdir())
     with pytest.raises((ValueError, ParameterError)):
-        training.fit(blobs, with_(epochs=1, **changes), folder)
+        training.fit(blobs, with_(epochs=1, **changes), folder=folder)
     assert sorted(file.name for file in folder.iterdir()) == before
 
 
@@ -476,7 +480,7 @@ def test_divergence_on_two_processes_is_told_as_on_one(blobs, tmp_path, quiet):
     script = (
         "import sys; from lensstudy.data.dataset import LensDataset; from lensstudy.study import Study; "
         "from lensstudy.training.fitting import TrainingDiverged, fit\n"
-        "try: fit(LensDataset.load(sys.argv[1]), Study.of(eval(sys.argv[2])), sys.argv[3])\n"
+        "try: fit(LensDataset.load(sys.argv[1]), Study.of(eval(sys.argv[2])), folder=sys.argv[3])\n"
         "except TrainingDiverged as error: print('told:', error)"
     )
     both = with_(epochs=1, devices=2, accelerator="cpu").model_dump()
@@ -496,4 +500,96 @@ def test_a_split_that_leaks_is_not_trained_on(blobs, tmp_path, quiet):
     images[np.flatnonzero(parts == "train")[0]] = np.rot90(images[np.flatnonzero(parts == "test")[0]], 1, (1, 2))
     blobs.images = images
     with pytest.raises(DataError, match="leak between parts"):
-        training.fit(blobs, SETTINGS, tmp_path / "run")
+        training.fit(blobs, SETTINGS, folder=tmp_path / "run")
+
+
+class OwnNetwork(torch.nn.Module):
+    """As somebody writes it who knows nothing of this project."""
+
+    def __init__(self, channels: int = 8):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(1, channels, 5), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1)
+        )
+        self.last = torch.nn.Linear(channels, 2)
+
+    def forward(self, images):
+        return self.last(self.layers(images).flatten(1))
+
+
+def test_any_module_is_trained_and_opened_again(blobs, tmp_path, quiet):
+    torch.manual_seed(0)
+    own = OwnNetwork()
+    first = {name: value.clone() for name, value in own.state_dict().items()}
+    folder = training.fit(blobs, with_(epochs=3), network=own, folder=tmp_path / "run")
+    assert all(torch.equal(own.state_dict()[name], value) for name, value in first.items())  # a copy was trained
+    run, validation = load_run(folder, network=OwnNetwork()), blobs.part("validation")
+    stored = pd.read_parquet(folder / "predictions.parquet")[["no_sub", "sub"]]
+    np.testing.assert_allclose(run.predict(validation.images), stored, atol=1e-5)
+    images = run.preprocess(validation.images[:5])
+    last = run.network.network.last
+    torch.testing.assert_close(run.network.features(images) @ last.weight.T + last.bias, run.network(images))
+
+    written = (folder / "metrics.json").stat().st_mtime_ns
+    training.fit(blobs, with_(epochs=3), network=own, folder=folder)
+    assert (folder / "metrics.json").stat().st_mtime_ns == written  # this very training
+    with torch.no_grad():
+        own.last.bias += 1
+    training.fit(blobs, with_(epochs=3), network=own, folder=folder)
+    assert (folder / "metrics.json").stat().st_mtime_ns != written
+
+    with pytest.raises(
+        ValueError, match=r"OwnNetwork, which lensstudy cannot build.*load_run\(folder, network=module\)"
+    ):
+        load_run(folder)
+    with pytest.raises(ValueError, match="do not fit this 'OwnNetwork'"):
+        load_run(folder, network=OwnNetwork(channels=4))
+
+
+PLUGIN = """
+from torch import nn
+from lensstudy import register
+
+@register("{name}")
+def build(image_size, n_classes, in_channels=1, width=1.0):
+    return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * image_size**2, n_classes))
+"""
+
+
+@pytest.fixture
+def plugins(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_REGISTERED", {})
+    (tmp_path / "my_networks.py").write_text(PLUGIN.format(name="my-network"))
+    (tmp_path / "no_networks.py").write_text("")
+    yield
+    for module in ("my_networks", "no_networks"):
+        sys.modules.pop(module, None)
+
+
+def test_a_network_of_a_plugin_is_trained_by_its_name_and_opened_again(blobs, tmp_path, quiet, plugins):
+    study = with_(network="my-network", plugins=["my_networks"], epochs=1)
+    folder = training.fit(blobs, study, folder=tmp_path / "run")
+    stored = pd.read_parquet(folder / "predictions.parquet")[["no_sub", "sub"]]
+    np.testing.assert_allclose(load_run(folder).predict(blobs.part("validation").images), stored, atol=1e-5)
+    card = json.loads((folder / "card.json").read_text())
+    assert card["network_source"] == hashlib.sha256((tmp_path / "my_networks.py").read_bytes()).hexdigest()
+    with pytest.raises(ValueError, match="Did you mean 'my-network'"):
+        training.fit(blobs, with_(network="my-netwrk", plugins=["my_networks"]), folder=tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("not_there", "'not_there' cannot be imported.*expected not_there.py in"),
+        ("no_networks", "registers no network"),
+    ],
+)
+def test_a_plugin_that_brings_no_network_says_so(blobs, tmp_path, plugins, module, message):
+    with pytest.raises(ValueError, match=message):
+        training.fit(blobs, with_(plugins=[module]), folder=tmp_path / "run")
+
+
+def test_a_name_of_lensstudy_cannot_be_registered():
+    with pytest.raises(ValueError, match="'resnet18' is one of lensstudy's own"):
+        registry.register("resnet18")

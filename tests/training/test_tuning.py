@@ -56,7 +56,7 @@ def test_no_trial_can_see_the_test_part(blobs):
 def test_an_interrupted_search_goes_on_and_a_finished_one_does_nothing(blobs, monkeypatch):
     search.search(with_(trials=2, search_epochs=1), blobs, "d4-steerable-cnn")
     fit, fitted = search.fit, []
-    monkeypatch.setattr(search, "fit", lambda *given: (fitted.append(given), fit(*given))[1])
+    monkeypatch.setattr(search, "fit", lambda *given, **named: (fitted.append(given), fit(*given, **named))[1])
     search.search(with_(trials=3, search_epochs=1), blobs, "d4-steerable-cnn")
     assert len(fitted) == 1
     search.search(with_(trials=3, search_epochs=1), blobs, "d4-steerable-cnn")
@@ -66,11 +66,11 @@ def test_an_interrupted_search_goes_on_and_a_finished_one_does_nothing(blobs, mo
 def test_a_diverging_trial_is_given_up_and_the_search_goes_on(blobs, monkeypatch):
     fit, calls = search.fit, []
 
-    def diverges_first(*given):
+    def diverges_first(*given, **named):
         calls.append(given)
         if len(calls) == 1:
             raise search.TrainingDiverged("the loss is nan")
-        return fit(*given)
+        return fit(*given, **named)
 
     monkeypatch.setattr(search, "fit", diverges_first)
     found = search.search(with_(trials=2, search_epochs=1), blobs, "d4-steerable-cnn")
@@ -143,11 +143,11 @@ def test_trials_of_other_data_or_another_space_do_not_count(blobs):
 def test_a_kill_in_the_first_trial_does_not_lose_the_studys_own_settings(blobs, monkeypatch):
     fit, calls = search.fit, []
 
-    def killed_first(*given):
+    def killed_first(*given, **named):
         calls.append(given)
         if len(calls) == 1:
             raise SystemExit  # neither an error nor a result: the trial stays as if it still ran
-        return fit(*given)
+        return fit(*given, **named)
 
     monkeypatch.setattr(search, "fit", killed_first)
     with pytest.raises(SystemExit):
