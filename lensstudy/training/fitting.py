@@ -375,8 +375,7 @@ def _begin_with(network: torch.nn.Module, run: Path) -> None:
     if left := [name for name in own if name not in fitting and not name.startswith("classifier")]:
         raise ValueError(
             f"{run}: its weights do not fit this '{getattr(network, 'name', type(network).__name__)}' ({left[0]} "
-            "differs); "
-            "start from a training of the same network, pixels, width and channels"
+            "differs); start from a training of the same network, pixels, width and channels"
         )
     network.load_state_dict(own | fitting)
 

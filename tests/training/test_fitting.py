@@ -387,7 +387,7 @@ def test_a_training_can_begin_with_the_weights_of_another(blobs, tmp_path, quiet
     settings = with_(epochs=1, learning_rate=1e-9, warmup_fraction=0.0)
     second = training.fit(blobs, settings, folder=tmp_path / "second", start_from=first)
     torch.testing.assert_close(weights(second)["classifier.weight"], weights(first)["classifier.weight"])
-    with pytest.raises(ValueError, match="same network, width"):
+    with pytest.raises(ValueError, match="start from a training of the same"):
         training.fit(blobs, with_(width=1.0), folder=tmp_path / "third", start_from=first)
 
 
