@@ -83,10 +83,22 @@ def _depthwise(pool, channels: int) -> nn.Conv2d:
     return conv
 
 
-def _outputs(network: Network) -> nn.Module:
-    from lensstudy.networks.folding import folded
+class _OutputsOfOthers(nn.Module):
+    """Logits and features of a network that lensstudy did not build; onnxruntime computes what they share once."""
 
-    return _Outputs(folded(network)).eval()
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network(images), self.network.features(images)
+
+
+def _outputs(network: nn.Module) -> nn.Module:
+    from lensstudy.networks.folding import folded
+    from lensstudy.networks.registry import Network
+
+    return (_Outputs(folded(network)) if isinstance(network, Network) else _OutputsOfOthers(network)).eval()
 
 
 @torch.no_grad()

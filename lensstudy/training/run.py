@@ -93,6 +93,9 @@ def load_run(folder: str | Path, network: torch.nn.Module | None = None) -> Trai
             )
         network = build(card)
     networks.load_weights(network, folder / "weights.safetensors")
-    return TrainedNetwork(
-        networks.with_features(network).eval(), Preprocess.from_dict(card), tuple(card["classes"]), card
-    )
+    network = networks.with_features(network).eval()
+    about = {"name": card["network"], "group": "", "image_size": card["size"], "in_channels": card["in_channels"]}
+    for name, value in about.items():  # what a network of lensstudy says of itself
+        if not hasattr(network, name):
+            setattr(network, name, value)
+    return TrainedNetwork(network, Preprocess.from_dict(card), tuple(card["classes"]), card)

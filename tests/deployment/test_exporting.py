@@ -19,7 +19,9 @@ from lensstudy.deployment.card import CARD_VERSION, Card, CardError
 from lensstudy.deployment.onnx_network import OnnxNetwork, write_int8, write_onnx
 from lensstudy.deployment.predictor import Predictor
 from lensstudy.networks import registry as networks
-from lensstudy.training.fitting import load_run
+from lensstudy.study import Study
+from lensstudy.training.fitting import fit
+from lensstudy.training.run import load_run
 
 SIZES = {"even at every pooling": 32, "odd at some": 29}
 NAMES = ["d4-steerable-cnn", "c8-resnet", "resnet18", "so2-harmonic", "o2-gated", "d8-restricted", "d4-antialiased-cnn"]
@@ -280,3 +282,24 @@ def test_commands(exported, run_folder, blobs, tmp_path, monkeypatch):
     wrong = lensstudy("predict", tmp_path, "good.npy")
     assert wrong.exit_code == 2 and "neither an exported network nor a finished training" in wrong.output
     assert lensstudy("export", tmp_path / "nowhere").exit_code == 2
+
+
+def test_a_network_that_others_wrote_is_exported_like_ours(blobs, tmp_path, monkeypatch):
+    """Groups and dilation of its convolutions stay what they are; the features are what its last linear layer gets."""
+    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+    monkeypatch.setattr(networks, "_REGISTERED", {})
+
+    @networks.register("theirs")
+    def theirs(image_size, n_classes, in_channels=1, width=1.0):
+        first = torch.nn.Conv2d(in_channels, 8, 3, padding=2, dilation=2)
+        second = torch.nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        head = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, n_classes)
+        return torch.nn.Sequential(first, torch.nn.ReLU(), second, torch.nn.BatchNorm2d(8), *head)
+
+    run = fit(blobs, Study(network="theirs", epochs=1, batch_size=16), folder=tmp_path / "run")
+    predictor = Predictor(deployment.export(run, tmp_path / "out", dataset=blobs))
+    images = blobs.part("test").images
+    expected = load_run(run).predict(images)
+    np.testing.assert_array_equal(predictor.probabilities(images).argmax(1), expected.argmax(1))
+    logits = np.log(predictor.probabilities(images)) * predictor.temperature
+    np.testing.assert_allclose(logits[:, 1] - logits[:, 0], np.diff(np.log(expected), axis=1)[:, 0], atol=1e-4)

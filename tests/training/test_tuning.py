@@ -157,7 +157,7 @@ def test_a_kill_in_the_first_trial_does_not_lose_the_studys_own_settings(blobs, 
 
 
 def test_a_search_in_which_nothing_worked_says_so(blobs, monkeypatch):
-    def diverges(*given):
+    def diverges(*given, **named):
         raise search.TrainingDiverged("the loss is nan")
 
     monkeypatch.setattr(search, "fit", diverges)
