@@ -87,7 +87,7 @@ def run(
     profile: Annotated[Path | None, typer.Option(help="Snakemake profile, such as workflow/slurm")] = None,
 ) -> None:
     """Run a whole study: only what is missing or has changed; then write its report."""
-    from lensstudy.data.mixture import recipes_of
+    from lensstudy.data.mixture import components_of
     from lensstudy.lensing.populations import preset_named
     from lensstudy.networks.registry import check_name, load_plugins
 
@@ -96,7 +96,7 @@ def run(
         load_plugins(study.plugins)
         for network in study.networks:
             check_name(network)
-        for recipe in recipes_of(study.preset, study.population, study.noise_level, study.data_seed):
+        for recipe in components_of(study.preset, study.population, study.noise_level, study.data_seed):
             preset_named(recipe.preset).with_population(recipe.population)
     except ValueError as error:
         _fail(f"{study_file}: {error}")

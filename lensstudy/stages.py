@@ -104,7 +104,7 @@ def across_recipes(study: Study) -> tuple[dict[str, Study], dict[str, Study], St
         given = [own, {"preset": "model_3", "noise_level": 0.02} if study.preset == "realistic" else other]
     if len(given) < 2:
         raise DataError(f"recipes = {given}: only one; a comparison needs two or more")
-    mixture.recipes_of(mixture.MIXTURE, {"recipes": given}, study.noise_level, study.data_seed)  # checks the list
+    mixture.components_of(mixture.MIXTURE, {"recipes": given}, study.noise_level, study.data_seed)  # checks the list
     presets = [str(one["preset"]) for one in given]
     names = [f"{one} {k}" if presets.count(one) > 1 else one for k, one in enumerate(presets, start=1)]
 

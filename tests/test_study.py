@@ -12,7 +12,7 @@ import yaml
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
-from lensstudy.data.mixture import recipes_of
+from lensstudy.data.mixture import components_of
 from lensstudy.lensing import populations as population
 from lensstudy.networks.registry import check_name
 from lensstudy.study import ParameterError, Study, home, notebook_parameters
@@ -85,7 +85,7 @@ def test_every_study_of_the_project_is_valid_and_named_after_its_file(root):
     for file in files:
         study = Study.read(file)
         assert study.study == file.stem
-        for recipe in recipes_of(study.preset, study.population, study.noise_level, study.data_seed):
+        for recipe in components_of(study.preset, study.population, study.noise_level, study.data_seed):
             population.preset_named(recipe.preset).with_population(recipe.population)
         for network in (*study.networks, study.network):
             check_name(network)

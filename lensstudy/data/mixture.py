@@ -1,8 +1,9 @@
-"""Several recipes in one data set: what a network must learn from if it is not to learn the habits of one simulator.
+"""Several presets in one data set: what a network must learn from if it is not to learn the habits of one simulator.
 
-The preset `mixture` has a population with one entry, `recipes`, a list of recipes as a parameter file would name them:
-`preset`, and if need be `population` and `noise_level` (the study's, where a recipe names none; 0: the preset's own).
-Each gives an equal part of the images of every class, with a seed of its own, so that no lens appears twice.
+The preset `mixture` has a population with one entry, `recipes`, a list of components as a parameter file would name
+them: `preset`, and if need be `population` and `noise_level` (the study's, where a component names none; 0: the
+preset's own). Each gives an equal part of the images of every class, with a seed of its own, so that no lens appears
+twice.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from lensstudy.data.simulation import simulate
 from lensstudy.lensing.populations import PRESETS
 from lensstudy.lensing.simulation import draw_batch
 
-__all__ = ["MIXTURE", "Recipe", "draw", "make", "recipes_of"]
+__all__ = ["MIXTURE", "Component", "draw", "make", "components_of"]
 
 MIXTURE = "mixture"
-TAG = 0x6D6978  # so that no recipe of a mixture has the seed of fresh images
+TAG = 0x6D6978  # so that no component of a mixture has the seed of fresh images
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Component:
     """A preset with its population, its noise (in units of the peak; None: its own) and its seed."""
 
     preset: str
@@ -36,21 +37,21 @@ class Recipe:
     population: dict = field(default_factory=dict)
 
 
-def recipes_of(preset: str, population: dict, noise_level: float | None, seed: int) -> list[Recipe]:
-    """The recipes behind a preset: one, or those of a mixture. Raises `DataError` for a list that is none."""
-    noise_level = noise_level or None  # 0 in a parameter file: the recipe has its own
+def components_of(preset: str, population: dict, noise_level: float | None, seed: int) -> list[Component]:
+    """The components behind a preset: one, or those of a mixture. Raises `DataError` for a list that is none."""
+    noise_level = noise_level or None  # 0 in a parameter file: the preset has its own
     if preset != MIXTURE:
-        return [Recipe(preset, seed, noise_level, population)]
+        return [Component(preset, seed, noise_level, population)]
     given = population.get("recipes")
     if set(population) != {"recipes"} or not isinstance(given, list) or not given:
         raise DataError(
-            f"population = {population!r} of the preset 'mixture'; expected one entry, a list of recipes, such as "
+            f"population = {population!r} of the preset 'mixture'; expected one entry, a list of components, such as "
             "recipes: [{preset: model_2, noise_level: 0.01}, {preset: realistic}]"
         )
-    return [_recipe(f"recipes[{k}]", one, noise_level, (seed, k, TAG)) for k, one in enumerate(given)]
+    return [_component(f"recipes[{k}]", one, noise_level, (seed, k, TAG)) for k, one in enumerate(given)]
 
 
-def _recipe(where: str, given: object, noise_level: float | None, seed: tuple[int, ...]) -> Recipe:
+def _component(where: str, given: object, noise_level: float | None, seed: tuple[int, ...]) -> Component:
     expected = f"{where} = {given!r}; expected a preset ({', '.join(PRESETS)}) and, if need be,"
     if not isinstance(given, dict) or given.get("preset") not in PRESETS:
         raise DataError(f"{expected} population and noise_level")
@@ -60,7 +61,7 @@ def _recipe(where: str, given: object, noise_level: float | None, seed: tuple[in
     if isinstance(level, bool) or not isinstance(level, int | float) or level < 0:
         raise DataError(f"{expected} a noise_level of 0 (the preset's own) or more, in units of the image's peak")
     own_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    return Recipe(given["preset"], own_seed, float(level) or None, population)
+    return Component(given["preset"], own_seed, float(level) or None, population)
 
 
 def make(
@@ -73,28 +74,28 @@ def make(
     progress: bool = False,
     population: dict | None = None,
 ) -> LensDataset:
-    """A simulated data set, of one recipe or mixed; then `recipe` in the catalogue says which made an image.
+    """A simulated data set, of one preset or mixed; then `recipe` in the catalogue says which made an image.
 
-    Raises `DataError` as `simulate` does, and where a mixture has no size or fewer images a class than recipes.
+    Raises `DataError` as `simulate` does, and where a mixture has no size or fewer images a class than components.
     """
-    recipes = recipes_of(preset, population or {}, noise_level, seed)
-    if len(recipes) > images_per_class or (preset == MIXTURE and image_size is None):
+    components = components_of(preset, population or {}, noise_level, seed)
+    if len(components) > images_per_class or (preset == MIXTURE and image_size is None):
         raise DataError(
-            f"a mixture of {len(recipes)} recipes with images_per_class = {images_per_class} and image_size = "
-            f"{image_size}; expected one image or more of each recipe, and one size for all"
+            f"a mixture of {len(components)} components with images_per_class = {images_per_class} and image_size = "
+            f"{image_size}; expected one image or more of each component, and one size for all"
         )
     parts = []
-    for k, recipe in enumerate(recipes):
-        share = images_per_class // len(recipes) + (k < images_per_class % len(recipes))
+    for k, component in enumerate(components):
+        share = images_per_class // len(components) + (k < images_per_class % len(components))
         parts.append(
             simulate(
-                recipe.preset,
+                component.preset,
                 share,
-                seed=recipe.seed,
+                seed=component.seed,
                 image_size=image_size,
-                noise_level=recipe.noise_level,
+                noise_level=component.noise_level,
                 progress=progress,
-                **recipe.population,
+                **component.population,
             )
         )
     return parts[0] if preset != MIXTURE else join(parts, population or {}, noise_level)
@@ -114,25 +115,27 @@ def join(parts: Sequence[LensDataset], population: dict, noise_level: float | No
     return LensDataset(images, pd.concat(catalogues, ignore_index=True), parts[0].classes, about)
 
 
-def draw(recipes: Sequence[Recipe], numbers: range, *, classes: Sequence[str], **options) -> tuple[Tensor, Tensor]:
-    """Fresh images as `simulate.draw_batch` gives them, an equal part of `numbers` from every recipe.
+def draw(
+    components: Sequence[Component], numbers: range, *, classes: Sequence[str], **options
+) -> tuple[Tensor, Tensor]:
+    """Fresh images as `simulate.draw_batch` gives them, an equal part of `numbers` from every component.
 
     Raises `DataError` where the parts are not equal.
     """
-    share, left = divmod(len(numbers), len(recipes))
+    share, left = divmod(len(numbers), len(components))
     if left:
-        raise DataError(f"{len(numbers)} images cannot be drawn in equal parts from {len(recipes)} recipes")
-    first = numbers.start // len(recipes)
+        raise DataError(f"{len(numbers)} images cannot be drawn in equal parts from {len(components)} components")
+    first = numbers.start // len(components)
     drawn = []
-    for recipe in recipes:
+    for component in components:
         images, _ = draw_batch(
-            recipe.preset,
+            component.preset,
             range(first, first + share),
-            seed=recipe.seed,
-            noise_level=recipe.noise_level,
+            seed=component.seed,
+            noise_level=component.noise_level,
             classes=classes,
             **options,
-            **recipe.population,
+            **component.population,
         )
         drawn.append(images.unflatten(0, (len(classes), share)))
     return torch.cat(drawn, dim=1).flatten(0, 1), torch.arange(len(classes)).repeat_interleave(len(numbers))

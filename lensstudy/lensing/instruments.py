@@ -45,7 +45,7 @@ class Instrument:
     """Constants of one instrument.
 
     `zero_point` is the magnitude of one count a second; `sky_magnitude` is per square arcsecond. `photon_noise` is how
-    often the photon noise of the image enters: 0 in a noise-free recipe, 1 in a detector, 2 in DeepLense's model 1.
+    often the photon noise of the image enters: 0 in a noise-free preset, 1 in a detector, 2 in DeepLense's model 1.
     `psf_file` names a FITS file with a point spread function in pixels of `pixel_scale`, in place of the Gaussian.
     """
 

@@ -1,6 +1,6 @@
 """What each preset draws: the truth of one lens, as a row of the catalogue.
 
-Four presets repeat published recipes, quirks included: DeepLense's `model_1`, `model_2` and `model_3`, and
+Four presets repeat published simulations, quirks included: DeepLense's `model_1`, `model_2` and `model_3`, and
 `common_test`, which nobody published and fitting recovered. In all of them something other than dark matter gives the
 class away. `realistic` is this study's own: lenses differ, and the mean mass inside the Einstein radius is the same for
 every class, so that only the substructure itself tells the classes apart.
@@ -103,7 +103,7 @@ PSF_FILE = "psf_file"  # FITS file with a point spread function in the instrumen
 
 @dataclass(frozen=True)
 class Preset:
-    """A recipe: `draw(class_name, generator, population)` gives what is not zero of one image's row.
+    """A population and its conventions: `draw(class_name, generator, population)` gives what is not zero of a row.
 
     `area_per_mass` is the squared Einstein radius of one solar mass in arcsec^2. A vortex is a chain of `vortex_points`
     equal point masses, or a continuous line where that is 0. Images are `counts`, divided by their `peak`, or scaled so
@@ -174,7 +174,7 @@ def preset_named(name: str) -> Preset:
 
 
 def complete(row: dict) -> dict:
-    """A row with every column: what the recipe did not set is absent, that is zero or an empty list."""
+    """A row with every column: what the preset did not set is absent, that is zero or an empty list."""
     full = (
         dict.fromkeys(COLUMNS, 0.0)
         | {"exposure_time": 1.0, "source_image": ""}
@@ -253,7 +253,7 @@ def spin_two(modulus: float, angle: float) -> tuple[float, float]:
     return modulus * math.cos(2 * angle), modulus * math.sin(2 * angle)
 
 
-# The published recipes
+# The published presets
 
 
 def deeplense_preset(name: str) -> Preset:
@@ -310,7 +310,7 @@ def draw_common_test(class_name: str, generator: np.random.Generator, population
     1.21" to 1.63" without and 0.93" to 1.49" with.
 
     Subhalos follow model 1: 25 point masses, 1e-6 to 1e-2 of the lens, evenly spread over the distance from its centre.
-    Added one by one to the fits of five images, the heaviest clumps weigh 0.9 % (0.87 to 0.94, each known to 0.05 or
+    Added one by one to the fits of five images, the heaviest subhalos weigh 0.9 % (0.87 to 0.94, each known to 0.05 or
     better) wherever the arcs hold them well, others less, as near the centre as 0.1"; a smooth lens leaves a chi square
     of 1.02 to 1.16 in the images (1.00 to 1.38 in ten others) and of 1.01 to 1.32 in simulations. One straight line
     explains each vortex: with it chi square falls from 1.10-1.43 to 0.99-1.05, where noise alone gives 1 +- 0.01; five
@@ -402,7 +402,7 @@ def draw_subhalos(generator: np.random.Generator, population: dict, row: dict) -
 
 
 def draw_vortex(generator: np.random.Generator, population: dict, row: dict) -> dict:
-    """A straight line of mass anywhere near the lens; the axion's mass follows from its length as in the recipes."""
+    """A straight line of mass anywhere near the lens; the axion's mass follows from its length as in the presets."""
     low, high = population["vortex_half_length_min"], population["vortex_half_length_max"]
     half_length = low * (high / low) ** generator.uniform()
     fraction = generator.uniform(population["axion_fraction_min"], population["axion_fraction_max"])

@@ -141,7 +141,8 @@ def source_positions(
 ) -> tuple[Tensor, Tensor]:
     """Where the rays of the pixels come from in the source plane, `(N, H, W)` each.
 
-    With `kind` `none` this is the smooth twin: all mass inside the Einstein radius in the halo, and no substructure.
+    With `kind` `none` this is the smooth counterpart: no substructure, and all mass inside the Einstein radius in the
+    halo.
     """
     radius = p["einstein_radius"] if kind == "none" else p["halo_einstein_radius"]
     alpha_x, alpha_y = sie(view.x, view.y, radius, *(p[name] for name in MACRO[1:5]))
@@ -208,22 +209,22 @@ def render(
         >>> render(lens, "model_3", image_size=32).shape
         (1, 1, 32, 32)
     """
-    recipe = preset_named(preset)
+    chosen = preset_named(preset)
     rows = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else [rows] if isinstance(rows, dict) else rows
     rows = [complete(row) for row in rows]
     alike: dict[tuple, list[int]] = {}
     for i, row in enumerate(rows):
         check_row(row, row.get("name", f"lens {i}"))
         light = (row["lens_light_amplitude"] > 0, row["source_image"] != "")
-        alike.setdefault((kind_of([row], recipe), *light), []).append(i)
-    telescope = instrument_named(instrument, recipe)
+        alike.setdefault((kind_of([row], chosen), *light), []).append(i)
+    telescope = instrument_named(instrument, chosen)
     size = checked_size(telescope.image_size if image_size is None else image_size)
     images = np.empty((len(rows), 1, size, size), dtype=np.float64 if dtype == torch.float64 else np.float32)
     for numbers in alike.values():
         for start in range(0, len(numbers), batch_size(size)):
             batch = numbers[start : start + batch_size(size)]
-            images[batch, 0] = render_batch([rows[i] for i in batch], recipe, telescope, size, smooth, dtype)
-    return scaled(images, recipe.scaling) if recipe.scaling == "peak" else images
+            images[batch, 0] = render_batch([rows[i] for i in batch], chosen, telescope, size, smooth, dtype)
+    return scaled(images, chosen.scaling) if chosen.scaling == "peak" else images
 
 
 def render_batch(
@@ -254,7 +255,7 @@ def renderer(mode: str, function: Callable = expected_images) -> Callable:
 
 
 def scaled(images: np.ndarray, scaling: str) -> np.ndarray:
-    """Images `(..., H, W)` as the recipe stores them."""
+    """Images `(..., H, W)` as the preset stores them."""
     low = images.min(axis=(-2, -1), keepdims=True) if scaling == "range" else 0
     high = 1 if scaling == "counts" else images.max(axis=(-2, -1), keepdims=True)
     return (images - low) / (high - low)
@@ -285,18 +286,18 @@ def substructure_map(
         >>> bool(mass.sum() > 1e9)
         True
     """
-    recipe, row = preset_named(preset), complete(dict(row))
+    chosen, row = preset_named(preset), complete(dict(row))
     check_row(row, row.get("name", "lens"))
-    telescope = instrument_named(instrument, recipe)
+    telescope = instrument_named(instrument, chosen)
     size = checked_size(telescope.image_size if image_size is None else image_size)
     view = view_of(telescope, size, torch.float64)
     half = telescope.field_of_view / 2
-    if (kind := kind_of([row], recipe)) == "none":
+    if (kind := kind_of([row], chosen)) == "none":
         return np.zeros((size, size)), np.zeros((size, size))
-    x, y, mass = point_masses(row, replace(recipe, vortex_points=recipe.vortex_points or 1000))[:3]
+    x, y, mass = point_masses(row, replace(chosen, vortex_points=chosen.vortex_points or 1000))[:3]
     masses, _, _ = np.histogram2d(y, x, bins=size, range=[[-half, half]] * 2, weights=mass)
     with torch.inference_mode():
-        alpha_x, alpha_y = substructure_deflection(tensors([row], recipe, torch.float64), view, kind)
+        alpha_x, alpha_y = substructure_deflection(tensors([row], chosen, torch.float64), view, kind)
     return masses, torch.hypot(alpha_x, alpha_y)[0].numpy()
 
 
@@ -324,9 +325,9 @@ def detectability(
 ) -> tuple[np.ndarray, np.ndarray]:
     """How many sigma the substructure makes in each image `(N, H, W)` of expected counts, bare and after a refit.
 
-    Bare: chi of the image against its smooth twin at its own noise. Refit: what is left of it when the smooth lens, the
-    source and the lens light have been adjusted to first order, `min_t |(delta - J t)/sigma|` with J the derivatives of
-    the smooth image by every macro and source parameter. Both are infinite where a recipe has no noise.
+    Bare: chi of the image against its smooth counterpart at its own noise. Refit: what is left of it when the smooth
+    lens, the source and the lens light have been adjusted to first order, `min_t |(delta - J t)/sigma|` with J the
+    derivatives of the smooth image by every macro and source parameter. Both are infinite where a preset has no noise.
     """
     if kind_of(rows, preset) == "none":
         return np.zeros(len(rows)), np.zeros(len(rows))
@@ -334,8 +335,8 @@ def detectability(
     sigma = np.sqrt(noise_variance(expected, instrument, times, noise_level).astype(np.float64))
     if not sigma.any():
         return np.full(len(rows), np.inf), np.full(len(rows), np.inf)
-    twin, jacobian = smooth_derivatives(rows, preset, instrument, expected.shape[-1])
-    delta = ((expected - twin) / sigma).reshape(len(rows), -1)
+    smooth, jacobian = smooth_derivatives(rows, preset, instrument, expected.shape[-1])
+    delta = ((expected - smooth) / sigma).reshape(len(rows), -1)
     jacobian = (jacobian / sigma[:, None]).reshape(len(rows), jacobian.shape[1], -1)
     bare = np.linalg.norm(delta, axis=1)
     size = np.linalg.norm(jacobian, axis=2, keepdims=True)
@@ -349,7 +350,7 @@ def detectability(
 def smooth_derivatives(
     rows: Sequence[dict], preset: Preset, instrument: Instrument, image_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The smooth twins `(N, H, W)` and their derivatives `(N, parameters, H, W)` by macro and source parameters.
+    """The smooth counterparts `(N, H, W)` and their derivatives `(N, parameters, H, W)` by macro and source parameters.
 
     Central differences: forward differentiation gives the same and takes three times as long.
     """

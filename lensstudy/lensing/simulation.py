@@ -100,7 +100,7 @@ def observe(
     instrument: Instrument,
     noise_level: float | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images `(n, H, W)` with noise, as the recipe stores them, and how many counts are one of its units."""
+    """Images `(n, H, W)` with noise, as the preset stores them, and how many counts are one of its units."""
     pairs = zip(expected, rows, generators, strict=True)
     images = np.stack([noisy(one, instrument, row["exposure_time"], g, noise_level) for one, row, g in pairs])
     low, unit = 0, np.ones((len(images), 1, 1), dtype=np.float32)
@@ -130,27 +130,27 @@ def draw_batch(
     They are the very images that `simulate` makes of the same `seed` and arguments, without their truth, which takes
     most of its time. Two factors make them easier to learn from. `substructure_factor` multiplies the mass of every
     subhalo and vortex (`population.heavier`); `photon_factor` is how many exposures are averaged, so that the noise
-    falls as its root in every recipe. Units stay those of the recipe.
+    falls as its root in every preset. Units stay those of the preset.
 
     Raises `LensingError` as `simulate` does, for a factor that is not positive, or where heavy substructure leaves
     nothing of a halo.
     """
     for name, factor in (("substructure_factor", substructure_factor), ("photon_factor", photon_factor)):
         if not 0 < factor < np.inf:
-            raise LensingError(f"{name} = {factor}; expected more than 0, and 1 for the recipe itself")
+            raise LensingError(f"{name} = {factor}; expected more than 0, and 1 for the preset itself")
     if len(numbers) == 0 or numbers.step != 1 or numbers.start < 0:
         raise LensingError(f"numbers = {numbers}; expected a range of image numbers from 0 up, such as range(0, 1000)")
     request = checked_request(preset, numbers.stop, seed, image_size, noise_level, classes, population, mode)
-    recipe, instrument = preset_named(preset), request.instrument
+    chosen, instrument = preset_named(preset), request.instrument
     deep, level = instrument.exposed(photon_factor), noise_level and noise_level / np.sqrt(photon_factor)
     images = np.empty((len(request.classes), len(numbers), 1, request.image_size, request.image_size), dtype=np.float32)
     for label, class_name in enumerate(request.classes):
         for batch in whole_batches(request, numbers.start, numbers.stop):
             rows, generators = draw_lenses(request, class_name, batch, substructure_factor, photon_factor)
-            expected = render_batch(rows, recipe, instrument, request.image_size, mode=mode)
-            made, _ = observe(expected, rows, generators, recipe, deep, level)
+            expected = render_batch(rows, chosen, instrument, request.image_size, mode=mode)
+            made, _ = observe(expected, rows, generators, chosen, deep, level)
             place = images[label, batch.start - numbers.start :][: len(batch), 0]
-            place[:] = made[: len(place)] / (photon_factor if recipe.scaling == "counts" else 1)
+            place[:] = made[: len(place)] / (photon_factor if chosen.scaling == "counts" else 1)
     labels = torch.arange(len(request.classes)).repeat_interleave(len(numbers))
     return torch.from_numpy(images).flatten(0, 1), labels
 
@@ -166,10 +166,10 @@ def checked_request(
     mode: str = "eager",
 ) -> Request:
     """The request, once everything in it is possible."""
-    recipe = preset_named(preset)
+    chosen = preset_named(preset)
     for name, value in (("images_per_class", images_per_class), ("seed", seed), ("image_size", image_size)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
-            raise LensingError(f"{name} = {value!r}; expected a whole number")
+            raise LensingError(f"{name} = {value!r}; expected an integer")
     if images_per_class < 1:
         raise LensingError(f"images_per_class = {images_per_class}; expected 1 or more")
     if seed < 0:
@@ -183,10 +183,10 @@ def checked_request(
     unknown = [name for name in names if name not in CLASSES]
     if unknown or len(set(names)) < len(names):
         raise LensingError(f"classes {names}: a preset simulates {', '.join(CLASSES)}, each once")
-    population = recipe.with_population(population)
+    population = chosen.with_population(population)
     if population.get("psf_file") and population.get("psf_fwhm"):
         raise LensingError("psf_file and psf_fwhm are two point spread functions; set one of them")
-    instrument = INSTRUMENTS[population.get("instrument", recipe.instrument.name)]
+    instrument = INSTRUMENTS[population.get("instrument", chosen.instrument.name)]
     size = checked_size(instrument.image_size if image_size is None else image_size)
     level = None if noise_level is None else float(noise_level)  # plain numbers: `dataset.json` holds them
     request = Request(preset, names, int(images_per_class), int(seed), int(size), level, population, mode)

@@ -120,7 +120,7 @@ class FreshImages(torch.utils.data.Dataset):
             )
         self.settings, self.classes = settings, classes
         seed = int(np.random.SeedSequence((settings.data_seed, settings.seed)).generate_state(1)[0])
-        self.recipes = mixture.recipes_of(settings.preset, settings.population, settings.noise_level, seed)
+        self.recipes = mixture.components_of(settings.preset, settings.population, settings.noise_level, seed)
         self.drawn: range | None = None
 
     def __getitem__(self, batch: tuple[int, range, np.ndarray]):

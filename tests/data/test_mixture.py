@@ -29,7 +29,7 @@ def test_one_recipe_is_the_data_set_of_the_simulator():
 
 def test_a_mixture_holds_what_its_recipes_make():
     mixed = mixture.make("mixture", 5, seed=4, image_size=24, population=TWO)
-    recipes = mixture.recipes_of("mixture", TWO, None, 4)
+    recipes = mixture.components_of("mixture", TWO, None, 4)
     assert mixed.catalogue.groupby(["recipe", "class"]).size().unstack().to_numpy().tolist() == [[3] * 3, [2] * 3]
     assert mixed.catalogue["name"].is_unique and len({recipe.seed for recipe in recipes}) == 2
     own = simulate("realistic", 2, seed=recipes[1].seed, image_size=24, axion_fraction_max=0.4)
@@ -47,7 +47,7 @@ def test_a_mixture_holds_what_its_recipes_make():
 
 def test_fresh_images_come_from_every_recipe():
     classes = ("no_sub", "cdm", "axion")
-    recipes = mixture.recipes_of("mixture", TWO, None, 4)
+    recipes = mixture.components_of("mixture", TWO, None, 4)
     images, labels = mixture.draw(recipes, range(64, 192), classes=classes, image_size=24)
     assert torch.bincount(labels).tolist() == [128] * 3
     own, _ = draw_batch(
@@ -66,7 +66,7 @@ def test_no_lens_appears_twice():
     mixed = mixture.make("mixture", 6, seed=4, image_size=24, population=twice)
     assert len(np.unique(mixed.images.reshape(len(mixed), -1), axis=0)) == len(mixed)
     fresh = {FreshImages(Study(data_seed=4, seed=k), ("no_sub",)).recipes[0].seed for k in range(5)}
-    assert not fresh & {recipe.seed for recipe in mixture.recipes_of("mixture", twice, None, 4)}
+    assert not fresh & {recipe.seed for recipe in mixture.components_of("mixture", twice, None, 4)}
     with pytest.raises((DataError, LensingError), match="simulate one of its presets"):
         smooth_counterpart(mixed)
 
@@ -74,13 +74,13 @@ def test_no_lens_appears_twice():
 @pytest.mark.parametrize(
     ("population", "message"),
     [
-        ({}, "expected one entry, a list of recipes"),
+        ({}, "expected one entry, a list of components"),
         ({"recipes": []}, "expected one entry"),
         ({"recipes": TWO["recipes"], "lens_light": True}, "expected one entry"),
         ({"recipes": [{"preset": "model_9"}]}, r"recipes\[0\].*model_9"),
         ({"recipes": [{"preset": "model_3", "noise": 1}]}, "noise_level"),
         ({"recipes": [{"preset": "realistic", "population": {"shear": 1}}]}, "no parameter 'shear'"),
-        ({"recipes": [{"preset": "model_3"}] * 9}, "a mixture of 9 recipes"),
+        ({"recipes": [{"preset": "model_3"}] * 9}, "a mixture of 9 components"),
         ({"recipes": [{"preset": "model_3", "population": [1]}]}, r"recipes\[0\].*name: value"),
         ({"recipes": [{"preset": "model_3", "noise_level": "high"}]}, r"recipes\[0\].*noise_level of 0"),
         ({"recipes": [{"preset": "model_3", "noise_level": -1}]}, r"recipes\[0\].*noise_level of 0"),

@@ -494,8 +494,8 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"images_per_class": 2.5}, "images_per_class = 2.5; expected a whole number"),
-        ({"seed": 1.5}, "seed = 1.5; expected a whole number"),
+        ({"images_per_class": 2.5}, "images_per_class = 2.5; expected an integer"),
+        ({"seed": 1.5}, "seed = 1.5; expected an integer"),
         ({"preset": "model_9"}, "known presets: model_1"),
         ({"images_per_class": 0}, "expected 1 or more"),
         ({"image_size": 0}, "image_size = 0"),
