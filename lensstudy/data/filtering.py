@@ -202,7 +202,7 @@ def find_duplicates(images: np.ndarray, tolerance: float = 0.3, spectra: np.ndar
         if sum(map(len, pairs)) > 100 * len(moduli):
             raise DataError(
                 f"more than {100 * len(moduli):,} pairs of images are alike to {limit:.3f} of their contrast: the set "
-                "is so dense that likeness says nothing. Lower near_duplicate, or set it to None to leave the rule out."
+                "is so dense that likeness means little. Lower near_duplicate, or set it to None to leave the rule out."
             )
     pairs = np.concatenate(pairs)
     found = [_aligned(spectra[p[:, 0]], spectra[p[:, 1]]) for p in np.array_split(pairs, len(pairs) // 4096 + 1)]

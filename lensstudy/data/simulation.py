@@ -109,7 +109,7 @@ def pieces_of(
                 yield from count_images(results, bar)
             except BrokenProcessPool as error:
                 raise DataError(
-                    "a simulating process was killed, most often for want of memory: run the same again, with fewer "
+                    "a simulating process was killed, most often out of memory: run the same again, with fewer "
                     f"than {processes} processes if that recurs; a folder keeps what is finished. A script that asks "
                     "for several processes does so under `if __name__ == '__main__':`"
                 ) from error

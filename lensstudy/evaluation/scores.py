@@ -226,7 +226,7 @@ def interval(
     `logit(score) +- t se / (score (1 - score))`, with Student's t for the AUC, whose variance is taken within each
     class, and the normal law for the accuracy. Where no image is wrong the variance is zero, and the bound is what n
     successes in n trials allow (the rule of three), `(1 - level)^(1/n)`, for the AUC with the smallest class's n. A
-    class of one image says nothing on its spread: the interval is then 0 to 1.
+    class of one image does not determine its spread: the interval is then 0 to 1.
     """
     counts = np.unique(labels, return_counts=True)[1]
     if counts.min() < 2:

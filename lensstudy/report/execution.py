@@ -185,7 +185,7 @@ def _failure(executed: NotebookNode, error: Exception | None) -> dict[str, str]:
     if error is not None and not isinstance(error, PapermillExecutionError):  # timeouts and dead kernels say it best
         reason = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
         if type(error).__name__ == "DeadKernelError":
-            reason += " (often for want of memory: fewer or smaller images may help)"
+            reason += " (often because memory ran out: fewer or smaller images may help)"
     cell = "before its first cell" if number is None else f"in cell [{number + 1}] ({_first_line(code[number].source)})"
     return {"cell": cell, "error": TRACEBACK_COLOURS.sub("", reason)}
 

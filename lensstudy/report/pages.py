@@ -279,7 +279,7 @@ def _tame_table(soup: BeautifulSoup, table: Tag, number: int) -> None:
         del row["style"]
         for cell in row.find_all("th"):
             if not cell.get_text(strip=True):
-                cell.name = "td"  # a heading that says nothing is none
+                cell.name = "td"  # an empty heading is none
     if table.tbody:
         columns = zip(*(row.find_all(["th", "td"]) for row in head[-1:] + table.tbody.find_all("tr")), strict=False)
         for column in columns:

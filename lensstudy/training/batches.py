@@ -76,7 +76,7 @@ class Rows(torch.utils.data.Dataset):
 
 @dataclass
 class FreshBatches:
-    """Batches of images that nobody has seen: numbers of images to simulate, and which of those make a batch.
+    """Batches of images that were never shown: numbers of images to simulate, and which of those make a batch.
 
     Images are simulated a block at a time, `block` of every class, and come class by class in turn, so that every batch
     has the classes in equal parts.
