@@ -47,8 +47,9 @@ __all__ = [
 TEMPLATES = Path(__file__).parent / "templates"
 NO_IMAGES = "*Images of this data set are left out of the committed page: they may not be passed on.*"
 PICTURE = re.compile(r"<(img|svg|canvas|video|object|embed|iframe|picture)\b|url\(|data:image", re.IGNORECASE)
+MAIN = '<main id="text">'  # where the text of a page begins
 OUTDATED = (
-    '<p class="outdated" role="note" style="margin:1rem auto;max-width:60rem;padding:.6rem 1rem;border:1px solid">'
+    '<p class="outdated" role="note" style="margin:0 0 1.5rem;padding:.6rem 1rem;border:1px solid">'
     "<b>Made with an earlier version of this notebook</b>, which the foot of the page names. The figures are those of "
     "that version; the study has not been run anew since.</p>"
 )
@@ -111,7 +112,7 @@ def mark_outdated(folder: str | Path, notebooks: str | Path = "notebooks") -> li
     for page in stale:
         text = page.read_text(encoding="utf-8")
         if OUTDATED not in text:
-            page.write_text(text.replace("<main", OUTDATED + "\n<main", 1), encoding="utf-8")
+            page.write_text(text.replace(MAIN, f"{MAIN}\n{OUTDATED}", 1), encoding="utf-8")
     return stale
 
 
