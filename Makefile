@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 STUDY ?= quick
+TWO := -n 2 --dist loadfile  # tests in two processes; one file, or one notebook, stays in one
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # One thread a process and as many processes as cores: two threads of torch stall whenever anything else runs.
 export OMP_NUM_THREADS = 1
@@ -25,7 +26,7 @@ study: $(INSTALLED)
 	$(BIN)/lensstudy run params/$(STUDY).yml
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO)
 	LENSSTUDY_BATCH=1 LENSSTUDY_HOME="$$(mktemp -d)" $(BIN)/python -m pytest -p no:cacheprovider --nbval-lax \
 		--nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
 

@@ -60,6 +60,7 @@ def features(trained: TrainedNetwork, images: np.ndarray) -> tuple[np.ndarray, n
     seen: list[np.ndarray] = []
     inputs: list[np.ndarray] = []
 
+    trained.network.eval()
     for start in range(0, len(images), 128):
         given = trained.preprocess(np.asarray(images[start : start + 128]))
         seen.append(trained.network.features(given).double().numpy())
