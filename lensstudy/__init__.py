@@ -35,7 +35,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "evaluation.attribution": ["attribute"],
         "evaluation.ood": ["OODDetector"],
         "deployment.exporting": ["export"],
-        "deployment.predictor": ["Predictor"],
+        "deployment.predictor": ["Predictor", "predict"],
         "observations.cutouts": ["read_observation"],
         "observations.smooth_model": ["fit_lens"],
         "figures.plots": ["show"],

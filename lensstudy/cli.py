@@ -384,7 +384,11 @@ def _fail(message: str) -> NoReturn:
 
 
 class _only_one:
-    """Two runs of one study at a time would write the same files: the second is refused."""
+    """Two runs of one study at a time would write the same files: the second is refused.
+
+    Snakemake's own lock outlives a kill and then has to be removed by hand; this one is the system's, and goes with
+    the last process that holds it.
+    """
 
     def __init__(self, study: Study):
         self.study, self.path = study, study.folder / "running.lock"

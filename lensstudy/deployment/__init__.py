@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
         "exporting": ["export"],
-        "predictor": ["Predictor"],
+        "predictor": ["Predictor", "predict"],
         "card": ["Card", "CardError"],
         "estimators": ["LensClassifier", "MassRegressor"],
     },

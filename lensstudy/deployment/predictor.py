@@ -33,7 +33,7 @@ from lensstudy.deployment.card import SCALE_TOLERANCE, Card
 from lensstudy.deployment.onnx_network import AT_ONCE, INT8_FILE, ONNX_FILE, OnnxNetwork
 from lensstudy.evaluation.ood import OODDetector, image_statistics
 
-__all__ = ["STATES", "Predictor", "class_by_folder", "find"]
+__all__ = ["STATES", "Predictor", "class_by_folder", "find", "predict"]
 
 # What became of an image. `pixel scale unknown`: probabilities that hold only if its pixels are as large as the
 # network's; `skipped`: a noise map, PSF or mask that belongs to an image.
@@ -290,6 +290,37 @@ class Predictor:
             return row | {"state": "pixel scale unknown", "reason": reason}
         row |= {} if np.isnan(ood_score) else {"in_distribution": True}
         return row | {"state": "ok", "prediction": self.classes[int(probabilities.argmax())]}
+
+
+def predict(network: str | Path | Predictor, images: np.ndarray | str | Path | Sequence, **options) -> pd.DataFrame:
+    """Predict the classes of images, in memory or in files.
+
+    Args:
+        network: an exported network, the folder of a finished training, or a `Predictor`.
+        images: an array `(N, C, H, W)` or `(N, H, W)`, or the path of a file, folder, archive or pattern, or several.
+        **options: those of `Predictor`, such as `pixel_scale` in arcseconds.
+
+    Returns:
+        One row an image: `prediction`, `state`, a probability a class, `ood_score`, `in_distribution`, `reason`; of
+        files also `file` and `image`.
+
+    Raises:
+        CardError: for a network that must not be used.
+
+    Example:
+        >>> import tempfile
+        >>> from lensstudy import Study, fit, simulate
+        >>> lenses = simulate("model_3", 12, seed=1, image_size=33).split(0.2, 0.2, seed=1)
+        >>> run = fit(lenses, Study(network="d4-steerable-cnn", width=0.25, epochs=1), folder=tempfile.mkdtemp())
+        >>> len(predict(run, lenses.images[:2]))
+        2
+    """
+    predictor = network if isinstance(network, Predictor) else Predictor(network, **options)
+    if isinstance(images, str | Path):
+        images = [images]
+    if len(images) and all(isinstance(one, str | Path) for one in images):
+        return pd.DataFrame(list(predictor.predict_files(images)), columns=predictor.columns)
+    return predictor.predict(images)
 
 
 def find(paths: Iterable[str | Path], extension: str | int | None = None, progress: bool = False) -> Iterator[_Image]:

@@ -12,7 +12,7 @@ import pytest
 from astropy.io import fits
 from PIL import Image
 
-from lensstudy.deployment.predictor import Predictor, class_by_folder, find
+from lensstudy.deployment.predictor import Predictor, class_by_folder, find, predict
 
 
 @pytest.fixture(scope="module")
@@ -437,3 +437,15 @@ def test_a_member_that_does_not_unpack_leaves_the_others(predictor, image, tmp_p
     (tmp_path / "set.zip").write_bytes(content)
     states = [row["state"] for row in predictor.predict_files([tmp_path / "set.zip"])]
     assert states == ["ok", "rejected", "ok"]
+
+
+def test_predict_takes_arrays_and_paths_alike(exported, blobs, tmp_path):
+    images = blobs.part("test").images[:3]
+    for number, image in enumerate(images):
+        np.save(tmp_path / f"{number}.npy", image[0])
+    table = predict(exported, images, pixel_scale=0.1)
+    of_files = predict(Predictor(exported, pixel_scale=0.1), tmp_path)
+    assert len(table) == len(of_files) == 3
+    np.testing.assert_allclose(table["sub"], of_files["sub"], atol=1e-6)
+    (one,) = predict(exported, [tmp_path / "1.npy"], pixel_scale=0.1)["sub"]
+    assert one == pytest.approx(table["sub"][1], abs=1e-6)
