@@ -241,7 +241,8 @@ def report(
         typer.echo(f"{name}: {_shown(pages.write_index(runs, reports / name, committed=reference, only=only))}")
         if reference:  # what the README quotes
             for part in ("summary.json", "headline.png"):
-                if (found := pages.summary_folder(runs) / part).exists():
+                found = pages.summary_folder(runs) / part
+                if found.exists() and (part == "summary.json" or pages.may_be_published(found, stamps)):
                     shutil.copyfile(found, reports / name / part)
     pages.write_study_list(reports)
 

@@ -20,6 +20,8 @@ import pandas as pd
 import PIL.Image
 import seaborn as sns
 from IPython.display import HTML, display
+from matplotlib.collections import PolyQuadMesh, QuadMesh, TriMesh
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 
 __all__ = [
@@ -102,9 +104,10 @@ def colour(network: str) -> str:
 
 
 def png(figure: Figure, width: float = 1.5) -> bytes:
-    """The figure as a PNG, crisp at `width` times its nominal size."""
+    """The figure as a PNG, crisp at `width` times its nominal size, which says in its own metadata what it shows."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=figure.dpi * width, facecolor="white")
+    mark = {"ShowsImages": "yes" if shows_images(figure) else "no"}
+    figure.savefig(buffer, format="png", dpi=figure.dpi * width, facecolor="white", metadata=mark)
     return buffer.getvalue()
 
 
@@ -142,9 +145,14 @@ def show(figure: Figure, caption: str, alt: str, save_as: str | Path | None = No
 
 
 def shows_images(figure: Figure) -> bool:
-    """Whether pixels of images are drawn in `figure`: anything drawn as an image, unless its axes say that it is a
-    chart (`axes.set_gid(CHART)`), such as a table in colours."""
-    return any(axes.images and axes.get_gid() != CHART for axes in figure.axes)
+    """Whether pixels of images are drawn in `figure`: anything drawn as an image or a mesh of colours, unless its axes
+    say that it is a chart (`axes.set_gid(CHART)`), such as a table in colours."""
+    charts = [axes for axes in figure.axes if axes.get_gid() == CHART]
+    drawn = [axes for axes in figure.axes if axes not in charts]
+    meshes = (QuadMesh, PolyQuadMesh, ContourSet, TriMesh)
+    return bool(figure.images) or any(
+        axes.images or any(isinstance(one, meshes) for one in axes.collections) for axes in drawn
+    )
 
 
 def draw_image(axes, image: np.ndarray, pixel_scale: float | None = None, symmetric: bool = False, **limits) -> None:
@@ -415,6 +423,7 @@ def confusion_matrices(matrices: Mapping[str, np.ndarray], classes: Sequence[str
             matrix, annot=True, fmt=".2f", cmap="Blues", vmin=0, vmax=1, cbar=False, square=True, ax=axis,
             xticklabels=classes, yticklabels=classes,
         )  # fmt: skip
+        axis.set_gid(CHART)
         axis.set(title=name, xlabel="predicted")
         axis.set_ylabel("true" if axis is axes[0, 0] else "")
     return figure

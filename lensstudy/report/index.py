@@ -44,6 +44,7 @@ __all__ = [
     "render",
     "source_hash",
     "mark_outdated",
+    "may_be_published",
     "stale_pages",
     "summary_folder",
     "write_index",
@@ -77,6 +78,7 @@ def write_index(
         pages, failed = [one for one in pages if one["name"] in only], []
     stamps = [page["stamp"] for page in pages + failed if page["stamp"]]
     summary = _summary(run)
+    picture = summary_folder(run) / summary["figure"]
     parameter_file = run.parent.parent / "params" / f"{run.name}.yml"
     write_page(
         html,
@@ -84,7 +86,7 @@ def write_index(
         study=run.name,
         question=study.question if study else next((s["question"] for s in stamps if s["question"]), ""),
         summary=summary,
-        figure=_embedded(summary_folder(run) / summary["figure"]),
+        figure=_embedded(picture) if not committed or may_be_published(picture, stamps) else "",
         pages=pages,
         failed=failed,
         jobs=sorted((one for one in pages + failed if one["stamp"]), key=lambda one: one["stamp"]["started"]),
@@ -95,6 +97,17 @@ def write_index(
         parameter_file=link(parameter_file, html) if parameter_file.exists() else "",
     )
     return html
+
+
+def may_be_published(picture: Path, stamps: Sequence[Mapping]) -> bool:
+    """Whether a picture of a study may stand on a committed page: where all of its images may, or the picture itself
+    says that it shows none."""
+    if stamps and all(stamp.get("redistributable", False) for stamp in stamps):
+        return True
+    if picture.suffix != ".png" or not picture.is_file():
+        return False
+    with Image.open(picture) as opened:
+        return opened.info.get("ShowsImages") == "no"
 
 
 def write_study_list(reports: str | Path) -> Path:

@@ -7,12 +7,15 @@ import re
 import subprocess
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
 import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
+from lensstudy.figures import plots
 from lensstudy.report import execution, pages
 from lensstudy.report import index as report
 from lensstudy.report.execution import NotebookFailed, execute, source_hash
@@ -369,6 +372,27 @@ def test_text_from_outside_is_text_on_a_page(tmp_path):
         assert not [one for one in soup.find_all("script") if "alert(" in one.get_text()]
         assert not soup.select("[onload]")
         assert "<script>alert(1)" in soup.get_text() + str([one.attrs for one in soup.find_all()])
+
+
+@pytest.mark.parametrize("drawn", ["imshow", "pcolormesh", "contourf", "figimage", "plot", "chart"])
+def test_a_picture_says_itself_whether_it_shows_images(tmp_path, drawn):
+    """Without a word from the data, a headline is published only where it has said that it shows no pixels."""
+    figure, axes = plt.subplots()
+    pixels = np.eye(4)
+    if drawn == "chart":
+        axes.set_gid(plots.CHART)
+        axes.imshow(pixels)
+    elif drawn == "figimage":
+        figure.figimage(pixels)
+    else:
+        getattr(axes, drawn)(pixels)
+    picture = tmp_path / "headline.png"
+    picture.write_bytes(plots.png(figure))
+    plt.close(figure)
+    assert report.may_be_published(picture, [{}]) == (drawn in ("plot", "chart"))
+    assert report.may_be_published(picture, [{"redistributable": True}])
+    Image.new("RGB", (4, 4)).save(picture)
+    assert not report.may_be_published(picture, [{}, {"redistributable": True}])
 
 
 def test_a_page_of_an_older_notebook_says_so():
