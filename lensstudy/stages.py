@@ -136,9 +136,8 @@ def _simulated(study: Study) -> LensDataset:
 
 def _read(study: Study, folder: Path) -> LensDataset:
     try:
-        # Excluding what looks odd or hard would exclude it from the test too, and flatter every network.
-        rules = Rules(**({"outlier": None, "label_error": None} | study.filtering))
+        rules = Rules(**study.filtering)
     except TypeError as error:
         known = ", ".join(field.name for field in fields(Rules))
         raise DataError(f"filtering = {study.filtering}: {error}; known rules: {known}") from None
-    return filter_images(read(study.data_path, folder=folder, progress=not in_batch()), rules, study.data_seed)
+    return filter_images(read(study.data_path, folder=folder, progress=not in_batch()), rules)

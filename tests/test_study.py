@@ -35,7 +35,7 @@ from lensstudy.study import ParameterError, Study, home, notebook_parameters
         ({"networks": ["resnet18", "resnet18"]}, "resnet18 stands there twice"),
         ({"seeds": [1, -1]}, "-1 is no seed"),
         ({"population": {"subhalo_mass_min": "1.0e9"}}, "subhalo_mass_min = '1.0e9' is text for YAML; write 1.0e+9"),
-        ({"filtering": {"outlier": "1e-3"}}, "write 1.0e-3"),
+        ({"filtering": {"clipped": "1e-3"}}, "write 1.0e-3"),
         ({"population": {"a": [1]}}, "neither a number, a text nor true or false"),
         ({"population": {"recipes": [{"population": {"shear_max": "1e-1"}}]}}, "shear_max = '1e-1' is text for YAML"),
         ({"study": "../elsewhere"}, "study = '../elsewhere'"),

@@ -1,9 +1,8 @@
-"""What does not belong into a study: unusable images, copies of one another, odd ones out and wrong labels.
+"""What does not belong into a study: unusable images, and copies of one another.
 
-`measure` gives each image a few figures of quality, `find_duplicates` looks for copies turned by any angle or mirrored,
-`suspected_label_errors` asks a simple classifier that has not seen an image whether it believes the label, and
-`filter_images` turns all of it into one column of the catalogue, `excluded_because`. Nothing is deleted: an empty
-reason means that an image is used, and filtering again with other `Rules` starts afresh.
+`measure` gives each image a few figures of quality, `find_duplicates` looks for copies rotated by any angle or
+reflected, and `filter_images` turns all of it into one column of the catalogue, `excluded_because`. Nothing is deleted:
+an empty reason means that an image is used, and filtering again with other `Rules` starts afresh.
 """
 
 from __future__ import annotations
@@ -18,11 +17,6 @@ import pandas as pd
 from scipy.ndimage import uniform_filter
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from lensstudy.data.dataset import PARTS, TINY, DataError, LensDataset
 
@@ -35,12 +29,10 @@ __all__ = [
     "measure",
     "polar_spectrum",
     "summary",
-    "suspected_label_errors",
 ]
 
 RINGS, ANGLES, ORDERS = 16, 128, 16
 CHUNK = 512
-TRUSTED_AUC = 0.9  # of the simple classifier, before it may doubt a label
 
 
 @dataclass(frozen=True)
@@ -53,8 +45,6 @@ class Rules:
     near_duplicate: float | None = 0.3  # distance to a copy over the typical distance to the nearest neighbour
     off_centre: float | None = 0.6  # distance of the centre of light from the centre, in half-widths of the image
     signal_to_noise: float | None = 6.0  # of the brightest 3 x 3 pixels; the brightest of pure noise reaches about 4.5
-    outlier: float | None = 5.0  # robust deviations in the space of the images' power spectra
-    label_error: float | None = 0.05  # cross-validated probability of an image's own class
     largest_share: float = 0.1  # a rule that takes more than this of the images stops instead
 
 
@@ -246,62 +236,19 @@ def check_leaks(dataset: LensDataset, tolerance: float = 0.3) -> None:
         )
 
 
-# ---- odd ones out and wrong labels ----------------------------------------------------------------------------------
-
-
-def _features(spectra: np.ndarray) -> np.ndarray:
-    """Logarithms of the moduli: features that no rotation or reflection changes."""
-    return np.log(np.abs(spectra).reshape(len(spectra), -1) + 1e-3)
-
-
-def _outlier_scores(features: np.ndarray, components: int = 10) -> np.ndarray:
-    """Robust distance from the bulk: root mean square over the principal components of (x - median) / deviation."""
-    centred = features - np.median(features, axis=0)
-    _, vectors = np.linalg.eigh(centred.T @ centred)
-    projected = centred @ vectors[:, -components:]
-    projected = projected - np.median(projected, axis=0)
-    deviation = 1.4826 * np.median(np.abs(projected), axis=0)
-    return np.sqrt(((projected / np.maximum(deviation, TINY)) ** 2).mean(1))
-
-
-def suspected_label_errors(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Mask of the images in the off-diagonal of the confident joint (Northcutt, Jiang and Chuang 2021, JAIR 70, 1373).
-
-    `probabilities` `(N, classes)` come from a classifier that has not seen the image. An image counts confidently as
-    class j if its probability of j is at least the mean of those labelled j; of several such classes the most probable.
-    """
-    classes = range(probabilities.shape[1])
-    threshold = np.array([probabilities[labels == j, j].mean() for j in classes])
-    confident = np.where(probabilities >= threshold, probabilities, -1)
-    return (confident.max(1) >= 0) & (confident.argmax(1) != labels)
-
-
-def _label_probabilities(features: np.ndarray, labels: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
-    """Class probabilities of each image from a classifier trained without it, and their macro AUC."""
-    if np.bincount(labels).min() < 10:  # too few of a class to leave a fifth of them out
-        return np.empty((0, 0)), np.nan
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300, tol=1e-2))
-    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
-    probabilities = cross_val_predict(classifier, features, labels, cv=folds, method="predict_proba")
-    scores = probabilities[:, 1] if probabilities.shape[1] == 2 else probabilities
-    return probabilities, float(roc_auc_score(labels, scores, multi_class="ovr"))
-
-
 # ---- all rules together ---------------------------------------------------------------------------------------------
 
 
-def filter_images(dataset: LensDataset, rules: Rules | None = None, seed: int = 0) -> LensDataset:
+def filter_images(dataset: LensDataset, rules: Rules | None = None) -> LensDataset:
     """Measure every image and give each one that a rule excludes its reason.
 
     Args:
         dataset: images `(N, C, H, W)` with a catalogue.
         rules: thresholds; the defaults if none.
-        seed: seed of what is drawn, such as the folds that look for wrong labels.
 
     Returns:
-        The same set with the columns of the measures, `outlier_score`, `label_probability`, `group` (one for all
-        duplicates) and `excluded_because` (empty for what stays). Nothing is removed; `split` leaves
-        the excluded images out.
+        The same set with the columns of the measures, `group` (one for all duplicates) and `excluded_because` (empty
+        for what stays). Nothing is removed; `split` leaves the excluded images out.
 
     Raises:
         DataError: where more images are excluded than the rules allow.
@@ -313,10 +260,7 @@ def filter_images(dataset: LensDataset, rules: Rules | None = None, seed: int = 
         True
     """
     rules = rules or Rules()
-    catalogue = dataset.catalogue.assign(
-        **measure(dataset.images), outlier_score=np.nan, label_probability=np.nan, excluded_because=""
-    )
-    notes = []
+    catalogue = dataset.catalogue.assign(**measure(dataset.images), excluded_because="")
 
     def left() -> np.ndarray:
         return np.flatnonzero(catalogue["excluded_because"] == "")
@@ -340,31 +284,14 @@ def filter_images(dataset: LensDataset, rules: Rules | None = None, seed: int = 
     catalogue["group"] = pd.factorize(_hashes(dataset))[0]
     copies = _extra_copies(catalogue, "exact duplicate")
     exclude(copies, copies != "", "exact duplicate")
-    rows = left()
-    spectra = polar_spectrum(dataset.subset(rows).images)
     if rules.near_duplicate is not None:
+        rows = left()
+        spectra = polar_spectrum(dataset.subset(rows).images)
         pairs = find_duplicates(dataset.images, rules.near_duplicate, spectra)
         catalogue["group"] = _joined(catalogue["group"].to_numpy(), rows[pairs["first"]], rows[pairs["second"]])
         copies = _extra_copies(catalogue, "near duplicate")
         exclude(copies, copies != "", "near_duplicate")
-    still = np.isin(rows, left())
-    rows, features = rows[still], _features(spectra[still])
-    if rules.outlier is not None:
-        catalogue.loc[rows, "outlier_score"] = _outlier_scores(features)
-        exclude("outlier", catalogue["outlier_score"] > rules.outlier, "outlier")
-    if rules.label_error is not None:
-        labels = dataset.labels[rows]
-        probabilities, auc = _label_probabilities(features, labels, seed)
-        if auc >= TRUSTED_AUC:
-            catalogue.loc[rows, "label_probability"] = probabilities[np.arange(len(rows)), labels]
-            suspected = pd.Series(False, index=catalogue.index)
-            suspected[rows] = suspected_label_errors(probabilities, labels)
-            exclude(
-                "suspected label error", suspected & (catalogue["label_probability"] < rules.label_error), "label_error"
-            )
-        else:
-            notes.append(f"label errors not looked for: the simple classifier reaches an AUC of {auc:.2f} only")
-    description = dataset.description | {"filtering": {"rules": asdict(rules), "notes": notes}}
+    description = dataset.description | {"filtering": {"rules": asdict(rules)}}
     return replace(dataset, catalogue=catalogue, description=description)
 
 

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from lensstudy.data.dataset import DataError
-from lensstudy.data.filtering import Rules, filter_images
+from lensstudy.data.filtering import filter_images
 from lensstudy.data.reading import read
 from lensstudy.deployment.card import FORMAT, SCALE_TOLERANCE
 from lensstudy.study import Study
@@ -65,10 +65,7 @@ def train_on(
         )
     known = card.get("data", {}).get("pixel_scale")
     dataset.description |= _pixel_scale(data, dataset.description.get("pixel_scale"), pixel_scale, known)
-    rules = Rules(outlier=None, label_error=None)
-    dataset = filter_images(dataset, rules, study.seed).split(
-        study.test_fraction, study.validation_fraction, study.seed
-    )
+    dataset = filter_images(dataset).split(study.test_fraction, study.validation_fraction, study.seed)
     dataset.check_leaks()
     dataset.save(out / "dataset")
     run = fit(dataset, study, folder=folder, start_from=begin)

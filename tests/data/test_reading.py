@@ -22,7 +22,7 @@ from lensstudy.data.filtering import Rules, filter_images
 from lensstudy.data.inspection import STOPPING_SHARE, inspect, inspect_text
 from lensstudy.data.reading import read, write_deeplense
 
-QUALITY = Rules(0.5, None, None, None, None, None, None)  # noise as it is here is no lens
+QUALITY = Rules(0.5, None, None, None, None)  # noise as it is here is no lens
 SIZE, EACH = 12, 5  # more than the four that could be channels
 
 

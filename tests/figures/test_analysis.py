@@ -25,7 +25,7 @@ def analyse(root, home, monkeypatch, **changes) -> tuple[dict, str]:
     """Run 04 with `changes`; what it wrote for the index, and everything that a reader of its page is told."""
     monkeypatch.setenv("LENSSTUDY_HOME", str(home))
     monkeypatch.setenv("LENSSTUDY_BATCH", "1")
-    study = {"epochs": 1, "width": 0.25, "orientations": 3, "bootstrap_samples": 50, "filtering": {"outlier": None}}
+    study = {"epochs": 1, "width": 0.25, "orientations": 3, "bootstrap_samples": 50}
     output = home / "04.ipynb"
     notebook = root / "notebooks" / "04-analyse.ipynb"
     file = home / "smoke.yml"
