@@ -80,7 +80,7 @@ def test_an_example_of_the_documents_works(name, tmp_path):
 
 
 def test_there_is_an_example_for_each_thing_to_add():
-    assert {"network", "preset", "dataset", "format", "notebook"} <= examples().keys()
+    assert {"register", "network", "preset", "dataset", "format", "notebook"} <= examples().keys()
 
 
 def test_the_table_of_notebooks_has_a_row_for_each():

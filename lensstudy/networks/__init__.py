@@ -9,7 +9,7 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "registry": ["Network", "build_network", "network_names", "register", "describe", "twin"],
+        "registry": ["Network", "build_network", "network_names", "register", "describe", "plain_baseline"],
         "groups": ["invariance_error", "SymmetryError"],
     },
 )

@@ -3,8 +3,8 @@
 An architecture (a stack of convolutions, a ResNet) is written once; a set of layers then decides which symmetry it
 has. Plain layers give none; regular fields of C_N or D_N, and irreducible fields of SO(2) or O(2), make every feature
 turn with the image. The head is invariant for all: pooling over the group, the mean over the image, one linear layer.
-Total channels are the same whatever the group, so the networks of one architecture cost the same, and `twin` names
-the plain network to compare each one with, at equal channels or at equal parameters.
+Total channels are the same whatever the group, so the networks of one architecture cost the same, and
+`plain_baseline` names the plain network to compare each one with, at equal channels or at equal parameters.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ __all__ = [
     "save_weights",
     "settle_batch_norm",
     "turned_filters",
-    "twin",
+    "plain_baseline",
     "with_features",
 ]
 
@@ -238,8 +238,8 @@ def _strided_resnet(
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is made: an architecture, the layers that give it its symmetry, the name of its plain twin ('' for
-    a plain network), and options that differ from the architecture's own."""
+    """How a network is made: an architecture, the layers that give it its symmetry, the name of its plain baseline
+    ('' for a plain network), and options that differ from the architecture's own."""
 
     architecture: Callable[..., Network]
     channels: tuple[int, ...]
@@ -263,14 +263,14 @@ _IRREDUCIBLE = {
     "so2-harmonic": Recipe(_conv_network, _STACK, partial(IrrepLayers, "SO2", gated=False), "plain-cnn"),
     "o2-gated": Recipe(_conv_network, _STACK, partial(IrrepLayers, "O2", gated=True), "plain-cnn"),
 }
-_REGULAR = {  # each with its plain twin
+_REGULAR = {  # each with its matched plain baseline
     "steerable-cnn": "plain-cnn",
     "antialiased-cnn": "plain-antialiased-cnn",
     "resnet": "plain-resnet",
     "wide-resnet": "plain-wide-resnet",
 }
 _REGISTERED: dict[str, Callable[..., nn.Module]] = {}  # by name, what `register` was given
-_TWINS = {"-small-twin": "parameters", "-twin": "channels"}
+_BASELINES = {"-matched-parameters": "parameters", "-matched": "channels"}
 
 
 def register(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
@@ -296,7 +296,7 @@ def register(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn
         >>> build_network("linear", 8, 3)(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 3])
     """
-    if name in _built_in() or any(name.endswith(ending) for ending in _TWINS):
+    if name in _built_in() or any(name.endswith(ending) for ending in _BASELINES):
         raise ValueError(f"network '{name}' is one of lensstudy's own, or ends as their baselines do; use another name")
 
     def remember(builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -387,9 +387,9 @@ def check_name(name: str) -> None:
     """Raise `ValueError`, with the nearest and all known names, if no network is called `name`."""
     if name in _REGISTERED:
         return
-    network = name.removesuffix("-small-twin").removesuffix("-twin")
+    network = name.removesuffix("-matched-parameters").removesuffix("-matched")
     if not _recipe(network).plain and network != name:
-        raise ValueError(f"network '{network}' has no symmetry, so it has no plain twin; it is one")
+        raise ValueError(f"network '{network}' has no symmetry, so it has no plain baseline; it is one")
 
 
 def build_network(
@@ -426,10 +426,12 @@ def build_network(
             network = _REGISTERED[name](image_size, n_classes, in_channels=in_channels, width=width, **options)
         network.name = name
         return network
-    for ending, match in _TWINS.items():
+    for ending, match in _BASELINES.items():
         if name.endswith(ending):
-            of_twin = twin(name.removesuffix(ending), match, n_classes, in_channels=in_channels, width=width, **options)
-            network = build_network(image_size=image_size, n_classes=n_classes, seed=seed, **of_twin)
+            baseline = plain_baseline(
+                name.removesuffix(ending), match, n_classes, in_channels=in_channels, width=width, **options
+            )
+            network = build_network(image_size=image_size, n_classes=n_classes, seed=seed, **baseline)
             network.name = name
             return network
     recipe = _recipe(name)
@@ -475,12 +477,12 @@ def _check_grid(name: str, image_size: int, options: dict):
             )
 
 
-def twin(name: str, match: str = "channels", n_classes: int = 3, **options) -> dict:
-    """Arguments for `build_network` that make the plain twin of the network `name`: the same architecture without
-    symmetry, at equal `channels` (so at equal cost) or at an equal number of `parameters` (so at a fraction of the
+def plain_baseline(name: str, match: str = "channels", n_classes: int = 3, **options) -> dict:
+    """Give the arguments for `build_network` that make the matched plain baseline of the network `name`: the same
+    architecture without symmetry, at equal `channels` (so at equal cost) or at an equal number of `parameters` (so at a fraction of the
     cost). `options` are those of `build_network`.
     """
-    check_name(f"{name}-twin")
+    check_name(f"{name}-matched")
     if match not in ("channels", "parameters"):
         raise ValueError(f"match is '{match}'; expected 'channels' or 'parameters'")
     recipe, build = _recipe(name), partial(build_network, image_size=32, n_classes=n_classes)

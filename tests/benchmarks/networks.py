@@ -1,4 +1,4 @@
-"""What symmetry costs: the D4 network in training and inference, beside its plain twin and beside e2cnn's own code.
+"""What symmetry costs: the D4 network in training and inference, beside its plain baseline and e2cnn's own code.
 
 Each pair runs in turns in one process on one thread, so that other load on the machine meets both alike, and what
 counts is the processor time they use; the ratio is the median over the pairs, its spread the distance between their
@@ -20,7 +20,7 @@ from lensstudy.networks.batchnorm import FieldBatchNorm
 from lensstudy.networks.folding import folded
 from lensstudy.networks.groups import e2cnn, gspace, invariance_error, rotate
 from lensstudy.networks.layers import AntialiasedPool, SteerableConv, SymmetricPool
-from lensstudy.networks.registry import Network, build_network, network_names, settle_batch_norm, twin
+from lensstudy.networks.registry import Network, build_network, network_names, plain_baseline, settle_batch_norm
 
 NAME, IMAGE_SIZE, CLASSES = "d4-steerable-cnn", 64, 3
 enn = e2cnn.nn
@@ -137,17 +137,17 @@ def run(batch: int = 64, repeats: int = 15) -> list[dict]:
     torch.set_num_threads(1)
     images, labels = torch.randn(batch, 1, IMAGE_SIZE, IMAGE_SIZE), torch.arange(batch) % CLASSES
     build = {"image_size": IMAGE_SIZE, "n_classes": CLASSES}
-    network, plain = build_network(NAME, **build), build_network(**twin(NAME), **build)
+    network, plain = build_network(NAME, **build), build_network(**plain_baseline(NAME), **build)
     antialiased, averaged = (StraightforwardNetwork(network, antialiased) for antialiased in (True, False))
     exported, exported_plain = folded(network), folded(plain)
     own_step, own_inference = train_step(network, images, labels), inference(exported, images)
     blurring = build_network("d4-antialiased-cnn", **build)
     antialiased_inference = inference(folded(blurring), images), inference(StraightforwardNetwork(blurring), images)
     pairs = [
-        ("train-step-d4", "plain twin", own_step, train_step(plain, images, labels)),
+        ("train-step-d4", "plain baseline", own_step, train_step(plain, images, labels)),
         ("train-step-d4-straightforward", "plain e2cnn code", own_step, train_step(antialiased, images, labels)),
         ("infer-d4-exported", "e2cnn in evaluation mode", own_inference, inference(averaged, images)),
-        ("infer-d4-exported-twin", "plain twin, exported", own_inference, inference(exported_plain, images)),
+        ("infer-d4-exported-twin", "plain baseline, exported", own_inference, inference(exported_plain, images)),
         ("infer-d4-antialiased", "e2cnn in evaluation mode", *antialiased_inference),
         ("infer-d4-exported-floor", "its convolutions alone", own_inference, convolutions_alone(exported, images)),
     ]

@@ -21,10 +21,10 @@ from lensstudy.networks.registry import (
     multiply_accumulates,
     network_names,
     peak_memory,
+    plain_baseline,
     save_weights,
     settle_batch_norm,
     turned_filters,
-    twin,
 )
 from tests.benchmarks.networks import StraightforwardNetwork, blobs, digits_error
 
@@ -126,7 +126,7 @@ def test_antialiased_pooling_is_an_option_and_a_name():
     averaged, images = build_network("d4-steerable-cnn", 33, 3), blobs(4, 33)
     assert torch.equal(named(images), chosen(images)) and not torch.allclose(named(images), averaged(images))
     assert count_parameters(named) == count_parameters(averaged)
-    assert twin("d4-antialiased-cnn")["name"] == "plain-antialiased-cnn"
+    assert plain_baseline("d4-antialiased-cnn")["name"] == "plain-antialiased-cnn"
 
 
 def test_images_of_another_size_are_refused():
@@ -219,34 +219,34 @@ def test_depth_and_other_groups():
 
 
 @pytest.mark.parametrize("name", ["d4-steerable-cnn", "c8-resnet", "p4m-cnn"])
-def test_twins_match(name):
+def test_plain_baselines_match(name):
     network = build_network(name, 32, 3)
     equal_cost, equal_size = (
-        build_network(**twin(name, match), image_size=32, n_classes=3) for match in ("channels", "parameters")
+        build_network(**plain_baseline(name, match), image_size=32, n_classes=3) for match in ("channels", "parameters")
     )
     assert not equal_cost.group and multiply_accumulates(equal_cost) == pytest.approx(
         multiply_accumulates(network), rel=0.01
     )
     assert count_parameters(equal_size) == pytest.approx(count_parameters(network), rel=0.03)
-    by_name = build_network(f"{name}-small-twin", 32, 3)
-    assert count_parameters(by_name) == count_parameters(equal_size) and by_name.name == f"{name}-small-twin"
-    assert count_parameters(build_network(f"{name}-twin", 32, 3)) == count_parameters(equal_cost)
+    by_name = build_network(f"{name}-matched-parameters", 32, 3)
+    assert count_parameters(by_name) == count_parameters(equal_size) and by_name.name == f"{name}-matched-parameters"
+    assert count_parameters(build_network(f"{name}-matched", 32, 3)) == count_parameters(equal_cost)
 
 
 def test_names_are_checked_without_building():
-    for name in (*network_names(), "c16-resnet", "d4-resnet-twin", "d8-steerable-cnn-small-twin"):
+    for name in (*network_names(), "c16-resnet", "d4-resnet-matched", "d8-steerable-cnn-matched-parameters"):
         check_name(name)
     with pytest.raises(ValueError, match="'d4-resnte' is unknown.*Did you mean 'd4-resnet'"):
-        check_name("d4-resnte-twin")
-    with pytest.raises(ValueError, match="no plain twin"):
-        check_name("resnet18-twin")
+        check_name("d4-resnte-matched")
+    with pytest.raises(ValueError, match="no plain baseline"):
+        check_name("resnet18-matched")
 
 
-def test_plain_networks_have_no_twin():
-    with pytest.raises(ValueError, match="no plain twin"):
-        twin("resnet18")
+def test_plain_networks_have_no_plain_baseline():
+    with pytest.raises(ValueError, match="no plain baseline"):
+        plain_baseline("resnet18")
     with pytest.raises(ValueError, match="'cost'; expected 'channels' or 'parameters'"):
-        twin("d4-resnet", "cost")
+        plain_baseline("d4-resnet", "cost")
 
 
 @pytest.mark.parametrize("name", network_names())
