@@ -479,8 +479,8 @@ def _check_grid(name: str, image_size: int, options: dict):
 
 def plain_baseline(name: str, match: str = "channels", n_classes: int = 3, **options) -> dict:
     """Give the arguments for `build_network` that make the matched plain baseline of the network `name`: the same
-    architecture without symmetry, at equal `channels` (so at equal cost) or at an equal number of `parameters` (so at a fraction of the
-    cost). `options` are those of `build_network`.
+    architecture without symmetry, at equal `channels` (so at equal cost) or at an equal number of `parameters` (so at a
+    fraction of the cost). `options` are those of `build_network`.
     """
     check_name(f"{name}-matched")
     if match not in ("channels", "parameters"):
