@@ -19,12 +19,16 @@ FILE = quote(str(config["study"])).replace("{", "{{").replace("}", "}}")  # Snak
 FIT = f"lensstudy fit {FILE}"
 
 
+# Modules of one's own that register networks; one that is installed elsewhere counts by what the trainings' cards say.
+PLUGINS = [file for file in (Path(f"{name.replace('.', '/')}.py") for name in study.plugins) if file.exists()]
+
+
 def command(notebook):
     return f"lensstudy notebook {notebook} {FILE}"
 
 
 def source(notebook, *modules):
-    return [NOTEBOOKS / f"{notebook}.ipynb", *module_files("stages", "figures.plots", *modules)]
+    return [NOTEBOOKS / f"{notebook}.ipynb", *module_files("stages", "figures.plots", *modules), *PLUGINS]
 
 
 def values(*groups, of=study):
@@ -110,7 +114,7 @@ rule train:
 
 rule train_share:
     input:
-        module_files("stages"),
+        [*module_files("stages"), *PLUGINS],
         f"{RUNS}/notebooks/01-explore-data.ipynb",
     output:
         touch(f"{RUNS}/trained/{{network}}-s{{seed}}-{{share}}pct"),

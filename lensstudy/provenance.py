@@ -6,13 +6,13 @@ A stage runs again, and a checkpoint counts as stale, when one of these has chan
 from __future__ import annotations
 
 import ast
-import contextlib
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from IPython.core.inputtransformer2 import TransformerManager
 
 __all__ = ["ProvenanceError", "code_hash", "data_state", "imported_modules", "module_files"]
 
@@ -48,9 +48,13 @@ def imported_modules(notebook: str | Path) -> list[str]:
     names: set[str] = set()
     for cell in cells:
         if cell["cell_type"] == "code":
-            code = re.sub(r"^[%!].*", "", "".join(cell["source"]), flags=re.M)  # without magics
-            with contextlib.suppress(SyntaxError):  # a cell in another language
+            code = TransformerManager().transform_cell("".join(cell["source"]))  # magics become calls
+            try:
                 names.update(_imports(code))
+            except SyntaxError as error:
+                raise ProvenanceError(
+                    f"{notebook}: a cell is no Python ({error}), so its imports are unknown"
+                ) from None
     return sorted(names)
 
 
@@ -58,19 +62,26 @@ def _imports(source: str) -> list[str]:
     """The modules that a piece of code imports from the package, faces of rooms resolved."""
     found = []
     for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            raise ProvenanceError(f"from {'.' * node.level}{node.module or ''} import ...: write the whole name")
         if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("lensstudy."):
             inside = str(node.module).removeprefix("lensstudy").lstrip(".")
             is_module = bool(inside) and (PACKAGE / f"{inside.replace('.', '/')}.py").exists()
             names = [inside] if is_module else [f"{inside}.{alias.name}".lstrip(".") for alias in node.names]
             found += [module for name in names for module in _modules_of(name)]
         elif isinstance(node, ast.Import):
-            inner = [alias.name for alias in node.names if alias.name.startswith("lensstudy.")]
-            found += [module for name in inner for module in _modules_of(name.removeprefix("lensstudy."))]
+            inner = [alias.name for alias in node.names if f"{alias.name}.".startswith("lensstudy.")]
+            names = [name.removeprefix("lensstudy").lstrip(".") for name in inner]
+            found += [module for name in names for module in _modules_of(name)]
     return found
 
 
 def _modules_of(name: str) -> list[str]:
-    """The module that `name` is or comes from; all modules of a room, where the room itself is imported."""
+    """The module that `name` is or comes from; all modules of a room, where the room itself is imported, and all
+    there are, where the package is."""
+    if not name:
+        files = (file for file in PACKAGE.rglob("*.py") if file.stem != "__init__")
+        return [".".join(file.relative_to(PACKAGE).with_suffix("").parts) for file in files]
     if module := _module_of(name):
         return [module]
     inside = (PACKAGE / name.replace(".", "/")).glob("*.py") if not name.startswith("__") else ()

@@ -58,6 +58,9 @@ _observations = partial(Field, json_schema_extra={"group": "observations"})
 _application = partial(Field, json_schema_extra={"group": "application"})
 
 
+NETWORK = r"^[a-z0-9][a-z0-9-]*$"  # names of networks are names of folders and pages
+
+
 class Study(BaseModel):
     """Hold every parameter of a study, checked; `Study.read` takes them from a file of `params/`.
 
@@ -119,8 +122,10 @@ class Study(BaseModel):
     )
 
     # networks
-    networks: list[str] = _comparison(["d4-steerable-cnn", "resnet18"], min_length=1, description="networks to compare")
-    network: str = _network("d4-steerable-cnn", description="the network of one training")
+    networks: list[Annotated[str, Field(pattern=NETWORK)]] = _comparison(
+        ["d4-steerable-cnn", "resnet18"], min_length=1, description="networks to compare"
+    )
+    network: str = _network("d4-steerable-cnn", pattern=NETWORK, description="the network of one training")
     plugins: list[str] = Field([], description="modules that register networks of your own, from the working folder")
     width: float = _network(1.0, gt=0, le=16, description="channels, as a multiple of each network's own number")
     depth: int = _network(1, ge=1, le=8, description="convolutions or blocks in place of each of the network's own")
@@ -331,6 +336,8 @@ class Study(BaseModel):
             raise ParameterError(f"{file}: is no valid YAML: {error}") from None
         if not isinstance(values, dict):
             raise ParameterError(f"{file}: holds no 'name: value' lines; params/smoke.yml shows all of them")
+        if wrong := [key for key in values if not isinstance(key, str)]:
+            raise ParameterError(f"{file}: {wrong[0]!r} is no name of a parameter; YAML reads on, off and numbers so")
         changed = {name: value for name, value in (_injected(study) | overrides).items() if value is not None}
         where = f"{file}, {', '.join(changed)} changed" if changed else str(file)
         return cls.of({"study": file.stem, **values, **changed}, where)

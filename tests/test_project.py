@@ -110,6 +110,9 @@ def test_the_modules_that_a_notebook_imports_are_known(root, tmp_path):
     cells[0]["source"] = ["from lensstudy import evaluation\n"]
     (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}))
     assert {"evaluation.scores", "evaluation.ood"} <= set(provenance.imported_modules(tmp_path / "a.ipynb"))
+    cells[0]["source"] = ["import lensstudy as ls\n", "found = !ls\n"]
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}))
+    assert {"evaluation.scores", "training.fitting"} <= set(provenance.imported_modules(tmp_path / "a.ipynb"))
     cells[0]["source"] = ["from lensstudy.data import nothing_of_that_name\n"]
     (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}))
     with pytest.raises(provenance.ProvenanceError, match="nothing_of_that_name"):

@@ -260,8 +260,15 @@ class LensDataset:
 
 def is_redistributable(description: dict) -> bool:
     """Whether a data set of this `description` may be shown in public. Without a word about it, only images that this
-    project simulated may: what was read from files belongs to somebody."""
-    return bool(description.get("redistributable", description.get("source") in ("simulated", "mixed")))
+    project simulated may, and not those in which a real galaxy is the source: what was read belongs to somebody."""
+    simulated = description.get("source") in ("simulated", "mixed") and not _uses_real_galaxies(description)
+    return bool(description.get("redistributable", simulated))
+
+
+def _uses_real_galaxies(about) -> bool:
+    if isinstance(about, dict):
+        return bool(about.get("source_images")) or any(map(_uses_real_galaxies, about.values()))
+    return isinstance(about, list | tuple) and any(map(_uses_real_galaxies, about))
 
 
 class Rows:

@@ -55,6 +55,7 @@ def export(
     format: str = "onnx",
     dataset: LensDataset | str | Path | None = None,
     pixel_scale: float | None = None,
+    network: torch.nn.Module | None = None,
 ) -> Path:
     """Export the network of a finished training, as ONNX with a card.
 
@@ -66,6 +67,7 @@ def export(
         dataset: the set it was trained on, or its folder (default: the one of its study). Without it the card has
             neither a range of brightness nor an OOD detector, and predictions say so.
         pixel_scale: arcseconds of one pixel, where the data set does not say.
+        network: a module as it was given to `fit`, where one was.
 
     Returns:
         The folder of the export.
@@ -88,7 +90,7 @@ def export(
     run = Path(run)
     if format not in FORMATS:
         raise ValueError(f"format '{format}' is unknown; there are {', '.join(FORMATS)}")
-    trained = load_run(run)
+    trained = load_run(run, network)
     known = trained.card["data"].get("pixel_scale")
     if pixel_scale and known and abs(pixel_scale / known - 1) > SCALE_TOLERANCE:
         raise DataError(

@@ -315,6 +315,8 @@ def predict(network: str | Path | Predictor, images: np.ndarray | str | Path | S
         >>> len(predict(run, lenses.images[:2]))
         2
     """
+    if isinstance(network, Predictor) and options:
+        raise TypeError(f"{', '.join(options)}: a Predictor has its options already; give them to it, or give a folder")
     predictor = network if isinstance(network, Predictor) else Predictor(network, **options)
     if isinstance(images, str | Path):
         images = [images]

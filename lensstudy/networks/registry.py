@@ -270,6 +270,7 @@ _REGULAR = {  # each with its matched plain baseline
     "wide-resnet": "plain-wide-resnet",
 }
 _REGISTERED: dict[str, Callable[..., nn.Module]] = {}  # by name, what `register` was given
+NAME = r"[a-z0-9][a-z0-9-]*"  # of a network: it becomes the name of folders and pages
 _BASELINES = {"-matched-parameters": "parameters", "-matched": "channels"}
 
 
@@ -296,7 +297,9 @@ def register(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn
         >>> build_network("linear", 8, 3)(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 3])
     """
-    if name in _built_in() or any(name.endswith(ending) for ending in _BASELINES):
+    if not re.fullmatch(NAME, name):
+        raise ValueError(f"network '{name}': expected small letters, digits and '-', such as my-network")
+    if _is_ours(name):
         raise ValueError(f"network '{name}' is one of lensstudy's own, or ends as their baselines do; use another name")
 
     def remember(builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -304,6 +307,16 @@ def register(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn
         return builder
 
     return remember
+
+
+def _is_ours(name: str) -> bool:
+    if any(name.endswith(ending) for ending in _BASELINES):
+        return True
+    try:
+        _recipe(name)
+    except ValueError:
+        return False
+    return name not in _REGISTERED
 
 
 def load_plugins(modules: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -114,7 +114,7 @@ def execute(
     stamp["run_time_s"] = round(time.monotonic() - begin, 1)
     stamp["device"] = _device()
     stamp["data"] = _data_fingerprint(output.parent.parent)
-    stamp["redistributable"] = _redistributable(output.parent.parent, parameters)
+    stamp["redistributable"] = _redistributable(output.parent.parent, used)
     executed = nbformat.read(partial if partial.exists() else notebook, as_version=4)
     stamp["failure"] = _failure(executed, error)
     executed.metadata["lensstudy"] = stamp
@@ -251,10 +251,21 @@ def _places(cwd: Path, parameters: Mapping[str, Any]) -> dict[str, str]:
     }
     if data := os.environ.get("LENSSTUDY_DATA"):
         places[str(Path(data).absolute())] = "$LENSSTUDY_DATA"
-    for value in parameters.values():
-        if isinstance(value, str) and Path(value).is_absolute():
-            places.setdefault(value, f"…/{Path(value).name}")
+    for value in _texts(parameters):
+        folder = re.split(r"[*?\[]", value)[0]  # of a pattern, what stands before it
+        folder = folder if folder == value else str(Path(folder + "x").parent)
+        if Path(folder).is_absolute():
+            places.setdefault(folder, f"…/{Path(folder).name}")
     return {str(Path(place).resolve()): name for place, name in places.items()} | places
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a parameter, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(one)
 
 
 def _without_places(text: str, places: Mapping[str, str]) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import latex2mathml.converter
 import nbformat
 from bs4 import BeautifulSoup, Tag
+from bs4.element import PreformattedString
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
@@ -46,7 +47,7 @@ __all__ = [
 
 TEMPLATES = Path(__file__).parent / "templates"
 NO_IMAGES = "*Images of this data set are left out of the committed page: they may not be passed on.*"
-PICTURE = re.compile(r"<(img|svg|canvas|video|object|embed|iframe|picture)\b|url\(|data:image", re.IGNORECASE)
+PICTURE = re.compile(r"<(img|svg|canvas|video|object|embed|iframe|picture)\b|url\(|data:|!\[", re.IGNORECASE)
 MAIN = '<main id="text">'  # where the text of a page begins
 OUTDATED = (
     '<p class="outdated" role="note" style="margin:0 0 1.5rem;padding:.6rem 1rem;border:1px solid">'
@@ -136,6 +137,9 @@ def _cells_to_show(notebook: NotebookNode, without_images: bool = False) -> Note
     for cell in notebook.cells:
         if left_out & tags(cell):
             continue
+        if cell.cell_type == "markdown" and without_images and (cell.get("attachments") or "data:" in cell.source):
+            shown.cells.append(nbformat.v4.new_markdown_cell(NO_IMAGES))
+            continue
         if cell.cell_type == "code":
             hidden = "hide-output" in tags(cell)
             outputs = [one for one in cell.outputs if not hidden and WIDGET not in one.get("data", {})]
@@ -151,7 +155,8 @@ def may_show_images(output: NotebookNode) -> bool:
     if output.get("metadata", {}).get("lensstudy", {}).get("shows_images", True) is False:
         return False
     data = output.get("data", {})
-    return any(kind.startswith("image/") for kind in data) or bool(PICTURE.search(str(data.get("text/html", ""))))
+    texts = "".join(str(value) for kind, value in data.items() if kind != "text/plain")
+    return any(kind.startswith("image/") for kind in data) or bool(PICTURE.search(texts))
 
 
 class _MathRenderer(IPythonRenderer):
@@ -199,7 +204,6 @@ class _CellExporter(HTMLExporter):
 def _page_body(notebook: NotebookNode) -> tuple[str, str, list[dict]]:
     """Body, title and table of contents of a page. The first heading is the title; figures are numbered."""
     soup = BeautifulSoup(_CellExporter().from_notebook_node(notebook)[0], "html.parser")
-    _defuse(soup)
     first = soup.find("h1")
     title = first.extract().get_text().strip() if first else ""
     contents: list[dict] = []
@@ -218,22 +222,41 @@ def _page_body(notebook: NotebookNode) -> tuple[str, str, list[dict]]:
         _number_figure(soup, figure, number)
     for number, table in enumerate(soup.find_all("table"), start=1):
         _tame_table(soup, table, number)
+    _defuse(soup)
     return str(soup), title, contents
 
 
 ACTIVE = ("script", "iframe", "object", "embed", "applet", "link", "meta", "base", "form", "input", "button")
+ACTIVE += ("animate", "set", "animatetransform", "foreignobject", "audio", "video", "source")
+ADDRESSES = ("href", "src", "srcset", "action", "xlink:href", "poster", "background", "data", "formaction")
 
 
 def _defuse(soup: BeautifulSoup) -> None:
     """Let nothing in the cells of a notebook act: a name of a file or class may hold anything, and tables of pandas
     pass it on as it is. Elements that act become the text they were written in."""
-    for element in soup.find_all(ACTIVE):
+    for text in soup.find_all(string=lambda text: isinstance(text, PreformattedString)):
+        text.extract()  # comments and the like, where a browser may end them earlier than a parser
+    for element in soup.find_all(lambda element: element.name.lower() in ACTIVE):
         element.replace_with(str(element))
+    for style in soup.find_all("style"):
+        if re.search(r"@import|url\(|expression\(", style.get_text(), re.IGNORECASE):
+            style.decompose()
     for element in soup.find_all(True):
-        for name in list(element.attrs):
-            address = name in ("href", "src", "action", "xlink:href") and re.sub(r"\s", "", str(element[name])).lower()
-            if name.startswith("on") or (address and address.startswith(("javascript:", "vbscript:", "data:text"))):
+        for name, value in list(element.attrs.items()):
+            fetches = name.lower() in ADDRESSES and not _is_safe(element, str(value))
+            styled = name.lower() == "style" and re.search(r"url\(|expression\(", str(value), re.IGNORECASE)
+            if name.lower().startswith("on") or fetches or styled:
                 del element[name]
+
+
+def _is_safe(element: Tag, address: str) -> bool:
+    """Whether an address in a page runs nothing and fetches nothing: a place in the page, a file beside it, a picture
+    in the page itself, or for a link that somebody may follow, a page of the web."""
+    address = re.sub(r"[\s\x00-\x1f]", "", address).lower()
+    scheme = re.match(r"[a-z][a-z0-9+.-]*:|//", address)
+    if scheme is None:
+        return True
+    return address.startswith("data:image/") or (element.name == "a" and scheme[0] in ("http:", "https:", "mailto:"))
 
 
 def _number_figure(soup: BeautifulSoup, figure: Tag, number: int) -> None:

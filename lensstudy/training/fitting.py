@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import io
 import json
 import logging
@@ -212,7 +213,7 @@ class _Fit(lightning.LightningModule):
         super().__init__()
         self.network = build(card) if network is None else copy.deepcopy(network)
         if start_from:
-            _begin_with(self.network, Path(start_from))
+            _begin_with(self.network, Path(start_from), card["classes"])
         self.averaged = averaged_network(self.network, settings)
         if settings.devices * settings.nodes > 1:
             synchronise(self.network)
@@ -368,10 +369,13 @@ def _check_split(dataset: LensDataset) -> None:
 _leak_free: set[str] = set()  # fingerprints of data sets that this process has checked
 
 
-def _begin_with(network: torch.nn.Module, run: Path) -> None:
-    """Give `network` the weights of a finished training, all but those whose shape differs in the last layer."""
+def _begin_with(network: torch.nn.Module, run: Path, classes: Sequence[str]) -> None:
+    """Give `network` the weights of a finished training; the last layer begins anew where it tells other classes
+    apart, or the same in another order."""
     given, own = load_file(run / "weights.safetensors"), network.state_dict()
     fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    if json.loads((run / "card.json").read_text())["classes"] != list(classes):
+        fitting = {name: value for name, value in fitting.items() if not name.startswith("classifier")}
     if left := [name for name in own if name not in fitting and not name.startswith("classifier")]:
         raise ValueError(
             f"{run}: its weights do not fit this '{getattr(network, 'name', type(network).__name__)}' ({left[0]} "
@@ -410,6 +414,7 @@ def card_of(
         kind = type(network)
         card |= {"network": kind.__name__, "module": {"class": f"{kind.__module__}.{kind.__qualname__}"}}
         card["module"] |= {"layers": str(network), "first_weights": _weights_hash(network)}
+        card["module"] |= {"source": _source_hash(network)}
     elif source := networks.source_hash(settings.network):
         card["network_source"] = source
     return json.loads(json.dumps(card, default=str))  # as it will be read back
@@ -418,7 +423,23 @@ def card_of(
 def _weights_hash(network: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in network.state_dict().items():
-        digest.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _source_hash(network: torch.nn.Module) -> str:
+    """Hash of the code of every class in `network` that neither torch nor lensstudy has."""
+    kinds = {type(module) for module in network.modules()}
+    digest = hashlib.sha256()
+    for kind in sorted(kinds, key=lambda kind: f"{kind.__module__}.{kind.__qualname__}"):
+        if kind.__module__.partition(".")[0] not in ("torch", "lensstudy"):
+            try:
+                digest.update(inspect.getsource(kind).encode())
+            except (OSError, TypeError):
+                raise ParameterError(
+                    f"network: the code of {kind.__qualname__} cannot be found, so a training could not say what it "
+                    "trained; write the class into a module or a notebook cell"
+                ) from None
     return digest.hexdigest()
 
 

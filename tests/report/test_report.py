@@ -374,6 +374,34 @@ def test_text_from_outside_is_text_on_a_page(tmp_path):
         assert "<script>alert(1)" in soup.get_text() + str([one.attrs for one in soup.find_all()])
 
 
+ATTACKS = [
+    "<!--><img src=x onerror=alert(1)>-->",
+    "<svg><a><animate attributeName='href' values='javascript:alert(1)'></animate><text>x</text></a></svg>",
+    "<style>@import url(http://far/away.css)</style>",
+    "<img src='http://far/away.png' srcset='http://far/away.png 2x'>",
+    "<a href=' java\nscript:alert(1)'>x</a>",
+    "<IFRAME SRC='javascript:alert(1)'></IFRAME>",
+    "<figure><figcaption>$\\href{javascript:alert(1)}{x}$</figcaption></figure>",
+    "<p style='background:url(http://far/away.png)' onmouseover='alert(1)'>x</p>",
+]
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_nothing_in_a_cell_acts_or_asks_the_network(tmp_path, attack):
+    shown = f"from IPython.display import HTML, display\ndisplay(HTML({attack!r}))"
+    executed = run(notebook(tmp_path / "hostile.ipynb", new_markdown_cell("# Hostile"), shown), tmp_path)
+    pages.render(executed, tmp_path / "page.html")
+    soup = BeautifulSoup((tmp_path / "page.html").read_text(), "html.parser")
+    for element in soup.find("main").find_all(True):
+        attributes = {name.lower(): str(value).lower() for name, value in element.attrs.items()}
+        assert not [name for name in attributes if name.startswith("on")], element
+        addresses = [value for name, value in attributes.items() if name not in ("alt", "alttext", "title")]
+        assert not [value for value in addresses if re.search(r"script:|http://far", value)], element
+        assert element.name not in ("iframe", "animate", "script")
+    assert "<img src=x" not in (tmp_path / "page.html").read_text()
+    assert not [style for style in soup.find_all("style") if "far" in style.get_text()]
+
+
 @pytest.mark.parametrize("drawn", ["imshow", "pcolormesh", "contourf", "figimage", "plot", "chart"])
 def test_a_picture_says_itself_whether_it_shows_images(tmp_path, drawn):
     """Without a word from the data, a headline is published only where it has said that it shows no pixels."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -593,3 +594,34 @@ def test_a_plugin_that_brings_no_network_says_so(blobs, tmp_path, plugins, modul
 def test_a_name_of_lensstudy_cannot_be_registered():
     with pytest.raises(ValueError, match="'resnet18' is one of lensstudy's own"):
         registry.register("resnet18")
+
+
+class Normed(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU())
+        self.classifier = torch.nn.Linear(4, 2)
+
+    def forward(self, images):
+        return self.classifier(self.layers(images).mean((2, 3)))
+
+
+def test_a_module_with_batch_norm_is_trained_and_its_code_counts(blobs, tmp_path, quiet, monkeypatch):
+    study, module = with_(epochs=1), Normed()
+    folder = training.fit(blobs, study, network=module, folder=tmp_path / "run")
+    before = (folder / "weights.safetensors").stat().st_mtime_ns
+    training.fit(blobs, study, network=module, folder=folder)
+    assert (folder / "weights.safetensors").stat().st_mtime_ns == before
+    source = training.inspect.getsource
+    monkeypatch.setattr(training.inspect, "getsource", lambda kind: source(kind) + "# changed")
+    training.fit(blobs, study, network=module, folder=folder)
+    assert (folder / "weights.safetensors").stat().st_mtime_ns > before
+
+
+def test_the_last_layer_begins_anew_where_the_classes_are_others(blobs, tmp_path, quiet):
+    first = training.fit(blobs, with_(epochs=1), folder=tmp_path / "first")
+    others = replace(blobs, classes=("sub", "no_sub"))
+    settings = with_(epochs=1, learning_rate=1e-9, warmup_fraction=0.0)
+    second = training.fit(others, settings, folder=tmp_path / "second", start_from=first)
+    assert not torch.allclose(weights(second)["classifier.weight"], weights(first)["classifier.weight"])
+    torch.testing.assert_close(weights(second)["body.conv1.weight"], weights(first)["body.conv1.weight"])
