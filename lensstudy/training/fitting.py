@@ -152,15 +152,32 @@ def fit(
     return folder
 
 
-def range_test(dataset: LensDataset, settings: Study, lowest: float = 1e-5, highest: float = 1.0) -> pd.DataFrame:
-    """The training loss while the learning rate grows exponentially from `lowest` to `highest` (Smith 2017,
-    arXiv:1506.01186): columns `learning_rate` and `loss`, the latter smoothed. It stops where the loss explodes.
+def range_test(dataset: LensDataset, study: Study, lowest: float = 1e-5, highest: float = 1.0) -> pd.DataFrame:
+    """Measure the training loss while the learning rate grows exponentially (Smith 2017, arXiv:1506.01186).
 
-    Only training images are used, and nothing is kept of the network.
+    It stops where the loss explodes. Only training images are used, and nothing is kept of the network.
+
+    Args:
+        dataset: a data set that is split.
+        study: the settings; `range_test_steps` steps are made.
+        lowest: learning rate of the first step.
+        highest: learning rate of the last.
+
+    Returns:
+        A table with the columns `learning_rate` and `loss`, the latter smoothed.
+
+    Raises:
+        ParameterError: the settings do not go together, or with this machine.
+
+    Example:
+        >>> from lensstudy import simulate
+        >>> lenses = simulate("model_3", 12, seed=1, image_size=33).split(0.2, 0.2, seed=1)
+        >>> list(range_test(lenses, Study(width=0.25, range_test_steps=10)).columns)
+        ['learning_rate', 'loss']
     """
-    _check(settings)
-    networks.load_plugins(settings.plugins)
-    settings = settings.model_copy(update={"devices": 1, "nodes": 1, "strategy": "auto"})  # a short run pays for none
+    _check(study)
+    networks.load_plugins(study.plugins)
+    settings = study.model_copy(update={"devices": 1, "nodes": 1, "strategy": "auto"})  # a short run pays for none
     lightning.seed_everything(settings.seed, verbose=False)
     torch.set_num_threads(settings.threads)
     module = _Fit(card_of(dataset, settings), settings, dataset, stop_where_it_diverges=False)
