@@ -8,6 +8,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "exporting": ["export"],
         "predictor": ["Predictor", "predict"],
         "card": ["Card", "CardError"],
-        "estimators": ["LensClassifier", "MassRegressor"],
+        "estimators": ["LensClassifier"],
     },
 )

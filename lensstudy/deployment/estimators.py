@@ -1,8 +1,8 @@
-"""The networks of the study with the interface of scikit-learn: `LensClassifier` and `MassRegressor`.
+"""The networks of the study with the interface of scikit-learn: `LensClassifier`.
 
-Both take images as an array `(N, H, W)` or `(N, C, H, W)`, or flattened to `(N, H * W)`, and are trained as in the
-study: the same turns and reflections, schedule and choice of the epoch. Their parameters are plain numbers and names,
-so that scikit-learn can clone them, search over them, cross-validate them and put them into pipelines.
+It takes images as an array `(N, H, W)` or `(N, C, H, W)`, or flattened to `(N, H * W)`, and is trained as in the study:
+the same rotations and reflections, schedule and choice of the epoch. Its parameters are plain numbers and names, so
+that scikit-learn can clone it, search over them, cross-validate it and put it into pipelines.
 """
 
 from __future__ import annotations
@@ -13,22 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from lensstudy.data.dataset import LensDataset
-from lensstudy.data.preprocess import Preprocess
-from lensstudy.networks import groups as symmetry
-from lensstudy.networks import registry as networks
 from lensstudy.study import Study
 from lensstudy.training.fitting import fit, load_run
 
-__all__ = ["LensClassifier", "MassRegressor", "as_images"]
-
-LOG_SPREADS = (-5.0, 5.0)  # of one image, in units of the spread of all: beyond them the likelihood teaches nothing
+__all__ = ["LensClassifier", "as_images"]
 
 
 def as_images(X) -> np.ndarray:
@@ -49,8 +43,14 @@ def as_images(X) -> np.ndarray:
     return X.astype(np.float32)
 
 
-class _LensEstimator(BaseEstimator):
-    """Parameters that both estimators share, with the meaning that they have in a study."""
+class LensClassifier(ClassifierMixin, BaseEstimator):
+    """A network of the study as a classifier of scikit-learn.
+
+        scores = cross_val_score(LensClassifier(epochs=12), images, labels, scoring="roc_auc_ovr")
+
+    Parameters are those of a study; `random_state` is its seed. `classes_` are the labels in the order of the columns
+    of `predict_proba`. A part of the images, `validation_fraction`, chooses the epoch and is not trained on.
+    """
 
     def __init__(
         self,
@@ -89,16 +89,6 @@ class _LensEstimator(BaseEstimator):
         tags.non_deterministic = False
         return tags
 
-
-class LensClassifier(ClassifierMixin, _LensEstimator):
-    """A network of the study as a classifier of scikit-learn.
-
-        scores = cross_val_score(LensClassifier(epochs=12), images, labels, scoring="roc_auc_ovr")
-
-    Parameters are those of a study; `random_state` is its seed. `classes_` are the labels in the order of the columns
-    of `predict_proba`. A part of the images, `validation_fraction`, chooses the epoch and is not trained on.
-    """
-
     def fit(self, X, y) -> LensClassifier:
         """Train on images `X` and labels `y` `(N,)`, two classes or more with three images or more each."""
         images, y = as_images(X), np.asarray(y)
@@ -130,87 +120,3 @@ class LensClassifier(ClassifierMixin, _LensEstimator):
         """The most probable label of each image, `(N,)`."""
         chosen = self.predict_proba(X).argmax(1)
         return self.classes_[chosen]
-
-
-class MassRegressor(RegressorMixin, _LensEstimator):
-    """The logarithm of a mass from an image, by the networks of the study: `y` is log10 of the mass of the axion in eV
-    or of the substructure in solar masses (columns `axion_mass` and `substructure_mass` of a catalogue).
-
-    The network says a mean and a spread for each image, and learns both from the likelihood of a normal distribution
-    (Nix and Weigend 1994): images that say nothing of the mass get a wide one. The epoch of the best likelihood on the
-    validation images is kept, and the spreads are stretched until they are right there. Parameters are those of
-    `LensClassifier`.
-    """
-
-    def fit(self, X, y) -> MassRegressor:
-        """Train on images `X` and numbers `y` `(N,)`."""
-        images, y = as_images(X), np.asarray(y, dtype=np.float64)
-        if y.shape != (len(images),) or not np.isfinite(y).all():
-            raise ValueError(f"{len(images)} images need as many finite numbers y; got shape {y.shape}")
-        study = self._study()
-        networks.check_name(study.network)
-        train, validation = train_test_split(
-            np.arange(len(y)), test_size=self.validation_fraction, random_state=self.random_state
-        )
-        self.preprocess_ = Preprocess.fit(images[train], study.scaling, study.crop, study.binning)
-        self.centre_, self.spread_ = float(y[train].mean()), float(y[train].std()) or 1.0
-        target = torch.from_numpy((y - self.centre_) / self.spread_).float()
-        self.network_ = networks.build_network(
-            study.network, self.preprocess_.size, 2, in_channels=images.shape[1], width=study.width, seed=study.seed
-        )
-        self.history_ = self._descend(torch.from_numpy(images), target, train, validation, study)
-        mean, log_spread = self._outputs(torch.from_numpy(images[validation])).unbind(1)
-        pull = (target[validation] - mean) / log_spread.exp()
-        self.stretch_ = float(pull.square().mean().sqrt())
-        self.image_shape_, self.n_features_in_ = images.shape[1:], int(np.prod(images.shape[1:]))
-        return self
-
-    def _descend(self, images, target, train, validation, study) -> list[float]:
-        """Follow the gradient over the epochs; leaves the best weights in `network_`, returns the validation losses."""
-        batches = max(len(train) // study.batch_size, 1)
-        optimizer = torch.optim.AdamW(
-            self.network_.parameters(), lr=study.learning_rate, weight_decay=study.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, study.learning_rate, total_steps=study.epochs * batches, pct_start=study.warmup_fraction
-        )
-        generator, best, losses = torch.Generator().manual_seed(study.seed), math.inf, []
-        for _ in range(study.epochs):
-            self.network_.train()
-            order = torch.from_numpy(train)[torch.randperm(len(train), generator=generator)]
-            for rows in order.tensor_split(batches):
-                shown = images[rows]
-                if study.augmentation:
-                    shown = symmetry.random_turn(shown, generator, size=self.preprocess_.crop)
-                loss = _surprise(self.network_(self.preprocess_(shown)), target[rows])
-                optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(self.network_.parameters(), study.gradient_clip or math.inf)
-                optimizer.step()
-                schedule.step()
-            losses.append(float(_surprise(self._outputs(images[validation]), target[validation])))
-            if not math.isfinite(losses[-1]):
-                raise ValueError(f"the loss is {losses[-1]}; lower learning_rate, which is {study.learning_rate:g}")
-            if losses[-1] < best:
-                best, kept = losses[-1], {k: v.clone() for k, v in self.network_.state_dict().items()}
-        self.network_.load_state_dict(kept)
-        return losses
-
-    @torch.no_grad()
-    def _outputs(self, images: torch.Tensor) -> torch.Tensor:
-        self.network_.eval()
-        outputs = torch.cat([self.network_(self.preprocess_(part)) for part in images.split(128)])
-        mean, log_spread = outputs.unbind(1)
-        return torch.stack([mean, log_spread.clamp(*LOG_SPREADS)], 1)
-
-    def predict(self, X, return_std: bool = False):
-        """The expected `y` of each image `(N,)`; with `return_std` also its standard deviation."""
-        outputs = self._outputs(torch.from_numpy(self._checked(X))).double().numpy()
-        mean = self.centre_ + self.spread_ * outputs[:, 0]
-        return (mean, self.spread_ * self.stretch_ * np.exp(outputs[:, 1])) if return_std else mean
-
-
-def _surprise(outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean negative log likelihood of a normal distribution, up to a constant: `s + ((y - m) / e^s)^2 / 2`."""
-    mean, log_spread = outputs[:, 0], outputs[:, 1].clamp(*LOG_SPREADS)
-    return (log_spread + 0.5 * ((target - mean) * torch.exp(-log_spread)).square()).mean()
