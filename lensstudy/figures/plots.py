@@ -20,9 +20,10 @@ import pandas as pd
 import PIL.Image
 import seaborn as sns
 from IPython.display import HTML, display
-from matplotlib.collections import PolyQuadMesh, QuadMesh, TriMesh
+from matplotlib.collections import PolyCollection, QuadMesh, TriMesh
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
+from matplotlib.image import _ImageBase
 
 __all__ = [
     "alternatives",
@@ -145,14 +146,15 @@ def show(figure: Figure, caption: str, alt: str, save_as: str | Path | None = No
 
 
 def shows_images(figure: Figure) -> bool:
-    """Whether pixels of images are drawn in `figure`: anything drawn as an image or a mesh of colours, unless its axes
-    say that it is a chart (`axes.set_gid(CHART)`), such as a table in colours."""
-    charts = [axes for axes in figure.axes if axes.get_gid() == CHART]
-    drawn = [axes for axes in figure.axes if axes not in charts]
-    meshes = (QuadMesh, PolyQuadMesh, ContourSet, TriMesh)
-    return bool(figure.images) or any(
-        axes.images or any(isinstance(one, meshes) for one in axes.collections) for axes in drawn
-    )
+    """Whether pixels of images are drawn in `figure`, insets and annotations included: anything drawn as an image or
+    a mesh of colours, unless its axes say that they are a chart (`axes.set_gid(CHART)`), such as a coloured table."""
+
+    def pixels(artist) -> bool:
+        mesh = isinstance(artist, QuadMesh | TriMesh | ContourSet)
+        coloured = isinstance(artist, PolyCollection) and artist.get_array() is not None
+        return mesh or coloured or isinstance(artist, _ImageBase)
+
+    return any(artist.axes is None or artist.axes.get_gid() != CHART for artist in figure.findobj(pixels))
 
 
 def draw_image(axes, image: np.ndarray, pixel_scale: float | None = None, symmetric: bool = False, **limits) -> None:

@@ -12,6 +12,7 @@ import nbformat
 import numpy as np
 import pytest
 from bs4 import BeautifulSoup
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
@@ -402,7 +403,9 @@ def test_nothing_in_a_cell_acts_or_asks_the_network(tmp_path, attack):
     assert not [style for style in soup.find_all("style") if "far" in style.get_text()]
 
 
-@pytest.mark.parametrize("drawn", ["imshow", "pcolormesh", "contourf", "figimage", "plot", "chart"])
+@pytest.mark.parametrize(
+    "drawn", ["imshow", "pcolormesh", "contourf", "figimage", "inset", "annotation", "plot", "chart"]
+)
 def test_a_picture_says_itself_whether_it_shows_images(tmp_path, drawn):
     """Without a word from the data, a headline is published only where it has said that it shows no pixels."""
     figure, axes = plt.subplots()
@@ -410,6 +413,11 @@ def test_a_picture_says_itself_whether_it_shows_images(tmp_path, drawn):
     if drawn == "chart":
         axes.set_gid(plots.CHART)
         axes.imshow(pixels)
+    elif drawn == "inset":
+        axes.set_gid(plots.CHART)
+        axes.inset_axes([0, 0, 0.5, 0.5]).imshow(pixels)
+    elif drawn == "annotation":
+        axes.add_artist(AnnotationBbox(OffsetImage(pixels), (0.5, 0.5)))
     elif drawn == "figimage":
         figure.figimage(pixels)
     else:
