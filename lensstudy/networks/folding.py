@@ -1,6 +1,6 @@
 """A trained network as plain convolutions, for inference: the same answers, without e2cnn and faster.
 
-In evaluation mode a steerable filter is a constant, and so is batch norm: `export` writes both into one ordinary
+In evaluation mode a steerable filter is a constant, and so is batch norm: `folded` writes both into one ordinary
 convolution. What is left can be pickled, traced and written as ONNX.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,16 +17,13 @@ from torch import Tensor, nn
 from lensstudy.networks.batchnorm import FieldBatchNorm
 from lensstudy.networks.layers import IrrepBatchNorm, SteerableConv
 
-if TYPE_CHECKING:
-    from lensstudy.networks.registry import Network
-
 __all__ = ["folded"]
 
 PIXELS_AT_ONCE = 2**17  # 32 images of 64 pixels: their largest feature maps stay within a processor's cache
 
 
 @torch.no_grad()
-def folded(network: Network) -> Network:
+def folded(network: Any) -> Any:
     """The same function in plain convolutions: a copy of `network` for inference, in evaluation mode.
 
     Each steerable convolution becomes an `nn.Conv2d` with its filter as it is now, the batch norm that follows it is

@@ -13,7 +13,6 @@ import hashlib
 import importlib
 import inspect
 import json
-import math
 import os
 import re
 import sys
@@ -29,9 +28,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from lensstudy.files import whole_file
 from lensstudy.networks.batchnorm import FieldBatchNorm, release_scratch
+from lensstudy.networks.folding import folded
 from lensstudy.networks.groups import SymmetryError
 from lensstudy.networks.layers import (
     POOLINGS,
@@ -567,16 +568,13 @@ def describe(network: Network) -> list[dict]:
         >>> rows[0]["layer"], rows[0]["channels"]
         ('body.conv1', 16)
     """
-    rows, known = [], {}
+    rows, known, multiplications = [], {}, _multiplications(network)
 
     def note(name, layer, inputs, output):
         channels, *size = output.shape[1:]
         kept = known.get(inputs[0].shape[1], "") if inputs[0].shape[1] == channels else ""  # norm, ReLU and pooling
         fields = getattr(layer, "fields", "" if isinstance(layer, nn.Conv2d) else kept) or f"{channels} scalars"
         known[channels] = fields
-        convolution = isinstance(layer, SteerableConv | nn.Conv2d)
-        kernel = torch.tensor(layer.kernel_size).expand(2).prod().item() if convolution else 1
-        multiplies = convolution or isinstance(layer, nn.Linear)
         rows.append(
             {
                 "layer": name,
@@ -585,13 +583,26 @@ def describe(network: Network) -> list[dict]:
                 "channels": channels,
                 "size": size[0] if size else 1,
                 "parameters": count_parameters(layer),
-                "multiply_accumulates": multiplies * inputs[0].shape[1] * channels * kernel * math.prod(size),
+                "multiply_accumulates": multiplications.get(name, 0),
             }
         )
 
-    image = next(network.parameters()).new_zeros(1, network.in_channels, network.image_size, network.image_size)
-    _watch(network, note, image)
+    _watch(network, note, _blank(network))
     return rows
+
+
+def _blank(network: Network) -> Tensor:
+    return next(network.parameters()).new_zeros(1, network.in_channels, network.image_size, network.image_size)
+
+
+@torch.no_grad()
+def _multiplications(network: Network) -> dict[str, int]:
+    """Multiply-accumulates of one image by layer, as torch counts them in the folded network: what expands a steerable
+    filter belongs to training and not to an image."""
+    with FlopCounterMode(display=False) as counter:
+        folded(network)(_blank(network))
+    counts = {name.partition(".")[2]: sum(found.values()) // 2 for name, found in counter.get_flop_counts().items()}
+    return {name: count for name, count in counts.items() if name}
 
 
 def feature_maps(network: Network, images: Tensor) -> dict[str, Tensor]:
