@@ -46,7 +46,7 @@ def predict(
     model: Annotated[Path, typer.Argument(help="folder of a training, or one that `lensstudy export` wrote")],
     paths: Annotated[list[str], typer.Argument(help="images: files, folders, tars, HDF5, data sets or 'patterns*'")],
     out: Annotated[Path, typer.Option(help="table of the answers")] = Path("predictions.csv"),
-    turns: Annotated[int, typer.Option(min=1, help="orientations of each image to average over")] = 1,
+    rotations: Annotated[int, typer.Option(min=1, help="orientations of each image to average over")] = 1,
     pixel_scale: Scale = None,
     extension: Annotated[str | None, typer.Option(help="FITS extension, HDF5 dataset or npz key of the image")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="images at a time")] = 256,
@@ -58,7 +58,7 @@ def predict(
     if out.name.lower().endswith(READABLE):
         _refuse(f"--out {out}: images have such names, and the table would take its place; name it .csv")
     try:
-        predictor = Predictor(model, turns, pixel_scale, batch_size)
+        predictor = Predictor(model, rotations, pixel_scale, batch_size)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text("")  # before an hour of answers that have no place to go
     except (ValueError, OSError, ImportError) as error:
@@ -101,7 +101,7 @@ def train(
     batch_size: Annotated[int, typer.Option(min=1, help="images in one step")] = 32,
     test_fraction: Annotated[float, typer.Option(help="share of the images kept for a test")] = 0.1,
     validation_fraction: Annotated[float, typer.Option(help="share of the rest on which the epoch is chosen")] = 0.1,
-    seed: Annotated[int, typer.Option(help="seed of the split, of the order and of the turns")] = 1,
+    seed: Annotated[int, typer.Option(help="seed of the split, of the order and of the rotations")] = 1,
 ) -> None:
     """Train a network on your own images, or train one that is trained further (transfer)."""
     from lensstudy.deployment.transfer import train_on

@@ -186,14 +186,14 @@ class Study(BaseModel):
     range_test_steps: int = _diagnostics(20, ge=10, description="steps of the learning-rate range test of 03-train")
 
     # analysis
-    random_turns: int = _analysis(1, ge=1, description="random rotations of every test image")
+    random_rotations: int = _analysis(1, ge=1, description="random rotations of every test image")
     orientations: int = _analysis(8, ge=2, le=360, description="angles over which the rotation consistency is taken")
-    view_shift: float = _analysis(2.0, ge=0, description="shift of the test images in pixels, as a perturbation")
-    view_noise: float = _analysis(
+    perturbation_shift: float = _analysis(2.0, ge=0, description="shift of the perturbed test images in pixels")
+    perturbation_noise: float = _analysis(
         2.0, gt=1, description="noise of the perturbed test images, as a multiple of their own"
     )
-    view_blur: float = _analysis(2.0, gt=0, description="FWHM in pixels of the additional PSF, as a perturbation")
-    view_zoom: float = _analysis(
+    perturbation_blur: float = _analysis(2.0, gt=0, description="FWHM in pixels of the PSF added as a perturbation")
+    perturbation_zoom: float = _analysis(
         1.1, gt=0.2, lt=5, description="size of the lens in the perturbed test images, as a multiple of its own"
     )
     bootstrap_samples: int = _analysis(200, ge=50, description="resamplings of the test images for an interval")
@@ -237,7 +237,7 @@ class Study(BaseModel):
     apply_pixel_scale: float = _application(
         0.0, ge=0, description="arcseconds of one pixel, where the files do not say; 0: unknown"
     )
-    apply_turns: int = _application(
+    apply_rotations: int = _application(
         1, ge=1, description="orientations of each of these images to average over, evenly spaced"
     )
 

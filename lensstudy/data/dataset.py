@@ -117,7 +117,7 @@ class LensDataset:
         """Pixels along one side of the (square) images."""
         height, width = self.images.shape[-2:]
         if height != width:
-            raise DataError(f"images are {height}x{width} pixels; turning by 90 degrees needs square ones: crop them")
+            raise DataError(f"images are {height}x{width} pixels; rotating by 90 degrees needs square ones: crop them")
         return height
 
     @property
@@ -196,9 +196,9 @@ class LensDataset:
         return replace(self, catalogue=self.catalogue.assign(part=part), description=about)
 
     def check_leaks(self, group_by: Sequence[str] = ()) -> None:
-        """Raise `DataError` if an image, a copy of it turned by a multiple of 90 degrees or mirrored, or another image
-        of its group lies in two parts. Groups are those by which the set was split, unless `group_by` names others.
-        Copies turned by other angles are found by `filtering.find_duplicates`."""
+        """Raise `DataError` if an image, a copy of it rotated by a multiple of 90 degrees or reflected, or another
+        image of its group lies in two parts. Groups are those by which the set was split, unless `group_by` does.
+        Copies rotated by other angles are found by `filtering.find_duplicates`."""
         group_by = group_by or self.description.get("grouped_by", ("group",))
         if "part" not in self.catalogue:
             raise DataError("this data set is not split yet: call split() first")
@@ -218,12 +218,12 @@ class LensDataset:
                 )
 
     def orientation_free_hash(self) -> np.ndarray:
-        """One hash an image, the same for its eight copies turned by multiples of 90 degrees and mirrored."""
+        """One hash an image, the same for its eight copies rotated by multiples of 90 degrees and reflected."""
         hashes = []
         for start in range(0, len(self), PIECE):
             for image in self.images[start : start + PIECE]:
-                turned = [np.rot90(image, k, (1, 2)) for k in range(4)]
-                copies = [np.ascontiguousarray(copy).tobytes() for t in turned for copy in (t, t[:, :, ::-1])]
+                rotated = [np.rot90(image, k, (1, 2)) for k in range(4)]
+                copies = [np.ascontiguousarray(copy).tobytes() for t in rotated for copy in (t, t[:, :, ::-1])]
                 hashes.append(hashlib.blake2b(min(copies), digest_size=8).hexdigest())
         return np.array(hashes)
 

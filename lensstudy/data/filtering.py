@@ -116,7 +116,7 @@ def _polar_grid(size: int) -> tuple[csr_array, np.ndarray]:
     """Matrix that samples an image of `size` x `size` pixels on rings, and the radius of each ring in pixels.
 
     A sample is a Gaussian mean of one pixel's width: unlike interpolation it does not care where between the pixels it
-    lies, so an image and its turned copy give the same rings.
+    lies, so an image and its rotated copy give the same rings.
     """
     centre, radius = (size - 1) / 2, (np.arange(RINGS) + 0.5) / RINGS * (size / 2 - 1)
     angle = 2 * np.pi * np.arange(ANGLES) / ANGLES
@@ -133,7 +133,7 @@ def _polar_grid(size: int) -> tuple[csr_array, np.ndarray]:
 def polar_spectrum(images: np.ndarray) -> np.ndarray:
     """Angular Fourier coefficients of each image on 16 rings, `(N, rings, orders)`, complex, of unit length.
 
-    Turning an image by an angle multiplies order m by exp(-i m angle), and mirroring it conjugates all: the moduli are
+    Rotating an image by an angle multiplies order m by exp(-i m angle), and mirroring it conjugates all: the moduli are
     the same for every copy. Mean and contrast are divided out, so that a rescaled copy counts as well. Images are first
     averaged down to between 48 and 96 pixels, channels too.
     """
@@ -158,7 +158,7 @@ def polar_spectrum(images: np.ndarray) -> np.ndarray:
 
 
 def _aligned(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distance of each pair of spectra at the best angle, that angle in degrees, and whether the second is mirrored."""
+    """Distance of each pair of spectra at the best angle, that angle in degrees, and whether one is reflected."""
     correlations = []
     for other in (second, second.conj()):
         product = (first * other.conj()).sum(1)
@@ -171,14 +171,14 @@ def _aligned(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def find_duplicates(images: np.ndarray, tolerance: float = 0.3, spectra: np.ndarray | None = None) -> pd.DataFrame:
-    """Pairs of images `(N, C, H, W)` that are copies of one another, turned by any angle, mirrored or rescaled.
+    """Pairs of images `(N, C, H, W)` that are copies of one another, rotated by any angle, reflected or rescaled.
 
     The distance of two images is the rms of their difference over their contrast, at the angle where it is smallest.
     Copies are nearer than `tolerance` times the typical distance to the nearest neighbour in this set, and than 0.1.
     The moduli of the spectra alone give a lower bound of the distance, so no pair is missed in the fast first search.
 
-    Returns a table with `first`, `second` (rows), `distance`, `degrees` and `mirrored`. Where most images of a set have
-    copies that were interpolated, the typical distance is that of copies; raise `tolerance` there.
+    Returns a table with `first`, `second` (rows), `distance`, `degrees` and `reflected`. Where most images of a set
+    have copies that were interpolated, the typical distance is that of copies; raise `tolerance` there.
     """
     spectra = polar_spectrum(images) if spectra is None else spectra
     moduli = np.abs(spectra).reshape(len(spectra), -1)
@@ -196,13 +196,13 @@ def find_duplicates(images: np.ndarray, tolerance: float = 0.3, spectra: np.ndar
             )
     pairs = np.concatenate(pairs)
     found = [_aligned(spectra[p[:, 0]], spectra[p[:, 1]]) for p in np.array_split(pairs, len(pairs) // 4096 + 1)]
-    distance, degrees, mirrored = (np.concatenate(column) for column in zip(*found, strict=True))
+    distance, degrees, reflected = (np.concatenate(column) for column in zip(*found, strict=True))
     table = {
         "first": pairs[:, 0],
         "second": pairs[:, 1],
         "distance": distance,
         "degrees": degrees,
-        "mirrored": mirrored,
+        "reflected": reflected,
     }
     table = pd.DataFrame(table)
     return table[table["distance"] <= max(limit, 1e-3)].reset_index(drop=True)  # 1e-3: what float32 resolves
@@ -221,7 +221,7 @@ def _typical_distance(spectra: np.ndarray, moduli: np.ndarray) -> float:
 
 
 def check_leaks(dataset: LensDataset, tolerance: float = 0.3) -> None:
-    """Raise `DataError` if an image and a copy of it, turned by any angle or mirrored, lie in two parts of a split."""
+    """Raise `DataError` if an image and a copy of it, rotated by any angle or reflected, lie in two parts."""
     used = dataset.subset(dataset.catalogue["part"].isin(PARTS).to_numpy())
     used.check_leaks()
     pairs, rows = find_duplicates(used.images, tolerance), used.catalogue
@@ -231,7 +231,7 @@ def check_leaks(dataset: LensDataset, tolerance: float = 0.3) -> None:
         a, b, turn = first.iloc[across[0]], second.iloc[across[0]], pairs.iloc[across[0]]
         raise DataError(
             f"{len(across)} pairs of copies straddle the split, such as '{a['name']}' ({a['part']}) and '{b['name']}' "
-            f"({b['part']}), turned by {turn['degrees']:.0f} degrees{' and mirrored' if turn['mirrored'] else ''}. "
+            f"({b['part']}), rotated by {turn['degrees']:.0f} degrees{' and reflected' if turn['reflected'] else ''}. "
             "Run filter_images before split()."
         )
 

@@ -1,7 +1,6 @@
-"""Turning and reflecting images, and the image sizes on which a network with pooling keeps the symmetry exactly.
+"""Rotating and reflecting images, and the image sizes on which a network with pooling keeps the symmetry exactly.
 
-A lens turned by 90 degrees is the same lens. Here are `rotate` and `random_turn`, `centre_crop` and `working_size`. It
-is pure torch: a network that has left the study needs it, and needs nothing of e2cnn.
+A lens rotated by 90 degrees is the same lens. Here are `rotate`, `random_rotation`, `centre_crop` and `working_size`. It is pure torch: a network that has left the study needs it, and needs nothing of e2cnn.
 """
 
 from __future__ import annotations
@@ -11,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["SymmetryError", "centre_crop", "random_turn", "rotate", "working_size"]
+__all__ = ["SymmetryError", "centre_crop", "random_rotation", "rotate", "working_size"]
 
 
 class SymmetryError(ValueError):
     """A group, grid or angle that the study cannot use. The message names the way out."""
 
 
-# Turning images ------------------------------------------------------------------------------------------------------
+# Rotating images ------------------------------------------------------------------------------------------------------
 
 
 def rotate(
@@ -54,18 +53,18 @@ def rotate(
     """
     height, width = images.shape[-2:]
     if height != width:
-        raise SymmetryError(f"images of {height}x{width} pixels cannot be turned: crop them to a square first")
+        raise SymmetryError(f"images of {height}x{width} pixels cannot be rotated: crop them to a square first")
     scalars = not isinstance(degrees, Tensor) and not isinstance(reflect, Tensor)
     if scalars and degrees % 90 == 0:
         images = images if size is None else centre_crop(images, size)
         images = images.flip(-1) if reflect else images
         return torch.rot90(images, int(degrees // 90) % 4, dims=(-2, -1))
-    sources = _turned_grid(images, degrees, reflect, width if size is None else _checked_crop(width, size))
+    sources = _rotated_grid(images, degrees, reflect, width if size is None else _checked_crop(width, size))
     return nn.functional.grid_sample(images, sources, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
-def _turned_grid(images: Tensor, degrees: float | Tensor, reflect: bool | Tensor, size: int) -> Tensor:
-    """Where each pixel of the turned image is read from: `(B, size, size, 2)`, in grid_sample's units."""
+def _rotated_grid(images: Tensor, degrees: float | Tensor, reflect: bool | Tensor, size: int) -> Tensor:
+    """Where each pixel of the rotated image is read from: `(B, size, size, 2)`, in grid_sample's units."""
     count, width = len(images), images.shape[-1]
     like: dict[str, Any] = {"dtype": images.dtype, "device": images.device}
     angle = torch.deg2rad(torch.as_tensor(degrees, **like)).expand(count)
@@ -76,13 +75,13 @@ def _turned_grid(images: Tensor, degrees: float | Tensor, reflect: bool | Tensor
     return torch.stack([(cos * x - sin * y) * mirror.view(-1, 1, 1), sin * x + cos * y], dim=-1)
 
 
-def random_turn(
+def random_rotation(
     images: Tensor,
     generator: torch.Generator | None = None,
     size: int | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> Tensor:
-    """Each image `(B, C, H, H)` turned by its own random angle and reflected with probability one half: the
+    """Each image `(B, C, H, H)` rotated by its own random angle and reflected with probability one half: the
     augmentation of training. `size` as in `rotate`; `generator` lives on the CPU and makes it repeatable. `part`
     (first, step) says that `images` are every step-th of a larger batch, whose draws are made for all of it."""
     first, step = part

@@ -77,7 +77,7 @@ class Predictor:
     Args:
         folder: an exported network, or the folder of a finished training, which is exported on the way (to `exported`
             inside it, and reused as long as the weights are the same).
-        turns: average the probabilities over this many orientations of each image, evenly spaced.
+        rotations: average the probabilities over this many orientations of each image, evenly spaced.
         pixel_scale: arcseconds of one pixel of the images, for files that do not say.
         batch_size: images in one pass through the network.
         threads: processor threads (default: torch's number).
@@ -98,7 +98,7 @@ class Predictor:
     def __init__(
         self,
         folder: str | Path,
-        turns: int = 1,
+        rotations: int = 1,
         pixel_scale: float | None = None,
         batch_size: int = 256,
         threads: int = 0,
@@ -112,7 +112,7 @@ class Predictor:
         network = OnnxNetwork(folder / (INT8_FILE if INT8_FILE in card.files else ONNX_FILE), threads)
         known = card.in_distribution is not None
         distribution = OODDetector.load(folder / "distribution.safetensors") if known else None
-        self._set(card, network, distribution, turns, pixel_scale, batch_size, threads)
+        self._set(card, network, distribution, rotations, pixel_scale, batch_size, threads)
 
     @classmethod
     def of(cls, card: Card, network: OnnxNetwork, distribution: OODDetector | None = None) -> Predictor:
@@ -121,13 +121,13 @@ class Predictor:
         made._set(card, network, distribution, 1, None, 256, 0)
         return made
 
-    def _set(self, card, network, distribution, turns, pixel_scale, batch_size, threads):
-        if turns < 1:
-            raise ValueError(f"turns = {turns}; expected 1 (as observed) or more orientations to average over")
+    def _set(self, card, network, distribution, rotations, pixel_scale, batch_size, threads):
+        if rotations < 1:
+            raise ValueError(f"rotations = {rotations}; expected 1 (as observed) or more orientations to average over")
         if pixel_scale is not None and not pixel_scale > 0:
             raise ValueError(f"pixel_scale = {pixel_scale}; expected arcseconds of one pixel, more than 0")
         self.card, self.network, self.distribution = card, network, distribution
-        self.turns, self.pixel_scale, self.batch_size = turns, pixel_scale, batch_size
+        self.rotations, self.pixel_scale, self.batch_size = rotations, pixel_scale, batch_size
         self.classes, self.preprocess = tuple(card.classes), Preprocess.from_dict(card.images.model_dump())
         self.temperature = card.calibration["temperature"]
         self.pool = ThreadPoolExecutor(threads or torch.get_num_threads())
@@ -135,13 +135,13 @@ class Predictor:
     # What an answer is ------------------------------------------------------------------------------------------------
 
     def seen(self, images: np.ndarray, degrees: float = 0.0) -> torch.Tensor:
-        """What the network sees of images `(N, C, H, W)` that were turned by `degrees`: `(N, C, size, size)`."""
+        """What the network sees of images `(N, C, H, W)` that were rotated by `degrees`: `(N, C, size, size)`."""
         with _one_thread():
             return self.preprocess(np.asarray(images), degrees)
 
     @torch.no_grad()
     def probabilities(self, images: np.ndarray, degrees: float = 0.0) -> np.ndarray:
-        """Calibrated probabilities `(N, classes)` of images `(N, C, H, W)` turned by `degrees`, in one orientation."""
+        """Calibrated probabilities `(N, classes)` of images `(N, C, H, W)` rotated by `degrees`, in one orientation."""
         return self._tempered(self.network.features(self.seen(images, degrees))[0])
 
     @torch.no_grad()
@@ -152,7 +152,7 @@ class Predictor:
         ood_score = np.full(len(images), np.nan)
         if self.distribution is not None:
             ood_score = self.distribution.score(*noticed)
-        others = [self.probabilities(images, 360 * turn / self.turns) for turn in range(1, self.turns)]
+        others = [self.probabilities(images, 360 * rotation / self.rotations) for rotation in range(1, self.rotations)]
         return np.mean([self._tempered(logits), *others], axis=0), ood_score
 
     def _noticed(self, seen: torch.Tensor) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
@@ -194,7 +194,7 @@ class Predictor:
             )
         if (height - about.crop) % 2:  # the nearest centre is half a pixel away
             image = image[:, :-1, :-1]
-        looked_at = image if self.turns > 1 else centre_crop(image, about.crop)
+        looked_at = image if self.rotations > 1 else centre_crop(image, about.crop)
         if bad := int((~np.isfinite(looked_at)).sum()):
             raise ValueError(f"{bad} pixels of what the network sees are NaN or infinite; fill them, or cut them off")
         if looked_at.min() == looked_at.max():

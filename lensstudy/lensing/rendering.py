@@ -165,7 +165,7 @@ def brightness(p: dict[str, Tensor], view: View, rays: tuple[Tensor, Tensor], le
 
 
 def cutout_light(p: dict[str, Any], beta_x: Tensor, beta_y: Tensor) -> Tensor:
-    """Light `(N, H, W)` of real galaxies, turned by `source_angle`, scaled to `source_radius`, where the rays end."""
+    """Light `(N, H, W)` of real galaxies, rotated by `source_angle`, scaled to `source_radius`, where the rays end."""
     dx, dy = (beta_x - p["source_x"]) / p["source_radius"], (beta_y - p["source_y"]) / p["source_radius"]
     cosine, sine = torch.cos(p["source_angle"]), torch.sin(p["source_angle"])
     return p["source_amplitude"] * sample(p["source_image"], cosine * dx + sine * dy, cosine * dy - sine * dx)
@@ -359,8 +359,8 @@ def smooth_derivatives(
     with torch.inference_mode():
         rays = source_positions(p, view, "none")
         derivatives = []
-        turned = ("source_angle",) if "source_image" in p else ()  # a Sersic source has its ellipticity instead
-        for name in (*MACRO, *SOURCE, *turned, *(LENS_LIGHT if lens_light else ())):
+        rotated = ("source_angle",) if "source_image" in p else ()  # a Sersic source has its ellipticity instead
+        for name in (*MACRO, *SOURCE, *rotated, *(LENS_LIGHT if lens_light else ())):
             step = torch.clamp(STEP * p[name].abs(), min=STEP)
             images = []
             for value in (p[name] - step, p[name] + step):

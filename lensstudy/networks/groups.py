@@ -1,10 +1,10 @@
 """The groups that turn and reflect images, and how far a network is from knowing them.
 
-A lens turned by 90 degrees is the same lens. This room holds what follows from that: the groups C_N, D_N, SO(2) and
-O(2) of e2cnn (`gspace`), and how far a network is from being invariant (`invariance_error`). Turning the images
-themselves (`rotate`, `random_turn`) and the sizes that keep the symmetry exactly (`working_size`, `centre_crop`) come
-from `turning`. It is also the one place that adapts e2cnn 0.2.3 to today's NumPy and torch: import e2cnn from here, or
-after this module.
+A lens rotated by 90 degrees is the same lens. This room holds what follows from that: the groups C_N, D_N, SO(2) and
+O(2) of e2cnn (`gspace`), and how far a network is from being invariant (`invariance_error`). Rotating the images
+themselves (`rotate`, `random_rotation`) and the sizes that keep the symmetry exactly (`working_size`, `centre_crop`)
+come from `data.rotation`. It is also the one place that adapts e2cnn 0.2.3 to today's NumPy and torch: import e2cnn
+from here, or after this module.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lensstudy.data.rotation import SymmetryError, centre_crop, random_turn, rotate, working_size
+from lensstudy.data.rotation import SymmetryError, centre_crop, random_rotation, rotate, working_size
 
 __all__ = [
     "SymmetryError",
@@ -27,7 +27,7 @@ __all__ = [
     "interpolation_floor",
     "invariance_curve",
     "invariance_error",
-    "random_turn",
+    "random_rotation",
     "rotate",
     "working_size",
 ]
@@ -133,7 +133,7 @@ def invariance_error(network: nn.Module, images: Tensor, degrees: float = 90.0, 
 
 @torch.no_grad()
 def interpolation_floor(network: nn.Module, images: Tensor, degrees: float) -> float:
-    """The part of `invariance_error` that interpolation alone causes: images turned by `degrees` and back again."""
+    """The part of `invariance_error` that interpolation alone causes: images rotated by `degrees` and back again."""
     return _relative_change(network, images, lambda size: rotate(rotate(images, degrees), -degrees, False, size))
 
 
@@ -142,11 +142,11 @@ def invariance_curve(network: nn.Module, images: Tensor, degrees) -> np.ndarray:
     return np.array([invariance_error(network, images, float(angle)) for angle in degrees])
 
 
-def _relative_change(network: nn.Module, images: Tensor, turned) -> float:
+def _relative_change(network: nn.Module, images: Tensor, rotated) -> float:
     size = getattr(network, "image_size", images.shape[-1])
     training = network.training
     network.eval()
-    upright, other = network(centre_crop(images, size)).double(), network(turned(size)).double()
+    upright, other = network(centre_crop(images, size)).double(), network(rotated(size)).double()
     network.train(training)
     spread = (upright - upright.mean(0)).square().mean()
     if spread == 0:

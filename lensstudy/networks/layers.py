@@ -210,7 +210,7 @@ def _lengths(vectors: Tensor) -> Tensor:
 
 class IrrepBatchNorm(nn.Module):
     """Batch norm of scalars and vectors: vectors keep their direction and are divided by the root mean square of their
-    components, since the mean of a turning quantity is zero."""
+    components, since the mean of a rotating quantity is zero."""
 
     running_var: Tensor
 
@@ -373,7 +373,7 @@ class RestrictedLayers(RegularLayers):
 
 
 class IrrepLayers(PlainLayers):
-    """Layers of irreducible fields of SO(2) or O(2): scalars, and vectors turning once or twice as fast as the image.
+    """Layers of irreducible fields of SO(2) or O(2): scalars, and vectors rotating once or twice as fast as the image.
 
     Vectors pass `NormReLU`, or `GatedReLU` if `gated`; then some scalars of each convolution serve as gates.
     """

@@ -60,8 +60,8 @@ __all__ = [
     "peak_memory",
     "register",
     "save_weights",
-    "settle_batch_norm",
-    "turned_filters",
+    "recalibrate_batch_norm",
+    "rotated_filters",
     "plain_baseline",
     "with_features",
 ]
@@ -238,7 +238,7 @@ def _strided_resnet(
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Configuration:
     """How a network is made: an architecture, the layers that give it its symmetry, the name of its plain baseline
     ('' for a plain network), and options that differ from the architecture's own."""
 
@@ -252,17 +252,17 @@ class Recipe:
 _STACK = (32, 64, 128, 192, 192)
 _CLASSIC = {"kernel_sizes": (3,) * 6, "pool_after": (2, 4, 6)}
 _PLAIN = {
-    "resnet18": Recipe(_strided_resnet, (64, 128, 256, 512)),
-    "resnet34": Recipe(_strided_resnet, (64, 128, 256, 512), options={"blocks": (3, 4, 6, 3)}),
-    "plain-cnn": Recipe(_conv_network, _STACK),
-    "plain-antialiased-cnn": Recipe(_conv_network, _STACK, options={"pooling": "antialiased"}),
-    "plain-resnet": Recipe(_resnet, (32, 64, 128)),
-    "plain-wide-resnet": Recipe(_resnet, (64, 128, 256)),
-    "plain-classic-cnn": Recipe(_conv_network, (32, 32, 64, 64, 128, 128), options=_CLASSIC),
+    "resnet18": Configuration(_strided_resnet, (64, 128, 256, 512)),
+    "resnet34": Configuration(_strided_resnet, (64, 128, 256, 512), options={"blocks": (3, 4, 6, 3)}),
+    "plain-cnn": Configuration(_conv_network, _STACK),
+    "plain-antialiased-cnn": Configuration(_conv_network, _STACK, options={"pooling": "antialiased"}),
+    "plain-resnet": Configuration(_resnet, (32, 64, 128)),
+    "plain-wide-resnet": Configuration(_resnet, (64, 128, 256)),
+    "plain-classic-cnn": Configuration(_conv_network, (32, 32, 64, 64, 128, 128), options=_CLASSIC),
 }
 _IRREDUCIBLE = {
-    "so2-harmonic": Recipe(_conv_network, _STACK, partial(IrrepLayers, "SO2", gated=False), "plain-cnn"),
-    "o2-gated": Recipe(_conv_network, _STACK, partial(IrrepLayers, "O2", gated=True), "plain-cnn"),
+    "so2-harmonic": Configuration(_conv_network, _STACK, partial(IrrepLayers, "SO2", gated=False), "plain-cnn"),
+    "o2-gated": Configuration(_conv_network, _STACK, partial(IrrepLayers, "O2", gated=True), "plain-cnn"),
 }
 _REGULAR = {  # each with its matched plain baseline
     "steerable-cnn": "plain-cnn",
@@ -314,7 +314,7 @@ def _is_ours(name: str) -> bool:
     if any(name.endswith(ending) for ending in _BASELINES):
         return True
     try:
-        _recipe(name)
+        _configuration(name)
     except ValueError:
         return False
     return name not in _REGISTERED
@@ -378,7 +378,7 @@ def _built_in() -> list[str]:
     return [*_PLAIN, *_IRREDUCIBLE, *regular, "p4-cnn", "p4m-cnn", "d8-restricted"]
 
 
-def _recipe(name: str) -> Recipe:
+def _configuration(name: str) -> Configuration:
     if name in _PLAIN | _IRREDUCIBLE:
         return (_PLAIN | _IRREDUCIBLE)[name]
     if name in ("p4-cnn", "p4m-cnn"):
@@ -402,7 +402,7 @@ def check_name(name: str) -> None:
     if name in _REGISTERED:
         return
     network = name.removesuffix("-matched-parameters").removesuffix("-matched")
-    if not _recipe(network).plain and network != name:
+    if not _configuration(network).plain and network != name:
         raise ValueError(f"network '{network}' has no symmetry, so it has no plain baseline; it is one")
 
 
@@ -448,7 +448,7 @@ def build_network(
             network = build_network(image_size=image_size, n_classes=n_classes, seed=seed, **baseline)
             network.name = name
             return network
-    recipe = _recipe(name)
+    recipe = _configuration(name)
     options = recipe.options | options
     channels = [max(1, round(c * width / CHANNELS_MULTIPLE)) * CHANNELS_MULTIPLE for c in recipe.channels]
     options.setdefault("channels", recipe.channels if width == 1 else channels)
@@ -462,7 +462,7 @@ def build_network(
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's types
 
 
-def _check_options(name: str, recipe: Recipe, options: dict):
+def _check_options(name: str, recipe: Configuration, options: dict):
     own = dict(list(inspect.signature(recipe.architecture).parameters.items())[4:])
     if unknown := sorted(set(options) - set(own)):
         raise ValueError(f"network '{name}' has no option '{unknown[0]}'; its options are {', '.join(own)}")
@@ -499,7 +499,7 @@ def plain_baseline(name: str, match: str = "channels", n_classes: int = 3, **opt
     check_name(f"{name}-matched")
     if match not in ("channels", "parameters"):
         raise ValueError(f"match is '{match}'; expected 'channels' or 'parameters'")
-    recipe, build = _recipe(name), partial(build_network, image_size=32, n_classes=n_classes)
+    recipe, build = _configuration(name), partial(build_network, image_size=32, n_classes=n_classes)
     if match == "channels":
         return {"name": recipe.plain} | options
     target = count_parameters(build(name, **options))
@@ -517,7 +517,7 @@ def plain_baseline(name: str, match: str = "channels", n_classes: int = 3, **opt
 
 
 @torch.no_grad()
-def settle_batch_norm(network: nn.Module, images: Tensor) -> nn.Module:
+def recalibrate_batch_norm(network: nn.Module, images: Tensor) -> nn.Module:
     """Give batch norm the averages over `images`, which training would: an untrained network whose maps are not
     normalised fades out layer by layer, and its logits say nothing. Returns `network`."""
     training = network.training
@@ -637,7 +637,7 @@ def _watch(network: Network, note: Callable, images: Tensor, every: bool = False
 
 
 @torch.no_grad()
-def turned_filters(conv: SteerableConv, field: int = 0, channel: int = 0) -> Tensor:
+def rotated_filters(conv: SteerableConv, field: int = 0, channel: int = 0) -> Tensor:
     """One learned filter and its copies under the group, `(|G|, k, k)`: those of output field `field` of a steerable
     convolution to regular fields, acting on input channel `channel`."""
     order = conv.out_channels // int(conv.fields.split()[0])

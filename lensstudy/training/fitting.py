@@ -62,7 +62,7 @@ __all__ = [
 NO_PART = ("study", "provenance")
 SIMULATOR = ("data.mixture", "data.simulation", "lensing")
 EXPLODED = 100.0  # times the loss of guessing: no training comes back from there
-SETTLING_IMAGES = 256  # enough for batch norm's statistics to be known within a few percent
+RECALIBRATION_IMAGES = 256  # enough for batch norm's statistics to be known within a few percent
 
 
 class TrainingDiverged(RuntimeError):
@@ -251,11 +251,11 @@ class _Fit(lightning.LightningModule):
         return self.averaged.module if self.averaged is not None and self.averaged.n_averaged > 0 else self.network
 
     def seen(self, images: torch.Tensor, draw: int | None = None, part: tuple[int, int] = (0, 1)) -> torch.Tensor:
-        """What the network sees of `images`, turned at random by the draw with this number, or upright; `part` is this
+        """What the network sees of `images`, rotated at random by the draw with this number, or upright; `part` is this
         process's of a batch that several share."""
         if draw is not None and self.settings.augmentation:
             generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + draw)
-            images = symmetry.random_turn(images, generator, size=self.preprocess.crop, part=part)
+            images = symmetry.random_rotation(images, generator, size=self.preprocess.crop, part=part)
         return self.preprocess(images)
 
     def training_step(self, batch, number):
@@ -296,9 +296,9 @@ class _Fit(lightning.LightningModule):
             self.averaged.update_parameters(self.network)
         if self.judged is not self.network or settings.curriculum:
             # The statistics of batch norm belong to other weights, or to other images: take those of the recipe itself.
-            rows = np.linspace(0, len(self.train_part) - 1, min(SETTLING_IMAGES, len(self.train_part))).astype(int)
+            rows = np.linspace(0, len(self.train_part) - 1, min(RECALIBRATION_IMAGES, len(self.train_part))).astype(int)
             images = self.seen(as_tensor(self.train_part.images[rows]).to(self.device), draw=-1)
-            networks.settle_batch_norm(self.judged, images)
+            networks.recalibrate_batch_norm(self.judged, images)
         self.judged.eval()
 
     def validation_step(self, batch, _):

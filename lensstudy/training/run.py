@@ -48,7 +48,7 @@ class TrainedNetwork:
 
     @torch.no_grad()
     def predict(self, images: np.ndarray, degrees: float | np.ndarray = 0.0, batch_size: int = 128) -> np.ndarray:
-        """Class probabilities `(N, classes)` of images `(N, C, H, W)`, turned by `degrees` (one angle or one an image)
+        """Class probabilities `(N, classes)` of images `(N, C, H, W)`, rotated by `degrees` (one angle or one an image)
         counter-clockwise before the central pixels are cut out."""
         self.network.eval()
         probabilities = []

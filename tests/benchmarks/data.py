@@ -122,7 +122,7 @@ def arcs(count: int, seed: int, size: int = 64) -> np.ndarray:
 
 
 def duplicates_30k() -> dict:
-    """All copies among 30,000 images, 100 of them planted, turned by any angle and half of them mirrored. Nothing to
+    """All copies among 30,000 images, 100 of them planted, rotated by any angle and half of them reflected. Nothing to
     compare with: a plain loop over 450 million pairs and all angles takes days."""
     images = arcs(30_000, seed=0)
     for i in range(100):

@@ -20,7 +20,7 @@ from lensstudy.networks.batchnorm import FieldBatchNorm
 from lensstudy.networks.folding import folded
 from lensstudy.networks.groups import e2cnn, gspace, invariance_error, rotate
 from lensstudy.networks.layers import AntialiasedPool, SteerableConv, SymmetricPool
-from lensstudy.networks.registry import Network, build_network, network_names, plain_baseline, settle_batch_norm
+from lensstudy.networks.registry import Network, build_network, network_names, plain_baseline, recalibrate_batch_norm
 
 NAME, IMAGE_SIZE, CLASSES = "d4-steerable-cnn", 64, 3
 enn = e2cnn.nn
@@ -167,7 +167,7 @@ def invariance_table(names=(), sizes=(64, 97, 100, 101, 129, 150), steps: int = 
             network = build_network(name, size, CLASSES, width=0.5)
             images, labels = blobs(16, size), torch.arange(16) % CLASSES
             reflections = (False, True) if network.group.startswith(("D", "O")) else (False,)
-            step = train_step(settle_batch_norm(network, images), images, labels)
+            step = train_step(recalibrate_batch_norm(network, images), images, labels)
             for state in ("untrained", "trained"):
                 if state == "trained":
                     for _ in range(steps):
@@ -190,7 +190,7 @@ def blobs(count: int, size: int, seed: int = 0) -> Tensor:
 
 
 def digits(seed: int, count: int) -> tuple[Tensor, Tensor]:
-    """scikit-learn's digits at 24 pixels, each turned by any angle: `count` of them, drawn with `seed`, and labels."""
+    """scikit-learn's digits at 24 pixels, each rotated by any angle: `count` of them, drawn with `seed`, and labels."""
     data = load_digits()
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(data.target), generator=generator)[:count]

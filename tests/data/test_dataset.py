@@ -133,12 +133,12 @@ def test_excluded_images_come_into_no_part():
 
 
 @pytest.mark.parametrize("turns", range(4))
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_a_copy_in_another_part_stops_the_training(turns, mirrored):
+@pytest.mark.parametrize("reflected", [False, True])
+def test_a_copy_in_another_part_stops_the_training(turns, reflected):
     split = noise().split(0.2, 0.2, seed=0)
     split.check_leaks()
     train, test = (np.flatnonzero(split.catalogue["part"] == name)[0] for name in ("train", "test"))
-    copy = split.images[train][:, ::-1] if mirrored else split.images[train]
+    copy = split.images[train][:, ::-1] if reflected else split.images[train]
     split.images[test] = np.rot90(copy, turns, (1, 2))
     with pytest.raises(DataError, match=rf"2 images leak between parts; 'image-{min(train, test)}'"):
         split.check_leaks()

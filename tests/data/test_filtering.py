@@ -21,8 +21,8 @@ from tests.benchmarks.data import arcs
 SIZE = 48
 
 
-def turned(image, degrees, mirrored=False):
-    return rotate(image[:, :, ::-1] if mirrored else image, degrees, (1, 2), reshape=False, order=3, mode="nearest")
+def rotated(image, degrees, reflected=False):
+    return rotate(image[:, :, ::-1] if reflected else image, degrees, (1, 2), reshape=False, order=3, mode="nearest")
 
 
 def lenses(count=400, seed=0) -> LensDataset:
@@ -104,8 +104,8 @@ def test_copies_are_found_at_any_angle_mirrored_and_rescaled():
     dataset = lenses()
     images = dataset.images
     plan = {100: (0, 0, False), 102: (2, 90, False), 104: (4, 33, False), 106: (6, 211, True), 109: (9, 0, True)}
-    for copy, (original, degrees, mirrored) in plan.items():
-        images[copy] = turned(images[original], degrees, mirrored)
+    for copy, (original, degrees, reflected) in plan.items():
+        images[copy] = rotated(images[original], degrees, reflected)
     images[111] = 5 * images[11] + 3
     images[112] = images[13]  # of the other class
     filtered = filter_images(dataset)
@@ -120,13 +120,13 @@ def test_copies_are_found_at_any_angle_mirrored_and_rescaled():
     assert summary(filtered)["images"].to_dict() == {"exact duplicate": 3, "near duplicate": 5}
     pairs = find_duplicates(images).set_index("second")
     assert pairs.loc[104, "degrees"] in (pytest.approx(33, abs=0.5), pytest.approx(327, abs=0.5))
-    assert pairs.loc[106, "mirrored"] and not pairs.loc[104, "mirrored"]
+    assert pairs.loc[106, "reflected"] and not pairs.loc[104, "reflected"]
 
 
 @pytest.mark.parametrize("unit", [1e-28, 1e-18, 1e20])
 def test_the_unit_of_the_images_does_not_matter(unit):
     images = lenses(60).images.astype(np.float64)
-    images = np.concatenate([images, np.stack([turned(image, 33) for image in images[:5]])]) * unit
+    images = np.concatenate([images, np.stack([rotated(image, 33) for image in images[:5]])]) * unit
     pairs = find_duplicates(images)
     assert set(zip(pairs["first"], pairs["second"], strict=True)) == {(i, 60 + i) for i in range(5)}
     assert np.isfinite(measure(images)["deviation"]).all() and (measure(images)["deviation"] > 0).all()
@@ -144,7 +144,7 @@ def test_another_noise_on_the_same_lens_is_no_copy():
 def test_copies_planted_across_a_split_stop_it_and_groups_prevent_it():
     dataset = lenses()
     for i in range(0, 40, 2):
-        dataset.images[200 + i] = turned(dataset.images[i], 9 * i, mirrored=i % 4 == 0)
+        dataset.images[200 + i] = rotated(dataset.images[i], 9 * i, reflected=i % 4 == 0)
     with pytest.raises(DataError, match="straddle the split|leak between parts"):
         check_leaks(dataset.split(0.3, 0.3, seed=0))
     split = filter_images(dataset).split(0.3, 0.3, seed=0)
@@ -158,9 +158,9 @@ def test_an_interpolated_copy_across_the_split_is_named_with_its_angle():
     dataset = lenses()
     split = dataset.split(0.3, 0.3, seed=0)
     train, test = (np.flatnonzero(split.catalogue["part"] == name)[0] for name in ("train", "test"))
-    split.images[test] = turned(split.images[train], 20)
+    split.images[test] = rotated(split.images[train], 20)
     split.check_leaks()  # which looks for multiples of 90 degrees only
-    with pytest.raises(DataError, match=r"turned by (20|340) degrees"):
+    with pytest.raises(DataError, match=r"rotated by (20|340) degrees"):
         check_leaks(split)
 
 
@@ -208,6 +208,6 @@ def test_the_official_set_has_no_copies(evaluation_data):
     images = read(evaluation_data / "deeplense-equivariant" / "lenses.tgz").images
     assert find_duplicates(images).empty
     images[4000] = np.rot90(images[17], 1, (1, 2))
-    images[4001] = turned(images[18], 50)
+    images[4001] = rotated(images[18], 50)
     pairs = find_duplicates(images)
     assert pairs[["first", "second"]].to_numpy().tolist() == [[17, 4000], [18, 4001]]

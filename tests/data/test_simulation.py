@@ -366,9 +366,9 @@ def test_the_direction_of_a_real_source_is_refitted(tmp_path):
     row = {"einstein_radius": 1.2, "source_amplitude": 1e4, "source_radius": 0.2, "source_index": 1.0, "source_x": 0.2}
     row |= {"lens_e1": 0.05, "exposure_time": 1.0, "source_image": str(tmp_path / "galaxy.fits")}
     row |= {"subhalo_x": [3.0], "subhalo_y": [0.0], "subhalo_mass": [1.0]}
-    lens, turned = (complete(row | {"source_angle": angle}) for angle in (0.5, 0.51))
+    lens, rotated = (complete(row | {"source_angle": angle}) for angle in (0.5, 0.51))
     preset, instrument = preset_named("realistic"), INSTRUMENTS["hst-wfc3-f160w"]
-    expected = raytracing.render_batch([turned], preset, instrument, 64)
+    expected = raytracing.render_batch([rotated], preset, instrument, 64)
     bare, refit = raytracing.detectability([lens], expected, preset, instrument, 0.01)
     assert refit[0] < 0.1 * bare[0]
 

@@ -98,7 +98,7 @@ def as_torchvision(network) -> dict:
 def test_resnet_of_a_deeplense_checkpoint(tmp_path, wrap):
     network = networks.build_network("resnet18", 50, 3, seed=7)
     images = torch.randn(16, 1, 50, 50)
-    networks.settle_batch_norm(network, images).eval()
+    networks.recalibrate_batch_norm(network, images).eval()
     weights = as_torchvision(network)
     assert len(weights) == 122 and "layer4.1.bn2.running_var" in weights and "layer2.0.downsample.0.weight" in weights
     torch.save(wrap(weights), tmp_path / "model.pth")

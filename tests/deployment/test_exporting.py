@@ -32,7 +32,7 @@ NAMES = ["d4-steerable-cnn", "c8-resnet", "resnet18", "so2-harmonic", "o2-gated"
 def test_onnx_predicts_as_the_network(name, size, tmp_path):
     network = networks.build_network(name, size, 3, width=0.5, seed=2)
     images = torch.randn(33, 1, size, size, generator=torch.Generator().manual_seed(1))
-    networks.settle_batch_norm(network, images).eval()
+    networks.recalibrate_batch_norm(network, images).eval()
     seen = []
     network.classifier.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     with torch.no_grad():
@@ -48,7 +48,7 @@ def test_onnx_predicts_as_the_network(name, size, tmp_path):
 def test_int8_is_near_and_keeps_the_symmetry_of_the_square(name, tmp_path):
     network = networks.build_network(name, 32, 3, width=0.5, seed=2)
     images = torch.randn(48, 1, 32, 32, generator=torch.Generator().manual_seed(1))
-    networks.settle_batch_norm(network, images).eval()
+    networks.recalibrate_batch_norm(network, images).eval()
     int8 = OnnxNetwork(write_int8(network, images, tmp_path / "network.int8.onnx"))
     assert [file.name for file in tmp_path.iterdir()] == ["network.int8.onnx"]
     with torch.no_grad():

@@ -106,7 +106,7 @@ def test_a_bad_border_outside_the_crop_does_no_harm(exported, predictor, image):
     larger = np.pad(image, 7, constant_values=np.nan)
     known = Predictor(exported, pixel_scale=0.1)
     pd.testing.assert_frame_equal(known.predict([larger]), predictor.predict([image]))
-    (reason,) = reasons(Predictor(exported, turns=8, pixel_scale=0.1), larger)
+    (reason,) = reasons(Predictor(exported, rotations=8, pixel_scale=0.1), larger)
     assert "NaN" in reason, "a turn would bring the border into view"
 
 
@@ -121,12 +121,12 @@ def test_images_out_of_distribution_get_no_prediction(predictor, blobs):
 
 def test_turns_average_and_an_invariant_network_does_not_mind(exported, predictor, blobs):
     images = blobs.part("test").images[:6]
-    upright, turned = predictor.answers(images), Predictor(exported, turns=4).answers(images)
-    np.testing.assert_allclose(upright[0], turned[0], atol=1e-5)
-    eight = Predictor(exported, turns=8).answers(images)[0]
+    upright, rotated = predictor.answers(images), Predictor(exported, rotations=4).answers(images)
+    np.testing.assert_allclose(upright[0], rotated[0], atol=1e-5)
+    eight = Predictor(exported, rotations=8).answers(images)[0]
     assert 1e-5 < np.abs(eight - upright[0]).max() < 0.5
-    with pytest.raises(ValueError, match="turns = 0"):
-        Predictor(exported, turns=0)
+    with pytest.raises(ValueError, match="rotations = 0"):
+        Predictor(exported, rotations=0)
     with pytest.raises(ValueError, match="pixel_scale = -1"):
         Predictor(exported, pixel_scale=-1)
 

@@ -1,4 +1,4 @@
-"""Turning images, the sizes that keep the symmetry, and e2cnn on today's NumPy and torch."""
+"""Rotating images, the sizes that keep the symmetry, and e2cnn on today's NumPy and torch."""
 
 import importlib.metadata
 
@@ -16,7 +16,7 @@ from lensstudy.networks.groups import (
     interpolation_floor,
     invariance_curve,
     invariance_error,
-    random_turn,
+    random_rotation,
     rotate,
     working_size,
 )
@@ -104,10 +104,10 @@ def test_any_angle_turns_counter_clockwise():
 
 
 def test_each_image_has_its_own_angle(images):
-    turned = rotate(images, torch.tensor([0.0, 30.0, -70.0]), torch.tensor([True, False, True]))
+    rotated = rotate(images, torch.tensor([0.0, 30.0, -70.0]), torch.tensor([True, False, True]))
     for index, (degrees, reflect) in enumerate([(0.0, True), (30.0, False), (-70.0, True)]):
         one = rotate(images[index : index + 1], torch.tensor([degrees]), reflect)
-        assert torch.allclose(turned[index], one[0], atol=1e-6)
+        assert torch.allclose(rotated[index], one[0], atol=1e-6)
 
 
 def test_crop_of_a_turned_image_sees_what_lay_outside():
@@ -116,8 +116,8 @@ def test_crop_of_a_turned_image_sees_what_lay_outside():
 
 
 def test_random_turns_repeat_with_their_generator_and_differ_between_images(images):
-    first = random_turn(images[:1].expand(4, -1, -1, -1), torch.Generator().manual_seed(3), size=9)
-    again = random_turn(images[:1].expand(4, -1, -1, -1), torch.Generator().manual_seed(3), size=9)
+    first = random_rotation(images[:1].expand(4, -1, -1, -1), torch.Generator().manual_seed(3), size=9)
+    again = random_rotation(images[:1].expand(4, -1, -1, -1), torch.Generator().manual_seed(3), size=9)
     assert first.shape == (4, 2, 9, 9) and torch.equal(first, again)
     assert not torch.allclose(first[0], first[1])
 

@@ -148,8 +148,8 @@ def test_pooling_commutes_with_the_square(size, pooling):
     pool, features = POOLINGS[pooling](size), torch.randn(2, 3, size, size)
     assert pool.size == pool(features).shape[-1]
     for degrees in (90, 180, 270):
-        turned = pool(rotate(features, degrees, reflect=True))
-        assert torch.allclose(turned, rotate(pool(features), degrees, reflect=True), atol=1e-6)
+        rotated = pool(rotate(features, degrees, reflect=True))
+        assert torch.allclose(rotated, rotate(pool(features), degrees, reflect=True), atol=1e-6)
 
 
 @pytest.mark.parametrize("sigma", [0.6, 0.66])

@@ -22,9 +22,9 @@ from lensstudy.networks.registry import (
     network_names,
     peak_memory,
     plain_baseline,
+    recalibrate_batch_norm,
+    rotated_filters,
     save_weights,
-    settle_batch_norm,
-    turned_filters,
 )
 from tests.benchmarks.networks import StraightforwardNetwork, blobs, digits_error
 
@@ -48,14 +48,14 @@ def is_invariant(network, images):
 @pytest.mark.parametrize("name", [name for name in EQUIVARIANT if "wide" not in name])  # those differ in channels only
 def test_equivariant_networks_are_invariant_at_every_size(name, size):
     images = blobs(4, size)
-    assert is_invariant(settle_batch_norm(build_network(name, size, 3, width=0.25), images), images)
+    assert is_invariant(recalibrate_batch_norm(build_network(name, size, 3, width=0.25), images), images)
 
 
 @pytest.mark.parametrize(("name", "size"), list(zip(EQUIVARIANT, itertools.cycle(SIZES), strict=False)))
 def test_equivariant_networks_stay_invariant_in_training(name, size):
     """Every network, and every size for some of them; `tests.benchmarks.networks` has all networks at all sizes."""
     network, images = build_network(name, size, 3, width=0.25), blobs(6, size)
-    settle_batch_norm(network, images)
+    recalibrate_batch_norm(network, images)
     for layer in network.modules():
         if hasattr(layer, "momentum"):
             layer.momentum = 0.5  # so that the averages of batch norm keep up with a few large steps
@@ -72,7 +72,7 @@ def test_equivariant_networks_stay_invariant_in_training(name, size):
 def test_plain_networks_are_not():
     for name in ("plain-cnn", "plain-resnet", "resnet18"):
         network, images = build_network(name, 64, 3, width=0.25), blobs(6, 64)
-        assert invariance_error(settle_batch_norm(network, images), images, 90) > 1e-2
+        assert invariance_error(recalibrate_batch_norm(network, images), images, 90) > 1e-2
 
 
 @pytest.mark.parametrize("name", network_names())
@@ -215,7 +215,7 @@ def test_depth_and_other_groups():
     assert multiply_accumulates(deep) > 1.8 * multiply_accumulates(shallow)
     images = blobs(6, 32)
     twelve = build_network("c12-steerable-cnn", 32, 3, channels=(24, 24, 48, 48, 48))
-    assert is_invariant(settle_batch_norm(twelve, images), images)
+    assert is_invariant(recalibrate_batch_norm(twelve, images), images)
 
 
 @pytest.mark.parametrize("name", ["d4-steerable-cnn", "c8-resnet", "p4m-cnn"])
@@ -252,7 +252,7 @@ def test_plain_networks_have_no_plain_baseline():
 @pytest.mark.parametrize("name", network_names())
 def test_export_is_the_same_function_in_plain_convolutions(name):
     network, images = build_network(name, 33, 3, width=0.25), blobs(8, 33)
-    exported = folded(settle_batch_norm(network, images))
+    exported = folded(recalibrate_batch_norm(network, images))
     expected = network.eval()(images)
     assert torch.allclose(exported(images), expected, atol=1e-5 * expected.abs().max().item())
     assert not any(isinstance(layer, SteerableConv) for layer in exported.modules())
@@ -277,7 +277,7 @@ def test_export_takes_large_batches_in_pieces():
 
 def test_export_follows_the_weights_of_its_moment():
     network, images = build_network("d4-steerable-cnn", 32, 3), blobs(4, 32)
-    before = folded(settle_batch_norm(network, images))
+    before = folded(recalibrate_batch_norm(network, images))
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(1.1)
@@ -287,7 +287,7 @@ def test_export_follows_the_weights_of_its_moment():
 @pytest.mark.parametrize(("name", "size"), [("d4-steerable-cnn", 32), ("d4-antialiased-cnn", 33)])
 def test_network_is_that_of_e2cnn(name, size):
     network, images = build_network(name, size, 3), blobs(6, size)
-    reference = StraightforwardNetwork(settle_batch_norm(network, images))
+    reference = StraightforwardNetwork(recalibrate_batch_norm(network, images))
     labels = torch.arange(6) % 3
     for one in (network, reference):
         F.cross_entropy(one(images), labels).backward()
@@ -298,16 +298,16 @@ def test_network_is_that_of_e2cnn(name, size):
 
 def test_feature_maps_turn_with_the_image():
     network, image = build_network("d4-steerable-cnn", 32, 3), blobs(1, 32)
-    settle_batch_norm(network, blobs(6, 32))
-    upright, turned = feature_maps(network, image), feature_maps(network, rotate(image, 90))
+    recalibrate_batch_norm(network, blobs(6, 32))
+    upright, rotated = feature_maps(network, image), feature_maps(network, rotate(image, 90))
     assert list(upright) == [name for name, _ in network.body.named_children()]
-    field, moved = upright["relu2"][:, :8], turned["relu2"][:, :8]  # eight orientations of the first field
+    field, moved = upright["relu2"][:, :8], rotated["relu2"][:, :8]  # eight orientations of the first field
     assert torch.allclose(moved[:, 1:4], rotate(field[:, 0:3], 90), atol=1e-6)
     assert network.training
 
 
 def test_filters_turn_by_the_group():
-    filters = turned_filters(build_network("d4-steerable-cnn", 32, 3).body.conv1, field=2)
+    filters = rotated_filters(build_network("d4-steerable-cnn", 32, 3).body.conv1, field=2)
     assert filters.shape == (8, 5, 5)
     assert torch.allclose(filters[1], torch.rot90(filters[0], 1), atol=1e-6)
     assert torch.allclose(filters[4], filters[0].flip(-1), atol=1e-6)
@@ -321,16 +321,16 @@ def test_every_network_fits_its_checkpoint(name, tmp_path):
 
 
 def test_symmetry_halves_the_error_on_rotated_digits():
-    """An independent check on data of another kind: 600 turned digits to learn from, three seeds, equal channels."""
-    plain, turning = (
+    """An independent check on data of another kind: 600 rotated digits to learn from, three seeds, equal channels."""
+    plain, rotating = (
         sum(digits_error(name, seed) for seed in range(3)) / 3 for name in ("plain-cnn", "c8-steerable-cnn")
     )
-    assert turning < plain / 2
+    assert rotating < plain / 2
 
 
 def test_settled_batch_norm_has_the_averages_of_the_images():
     network, images = build_network("d4-resnet", 32, 3), blobs(16, 32)
-    settled = settle_batch_norm(network, images).eval()(images)
+    settled = recalibrate_batch_norm(network, images).eval()(images)
     assert torch.allclose(settled, network.train()(images), atol=0.05 * settled.std().item())
     assert network.body.norm.momentum == 0.1
 
@@ -338,7 +338,7 @@ def test_settled_batch_norm_has_the_averages_of_the_images():
 @torch.no_grad()
 def test_features_are_invariant_and_the_last_layer_alone_makes_logits_of_them():
     images = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    network = settle_batch_norm(build_network("d4-steerable-cnn", 32, 3, width=0.5), images).eval()
+    network = recalibrate_batch_norm(build_network("d4-steerable-cnn", 32, 3, width=0.5), images).eval()
     features = network.features(images)
     torch.testing.assert_close(network(images), features @ network.classifier.weight.T + network.classifier.bias)
     torch.testing.assert_close(network.features(images.rot90(1, (2, 3))), features, rtol=1e-4, atol=1e-5)

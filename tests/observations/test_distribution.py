@@ -11,7 +11,7 @@ from lensstudy.data.dataset import DataError
 from lensstudy.data.preprocess import Preprocess
 from lensstudy.data.simulation import simulate
 from lensstudy.networks.groups import rotate
-from lensstudy.networks.registry import build_network, settle_batch_norm
+from lensstudy.networks.registry import build_network, recalibrate_batch_norm
 from lensstudy.observations.cutouts import read_observations, write_simulated
 from lensstudy.observations.distribution import (
     SubstructureNetwork,
@@ -32,7 +32,7 @@ def judge() -> SubstructureNetwork:
     images = simulate("model_3", 60, seed=1, image_size=SIZE, noise_level=0.02)
     preprocess = Preprocess.fit(images.images, "asinh")
     network = build_network("d4-steerable-cnn", SIZE, 3, width=0.5, seed=1)
-    settle_batch_norm(network, preprocess(images.images))
+    recalibrate_batch_norm(network, preprocess(images.images))
     card = {"network": "d4-steerable-cnn", "image_size": SIZE, "crop": SIZE, "binning": 1, "in_channels": 1}
     trained = TrainedNetwork(network, preprocess, images.classes, card | {"data": images.description})
     known, held_out = (simulations_like(trained, 100, seed) for seed in (2, 3))

@@ -53,8 +53,8 @@ def test_a_trained_network_does_not_see_which_way_the_telescope_was_turned(blobs
     run = load_run(training.fit(blobs, SETTINGS, folder=tmp_path / "run"))
     images = blobs.part("test").images
     upright = run.predict(images)
-    for turned in (90.0, 180.0, 270.0):
-        np.testing.assert_allclose(run.predict(images, turned), upright, atol=1e-5)
+    for rotated in (90.0, 180.0, 270.0):
+        np.testing.assert_allclose(run.predict(images, rotated), upright, atol=1e-5)
     np.testing.assert_allclose(run.predict(images[..., ::-1]), upright, atol=1e-5)
 
 
@@ -154,9 +154,9 @@ def test_gradients_are_clipped_at_the_norm_that_was_asked_for(blobs, tmp_path, q
 def test_turning_before_cropping_keeps_the_corners(blobs, tmp_path, quiet):
     """A network that sees the central part is given corners from the full image, not blank ones."""
     images = torch.ones(1, 1, 24, 24)
-    turned = symmetry.rotate(images, 45.0, size=16)
-    assert turned.shape[-1] == 16
-    torch.testing.assert_close(turned, torch.ones(1, 1, 16, 16))
+    rotated = symmetry.rotate(images, 45.0, size=16)
+    assert rotated.shape[-1] == 16
+    torch.testing.assert_close(rotated, torch.ones(1, 1, 16, 16))
 
 
 def test_binning_keeps_the_symmetry_and_the_mean(blobs, tmp_path, quiet):
