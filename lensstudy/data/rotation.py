@@ -1,7 +1,7 @@
 """Rotating and reflecting images, and the image sizes on which a network with pooling keeps the symmetry exactly.
 
-A lens rotated by 90 degrees is the same lens. Here are `rotate`, `random_rotation`, `centre_crop` and `working_size`. It
-is pure torch: a network that has left the study needs it, and needs nothing of e2cnn.
+A lens rotated by 90 degrees is the same lens. Here are `rotate`, `random_rotation`, `centre_crop` and `working_size`,
+in pure torch: a network that has left the study needs them, and needs nothing of e2cnn.
 """
 
 from __future__ import annotations
