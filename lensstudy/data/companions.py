@@ -1,7 +1,8 @@
 """What lies beside an image and belongs to it: its noise map, its PSF, its mask, and what is written about it.
 
 Observations come as several files (`data.fits`, `noise_map.fits`, `psf.fits`), told apart by their names. Whoever takes
-every file of a folder for an image gets answers about noise maps: `companions` says which ones are none.
+every file of a folder for an image gets predictions for noise maps: `companions` says which files are no images. A name
+alone does not decide: `model_3_0001.npy` is an image unless an image of the same lens lies beside it.
 """
 
 from __future__ import annotations
@@ -9,53 +10,178 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from lensstudy.data.dataset import DataError
 
-__all__ = ["FILLERS", "LENSTRONOMY", "ROLES", "companions", "information", "role_and_key", "stem"]
+__all__ = [
+    "COMPRESSED",
+    "FILLERS",
+    "LENSTRONOMY",
+    "ROLES",
+    "belongs",
+    "companions",
+    "information",
+    "role_and_key",
+    "says_image",
+    "stem",
+]
 
 ROLES = {  # words in the name of a file or of a FITS extension that say what is in it
-    "psf": ("psf", "kernel"),
-    "noise": ("noise", "rms", "sigma", "err", "error", "unc", "uncert", "uncertainty", "std"),
-    "mask": ("mask",),
-    "weight": ("wht", "weight", "weights", "ivar", "var", "variance", "ctx", "dq"),  # nothing here reads them
-    "image": ("data", "image", "flux", "bgsub", "sci", "science", "drz", "drc", "flt", "flc"),
+    "psf": "psf psfs kernel kernels",
+    "noise": "noise noises rms sigma sigmas err errs error errors unc uncs uncert uncertainty uncertainties std stds"
+    " stddev stdev",
+    "variance": "var vars variance variances",
+    "inverse variance": "ivar ivars invvar invvars",
+    "weight": "wht whts weight weights wt wts wei",
+    "mask": "mask masks msk msks maskbits bitmask dq flag flags bpm badpix badpixel badpixels",
+    "other": "exp exps expmap exposure exposures exptime expwt nexp nexps num nums coverage cov ctx context"
+    " seg segs segm segmap segmentation segmentations bkg bkgd bkgs background backgrounds sky"
+    " model models resid resids residual residuals res chi chi2 chisq chisquare chisquared snr snrs s2n"
+    " depth depths galdepth psfdepth psfsize"
+    " alpha alphas deflection deflections kappa convergence potential magnification shear",
+    "image": "data image images img imgs flux bgsub sci science drz drc flt flc sim",
 }
-FILLERS = ("map", "extra", "galaxies")  # words that tell no file from another
+ROLES = {role: tuple(words.split()) for role, words in ROLES.items()}
+FILLERS = ("map", "maps", "extra", "galaxies", "squared", "time", "to")  # words that tell no file from another
+ANOTHER = ("signal", "size")  # beside a role's word: signal to noise is no noise map, the size of a PSF no PSF
+INVERSE = ("inv", "inverse")
+COMPRESSED = (".gz", ".bz2", ".xz", ".fz")
 NUMBERS = ("pixel_scale", "redshift_lens", "redshift_source", "position_angle")  # of `info.json`
 LENSTRONOMY = "image_data"  # beside which lenstronomy's HDF5 holds exposure times and coordinates
 
+_ROLE_OF = {word: role for role, words in ROLES.items() for word in words}
+_KNOWN = {*_ROLE_OF, *FILLERS, *ANOTHER, *INVERSE}
+_LONG = "|".join(sorted((word for word in _KNOWN if len(word) > 2), key=len, reverse=True))
+
 
 def stem(name: str) -> str:
-    """The name of a file without its folder and ending, in lower case."""
-    return PurePosixPath(name).name.lower().removesuffix(".gz").rsplit(".", 1)[0]
+    """The name of a file without its folder and its endings.
+
+    Example:
+        >>> stem("lens/J1NoiseMap.fits.fz")
+        'J1NoiseMap'
+    """
+    name = PurePosixPath(name).name
+    packed = next((ending for ending in COMPRESSED if name.lower().endswith(ending)), "")
+    return name[: len(name) - len(packed)].rsplit(".", 1)[0]
 
 
+@lru_cache(maxsize=4096)
 def role_and_key(name: str) -> tuple[str, tuple[str, ...]]:
-    """What a file holds by its name, `image`, `noise`, `psf` or `mask`, and the words that it shares with the other
-    files of the same lens."""
-    words = [word for word in re.split(r"[_. -]+", name.lower()) if word and word not in FILLERS]
-    named = [(role, word) for role, known in ROLES.items() for word in words if word in known]
-    role_words = {word for _, word in named}
-    return (named[0][0] if named else "image"), tuple(word for word in words if word not in role_words)
+    """Say what a file or a FITS extension holds by its name.
+
+    Args:
+        name: without its endings; words are parted by punctuation, by capitals (`J1NoiseMap`), by digits, or are
+            written as one (`noisemap`).
+
+    Returns:
+        One of the roles in `ROLES`, `image` where the name says nothing, and the words that it shares with the other
+        files of the same lens.
+
+    Example:
+        >>> role_and_key("J1NoiseMap"), role_and_key("signal_to_noise_map"), role_and_key("J1_F814W")
+        (('noise', ('j1',)), ('other', ()), ('image', ('j1', 'f814w')))
+    """
+    words = list(_words(name))
+    roles = {_ROLE_OF[word] for word in words if word in _ROLE_OF}
+    maps, used = roles - {"image", "other"}, {*_ROLE_OF, *FILLERS}
+    if "variance" in maps and any(word in INVERSE for word in words):
+        maps, used = maps - {"variance"} | {"inverse variance"}, used | {*INVERSE}
+    if maps and any(word in ANOTHER for word in words):
+        maps, roles, used = set(), {"other"}, used | {*ANOTHER}
+    if len(maps) == 1:
+        (role,) = maps
+    else:  # the error of a PSF is neither a PSF nor a noise map
+        role = "other" if maps or "other" in roles else "image"
+    return role, tuple(word for word in words if word not in used)
+
+
+def says_image(name: str) -> bool:
+    """Whether a name says in a word that an image is there, rather than nothing."""
+    return role_and_key(name)[0] == "image" and any(word in ROLES["image"] for word in _words(name))
+
+
+def _words(name: str) -> Iterator[str]:
+    """The words of a name in lower case; what stands between known ones in one piece is a word of its own."""
+    for token in re.split(r"[\s_.+-]+", name):
+        if token.lower() in _KNOWN:
+            yield token.lower()
+            continue
+        rest = ""
+        for piece in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^A-Za-z\d]+", token):
+            known = [piece.lower()] if piece.lower() in _KNOWN else _parts(piece.lower())
+            if not known:
+                rest += piece.lower()
+                continue
+            yield from ([rest] if rest else [])
+            yield from known
+            rest = ""
+        yield from ([rest] if rest else [])
+
+
+def _parts(word: str) -> list[str]:
+    """The known words that make up `word` (`noisemap`), none where they do not."""
+    return re.findall(_LONG, word) if word.isalpha() and re.fullmatch(f"(?:{_LONG})+", word) else []
+
+
+def belongs(key: tuple[str, ...], image: tuple[str, ...]) -> bool:
+    """Whether a map with the words `key` belongs to the image with the words `image`: one begins with the other, as
+    `J1` and `J1_new`, or has none and is meant for all, as `psf.fits`."""
+    return all(one == other for one, other in zip(key, image, strict=False))
 
 
 def companions(names: Iterable[str]) -> dict[str, str]:
-    """Of the files `names` (or of the arrays in an HDF5 file) those that are no images but belong to one in the same
-    folder, of the same name or named for all images there, and what they hold."""
-    placed = {name: (PurePosixPath(name).parent, *role_and_key(stem(name))) for name in names}
-    images = {(folder, key) for folder, role, key in placed.values() if role == "image"}
-    filled = {folder for folder, _ in images}
-    found = {
-        name: {"noise": "noise map", "psf": "PSF", "weight": "weight map"}.get(role, role)
-        for name, (folder, role, key) in placed.items()
-        if role != "image" and ((folder, key) in images or (not key and folder in filled))
-    }
-    by_lenstronomy = {PurePosixPath(name).parent for name in placed if PurePosixPath(name).name == LENSTRONOMY}
-    beside = {name: "array" for name, (folder, *_) in placed.items() if folder in by_lenstronomy}
-    return {name: role for name, role in (beside | found).items() if PurePosixPath(name).name != LENSTRONOMY}
+    """Say which files are no images but belong to one beside them.
+
+    Args:
+        names: paths of files, or of the arrays in an HDF5 file.
+
+    Returns:
+        What each of these holds, by its name: those of the same name as an image in the same folder, those that are
+        named for all images there, and those in a folder `masks` beside a folder `images`.
+
+    Example:
+        >>> companions(["a/J1.fits", "a/J1_rms.fits", "a/exp1.fits", "images/7.npy", "masks/7.npy"])
+        {'a/J1_rms.fits': 'noise map', 'masks/7.npy': 'mask'}
+    """
+    names = list(names)
+    images: dict[tuple, set] = {}
+    beginnings: dict[tuple, set] = {}  # of the words of the images
+    maps = []
+    for name in names:
+        for place, role, key in _places(name):
+            if role == "image":
+                images.setdefault(place, set()).add(key)
+                beginnings.setdefault(place, set()).update(key[:i] for i in range(len(key) + 1))
+            else:
+                maps.append((name, place, role, key))
+    by_lenstronomy = {PurePosixPath(name).parent for name in names if PurePosixPath(name).name == LENSTRONOMY}
+    found = {name: "array" for name in names if PurePosixPath(name).parent in by_lenstronomy}
+    for name, place, role, key in maps:
+        near = images.get(place, set())
+        if key in beginnings.get(place, ()) or any(key[:i] in near for i in range(len(key))):  # as in `belongs`
+            found[name] = {"psf": "PSF", "mask": "mask"}.get(role) or f"{_kind(name, role)} map"
+    return {name: role for name, role in found.items() if PurePosixPath(name).name != LENSTRONOMY}
+
+
+def _kind(name: str, role: str) -> str:
+    words = [word for part in (stem(name), *PurePosixPath(name).parts[:-1]) for word in _words(part)]
+    return role if role != "other" else next((word for word in words if _ROLE_OF.get(word) == role), role)
+
+
+def _places(name: str) -> Iterator[tuple[tuple, str, tuple[str, ...]]]:
+    """Where a file could belong, its role and its words: in its folder, and beside every folder above that has a role
+    for a name."""
+    path = PurePosixPath(name)
+    role, key = role_and_key(stem(name))
+    yield (path.parent,), role, key
+    for i, folder in enumerate(path.parts[:-1]):
+        role_of_folder, more = role_and_key(folder)
+        if not more and (role_of_folder != "image" or says_image(folder)):
+            yield (path.parts[:i], path.parts[i + 1 : -1]), role_of_folder, key
 
 
 def information(file: Path) -> dict:

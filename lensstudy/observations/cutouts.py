@@ -267,7 +267,7 @@ def _companions(file: Path) -> dict[str, np.ndarray]:
     parts: dict[str, np.ndarray] = {}
     for other in sorted(file.parent.iterdir(), key=lambda one: -len(role_and_key(stem(one.name))[1])):
         role, other_key = role_and_key(stem(other.name))
-        if role in ("image", "weight") or role in parts or other_key not in (key, ()):
+        if role not in ("noise", "psf", "mask") or role in parts or other_key not in (key, ()):
             continue
         if other.name.lower().endswith((*HDF5, *SUFFIXES)):
             parts[role] = _companion(other)
