@@ -7,7 +7,6 @@ alone does not decide: `model_3_0001.npy` is an image unless an image of the sam
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from lensstudy.data.dataset import DataError
+from lensstudy.files import FileError, read_json
 
 __all__ = [
     "COMPRESSED",
@@ -189,9 +189,11 @@ def information(file: Path) -> dict:
     `DataError` where it is damaged."""
     beside = file.with_name("info.json")
     try:
-        about = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
+        about = read_json(beside) if beside.exists() else {}
         numbers = {key: float(about[key]) for key in NUMBERS if about.get(key) is not None}
-    except (AttributeError, OSError, TypeError, ValueError) as error:
+    except FileError as error:
+        raise DataError(f"{error}; expected JSON such as {{'pixel_scale': 0.05}}") from None
+    except (OSError, TypeError, ValueError) as error:
         raise DataError(f"{beside}: {error}; expected JSON such as {{'pixel_scale': 0.05}}") from None
     scale = numbers.get("pixel_scale", 1.0)
     if not 0 < scale < math.inf:

@@ -19,6 +19,7 @@ from typing import Any
 
 from lensstudy.data.dataset import DataError
 from lensstudy.data.formats import HDF5, READABLE, own_pixels
+from lensstudy.files import FileError, is_hidden, printable, regular, tree
 
 __all__ = ["Listing", "list_path", "parents", "resolve"]
 
@@ -29,6 +30,9 @@ TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tbz2", ".txz")
 EXPANSION_LIMIT = 200
 EXPANSION_FREE_BYTES = 2**30
 HEADER_LIMIT = 2**20  # bytes of a tar member's extended header, which holds a long name and little else
+HEADERS_LIMIT = 2**24  # bytes of all of them together, where the archive itself is smaller
+# An image takes more than 64 bytes of an archive however it is compressed; a million empty members take two each.
+MEMBER_BYTES, MEMBERS_FREE = 64, 10_000
 
 
 @dataclass
@@ -66,34 +70,26 @@ def resolve(path: str | Path) -> Path:
 
 
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+    return any(map(is_hidden, PurePosixPath(name).parts))
 
 
 def _list_folder(root: Path) -> Listing:
-    names, folders, ignored, chains = [], set(), [], {}
-    for place, below, files in os.walk(root, followlinks=True):
-        above, here = chains.get(os.path.dirname(place), frozenset()), os.path.realpath(place)
-        if here in above:  # a link that leads back up
-            below.clear()
-            continue
-        chains[place] = above | {here}
-        inside = Path(place).relative_to(root).as_posix()
-        below[:] = sorted(name for name in below if not _is_hidden(name))
-        folders.add(inside)
-        for file in files:
-            name = file if inside == "." else f"{inside}/{file}"
-            if not _is_hidden(name):
-                (names if file.lower().endswith(READABLE) else ignored).append(name)
-    names.sort()
-    return Listing("folder", names, folders - {"."}, ignored, lambda: ((name, root / name) for name in names))
+    try:
+        below = tree(root)
+    except FileError as error:
+        raise DataError(str(error)) from None
+    names = [name for name in below.files if name.lower().endswith(READABLE)]
+    ignored = [name for name in below.files if not name.lower().endswith(READABLE)] + below.repeated
+    folders = {*below.folders, *below.repeated}  # a class folder that only repeats another is an empty one
+    return Listing("folder", names, folders, ignored, lambda: ((name, root / name) for name in names))
 
 
 def _check_member(archive: Path, name: str, total: int) -> None:
     parts = PurePosixPath(name.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or re.match(r"[A-Za-z]:", name):
         raise DataError(
-            f"{archive.name}: member '{name}' climbs out of the archive. No data set needs this; nothing of it was "
-            "read. Repack the archive from inside its folder."
+            f"{archive.name}: member '{printable(name)}' climbs out of the archive. No data set needs this; "
+            "nothing of it was read. Repack the archive from inside its folder."
         )
     if total > max(EXPANSION_FREE_BYTES, EXPANSION_LIMIT * archive.stat().st_size):
         raise DataError(
@@ -102,31 +98,43 @@ def _check_member(archive: Path, name: str, total: int) -> None:
         )
 
 
-class _Member(tarfile.TarInfo):
-    """tarfile reads extended headers into memory whole, before anybody sees their size."""
+def _open_tar(path: Path) -> tarfile.TarFile:
+    """A tar whose headers have limits: tarfile reads extended ones into memory whole, before anybody sees their size,
+    and those of a sparse member until they end."""
+    size = path.stat().st_size
+    headers = members = 0
 
-    @classmethod
-    def frombuf(cls, buf, encoding, errors):
-        member = super().frombuf(buf, encoding, errors)
-        if member.type in (b"g", b"x", b"X", b"L", b"K") and member.size > HEADER_LIMIT:
-            raise DataError(
-                f"a header of {member.size:,} bytes in this tar. This looks like a decompression bomb; unpack it if "
-                "you trust it."
-            )
-        return member
+    class Member(tarfile.TarInfo):
+        @classmethod
+        def frombuf(cls, buf, encoding, errors):
+            nonlocal headers, members
+            member = super().frombuf(buf, encoding, errors)
+            extended = member.type in (b"g", b"x", b"X", b"L", b"K")
+            headers, members = headers + member.size * extended, members + 1
+            if extended and (member.size > HEADER_LIMIT or headers > max(HEADERS_LIMIT, size)):
+                found = f"headers of {headers:,} bytes"
+            elif members > MEMBERS_FREE and members * MEMBER_BYTES > size:
+                found = f"{members:,} members in {size:,} bytes"
+            elif member.type == tarfile.GNUTYPE_SPARSE:
+                found = f"member '{printable(member.name)}' is sparse"
+            else:
+                return member
+            raise DataError(f"{path.name}: {found}. This looks like a decompression bomb; unpack it if you trust it.")
+
+    return tarfile.open(path, tarinfo=Member)
 
 
 def _list_tar(path: Path) -> Listing:
     names, folders, ignored, total = {}, set(), [], 0
     try:
-        with tarfile.open(path, tarinfo=_Member) as tar:
+        with _open_tar(path) as tar:
             for member in tar:
                 total += member.size
                 _check_member(path, member.name, total)
                 if not (member.isfile() or member.isdir()):
                     raise DataError(
-                        f"{path.name}: member '{member.name}' is a link or a device, not a file. Links can point "
-                        "anywhere; repack the archive with the files themselves (tar --dereference)."
+                        f"{path.name}: member '{printable(member.name)}' is a link or a device, not a file. "
+                        "Links can point anywhere; repack the archive with the files themselves (tar --dereference)."
                     )
                 name = PurePosixPath(member.name).as_posix()
                 if _is_hidden(name):
@@ -137,11 +145,11 @@ def _list_tar(path: Path) -> Listing:
                     names[name] = member.offset  # of two members of one name the later counts, as in unpacking
                 else:
                     ignored.append(name)
-    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+    except (tarfile.TarError, EOFError, OSError, RecursionError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{path.name}: not a whole tar file ({error}). Fetch it again.") from error
 
     def stream():
-        with tarfile.open(path, tarinfo=_Member) as tar:
+        with _open_tar(path) as tar:
             for member in tar:
                 if names.get(name := PurePosixPath(member.name).as_posix()) == member.offset:
                     yield name, tar.extractfile(member).read()
@@ -156,10 +164,11 @@ def _list_zip(path: Path) -> Listing:
             for member in archive.infolist():
                 total += member.file_size
                 _check_member(path, member.filename, total)
+                shown = printable(member.filename)
                 if member.flag_bits & 1:
-                    raise DataError(f"{path.name}: member '{member.filename}' is encrypted; unpack the archive first.")
+                    raise DataError(f"{path.name}: member '{shown}' is encrypted; unpack the archive first.")
                 if (member.external_attr >> 16) & 0o170000 == 0o120000:
-                    raise DataError(f"{path.name}: member '{member.filename}' is a link; repack with the file itself.")
+                    raise DataError(f"{path.name}: member '{shown}' is a link; repack with the file itself.")
                 if _is_hidden(member.filename):
                     continue
                 if member.is_dir():
@@ -229,6 +238,10 @@ def list_path(path: Path, labelled: bool = True) -> Listing:
         if len(archives) > 1:
             raise DataError(f"{path}: several archives ({', '.join(archives[:5])}); give the path of one of them.")
         return list_path(path / archives[0], labelled)
+    try:
+        regular(path)
+    except FileError as error:
+        raise DataError(str(error)) from None
     if lower.endswith(TARS):
         return _list_tar(path)
     if lower.endswith(".zip") or (labelled and lower.endswith(".npz")):

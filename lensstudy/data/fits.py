@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from lensstudy.data.companions import ROLES, role_and_key
+from lensstudy.files import regular
 
 __all__ = ["SUFFIXES", "contents", "image_index", "opened", "pixel_scale", "pixels", "read_image", "read_scale"]
 
 SUFFIXES = (".fits", ".fit", ".fts", ".fits.gz")
 UNPACKED_LIMIT = 2**30  # bytes
+HDU_LIMIT = 1000
 WIDEST_PIXEL = 36.0  # arcsec; a matrix that means more in degrees, the unit of the standard, is in arcsec
 SCALE_KEYS = ("PIXSCALE", "PIXELSCL", "PIXSCAY", "PIXSCAX", "GS_SCALE", "SECPIX", "SECPIX1", "PIXSCAL1")  # in arcsec
 AREA_KEY = "PIXAR_A2"  # arcsec^2, of the James Webb telescope
@@ -35,7 +37,7 @@ def opened(content: bytes | Path):
     """
     from astropy.io import fits
 
-    with io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb") as file:
+    with io.BytesIO(content) if isinstance(content, bytes) else open(regular(content), "rb") as file:
         start = file.read(6)
         file.seek(0)
         if start[:2] == b"\x1f\x8b":
@@ -44,7 +46,12 @@ def opened(content: bytes | Path):
                 raise ValueError("unpacks to more than 1 GiB; unpack it if you trust it")
         elif start != b"SIMPLE":
             raise ValueError("not a FITS file: it does not begin with SIMPLE")
-    return fits.open(io.BytesIO(content) if isinstance(content, bytes) else content, memmap=False)
+    hdus = fits.open(io.BytesIO(content) if isinstance(content, bytes) else content, memmap=False)
+    with contextlib.suppress(IndexError):
+        _ = hdus[HDU_LIMIT]
+        hdus.close()
+        raise ValueError(f"more than {HDU_LIMIT:,} HDUs; expected a FITS file of images")
+    return hdus
 
 
 def image_index(hdus, extension: str | int | None = None) -> int:

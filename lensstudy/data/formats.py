@@ -11,7 +11,7 @@ import io
 import pickle
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +20,13 @@ from PIL import Image
 
 from lensstudy.data.dataset import DataError
 from lensstudy.data.fits import SUFFIXES, read_image
+from lensstudy.files import regular
 
 __all__ = [
     "HDF5",
     "PICTURES",
     "READABLE",
+    "Stored",
     "decode",
     "npy_header",
     "own_pixels",
@@ -98,8 +100,9 @@ def _unpickle(data: bytes, name: str) -> object:
 
 
 def read_npy(payload: bytes | Path, name: str) -> tuple[np.ndarray, dict]:
-    """The array in a `.npy` file and the truth beside it; a large file on disk comes back as a memory map."""
-    with open(payload, "rb") if isinstance(payload, Path) else io.BytesIO(payload) as file:
+    """The array in a `.npy` file and the truth beside it; a large file on disk comes back as a memory map, whose
+    images are to be read through `Stored`."""
+    with open(regular(payload), "rb") if isinstance(payload, Path) else io.BytesIO(payload) as file:
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = header(file)
@@ -107,13 +110,46 @@ def read_npy(payload: bytes | Path, name: str) -> tuple[np.ndarray, dict]:
         if dtype.hasobject:
             return _image_and_mass(_unpickle(file.read(), name))
         stored, expected = file.seek(0, io.SEEK_END) - start, int(np.prod(shape, dtype=object)) * dtype.itemsize
-        if stored < expected:
-            raise ValueError(f"truncated: {stored:,} bytes of pixels where its header promises {expected:,}")
         order: Literal["F", "C"] = "F" if fortran else "C"
-        if isinstance(payload, Path) and expected > 2**24:
-            return np.memmap(payload, dtype, "r", start, shape, order), {}
+        if isinstance(payload, Path) and stored >= expected > 2**24 and not fortran:
+            return np.memmap(payload, dtype, "r", start, shape), {}
         file.seek(start)
-        return np.frombuffer(file.read(expected), dtype).reshape(shape, order=order), {}
+        content = file.read(expected) if stored >= expected else b""
+        if len(content) < expected:
+            raise ValueError(f"truncated: {stored:,} bytes of pixels where its header promises {expected:,}")
+        return np.frombuffer(content, dtype).reshape(shape, order=order), {}
+
+
+class Stored:
+    """Images in a large `.npy` file, read when they are asked for.
+
+    `view`, of any axes and order, belongs to a memory map of the file. It tells where each image lies and is never
+    looked into: a mapped file that another program cuts ends the process, one that is read raises `DataError`.
+    """
+
+    def __init__(self, view: np.ndarray, mapped: np.memmap):
+        self.view, self.file = view, Path(str(mapped.filename))
+        self.start = int(mapped.offset) - mapped.__array_interface__["data"][0]
+        self.shape, self.dtype, self.ndim = view.shape, view.dtype, view.ndim
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    def __getitem__(self, key) -> np.ndarray:
+        part = self.view[key]
+        low, high = np.lib.array_utils.byte_bounds(part)
+        with open(self.file, "rb") as file:
+            file.seek(self.start + low)
+            content = file.read(high - low)
+        if len(content) < high - low:
+            raise DataError(f"{self.file}: was cut while it was being read; see that nobody writes it, and begin again")
+        return np.ndarray(part.shape, part.dtype, content, strides=part.strides)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[i] for i in range(len(self)))
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return self[...].astype(dtype or self.dtype, copy=False)
 
 
 def npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
@@ -222,14 +258,15 @@ def stacked(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def decode(name: str, content: bytes | Path, extension: str | int | None = None) -> tuple[np.ndarray, dict]:
-    """Images `(N, C, H, W)` in a file, and the truth stored beside them (`axion_mass` in eV).
+def decode(name: str, content: bytes | Path, extension: str | int | None = None) -> tuple[np.ndarray | Stored, dict]:
+    """Images `(N, C, H, W)` in a file, and the truth stored beside them (`axion_mass` in eV). Those of a large file are
+    read as they are asked for.
 
     `name` tells the kind of file, `extension` names the FITS extension, HDF5 dataset or npz key. Raises `ValueError`
     for a damaged file and `DataError` for a hostile one.
     """
     lower, truth = name.lower(), {}
-    if (content.stat().st_size if isinstance(content, Path) else len(content)) == 0:
+    if (regular(content).stat().st_size if isinstance(content, Path) else len(content)) == 0:
         raise ValueError("empty file")
     if lower.endswith(".npy"):
         array, truth = read_npy(content, name)
@@ -241,4 +278,5 @@ def decode(name: str, content: bytes | Path, extension: str | int | None = None)
         array = read_image(content, extension)
     else:
         array = _hdf5(content, extension)
-    return stacked(array), truth
+    images = stacked(array)
+    return Stored(images, array) if isinstance(array, np.memmap) else images, truth

@@ -26,12 +26,13 @@ from lensstudy.data import fits
 from lensstudy.data.companions import LENSTRONOMY, companions, information
 from lensstudy.data.containers import TARS, Listing, list_path
 from lensstudy.data.dataset import DataError, LensDataset, canonical_class
-from lensstudy.data.formats import HDF5, decode, read_npy, stacked
+from lensstudy.data.formats import HDF5, Stored, decode, read_npy, stacked
 from lensstudy.data.preprocess import Preprocess
 from lensstudy.data.rotation import centre_crop
 from lensstudy.deployment.card import SCALE_TOLERANCE, Card
 from lensstudy.deployment.onnx_network import AT_ONCE, INT8_FILE, ONNX_FILE, OnnxNetwork
 from lensstudy.evaluation.ood import OODDetector, image_statistics
+from lensstudy.files import printable
 
 __all__ = ["STATES", "Predictor", "class_by_folder", "find", "predict"]
 
@@ -334,22 +335,23 @@ def find(paths: Iterable[str | Path], extension: str | int | None = None, progre
     with tqdm(total=total, desc="images", unit="file", disable=not progress, delay=1) as bar:
         for place, listing in places:
             if isinstance(listing, str):
-                yield _Image(_printable(place), 0, None, listing)
+                yield _Image(printable(place), 0, None, listing)
                 bar.update()
             elif role := beside.get(str(place)):
-                yield _companion(str(place), role)
+                yield _companion(printable(place), role)
                 bar.update(len(listing.names) if isinstance(listing, Listing) else 1)
             elif isinstance(listing, LensDataset):
-                scale = listing.description.get("pixel_scale")
-                for i, name in enumerate(listing.catalogue["name"]):
-                    yield _Image(f"{place}:{name}", i, np.asarray(listing.images[i]), "", scale)
+                images = listing.images
+                images = Stored(images, images) if isinstance(images, np.memmap) else images
+                names = [printable(f"{place}:{name}") for name in listing.catalogue["name"]]
+                yield from _one_by_one(names, images, listing.description.get("pixel_scale"))
                 bar.update()
             else:
                 roles = companions(listing.names)
                 try:
                     scale = _stack_scale(place) if listing.kind in ("hdf5", "npz") else None
                 except Exception as error:  # whatever a damaged file makes h5py raise
-                    yield _Image(str(place), 0, None, f"{error}" or type(error).__name__)
+                    yield _Image(printable(place), 0, None, f"{error}" or type(error).__name__)
                     bar.update(len(listing.names))
                     continue
                 for name, content in _stream(listing):
@@ -362,7 +364,7 @@ def find(paths: Iterable[str | Path], extension: str | int | None = None, progre
                 for name in listing.ignored if listing.kind == "folder" else ():
                     if name.lower().endswith((*TARS, ".zip")):
                         reason = "an archive among images is not opened; give its path"
-                        yield _Image(_printable(place / name), 0, None, reason)
+                        yield _Image(printable(place / name), 0, None, reason)
 
 
 def class_by_folder(file: str, classes: Sequence[str]) -> str:
@@ -410,15 +412,10 @@ def _listed(place: Path) -> Listing | LensDataset | str:
     return listing if listing.names else f"no images in it ({len(listing.ignored)} other files)"
 
 
-def _printable(place: Path) -> str:
-    """A path as a table can hold it: what is no UTF-8 in it is written out."""
-    return str(place).encode("utf-8", "backslashreplace").decode()
-
-
 def _shown(place: Path, listing: Listing, name: str) -> str:
     if listing.kind == "file":
-        return str(place)
-    return str(place / name) if listing.kind == "folder" else f"{place}:{name}"
+        return printable(place)
+    return printable(place / name if listing.kind == "folder" else f"{place}:{name}")
 
 
 def _decoded(file: str, name: str, content, extension: str | int | None, scale: float | None) -> Iterator[_Image]:
@@ -441,8 +438,18 @@ def _decoded(file: str, name: str, content, extension: str | int | None, scale: 
     except Exception as error:  # whatever a damaged file makes a decoder raise
         yield _Image(file, 0, None, f"{error}" or type(error).__name__)
         return
-    for i, image in enumerate(images):
-        yield _Image(file, i, np.asarray(image), "", scale)
+    yield from _one_by_one([file] * len(images), images, scale)
+
+
+def _one_by_one(names: list[str], images: np.ndarray | Stored, scale: float | None) -> Iterator[_Image]:
+    """The images of a stack, up to the first that cannot be read because the file was cut meanwhile."""
+    for i, name in enumerate(names):
+        try:
+            image = np.asarray(images[i])
+        except DataError as error:
+            yield _Image(name, i, None, str(error))
+            return
+        yield _Image(name, i, image, "", scale)
 
 
 def _is_list(name: str, content) -> bool:

@@ -178,6 +178,8 @@ def fits_plane(file: str, otherwise: str) -> np.ndarray:
     """First two-dimensional image `(h, w)` of a FITS file, float64; raises `LensingError(otherwise)` without one."""
     from astropy.io import fits
 
+    if not Path(file).expanduser().is_file():  # opening a pipe waits forever
+        raise LensingError(otherwise)
     try:
         with fits.open(Path(file).expanduser(), memmap=False) as hdus:
             return next(np.array(hdu.data, dtype=float) for hdu in hdus if hdu.is_image and np.ndim(hdu.data) == 2)

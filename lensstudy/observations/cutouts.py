@@ -25,6 +25,7 @@ from lensstudy.data.companions import FILLERS, ROLES, companions, information, r
 from lensstudy.data.dataset import DataError, sky_and_noise
 from lensstudy.data.fits import SUFFIXES, opened, pixel_scale, pixels
 from lensstudy.data.formats import HDF5
+from lensstudy.files import regular, tree
 from lensstudy.lensing.cosmology import LENS_REDSHIFT, SOURCE_REDSHIFT
 from lensstudy.lensing.instruments import INSTRUMENTS, gaussian_kernel, noise_variance, noisy
 from lensstudy.lensing.populations import preset_named
@@ -173,7 +174,7 @@ def _images(path: Path) -> list[Path]:
 
 
 def _files(path: Path) -> list[Path]:
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    files = [path / name for name in tree(path).files] if path.is_dir() else [path]
     return [file for file in files if file.name.lower().endswith((*SUFFIXES, *HDF5))]
 
 
@@ -241,7 +242,7 @@ def _lenstronomy(file: Path) -> dict:
     import h5py
 
     try:
-        with h5py.File(file) as stored:
+        with h5py.File(regular(file)) as stored:
             if "image_data" not in stored:
                 raise DataError(f"{file}: holds {', '.join(stored)}, but no 'image_data'; expected lenstronomy's names")
             image = np.asarray(stored["image_data"], dtype=float)
@@ -280,7 +281,7 @@ def _companion(file: Path) -> np.ndarray:
         if file.name.lower().endswith(HDF5):
             import h5py
 
-            with h5py.File(file) as stored:
+            with h5py.File(regular(file)) as stored:
                 return np.asarray(next(stored[n] for n in ("kernel_point_source", *stored) if n in stored), dtype=float)
         with opened(file) as hdus:
             return next(np.asarray(pixels(hdu), dtype=float) for hdu in hdus if hdu.is_image and hdu.header["NAXIS"])
