@@ -41,7 +41,7 @@ from lensstudy.provenance import code_hash
 from lensstudy.study import ParameterError, Study
 from lensstudy.training.batches import InOrder, Rows, loader, training_loader
 from lensstudy.training.distributed import place, synchronise
-from lensstudy.training.optimisation import Plateau, averaged_network, optimizer_of, schedule_factor
+from lensstudy.training.optimisation import averaged_network, optimizer_of, plateau_of, schedule_of
 from lensstudy.training.recording import Progress, Recorder, Watch, WholeCheckpoints, in_batch, write_json
 from lensstudy.training.run import TrainedNetwork, build, load_run
 
@@ -234,7 +234,6 @@ class _Fit(lightning.LightningModule):
         self.averaged = averaged_network(self.network, settings)
         if settings.devices * settings.nodes > 1:
             synchronise(self.network)
-        self.plateau = Plateau(settings.decay_factor, settings.decay_patience)
         self.settings, self.classes, self.preprocess = settings, card["classes"], Preprocess.from_dict(card)
         self.stop_where_it_diverges = stop_where_it_diverges
         self.train_part, self.batches = dataset.part("train"), steps_per_epoch(dataset, settings)
@@ -316,22 +315,16 @@ class _Fit(lightning.LightningModule):
         self.log("validation_accuracy", (called == labels).float().mean())
         for label, name in enumerate(self.classes):
             self.log(f"recall_{name}", (called[labels == label] == label).float().mean())
-        self.plateau.watch(loss.item())
 
     def configure_optimizers(self):
         optimizer = optimizer_of(self.network.parameters(), self.settings)
-        lowered = self.settings.schedule == "plateau"
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: schedule_factor(step, self.steps, self.settings) * (self.plateau.factor if lowered else 1),
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def on_save_checkpoint(self, checkpoint):
-        checkpoint["plateau"] = self.plateau.state_dict()
-
-    def on_load_checkpoint(self, checkpoint):
-        self.plateau.load_state_dict(checkpoint["plateau"])
+        schedules = [{"scheduler": schedule_of(optimizer, self.steps, self.settings), "interval": "step"}]
+        if self.settings.schedule == "plateau":
+            # At the last step of an epoch: Lightning's interval "epoch" would come after the checkpoint is written.
+            plateau = plateau_of(optimizer, self.settings)
+            once = {"interval": "step", "frequency": self.batches, "monitor": "validation_loss"}
+            schedules.append({"scheduler": plateau} | once)
+        return [optimizer], schedules
 
 
 def _trainer(settings: Study, callbacks: list[Callback], **options) -> lightning.Trainer:

@@ -1,22 +1,29 @@
 """How weights move: optimisers, the learning rate over a training, averages of weights.
 
-The rate at a step is a closed form of the step, so that a training that goes on after an interruption needs no memory
-of it; only `plateau` watches, and its memory is a small state of its own. The range test shows which rates a network
-bears before a training is paid for.
+Schedules are torch's own, and their state is part of the checkpoint. `learning_rates` says what a schedule does without
+a training.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 
 import torch
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LinearLR,
+    LRScheduler,
+    MultiStepLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+)
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lensstudy.study import Study
 
-__all__ = ["Plateau", "averaged_network", "optimizer_of", "schedule_factor"]
+__all__ = ["averaged_network", "learning_rates", "optimizer_of", "plateau_of", "schedule_of"]
 
 MOMENTUM = 0.9
 MILESTONES = (0.5, 0.75)  # shares of the training after which `step` lowers the rate (He et al. 2016)
@@ -30,51 +37,56 @@ def optimizer_of(weights: Iterable[torch.nn.Parameter], settings: Study) -> torc
     return torch.optim.AdamW(weights, lr=rate, weight_decay=decay)
 
 
-def schedule_factor(step: int, steps: int, settings: Study) -> float:
-    """Learning rate at `step` of `steps`, as a share of the highest.
+def schedule_of(optimizer: torch.optim.Optimizer, steps: int, settings: Study) -> LRScheduler:
+    """The schedule of `optimizer` over a training of `steps` steps, to be stepped after each.
 
-    `one-cycle` rises from 1/25 along half a cosine and falls along another to 1e-5 (Smith 2018, arXiv:1803.09820);
-    all others rise linearly during the warm-up. Then `cosine` falls along half a cosine to 0 (Loshchilov & Hutter
-    2017, arXiv:1608.03983), `step` is multiplied by `decay_factor` at a half and three quarters of the training, and
-    `constant` and `plateau` stay (`Plateau` lowers the latter).
+    `one-cycle` rises and falls along half a cosine each (Smith 2018, arXiv:1803.09820); all others rise linearly during
+    the warm-up. Then `cosine` falls along half a cosine to 0 (Loshchilov & Hutter 2017, arXiv:1608.03983), `step` is
+    multiplied by `decay_factor` at a half and three quarters of the training, and `constant` and `plateau` stay
+    (`plateau_of` lowers the latter). Those that end do so after the last step, so that no step is without effect.
     """
-    schedule, warmup = settings.schedule, settings.warmup_fraction * steps
-    if step < warmup:
-        rise = (step + 1) / (warmup + 1)
-        return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * rise)) if schedule == "one-cycle" else rise
-    if schedule in ("constant", "plateau"):
-        return 1.0
-    if schedule == "step":
-        return settings.decay_factor ** sum(step >= milestone * steps for milestone in MILESTONES)
-    fall = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
-    return 1e-5 + (1 - 1e-5) * fall if schedule == "one-cycle" else fall
+    warmup = min(round(settings.warmup_fraction * steps), steps - 1)
+    if settings.schedule == "one-cycle":
+        rise = (warmup + 1) / (steps + 1) if warmup else 0.0
+        return OneCycleLR(optimizer, settings.highest_rate, steps + 1, pct_start=rise, cycle_momentum=False)
+    rising = LinearLR(optimizer, 1 / (warmup + 1), total_iters=warmup)
+    if settings.schedule in ("constant", "plateau"):
+        return rising
+    if settings.schedule == "cosine":
+        falling: LRScheduler = CosineAnnealingLR(optimizer, steps - warmup)
+    else:
+        milestones = [math.ceil(share * steps) - warmup for share in MILESTONES]
+        falling = MultiStepLR(optimizer, milestones, settings.decay_factor)
+    return SequentialLR(optimizer, [rising, falling], [warmup]) if warmup else falling
 
 
-@dataclass
-class Plateau:
-    """Lowers the rate by `decay` once the loss has not fallen for more than `patience` epochs, as torch's
-    `ReduceLROnPlateau` does; that one cannot share an optimiser with a warm-up."""
+def plateau_of(optimizer: torch.optim.Optimizer, settings: Study) -> ReduceLROnPlateau:
+    """What lowers the rate once the validation loss has not fallen for more than `decay_patience` epochs."""
+    return ReduceLROnPlateau(optimizer, factor=settings.decay_factor, patience=settings.decay_patience, threshold=0.0)
 
-    decay: float
-    patience: int
-    factor: float = 1.0
-    best: float = math.inf
-    waited: int = 0
 
-    def watch(self, loss: float) -> None:
-        """Take note of the validation loss of one more epoch."""
-        if loss < self.best:
-            self.best, self.waited = loss, 0
-        else:
-            self.waited += 1
-        if self.waited > self.patience:
-            self.factor, self.waited = self.factor * self.decay, 0
+def learning_rates(steps: int, settings: Study) -> list[float]:
+    """The learning rate in each of `steps` steps.
 
-    def state_dict(self) -> dict:
-        return asdict(self)
+    Args:
+        steps: of the whole training.
+        settings: `schedule`, `learning_rate` and what belongs to them.
 
-    def load_state_dict(self, state: dict) -> None:
-        self.__dict__.update(state)
+    Returns:
+        One rate a step; for `plateau` those of a loss that keeps falling.
+
+    Example:
+        >>> study = Study(schedule="constant", warmup_fraction=0.5, learning_rate=0.3)
+        >>> [round(rate, 3) for rate in learning_rates(4, study)]
+        [0.1, 0.2, 0.3, 0.3]
+    """
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=settings.highest_rate)
+    schedule, rates = schedule_of(optimizer, steps, settings), []
+    for _ in range(steps):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    return rates
 
 
 def averaged_network(network: torch.nn.Module, settings: Study) -> AveragedModel | None:

@@ -293,7 +293,15 @@ def test_last_keeps_the_last_epoch_whatever_the_validation_says(blobs, tmp_path,
 
 @pytest.mark.parametrize(
     "changes",
-    [{"optimizer": "sgd"}, {"averaging": "ema"}, {"averaging": "swa"}, {"schedule": "plateau", "decay_patience": 0}],
+    [
+        {"optimizer": "sgd"},
+        {"averaging": "ema"},
+        {"averaging": "swa"},
+        {"schedule": "plateau", "decay_patience": 0, "learning_rate": 0.1},
+        {"schedule": "cosine"},
+        {"schedule": "step"},
+        {"schedule": "constant"},
+    ],
     ids=lambda changes: "-".join(map(str, changes.values())),
 )
 def test_an_interruption_changes_nothing_whatever_is_remembered(blobs, tmp_path, quiet, monkeypatch, changes):
@@ -312,6 +320,22 @@ def test_an_interruption_changes_nothing_whatever_is_remembered(blobs, tmp_path,
         training.fit(blobs, settings, folder=tmp_path / "halves")
     monkeypatch.setattr(training._Fit, "training_step", step)
     assert same(weights(whole), weights(training.fit(blobs, settings, folder=tmp_path / "halves")))
+
+
+def test_plateau_lowers_the_rate_once_the_validation_loss_has_not_fallen_for_longer_than_the_patience(
+    blobs, tmp_path, quiet
+):
+    settings = with_(schedule="plateau", decay_patience=1, decay_factor=0.5, warmup_fraction=0.0, epochs=12)
+    settings = settings.model_copy(update={"learning_rate": 0.03, "width": 0.25})
+    history = pd.read_csv(training.fit(blobs, settings, folder=tmp_path / "run") / "history.csv")
+    best, waited, rate, expected = math.inf, 0, 0.03, []
+    for loss in history["validation_loss"]:
+        best, waited = (loss, 0) if loss < best else (best, waited + 1)
+        if waited > 1:
+            rate, waited = rate * 0.5, 0
+        expected.append(rate)
+    assert expected[-1] < 0.03
+    np.testing.assert_allclose(history["learning_rate"], expected)
 
 
 def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(blobs, tmp_path, quiet):
@@ -346,7 +370,7 @@ def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(blobs, tmp_
 )
 def test_two_processes_give_the_training_of_one_at_the_same_batch(blobs, tmp_path, quiet, network, averaging, schedule):
     """DDP on two processes: the same loss, gradients and predictions within rounding, batch norm included."""
-    settings = with_(network=network, width=0.25, epochs=2, accelerator="cpu", learning_rate=0.003)
+    settings = with_(network=network, width=0.25, epochs=2, accelerator="cpu", learning_rate=0.001)
     settings = settings.model_copy(update={"averaging": averaging, "schedule": schedule, "decay_patience": 0})
     one = training.fit(blobs, settings, folder=tmp_path / "one")
     blobs.save(tmp_path / "blobs")
