@@ -50,6 +50,12 @@ def predict(
     pixel_scale: Scale = None,
     extension: Annotated[str | None, typer.Option(help="FITS extension, HDF5 dataset or npz key of the image")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="images at a time")] = 256,
+    resample: Annotated[
+        bool,
+        typer.Option("--resample/--no-resample", help="bring other pixels to the network's, or reject the image"),
+    ] = True,
+    band: Annotated[int | None, typer.Option(min=0, help="band to use of images with several, from 0")] = None,
+    fill: Annotated[bool, typer.Option("--fill", help="fill NaN pixels with sky and its noise")] = False,
 ) -> None:
     """Predict the class of every image; where none can be named, a row says why."""
     from lensstudy.data.formats import READABLE
@@ -58,7 +64,7 @@ def predict(
     if out.name.lower().endswith(READABLE):
         _refuse(f"--out {out}: images have such names, and the table would take its place; name it .csv")
     try:
-        predictor = Predictor(model, rotations, pixel_scale, batch_size)
+        predictor = Predictor(model, rotations, pixel_scale, batch_size, resample=resample, band=band, fill=fill)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text("")  # before an hour of answers that have no place to go
     except (ValueError, OSError, ImportError) as error:

@@ -342,9 +342,9 @@ def sky_and_noise(images: np.ndarray) -> tuple[float, float]:
     """
     width = max(images.shape[-1] // 16, 2)
     edges = images[:, :width], images[:, -width:], images[:, :, :width], images[:, :, -width:]
-    sky = np.median(np.concatenate([edge.ravel() for edge in edges]))
+    sky = np.nanmedian(np.concatenate([edge.ravel() for edge in edges]))
     steps = [np.diff(edge, axis=2 if edge.shape[2] > edge.shape[1] else 1).ravel() for edge in edges]
-    return float(sky), float(1.4826 * np.median(np.abs(np.concatenate(steps))) / np.sqrt(2))
+    return float(sky), float(1.4826 * np.nanmedian(np.abs(np.concatenate(steps))) / np.sqrt(2))
 
 
 def ellipticity(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,15 +1,18 @@
 """`Predictor`: an exported network that answers for images in memory and for thousands of files.
 
 It shows the network what its card says (the central pixels, binned and stretched), divides the logits by the
-temperature of the card, and tells images that are out of the training distribution. An image that cannot be what the
-network was trained on is rejected with a reason: other bands, another pixel scale, bad pixels. Of an image whose pixel
-scale nobody says no class is named. Nothing here needs e2cnn or Lightning.
+temperature of the card, and tells images that are out of the training distribution. An image in other pixels is brought
+to the network's own; one that cannot be what the network was trained on is rejected with a reason: other bands, pixels
+of a very different size, bad pixels. Where the pixel scale is unknown no class is named. Nothing here needs e2cnn or
+Lightning.
 """
 
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,14 +28,17 @@ from tqdm.auto import tqdm
 from lensstudy.data import fits
 from lensstudy.data.companions import LENSTRONOMY, companions, information
 from lensstudy.data.containers import TARS, Listing, list_path
-from lensstudy.data.dataset import DataError, LensDataset, canonical_class
+from lensstudy.data.dataset import DataError, LensDataset, canonical_class, sky_and_noise
 from lensstudy.data.formats import HDF5, Stored, decode, read_npy, stacked
 from lensstudy.data.preprocess import Preprocess
+from lensstudy.data.resampling import resample, resample_with_noise
 from lensstudy.data.rotation import centre_crop
 from lensstudy.deployment.card import SCALE_TOLERANCE, Card
 from lensstudy.deployment.onnx_network import AT_ONCE, INT8_FILE, ONNX_FILE, OnnxNetwork
 from lensstudy.evaluation.ood import OODDetector, image_statistics
 from lensstudy.files import printable
+from lensstudy.lensing.instruments import LensingError
+from lensstudy.lensing.populations import preset_named
 
 __all__ = ["STATES", "Predictor", "class_by_folder", "find", "predict"]
 
@@ -42,6 +48,8 @@ STATES = ("ok", "pixel scale unknown", "out of distribution", "rejected", "skipp
 
 LABELS = ("labels", "label", "classes", "class", "y")  # arrays beside the images of an HDF5 file
 BOUND = 1e30  # pixels beyond it overflow in float32
+FURTHEST = 3.0  # factor between two pixel scales beyond which an image is not resampled
+REACH = 8  # pixels around what the network sees that resampling takes along
 PIECE = 256  # images taken from a stack at a time
 
 
@@ -59,7 +67,7 @@ def _one_thread() -> Iterator[None]:
 @dataclass
 class _Image:
     """One image on its way: where it was found and its pixels `(C, H, W)`, or why there are none; `companion` if it is
-    no image but belongs to one."""
+    no image but belongs to one. `note` says what was done to it."""
 
     file: str
     index: int
@@ -67,6 +75,7 @@ class _Image:
     reason: str = ""
     pixel_scale: float | None = None
     companion: bool = False
+    note: str = ""
 
 
 class Predictor:
@@ -82,9 +91,13 @@ class Predictor:
         pixel_scale: arcseconds of one pixel of the images, for files that do not say.
         batch_size: images in one pass through the network.
         threads: processor threads (default: torch's number).
+        resample: bring images whose pixel scale differs by up to a factor of three to the network's, or reject them.
+        band: number, from 0, of the band to use of images with several.
+        fill: replace NaN and infinite pixels by sky with its noise, instead of rejecting the image.
 
     Raises:
         CardError: for a folder that is incomplete, altered or newer than this version.
+        ValueError: for an option out of range.
 
     Example:
         >>> import tempfile
@@ -103,6 +116,9 @@ class Predictor:
         pixel_scale: float | None = None,
         batch_size: int = 256,
         threads: int = 0,
+        resample: bool = True,
+        band: int | None = None,
+        fill: bool = False,
     ):
         folder = Path(folder).expanduser()
         if (folder / "metrics.json").exists():  # a training
@@ -113,24 +129,39 @@ class Predictor:
         network = OnnxNetwork(folder / (INT8_FILE if INT8_FILE in card.files else ONNX_FILE), threads)
         known = card.in_distribution is not None
         distribution = OODDetector.load(folder / "distribution.safetensors") if known else None
-        self._set(card, network, distribution, rotations, pixel_scale, batch_size, threads)
+        self._set(card, network, distribution, rotations, pixel_scale, batch_size, threads, resample, band, fill)
 
     @classmethod
     def of(cls, card: Card, network: OnnxNetwork, distribution: OODDetector | None = None) -> Predictor:
         """A predictor of a network that is in memory."""
         made = cls.__new__(cls)
-        made._set(card, network, distribution, 1, None, 256, 0)
+        made._set(card, network, distribution)
         return made
 
-    def _set(self, card, network, distribution, rotations, pixel_scale, batch_size, threads):
+    def _set(
+        self,
+        card,
+        network,
+        distribution,
+        rotations=1,
+        pixel_scale=None,
+        batch_size=256,
+        threads=0,
+        resample=True,
+        band=None,
+        fill=False,
+    ):
         if rotations < 1:
             raise ValueError(f"rotations = {rotations}; expected 1 (as observed) or more orientations to average over")
         if pixel_scale is not None and not pixel_scale > 0:
             raise ValueError(f"pixel_scale = {pixel_scale}; expected arcseconds of one pixel, more than 0")
+        if band is not None and band < 0:
+            raise ValueError(f"band = {band}; expected the number of a band, from 0")
         self.card, self.network, self.distribution = card, network, distribution
+        self.resample, self.band, self.fill = resample, band, fill
         self.rotations, self.pixel_scale, self.batch_size = rotations, pixel_scale, batch_size
         self.classes, self.preprocess = tuple(card.classes), Preprocess.from_dict(card.images.model_dump())
-        self.temperature = card.calibration["temperature"]
+        self.temperature, self.per_pixel = card.calibration["temperature"], _per_pixel(card)
         self.pool = ThreadPoolExecutor(threads or torch.get_num_threads())
 
     # What an answer is ------------------------------------------------------------------------------------------------
@@ -165,28 +196,45 @@ class Predictor:
     def _tempered(self, logits: torch.Tensor) -> np.ndarray:
         return torch.softmax(logits.double() / self.temperature, dim=1).numpy()
 
-    def prepare(self, image: np.ndarray, pixel_scale: float | None = None) -> np.ndarray:
-        """An image `(C, H, W)` as the network can take it. Raises `ValueError` with the reason if it cannot."""
-        about = self.card.images
+    def prepare(self, image: np.ndarray, pixel_scale: float | None = None) -> tuple[np.ndarray, str]:
+        """Bring an image to what the network can take.
+
+        An image in other pixels is resampled, its sky noise with it (see `resample_with_noise`). Its brightness is
+        taken for flux a pixel, as counts are, and so grows with a pixel's area; where the training images were each
+        divided by their own peak or range, that of the image is kept instead. (A network that scales each image by its
+        own brightness sees no difference.)
+
+        Args:
+            image: `(C, H, W)`.
+            pixel_scale: arcseconds of one of its pixels.
+
+        Returns:
+            The image `(C, H, H)` in float32, and what was done to it, empty where nothing was.
+
+        Raises:
+            ValueError: with the reason why the network cannot take it.
+        """
+        about, notes = self.card.images, []
         scale = pixel_scale or self.pixel_scale
-        channels, height, width = image.shape
         if image.dtype.kind not in "biuf":
             raise ValueError(f"dtype {image.dtype} is no pixel")
-        if channels != about.channels and channels > 1 and np.array_equal(image, image[:1].repeat(channels, 0), True):
-            image, channels = image[:1], 1  # a grey picture stored in colour
-        if channels != about.channels:
-            raise ValueError(
-                f"{channels} bands, and the network takes {about.channels}; give one band, not a colour image"
-            )
+        image = self._bands(image)
+        height, width = image.shape[1:]
         if height != width:
             raise ValueError(f"{height} x {width} pixels; cut out a square with the lens in its centre")
+        given = f"{height} x {height} pixels"
+        generator = _generator_of(image)
+        if self.fill and (bad := ~np.isfinite(image)).any():
+            image = _filled(image, bad, generator)
+            notes.append(f"{int(bad.sum())} NaN or infinite pixels filled with sky and its noise")
         if scale and about.pixel_scale and not abs(scale / about.pixel_scale - 1) <= SCALE_TOLERANCE:  # nor for NaN
-            raise ValueError(
-                f"pixels of {scale:.4g} arcsec, and the network was trained on {about.pixel_scale:.4g}; resample the "
-                "image to that, or use a network that was trained on this scale"
-            )
+            image = self._resampled(image, scale, generator)
+            given += f" of {scale:.4g} arcsec, which are {image.shape[-1]} of the network's {about.pixel_scale:.4g},"
+            notes.append(f"resampled from {scale:.4g} to {about.pixel_scale:.4g} arcsec a pixel")
+            scale = about.pixel_scale
+        height = image.shape[-1]
         if height < about.crop:
-            raise ValueError(f"{height} x {width} pixels, and the network sees the central {about.crop} x {about.crop}")
+            raise ValueError(f"{given} and the network sees the central {about.crop} x {about.crop}; cut out more")
         if height != about.image_size and not (scale and about.pixel_scale):
             asked = f"{about.pixel_scale:.4g} arcsec a pixel" if about.pixel_scale else "an unknown pixel scale"
             raise ValueError(
@@ -197,18 +245,68 @@ class Predictor:
             image = image[:, :-1, :-1]
         looked_at = image if self.rotations > 1 else centre_crop(image, about.crop)
         if bad := int((~np.isfinite(looked_at)).sum()):
-            raise ValueError(f"{bad} pixels of what the network sees are NaN or infinite; fill them, or cut them off")
+            raise ValueError(
+                f"{bad} pixels of what the network sees are NaN or infinite; fill them with noise (--fill), or cut "
+                "them off"
+            )
         if looked_at.min() == looked_at.max():
             raise ValueError("every pixel has the same value")
         if np.abs(looked_at).max() > BOUND:
             raise ValueError(f"a pixel of {np.abs(looked_at).max():.3g}, too large for a network; use other units")
         kept = np.nan_to_num(image.astype(np.float64), posinf=0, neginf=0)
-        return kept.clip(-BOUND, BOUND).astype(np.float32)
+        return kept.clip(-BOUND, BOUND).astype(np.float32), "; ".join(notes)
+
+    def _bands(self, image: np.ndarray) -> np.ndarray:
+        """The bands of an image `(C, H, W)` that the network takes: all, or the one that was chosen."""
+        bands, wanted = len(image), self.card.images.channels
+        if self.band is not None:
+            if self.band >= bands:
+                raise ValueError(f"{bands} bands, and --band {self.band} is none of them; they count from 0")
+            image = image[self.band :][:1]
+        elif bands > 1 and bands != wanted and np.array_equal(image, image[:1].repeat(bands, 0), True):
+            image = image[:1]  # a grey picture stored in colour
+        if len(image) == wanted:
+            return image
+        if wanted > 1:
+            raise ValueError(
+                f"the network takes {wanted} bands, and the image has {len(image)}; give the {wanted} as one array "
+                f"({wanted}, H, W), in the order of the training"
+            )
+        raise ValueError(f"the network takes one band, and the image has {bands}; choose one with --band, from 0")
+
+    def _resampled(self, image: np.ndarray, scale: float, generator: np.random.Generator) -> np.ndarray:
+        """An image `(C, H, H)` in the network's pixels, NaN where they touch one that was NaN or infinite."""
+        about = self.card.images
+        target = about.pixel_scale
+        between = f"pixels of {scale:.4g} arcsec, and the network was trained on {target:.4g}"
+        if not self.resample:
+            raise ValueError(f"{between}; leave out --no-resample, or use a network that was trained on this scale")
+        if not 1 / FURTHEST <= scale / target * 1.0001 <= FURTHEST * 1.0002:
+            raise ValueError(
+                f"{between}: more than a factor of {FURTHEST:g} apart, too far to resample; use a network that was "
+                "trained on this scale"
+            )
+        seen = about.crop * (2**0.5 if self.rotations > 1 else 1) * target / scale + 2 * REACH
+        kept = min(image.shape[-1], int(seen) + (image.shape[-1] - int(seen)) % 2)
+        image = centre_crop(image, kept).astype(np.float64)
+        size = int(kept * scale / target + 1e-6)
+        size -= (size - about.crop) % 2  # so that its centre is where the network expects it
+        bad = ~np.isfinite(image)
+        image = np.where(bad, 0, image).clip(-BOUND, BOUND)
+        new = np.stack(
+            [
+                resample_with_noise(band, scale, size, target, _sky(band, holes)[1], generator)
+                for band, holes in zip(image, bad, strict=True)
+            ]
+        )
+        if bad.any():
+            new[resample(bad.astype(float), scale, size, target, order=1) > 1e-9] = np.nan
+        return new if self.per_pixel else new * (scale / target) ** 2
 
     def predict(self, images: np.ndarray | Sequence[np.ndarray]) -> pd.DataFrame:
         """One row an image of an array `(N, C, H, W)`, `(N, H, W)` or a list of images: `prediction` (empty where no
         class can be named), `state` (one of `STATES`), a probability a class, `ood_score`, `in_distribution` (empty
-        where that cannot be said) and the `reason` why no class is named."""
+        where that cannot be said), the `reason` why no class is named and a `note` of what was done to the image."""
         found = []
         for i, image in enumerate(images):
             pixels = np.asarray(image)
@@ -223,7 +321,7 @@ class Predictor:
     @property
     def columns(self) -> list[str]:
         """Names of what a row holds."""
-        return ["file", "image", "prediction", "state", *self.classes, "ood_score", "in_distribution", "reason"]
+        return ["file", "image", "prediction", "state", *self.classes, "ood_score", "in_distribution", "reason", "note"]
 
     def predict_files(
         self, paths: Iterable[str | Path], extension: str | int | None = None, progress: bool = False
@@ -240,7 +338,7 @@ class Predictor:
             if one.pixels is None:
                 continue
             try:
-                found[f"{one.file} {one.index}"] = self.prepare(one.pixels, one.pixel_scale)
+                found[f"{one.file} {one.index}"], _ = self.prepare(one.pixels, one.pixel_scale)
             except ValueError:
                 continue
             if len(found) == at_most:
@@ -253,7 +351,7 @@ class Predictor:
             pixels = None
             if one.pixels is not None:
                 try:
-                    pixels = self.prepare(one.pixels, one.pixel_scale)
+                    pixels, one.note = self.prepare(one.pixels, one.pixel_scale)
                 except ValueError as error:
                     one.reason = str(error)
             one.pixels = None
@@ -268,7 +366,7 @@ class Predictor:
         usable = [pixels for _, pixels in waiting if pixels is not None]
         answers = zip(*self.answers(np.stack(usable)), strict=True) if usable else iter(())
         for one, pixels in waiting:
-            row = {"file": one.file, "image": one.index, "prediction": "", "reason": one.reason}
+            row = {"file": one.file, "image": one.index, "prediction": "", "reason": one.reason, "note": one.note}
             row["state"] = "skipped" if one.companion else "rejected"
             known = one.pixel_scale or self.pixel_scale or not self.card.images.pixel_scale
             yield row if pixels is None else row | self._answer(*next(answers), bool(known))
@@ -291,6 +389,45 @@ class Predictor:
             return row | {"state": "pixel scale unknown", "reason": reason}
         row |= {} if np.isnan(ood_score) else {"in_distribution": True}
         return row | {"state": "ok", "prediction": self.classes[int(probabilities.argmax())]}
+
+
+def _generator_of(image: np.ndarray) -> np.random.Generator:
+    """Random numbers that belong to the pixels of an image: the same wherever and whenever it is asked about."""
+    digest = hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=8).digest()
+    return np.random.default_rng(int.from_bytes(digest, "little"))
+
+
+def _filled(image: np.ndarray, bad: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """An image `(C, H, H)` with sky and a draw of its noise in the pixels `bad`."""
+    image = image.astype(np.float64)
+    for band, holes in zip(image, bad, strict=True):
+        if holes.mean() > 0.5:
+            raise ValueError(f"{holes.mean():.0%} of its pixels are NaN or infinite; too little is left to fill them")
+        band[holes] = generator.normal(*_sky(band, holes), int(holes.sum()))
+    return image
+
+
+def _sky(band: np.ndarray, bad: np.ndarray) -> tuple[float, float]:
+    """Sky and its noise at the border of what one band `(H, H)` has beside its `bad` pixels."""
+    rows, columns = np.nonzero(~bad)
+    if not len(rows):
+        raise ValueError("every pixel is NaN or infinite")
+    inside = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nothing but holes at the border is an error below
+        sky, noise = sky_and_noise(np.where(bad, np.nan, band)[inside][None])
+    if not np.isfinite(noise):
+        raise ValueError("too few pixels with a value at its border to tell the noise; cut out a smaller part")
+    return sky, noise
+
+
+def _per_pixel(card: Card) -> bool:
+    """Whether the brightness of the training images was flux a pixel, rather than relative to each image's own peak."""
+    peak = card.images.brightness.get("maximum")
+    try:
+        return preset_named(card.training["data"]["preset"]).scaling == "counts"
+    except (KeyError, TypeError, LensingError):  # images that were read, or a preset of another version
+        return peak not in (1.0, 255.0)
 
 
 def predict(network: str | Path | Predictor, images: np.ndarray | str | Path | Sequence, **options) -> pd.DataFrame:

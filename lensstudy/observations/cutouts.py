@@ -25,6 +25,7 @@ from lensstudy.data.companions import FILLERS, ROLES, companions, information, r
 from lensstudy.data.dataset import DataError, sky_and_noise
 from lensstudy.data.fits import SUFFIXES, opened, pixel_scale, pixels
 from lensstudy.data.formats import HDF5
+from lensstudy.data.resampling import resample, shares
 from lensstudy.files import regular, tree
 from lensstudy.lensing.cosmology import LENS_REDSHIFT, SOURCE_REDSHIFT
 from lensstudy.lensing.instruments import INSTRUMENTS, gaussian_kernel, noise_variance, noisy
@@ -40,7 +41,6 @@ __all__ = [
     "psf_fwhm",
     "read_observation",
     "read_observations",
-    "resample",
     "write",
     "write_simulated",
 ]
@@ -418,25 +418,6 @@ def cropped(observation: Observation, side: float) -> Observation:
 # To a network's pixels
 
 
-def resample(image: np.ndarray, pixel_scale: float, size: int, new_scale: float, center=(0.0, 0.0)) -> np.ndarray:
-    """`image` `(..., H, W)`, flux a pixel, on `size` x `size` pixels of `new_scale` arcsec about `center` (arcsec).
-
-    Each pixel's flux is shared out by the area that falls into each new one, so all flux within the new field stays.
-    The PSF stays what it is, blurred by a pixel's width.
-    """
-    rows = _shares(image.shape[-2], pixel_scale, size, new_scale, center[1])
-    columns = _shares(image.shape[-1], pixel_scale, size, new_scale, center[0])
-    return rows @ image @ columns.T
-
-
-def _shares(count: int, pixel_scale: float, size: int, new_scale: float, center: float) -> np.ndarray:
-    """Share of each of `count` pixels that falls into each of `size` new ones, along one axis: `(size, count)`."""
-    old = (np.arange(count + 1) - count / 2) * pixel_scale - center
-    new = (np.arange(size + 1) - size / 2) * new_scale
-    overlap = np.minimum(new[1:, None], old[None, 1:]) - np.maximum(new[:-1, None], old[None, :-1])
-    return np.clip(overlap, 0, None) / pixel_scale
-
-
 def filled(observation: Observation, generator: np.random.Generator, behind: np.ndarray | float = 0.0) -> np.ndarray:
     """The image `(H, H)` with its masked pixels replaced by `behind` (a model, or empty sky) and a draw of noise."""
     noise = generator.normal(0, observation.noise)
@@ -474,8 +455,8 @@ def network_input(
             f"{size * scale:.2f}; use a larger cutout"
         )
     image = resample(image, observation.pixel_scale, size, scale, center)
-    rows = _shares(len(observation.noise), observation.pixel_scale, size, scale, center[1]) ** 2
-    columns = _shares(len(observation.noise), observation.pixel_scale, size, scale, center[0]) ** 2
+    rows = shares(len(observation.noise), observation.pixel_scale, size, scale, center[1]) ** 2
+    columns = shares(len(observation.noise), observation.pixel_scale, size, scale, center[0]) ** 2
     sky = float(np.quantile(observation.noise, 0.1))
     variance = rows @ np.full_like(observation.noise, sky**2) @ columns.T
     typical = math.sqrt(np.median(variance))

@@ -16,10 +16,11 @@ from scipy import optimize
 from torch import Tensor
 
 from lensstudy.data.dataset import DataError
+from lensstudy.data.resampling import resample
 from lensstudy.lensing.cosmology import area_per_mass, critical_density, critical_surface_density
 from lensstudy.lensing.populations import MACRO
 from lensstudy.lensing.profiles import nfw_scales, point_mass_sum, sersic, shear, sie, truncated_nfw_sum
-from lensstudy.observations.cutouts import Observation, resample
+from lensstudy.observations.cutouts import Observation
 
 __all__ = ["SmoothModel", "Subhalo", "expected", "fit_lens", "major_axis", "subhalo_deflection"]
 
@@ -236,8 +237,8 @@ def likely_starts(observation: Observation, used, einstein_radius: float, tries:
     size = 40
     scale = observation.field_of_view / size
     weight = np.where(used, 1 / observation.noise**2, 0)
-    coarse = resample(np.where(used, observation.image, 0) * weight, observation.pixel_scale, size, scale)
-    weight = resample(weight, observation.pixel_scale, size, scale)
+    coarse = resample(np.where(used, observation.image, 0) * weight, observation.pixel_scale, size, scale, order=1)
+    weight = resample(weight, observation.pixel_scale, size, scale, order=1)
     centers = torch.tensor((np.arange(size) - (size - 1) / 2) * scale)
     scored = []
     for _ in range(tries):

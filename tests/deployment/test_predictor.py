@@ -50,7 +50,7 @@ def test_what_the_network_cannot_know_is_refused_with_the_reason(untold, image):
     border = image.copy()
     border[:, 0] = np.nan
     bad = {
-        "3 bands": colour,
+        "the network takes one band, and the image has 3; choose one with --band": colour,
         "16 x 12 pixels; cut out a square": image[:, :12],
         "sees the central 16 x 16": image[:8, :8],
         "the network was trained on 16 x 16 at 0.1 arcsec": np.pad(image, 8),
@@ -90,8 +90,79 @@ def test_a_grey_picture_stored_in_colour_is_grey(predictor, image):
 
 @pytest.mark.parametrize("scale, refused", [(0.1, False), (0.101, False), (0.05, True), (0.2, True)])
 def test_pixel_scale_of_the_user(exported, image, scale, refused):
-    (reason,) = reasons(Predictor(exported, pixel_scale=scale), image)
+    (reason,) = reasons(Predictor(exported, pixel_scale=scale, resample=False), image)
     assert reason.startswith(f"pixels of {scale:.4g} arcsec, and the network was trained on 0.1") == refused
+
+
+@pytest.mark.parametrize("scale", [0.05, 0.0937, 0.13, 0.2])
+def test_an_image_in_other_pixels_is_resampled_and_said(exported, predictor, scale):
+    """The same blobs in pixels of another size, of as much flux an area: the network finds the same."""
+    size = 2 * int(18 * 0.1 / scale / 2 + 1)
+    fine = np.stack([blob(size, scale, ratio) for ratio in (1.0, 3.0, 1.0, 3.0)]) * (scale / 0.1) ** 2
+    table = Predictor(exported, pixel_scale=scale).predict(fine)
+    own = predictor.predict(np.stack([blob(16, 0.1, ratio) for ratio in (1.0, 3.0, 1.0, 3.0)]))
+    assert set(table["note"]) == {f"resampled from {scale:.4g} to 0.1 arcsec a pixel"} and set(own["note"]) == {""}
+    np.testing.assert_allclose(table["sub"], own["sub"], atol=0.25)
+    assert ((table["sub"] > 0.5) == [False, True, False, True]).all()
+
+
+def blob(size: int, scale: float, ratio: float) -> np.ndarray:
+    """As `make_blobs` draws them, with the noise of pixels of that size, in units of the peak."""
+    y, x = (np.mgrid[:size, :size] - (size - 1) / 2) * scale / 0.1
+    draw = np.random.default_rng(int(1000 * scale + 10 * ratio)).normal(0, 0.05 * 0.1 / scale, x.shape)
+    return np.exp(-(x**2 / ratio + y**2 * ratio) / 8) + draw
+
+
+@pytest.mark.parametrize("scale", [0.033, 0.31, float("inf")])
+def test_pixels_more_than_three_times_as_large_or_small_are_refused(exported, scale):
+    (reason,) = reasons(Predictor(exported, pixel_scale=scale), np.random.default_rng(0).normal(size=(96, 96)))
+    assert "more than a factor of 3 apart" in reason
+
+
+def test_resampling_is_the_same_every_time_and_keeps_holes(exported, image):
+    fine = np.random.default_rng(1).normal(size=(40, 40))
+    known = Predictor(exported, pixel_scale=0.06)
+    first, again = (known.prepare(fine[None])[0] for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    fine[20, 20] = np.inf
+    assert "are NaN or infinite; fill them with noise (--fill)" in reasons(known, fine)[0]
+
+
+def test_holes_are_filled_with_sky_and_its_noise(exported, blobs):
+    images = blobs.part("test").images[:10].astype(np.float64) + 0.0
+    holed = images.copy()
+    holed[:, :, :3] = np.nan
+    holed[:, :, 5, 14] = -np.inf
+    filling = Predictor(exported, pixel_scale=0.1, fill=True)
+    pixels, note = filling.prepare(holed[0])
+    assert note == "49 NaN or infinite pixels filled with sky and its noise"
+    np.testing.assert_array_equal(pixels[0, 3:, :14], images[0, 0, 3:, :14].astype(np.float32))
+    drawn = np.concatenate([filling.prepare(image)[0][0, :3].ravel() for image in holed])
+    assert drawn.std() == pytest.approx(0.05, rel=0.35) and abs(drawn.mean()) < 0.05
+    table = filling.predict(holed)
+    assert (table["prediction"] != "").sum() >= 5
+    assert reasons(filling, np.full((16, 16), np.nan)) == [
+        "100% of its pixels are NaN or infinite; too little is left to fill them"
+    ]
+
+
+def test_one_of_several_bands_is_chosen_by_its_number(exported, predictor, image):
+    noise = np.random.default_rng(0).normal(size=image.shape)
+    cube = np.stack([noise, image, noise])
+    chosen = Predictor(exported, pixel_scale=0.1, band=1).predict([cube])
+    pd.testing.assert_frame_equal(chosen, predictor.predict([image]))
+    assert reasons(Predictor(exported, band=3), cube) == ["3 bands, and --band 3 is none of them; they count from 0"]
+    with pytest.raises(ValueError, match="band = -1"):
+        Predictor(exported, band=-1)
+
+
+def test_a_network_of_three_bands_says_what_it_takes(untold, image):
+    about = untold.card.images.model_copy(update={"channels": 3})
+    three = Predictor.of(untold.card.model_copy(update={"images": about}), untold.network)
+    with pytest.raises(ValueError, match="takes 3 bands, and the image has 1; give the 3 as one array") as error:
+        three.prepare(image[None])
+    assert "not a colour" not in str(error.value)
+    assert three.prepare(np.stack([image] * 3))[0].shape == (3, 16, 16)
 
 
 def test_larger_cutouts_are_used_once_their_scale_is_known(exported, predictor, image):
@@ -146,7 +217,7 @@ def with_scale(image, arcsec, cards=True):
 def test_pixel_scale_of_a_fits_file_comes_first(exported, image, tmp_path, cards):
     with_scale(image, 0.1, cards).writeto(tmp_path / "right.fits")
     with_scale(image, 0.06, cards).writeto(tmp_path / "wrong.fits")
-    rows = list(Predictor(exported, pixel_scale=0.1).predict_files([tmp_path / "*.fits"]))
+    rows = list(Predictor(exported, pixel_scale=0.1, resample=False).predict_files([tmp_path / "*.fits"]))
     assert rows[0]["prediction"] and not rows[0]["reason"]
     assert rows[1]["reason"].startswith("pixels of 0.06 arcsec")
 
@@ -198,7 +269,7 @@ def test_a_bad_file_is_a_row_and_the_others_go_on(predictor, image, tmp_path):
     for name, reason in {
         "1.npy": "",
         "2.npy": "empty file",
-        "3.png": "3 bands",
+        "3.png": "the image has 3",
         "hostile.npy": "could run",
         "nowhere.npy": "nothing exists",
         "x*.fits": "no file matches",
@@ -243,7 +314,7 @@ def test_a_pixel_scale_in_the_first_header_counts_for_the_file(predictor, image,
     first.header["PIXSCALE"] = 0.05
     fits.HDUList([first, fits.ImageHDU(image, name="SCI")]).writeto(tmp_path / "lens.fits")
     (row,) = predictor.predict_files([tmp_path / "lens.fits"])
-    assert row["reason"].startswith("pixels of 0.05 arcsec")
+    assert "16 x 16 pixels of 0.05 arcsec" in row["reason"]
 
 
 def test_a_folder_without_images_says_so(predictor, tmp_path):
@@ -309,12 +380,12 @@ def test_lenstronomys_file_is_one_image_of_its_own_scale(untold, image, tmp_path
     for paths in ([tmp_path], [tmp_path / "*.h5"]):
         rows = [row for row in untold.predict_files(paths) if row["state"] != "skipped"]
         assert [row["state"] for row in rows] == ["ok", "rejected"]
-        assert rows[1]["reason"].startswith("pixels of 0.04 arcsec")
+        assert rows[1]["reason"].startswith("16 x 16 pixels of 0.04 arcsec, which are 6 of the network's 0.1,")
 
 
 def test_the_scale_in_the_information_beside_an_image_counts(untold, image, tmp_path):
     np.save(tmp_path / "lens.npy", image)
-    for scale, state in ((0.1, "ok"), (0.2, "rejected")):
+    for scale, state in ((0.1, "ok"), (0.5, "rejected")):
         (tmp_path / "info.json").write_text(f'{{"pixel_scale": {scale}}}')
         (row,) = untold.predict_files([tmp_path])
         assert row["state"] == state
@@ -345,7 +416,7 @@ def test_real_files_each_get_a_row_and_none_an_answer_that_cannot_be_given(untol
     for row in rows:
         assert row["reason"] and (row["prediction"] == ""), row
     assert sum("the network was trained on 16 x 16 at 0.1 arcsec" in row["reason"] for row in rows) >= 15
-    assert sum(row["reason"].startswith("pixels of") for row in rows) >= 6  # lenstronomy's three, and info.json
+    assert sum("resampled from" in row["note"] for row in rows) >= 6  # lenstronomy's three, and info.json
 
 
 def test_a_damaged_member_of_a_zip_leaves_no_image_without_a_row(predictor, image, tmp_path):

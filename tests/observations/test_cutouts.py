@@ -18,7 +18,6 @@ from lensstudy.observations.cutouts import (
     network_input,
     read_observation,
     read_observations,
-    resample,
     write,
     write_simulated,
 )
@@ -263,24 +262,7 @@ def test_a_scale_in_the_information_beside_the_image_counts(tmp_path):
     assert read_observation(tmp_path, pixel_scale=0.07).pixel_scale == 0.07
 
 
-# Resampling
-
-
-@pytest.mark.parametrize(("size", "scale"), [(40, 0.1), (27, 0.16), (13, 0.37), (90, 0.05)])
-def test_resampling_keeps_flux_and_place(size, scale):
-    x = (np.arange(80) - 39.5) * 0.05
-    image = np.exp(-((x[None] - 0.3) ** 2 + (x[:, None] + 0.2) ** 2) / 0.05)
-    coarse = resample(image, 0.05, size, scale)
-    assert coarse.sum() == pytest.approx(image.sum(), rel=1e-6)
-    new = (np.arange(size) - (size - 1) / 2) * scale
-    assert (coarse.sum(0) @ new) / coarse.sum() == pytest.approx(0.3, abs=0.02 * scale)
-    assert (coarse.sum(1) @ new) / coarse.sum() == pytest.approx(-0.2, abs=0.02 * scale)
-
-
-def test_a_centre_off_the_middle_comes_to_the_middle():
-    image = np.zeros((81, 81))
-    image[44, 36] = 1.0
-    assert resample(image, 0.1, 9, 0.1, center=(-0.4, 0.4))[4, 4] == pytest.approx(1.0)
+# To a network's pixels
 
 
 def test_a_network_gets_its_own_pixels_and_noise():
