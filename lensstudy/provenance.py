@@ -153,11 +153,11 @@ def data_state(path: str, population: dict | None = None) -> list:
 
 
 def _named_in(population) -> Iterator[str]:
-    """The files that a population of simulated lenses names, those of the recipes of a mixture too."""
+    """The files that a population of simulated lenses names, those of the presets of a mixture too."""
     for key, value in population.items():
         if key in ("psf_file", "source_images"):
             yield str(value)
-        elif key == "recipes" and isinstance(value, list):
-            yield from (name for recipe in value if isinstance(recipe, dict) for name in _named_in(recipe))
+        elif key == "presets" and isinstance(value, list):
+            yield from (name for one in value if isinstance(one, dict) for name in _named_in(one))
         elif key == "population" and isinstance(value, dict):
             yield from _named_in(value)

@@ -28,7 +28,7 @@ from lensstudy.training.fitting import fit
 from lensstudy.training.recording import in_batch
 from lensstudy.training.run import TrainedNetwork, load_run
 
-__all__ = ["across_recipes", "dataset", "recipes", "trained", "trainings"]
+__all__ = ["across_presets", "dataset", "presets", "trained", "trainings"]
 
 
 def dataset(study: Study) -> LensDataset:
@@ -66,8 +66,8 @@ def trainings(study: Study, share: float = 100.0) -> list[TrainedNetwork]:
     return [trained(study, network, seed, share) for network in study.networks for seed in study.seeds]
 
 
-def recipes(images_per_class: int, seed: int) -> pd.DataFrame:
-    """Every recipe of the simulator side by side, at 64 pixels: what the ring moments see of `no_sub` against the rest,
+def presets(images_per_class: int, seed: int) -> pd.DataFrame:
+    """Every preset of the simulator side by side, at 64 pixels: what the ring moments see of `no_sub` against the rest,
     the mean ellipticity of the flux with its error, and the median detectability after re-fitting the macromodel."""
     rows = []
     for preset in PRESETS:
@@ -78,7 +78,7 @@ def recipes(images_per_class: int, seed: int) -> pd.DataFrame:
         seen = images.catalogue.groupby("class")["detectability_refit"].median()
         rows.append(
             {
-                "recipe": preset,
+                "preset": preset,
                 "ring AUC": baseline_auc(images, against=["no_sub"]),
                 "mean e1": f"{e1.mean():+.3f} ± {np.std(e1) / np.sqrt(len(e1)):.3f}",
                 "cdm [sigma]": seen["cdm"],
@@ -88,29 +88,29 @@ def recipes(images_per_class: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def across_recipes(study: Study) -> tuple[dict[str, Study], dict[str, Study], Study]:
-    """What a comparison across recipes needs, all with as many images a class: a study of each recipe alone, for each
-    recipe a study of all the others, and one of all together.
+def across_presets(study: Study) -> tuple[dict[str, Study], dict[str, Study], Study]:
+    """What a comparison across presets needs, all with as many images a class: a study of each preset alone, for each
+    preset a study of all the others, and one of all together.
 
-    The recipes are those of the preset `mixture`; any other preset is put beside `realistic` with its own noise
-    (and that one beside `model_3` with 2 %). Of two recipes the other one alone takes the place of all the others.
+    The presets are those of the preset `mixture`; any other preset is put beside `realistic` with its own noise
+    (and that one beside `model_3` with 2 %). Of two presets the other one alone takes the place of all the others.
     """
     if study.data_path:
-        raise DataError(f"data_path = {study.data_path!r}: recipes are compared with simulated images; leave it empty")
-    given = study.population.get("recipes") if study.preset == mixture.MIXTURE else None
+        raise DataError(f"data_path = {study.data_path!r}: presets are compared with simulated images; leave it empty")
+    given = study.population.get("presets") if study.preset == mixture.MIXTURE else None
     if given is None:
         own = {"preset": study.preset, "population": study.population, "noise_level": study.noise_level}
         other = {"preset": "realistic", "noise_level": 0.0}
         given = [own, {"preset": "model_3", "noise_level": 0.02} if study.preset == "realistic" else other]
     if len(given) < 2:
-        raise DataError(f"recipes = {given}: only one; a comparison needs two or more")
-    mixture.components_of(mixture.MIXTURE, {"recipes": given}, study.noise_level, study.data_seed)  # checks the list
-    presets = [str(one["preset"]) for one in given]
-    names = [f"{one} {k}" if presets.count(one) > 1 else one for k, one in enumerate(presets, start=1)]
+        raise DataError(f"presets = {given}: only one; a comparison needs two or more")
+    mixture.components_of(mixture.MIXTURE, {"presets": given}, study.noise_level, study.data_seed)  # checks the list
+    used = [str(one["preset"]) for one in given]
+    names = [f"{one} {k}" if used.count(one) > 1 else one for k, one in enumerate(used, start=1)]
 
     def of(name: str, chosen: list[dict]) -> Study:
         alone = {"noise_level": study.noise_level, "population": {}} | chosen[0]
-        mixed = {"preset": mixture.MIXTURE, "population": {"recipes": chosen}}
+        mixed = {"preset": mixture.MIXTURE, "population": {"presets": chosen}}
         changed = {"study": f"{study.study}-{name.replace(' ', '-')}"} | (alone if len(chosen) == 1 else mixed)
         return study.model_copy(update=changed)
 

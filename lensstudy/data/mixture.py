@@ -1,6 +1,6 @@
 """Several presets in one data set: what a network must learn from if it is not to learn the habits of one simulator.
 
-The preset `mixture` has a population with one entry, `recipes`, a list of components as a parameter file would name
+The preset `mixture` has a population with one entry, `presets`, a list of components as a parameter file would name
 them: `preset`, and if need be `population` and `noise_level` (the study's, where a component names none; 0: the
 preset's own). Each gives an equal part of the images of every class, with a seed of its own, so that no lens appears
 twice.
@@ -42,13 +42,13 @@ def components_of(preset: str, population: dict, noise_level: float | None, seed
     noise_level = noise_level or None  # 0 in a parameter file: the preset has its own
     if preset != MIXTURE:
         return [Component(preset, seed, noise_level, population)]
-    given = population.get("recipes")
-    if set(population) != {"recipes"} or not isinstance(given, list) or not given:
+    given = population.get("presets")
+    if set(population) != {"presets"} or not isinstance(given, list) or not given:
         raise DataError(
             f"population = {population!r} of the preset 'mixture'; expected one entry, a list of components, such as "
-            "recipes: [{preset: model_2, noise_level: 0.01}, {preset: realistic}]"
+            "presets: [{preset: model_2, noise_level: 0.01}, {preset: realistic}]"
         )
-    return [_component(f"recipes[{k}]", one, noise_level, (seed, k, TAG)) for k, one in enumerate(given)]
+    return [_component(f"presets[{k}]", one, noise_level, (seed, k, TAG)) for k, one in enumerate(given)]
 
 
 def _component(where: str, given: object, noise_level: float | None, seed: tuple[int, ...]) -> Component:
@@ -74,7 +74,7 @@ def make(
     progress: bool = False,
     population: dict | None = None,
 ) -> LensDataset:
-    """A simulated data set, of one preset or mixed; then `recipe` in the catalogue says which made an image.
+    """A simulated data set, of one preset or mixed; then `preset` in the catalogue says which made an image.
 
     Raises `DataError` as `simulate` does, and where a mixture has no size or fewer images a class than components.
     """
@@ -106,9 +106,9 @@ def join(parts: Sequence[LensDataset], population: dict, noise_level: float | No
     catalogues = []
     for k, part in enumerate(parts):
         names = f"{k}-" + part.catalogue["name"].astype(str)
-        catalogues.append(part.catalogue.assign(name=names, recipe=f"{k} {part.description['preset']}"))
+        catalogues.append(part.catalogue.assign(name=names, preset=f"{k} {part.description['preset']}"))
     about: dict = {"source": "mixed", "preset": MIXTURE, "population": population, "noise_level": noise_level}
-    about |= {"image_size": parts[0].image_size, "recipes": [part.description for part in parts]}
+    about |= {"image_size": parts[0].image_size, "presets": [part.description for part in parts]}
     scales = [part.description["pixel_scale"] for part in parts]
     about |= {"pixel_scale": scales[0]} if np.allclose(scales, scales[0], rtol=1e-6) else {}
     images = np.concatenate([part.images for part in parts])

@@ -351,10 +351,10 @@ def live_curves() -> Callable[[pd.DataFrame], None]:
 
 
 def range_test(found: pd.DataFrame, chosen: float) -> Figure:
-    """Training loss against a growing learning rate, and the highest rate of the schedule."""
+    """Training loss against a growing learning rate, and the highest learning rate of the schedule."""
     figure, axes = plt.subplots(figsize=(5.5, 2.8))
     axes.plot(found["learning_rate"], found["loss"], color=_OKABE_ITO[0])
-    axes.axvline(chosen, color=_OKABE_ITO[1], ls="--", label=f"highest rate of the schedule, {chosen:g}")
+    axes.axvline(chosen, color=_OKABE_ITO[1], ls="--", label=f"learning rate of the schedule, {chosen:g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed [nats]")
     axes.legend(fontsize=8)
     return figure

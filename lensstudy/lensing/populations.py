@@ -192,7 +192,7 @@ def preset_named(name: str) -> Preset:
     if name == "realistic":
         instrument = INSTRUMENTS[RealisticPopulation().instrument]
         return Preset(name, instrument, draw_realistic, area_per_mass(), population=RealisticPopulation)
-    hint = " (a mixture is made by `lensstudy run`, from recipes in its population)" if name == "mixture" else ""
+    hint = " (a mixture is made by `lensstudy run`, from presets in its population)" if name == "mixture" else ""
     raise LensingError(f"preset '{name}' is unknown; known presets: {', '.join(PRESETS)}{hint}")
 
 

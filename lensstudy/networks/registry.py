@@ -448,22 +448,22 @@ def build_network(
             network = build_network(image_size=image_size, n_classes=n_classes, seed=seed, **baseline)
             network.name = name
             return network
-    recipe = _configuration(name)
-    options = recipe.options | options
-    channels = [max(1, round(c * width / CHANNELS_MULTIPLE)) * CHANNELS_MULTIPLE for c in recipe.channels]
-    options.setdefault("channels", recipe.channels if width == 1 else channels)
-    _check_options(name, recipe, options)
+    configuration = _configuration(name)
+    options = configuration.options | options
+    channels = [max(1, round(c * width / CHANNELS_MULTIPLE)) * CHANNELS_MULTIPLE for c in configuration.channels]
+    options.setdefault("channels", configuration.channels if width == 1 else channels)
+    _check_options(name, configuration, options)
     _check_grid(name, image_size, options)
-    layers = recipe.layers()
+    layers = configuration.layers()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = recipe.architecture(layers, image_size, n_classes, in_channels, **options)
+        network = configuration.architecture(layers, image_size, n_classes, in_channels, **options)
     network.name, network.image_size, network.in_channels = name, image_size, in_channels
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's types
 
 
-def _check_options(name: str, recipe: Configuration, options: dict):
-    own = dict(list(inspect.signature(recipe.architecture).parameters.items())[4:])
+def _check_options(name: str, configuration: Configuration, options: dict):
+    own = dict(list(inspect.signature(configuration.architecture).parameters.items())[4:])
     if unknown := sorted(set(options) - set(own)):
         raise ValueError(f"network '{name}' has no option '{unknown[0]}'; its options are {', '.join(own)}")
     if (pooling := options.get("pooling", "average")) not in POOLINGS:
@@ -499,15 +499,15 @@ def plain_baseline(name: str, match: str = "channels", n_classes: int = 3, **opt
     check_name(f"{name}-matched")
     if match not in ("channels", "parameters"):
         raise ValueError(f"match is '{match}'; expected 'channels' or 'parameters'")
-    recipe, build = _configuration(name), partial(build_network, image_size=32, n_classes=n_classes)
+    configuration, build = _configuration(name), partial(build_network, image_size=32, n_classes=n_classes)
     if match == "channels":
-        return {"name": recipe.plain} | options
+        return {"name": configuration.plain} | options
     target = count_parameters(build(name, **options))
     options = {key: value for key, value in options.items() if key not in ("width", "channels")}
 
     def with_scale(scale: float) -> dict:
-        channels = [max(1, round(count * scale)) for count in recipe.channels]
-        return {"name": recipe.plain, "channels": channels} | options
+        channels = [max(1, round(count * scale)) for count in configuration.channels]
+        return {"name": configuration.plain, "channels": channels} | options
 
     low, high = 0.0, 4.0
     for _ in range(12):  # the number of parameters grows with the scale; halving the interval finds it to 0.1 %

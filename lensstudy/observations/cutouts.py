@@ -446,7 +446,7 @@ def network_input(
     if not scale:
         raise DataError(
             f"the card of {card['network']} does not say the pixel scale of its training images (files did not "
-            "say it, or recipes differ in it), so no real image can be brought to it; say network_input(..., "
+            "say it, or presets differ in it), so no real image can be brought to it; say network_input(..., "
             "pixel_scale=0.05)"
         )
     if observation.field_of_view < 0.75 * size * scale:

@@ -190,7 +190,7 @@ def compare_networks(
 
 def _populations(card: dict) -> list[dict]:
     """The population of the training images, or those of a mixture."""
-    return [one.get("population", {}) for one in card["data"].get("recipes", [card["data"]])]
+    return [one.get("population", {}) for one in card["data"].get("presets", [card["data"]])]
 
 
 def _lens_light(card: dict) -> set[bool]:

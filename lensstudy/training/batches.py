@@ -110,7 +110,7 @@ class FreshBatches:
 
 
 class FreshImages(torch.utils.data.Dataset):
-    """Images of the study's recipe, simulated when their turn comes; a curriculum begins with heavier substructure and
+    """Images of the study's preset, simulated when their turn comes; a curriculum begins with heavier substructure and
     more photons. The seed is another than that of the data set, so that no test image is drawn again."""
 
     def __init__(self, settings: Study, classes: tuple[str, ...]):
@@ -120,7 +120,7 @@ class FreshImages(torch.utils.data.Dataset):
             )
         self.settings, self.classes = settings, classes
         seed = int(np.random.SeedSequence((settings.data_seed, settings.seed)).generate_state(1)[0])
-        self.recipes = mixture.components_of(settings.preset, settings.population, settings.noise_level, seed)
+        self.components = mixture.components_of(settings.preset, settings.population, settings.noise_level, seed)
         self.drawn: range | None = None
 
     def __getitem__(self, batch: tuple[int, range, np.ndarray]):
@@ -128,7 +128,7 @@ class FreshImages(torch.utils.data.Dataset):
         if numbers != self.drawn:
             substructure, photons = phase_at(epoch, self.settings.curriculum)
             self.images, self.labels = mixture.draw(
-                self.recipes,
+                self.components,
                 numbers,
                 classes=self.classes,
                 image_size=self.settings.image_size,
@@ -141,7 +141,7 @@ class FreshImages(torch.utils.data.Dataset):
 
 def phase_at(epoch: int, curriculum: list[list[float]]) -> tuple[float, float]:
     """Factors on the substructure's mass and on the photons in `epoch`, counted from 0; after the last phase the
-    recipe as it is."""
+    preset as it is."""
     begun = 0.0
     for epochs, substructure, photons in curriculum:
         begun += epochs
@@ -157,7 +157,7 @@ def training_loader(train: LensDataset, steps: int, settings: Study) -> torch.ut
     # Whole batches of the renderer, enough for eight of the network, so that little is drawn and not shown.
     batch, classes = render_batch(settings.image_size), len(train.classes)
     images = FreshImages(settings, train.classes)
-    batch *= len(images.recipes)
+    batch *= len(images.components)
     block = batch * -(-8 * settings.batch_size // (batch * classes))
     return loader(images, FreshBatches(settings.fresh_images, settings.batch_size, classes, block, settings.seed))
 

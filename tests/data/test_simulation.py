@@ -66,15 +66,15 @@ def test_model_3_is_the_released_image(name, class_name, drawn):
 
 @pytest.mark.parametrize("preset", ["model_1", "model_2"])
 def test_whole_image_agrees_with_lenstronomy(preset):
-    recipe = preset_named(preset)
-    row = complete(recipe.draw("cdm", np.random.default_rng(5), {})) | {"exposure_time": 1.0}
+    chosen = preset_named(preset)
+    row = complete(chosen.draw("cdm", np.random.default_rng(5), {})) | {"exposure_time": 1.0}
     ours = render(row, preset, dtype=torch.float64)[0, 0]
-    theirs = lenstronomy_images([row], recipe, recipe.instrument.image_size, noise=0.0)()[0]
+    theirs = lenstronomy_images([row], chosen, chosen.instrument.image_size, noise=0.0)()[0]
     assert np.abs(ours - theirs).max() < 1e-6 * theirs.max()
     assert np.abs(render(row, preset)[0, 0] - theirs).max() < 1e-4 * theirs.max()  # float32 beside a point mass
 
 
-def test_recipes_of_the_published_code():
+def test_presets_of_the_published_code():
     row = preset_named("model_1").draw("axion", np.random.default_rng(0), {})
     assert row["einstein_radius"] == pytest.approx(1.28149, abs=1e-5)
     assert row["vortex_half_length"] * row["axion_mass"] == pytest.approx(0.03e-22)
@@ -106,7 +106,7 @@ def counts_of_common_test(class_name: str, number: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
-def test_the_recovered_recipe_fits_the_smooth_images_of_common_test(number):
+def test_the_recovered_preset_fits_the_smooth_images_of_common_test(number):
     counts = counts_of_common_test("no", number)
     lens, chi_square = fitting.fit(counts, fitting.likely_starts(counts))
     assert 0.95 <= chi_square <= 1.10
@@ -117,7 +117,7 @@ def test_the_recovered_recipe_fits_the_smooth_images_of_common_test(number):
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
 def test_a_line_explains_the_vortices_of_common_test(number):
-    """With one line, inside the recipe's ranges, little more is left of an image than noise, 1 +- 0.0094."""
+    """With one line, inside the preset's ranges, little more is left of an image than noise, 1 +- 0.0094."""
     counts = counts_of_common_test("vort", number)
     smooth, before = fitting.fit(counts, fitting.likely_starts(counts))
     lens, after = fitting.fit(counts, fitting.with_line(smooth, counts), (*fitting.START, *fitting.LINE))
@@ -127,7 +127,7 @@ def test_a_line_explains_the_vortices_of_common_test(number):
     assert math.hypot(lens["vortex_x"], lens["vortex_y"]) <= 1.4
 
 
-def test_the_heaviest_subhalos_of_common_test_weigh_what_the_recipe_allows():
+def test_the_heaviest_subhalos_of_common_test_weigh_what_the_preset_allows():
     """Three subhalos explain nearly all that a smooth lens leaves of an image with a chi square of 1.16."""
     counts = counts_of_common_test("sphere", 2)
     lens, before = fitting.fit(counts, fitting.likely_starts(counts))
@@ -160,9 +160,9 @@ def test_compiled_rendering_is_the_same_but_for_rounding():
         rows, _ = lens_simulation.draw_lenses(
             lens_simulation.checked_request(preset, 8, 2, 24, None, None, {}), "cdm", range(8)
         )
-        recipe = preset_named(preset)
+        chosen = preset_named(preset)
         eager, compiled = (
-            raytracing.render_batch(rows, recipe, recipe.instrument, 24, mode=mode) for mode in ("eager", "compiled")
+            raytracing.render_batch(rows, chosen, chosen.instrument, 24, mode=mode) for mode in ("eager", "compiled")
         )
         assert np.abs(compiled - eager).max() < 1e-4 * eager.max()
     images = simulate("model_2", 4, mode="compiled", **arguments).images
@@ -248,13 +248,13 @@ def test_fresh_images_are_those_of_simulate(preset):
 
 @pytest.mark.parametrize("preset", ["common_test", "realistic"])
 def test_heavier_substructure_is_seen_so_much_better(preset):
-    recipe, request = preset_named(preset), lens_simulation.checked_request(preset, 32, 3, 64, 0.01, None, {})
+    chosen, request = preset_named(preset), lens_simulation.checked_request(preset, 32, 3, 64, 0.01, None, {})
     for class_name in ("cdm", "axion"):
         found = []
         for factor in (1e-2, 2e-2):  # so light that an image answers in proportion
             rows, _ = lens_simulation.draw_lenses(request, class_name, range(32), factor)
-            expected = raytracing.render_batch(rows, recipe, recipe.instrument, 64)
-            found.append(raytracing.detectability(rows, expected, recipe, recipe.instrument, 0.01)[0])
+            expected = raytracing.render_batch(rows, chosen, chosen.instrument, 64)
+            found.append(raytracing.detectability(rows, expected, chosen, chosen.instrument, 0.01)[0])
         assert np.median(found[1] / found[0]) == pytest.approx(2, rel=0.05)
 
 

@@ -107,7 +107,7 @@ def test_a_network_of_a_mixture_has_what_its_components_have_in_common(judge):
     dark = {"preset": "realistic", "population": {"instrument": "euclid-vis"}}
 
     def of(*components):
-        made = mixture.make("mixture", 40, seed=1, image_size=SIZE, population={"recipes": list(components)})
+        made = mixture.make("mixture", 40, seed=1, image_size=SIZE, population={"presets": list(components)})
         trained = replace(judge.trained, card=judge.trained.card | {"data": made.description})
         return SubstructureNetwork.of("mixed", trained, made, simulations_like(trained, 40, 3))
 

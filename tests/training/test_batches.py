@@ -61,7 +61,7 @@ def test_little_is_simulated_and_not_shown(pixels, batch, wanted, monkeypatch):
     assert len(fresh) == wanted // batch
 
 
-def test_fresh_images_are_the_recipe_and_all_classes_come():
+def test_fresh_images_are_the_preset_and_all_classes_come():
     settings = Study(preset="model_3", image_size=32, batch_size=12, fresh_images=48)
     loader = module.training_loader(_Part(("no_sub", "cdm", "axion")), 4, settings)
     images, labels = zip(*loader, strict=True)
@@ -77,14 +77,14 @@ class _Part:
         self.classes = classes
 
 
-def test_phases_follow_each_other_and_end_with_the_recipe():
+def test_phases_follow_each_other_and_end_with_the_preset():
     curriculum = [[2, 4.0, 20.0], [1, 2.0, 5.0]]
     assert [phase_at(epoch, curriculum) for epoch in range(5)] == [(4, 20), (4, 20), (2, 5), (1, 1), (1, 1)]
 
 
 def test_fresh_images_have_another_seed_than_the_data_set():
-    assert FreshImages(Study(data_seed=3, seed=1), ("no_sub",)).recipes[0].seed not in (1, 3)
+    assert FreshImages(Study(data_seed=3, seed=1), ("no_sub",)).components[0].seed not in (1, 3)
     assert (
-        FreshImages(Study(seed=1), ("no_sub",)).recipes[0].seed
-        != FreshImages(Study(seed=2), ("no_sub",)).recipes[0].seed
+        FreshImages(Study(seed=1), ("no_sub",)).components[0].seed
+        != FreshImages(Study(seed=2), ("no_sub",)).components[0].seed
     )
