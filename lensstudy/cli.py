@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from lensstudy import __version__, commands
-from lensstudy.study import BUNDLE, ParameterError, Study, home, study_file
+from lensstudy.study import BUNDLE, ParameterError, Study, home, notebook_parameters, study_file
 from lensstudy.text import nearest
 
 __all__ = ["app"]
@@ -96,8 +96,8 @@ def run(
         load_plugins(study.plugins)
         for network in study.networks:
             check_name(network)
-        for recipe in components_of(study.preset, study.population, study.noise_level, study.data_seed):
-            preset_named(recipe.preset).with_population(recipe.population)
+        for component in components_of(study.preset, study.population, study.noise_level, study.data_seed):
+            preset_named(component.preset).with_population(component.population)
     except ValueError as error:
         _fail(f"{study_file}: {error}")
     for page in study.pages:
@@ -155,8 +155,11 @@ def notebook(
     _check_page(page)
     study = _study(study_file)
     chosen = {name: value for name, value in (("network", network), ("seed", seed)) if value is not None}
-    study = Study.of(study.model_dump() | chosen)
-    name = f"{page}-{network}-s{seed}" if chosen else page
+    declared = notebook_parameters(_notebooks() / f"{page}.ipynb")
+    if unknown := [name for name in chosen if name not in declared]:
+        _fail(f"--{unknown[0]}: {page} has no parameter '{unknown[0]}'; its parameters are {', '.join(declared)}")
+    study = Study.of(study.model_dump() | chosen, "the command line")
+    name = f"{page}-{study.network}-s{study.seed}" if chosen else page
     executed = study.folder / "notebooks" / f"{name}.ipynb"
     html = _reports(study) / f"{name}.html"
     html.unlink(missing_ok=True)  # no page of an older run beside a failed notebook
@@ -284,12 +287,12 @@ def inspect(
 
 @app.command()
 def simulate(
-    preset: Annotated[str, typer.Option(help="recipe, such as model_3 or realistic")],
+    preset: Annotated[str, typer.Option(help="preset, such as model_3 or realistic")],
     per_class: Annotated[int, typer.Option(help="images of each class")],
     seed: Annotated[int, typer.Option(help="seed of the images")],
     out: Annotated[Path, typer.Option(help="folder of the data set")],
-    pixels: Annotated[int | None, typer.Option(help="pixels along one side; the recipe's own, if none")] = None,
-    noise_level: Annotated[float | None, typer.Option(help="noise of noise-free recipes, in units of the peak")] = None,
+    pixels: Annotated[int | None, typer.Option(help="pixels along one side; the preset's own, if none")] = None,
+    noise_level: Annotated[float | None, typer.Option(help="noise of noise-free presets, in units of the peak")] = None,
     processes: Annotated[int, typer.Option(help="processes at a time; 0: as many as processors")] = 0,
     layout: Annotated[str, typer.Option(help="lensstudy, or deeplense for one file an image")] = "lensstudy",
 ) -> None:

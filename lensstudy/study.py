@@ -148,7 +148,7 @@ class Study(BaseModel):
     optimizer: Literal["adamw", "sgd"] = _training("adamw", description="AdamW, or SGD with Nesterov momentum 0.9")
     learning_rate: float = _training(0.003, gt=0, le=10, description="highest learning rate of the schedule")
     learning_rates: dict[str, float] = _comparison(
-        {}, description="highest rates of single networks, chosen on validation; the others take learning_rate"
+        {}, description="learning_rate of single networks, chosen on validation; the others take learning_rate"
     )
     weight_decay: float = _training(0.01, ge=0, description="weight decay, decoupled from the gradient in AdamW")
     gradient_clip: float = _training(1.0, ge=0, description="largest norm of the gradient; 0: no clipping")
@@ -281,7 +281,7 @@ class Study(BaseModel):
         for name, value in values.items():
             if isinstance(value, dict) and name == "population":
                 cls._numbers_are_no_text(value)
-            elif name == "recipes" and isinstance(value, list) and all(isinstance(one, dict) for one in value):
+            elif name == "presets" and isinstance(value, list) and all(isinstance(one, dict) for one in value):
                 for one in value:
                     cls._numbers_are_no_text(one)
             elif not isinstance(value, str | bool | int | float | None):
@@ -314,7 +314,8 @@ class Study(BaseModel):
 
         Args:
             study: name of a file in `params/`, such as `"quick"`, or the path of a YAML file.
-            **overrides: values of single parameters; `None` leaves a parameter as the study has it.
+            **overrides: values of single parameters; `None` leaves a parameter as the study has it. A `learning_rate`
+                holds for every network, those named in the study's `learning_rates` too.
 
         Returns:
             The checked parameters. Without a key `study` in the file, the study is named after it.
@@ -338,7 +339,11 @@ class Study(BaseModel):
             raise ParameterError(f"{file}: holds no 'name: value' lines; params/smoke.yml shows all of them")
         if wrong := [key for key in values if not isinstance(key, str)]:
             raise ParameterError(f"{file}: {wrong[0]!r} is no name of a parameter; YAML reads on, off and numbers so")
-        changed = {name: value for name, value in (_injected(study) | overrides).items() if value is not None}
+        given = {name: value for name, value in overrides.items() if value is not None}
+        injected = _injected(study)
+        changed = injected | given
+        if _is_rate_of_all(given, injected, values):
+            changed["learning_rates"] = {}
         where = f"{file}, {', '.join(changed)} changed" if changed else str(file)
         return cls.of({"study": file.stem, **values, **changed}, where)
 
@@ -369,15 +374,14 @@ class Study(BaseModel):
         percent = "" if share == 100 else f"-{share:g}pct"
         return self.folder / "training" / f"{network or self.network}-s{self.seed if seed is None else seed}{percent}"
 
-    def training(self, network: str, seed: int, share: float = 100.0) -> Study:
-        """The parameters of one training of this study, with the learning rate of its network."""
-        rate = self.learning_rates.get(network, self.learning_rate)
-        return self.model_copy(update={"network": network, "seed": seed, "share": float(share), "learning_rate": rate})
-
-    @property
-    def highest_rate(self) -> float:
-        """Highest learning rate of `network`."""
-        return self.learning_rates.get(self.network, self.learning_rate)
+    def training(self, network: str | None = None, seed: int | None = None, share: float | None = None) -> Study:
+        """The parameters of one training of this study, by default of the one it names: its `learning_rate` is that of
+        its network, and `learning_rates` is empty."""
+        network = network or self.network
+        changes = {"network": network, "seed": self.seed if seed is None else seed}
+        changes |= {"share": self.share if share is None else float(share), "learning_rates": {}}
+        changes |= {"learning_rate": self.learning_rates.get(network, self.learning_rate)}
+        return self.model_copy(update=changes)
 
     def changes(self) -> dict[str, Any]:
         """The parameters that differ from the defaults, `study` and `question` aside."""
@@ -431,6 +435,17 @@ def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
     return {line.target.id: ast.literal_eval(line.value) for line in lines}
 
 
+def _is_rate_of_all(given: Mapping[str, Any], injected: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Whether a `learning_rate` that is given or injected is meant for every network: unless `learning_rates` are given
+    beside it, or both only repeat the `values` of the file, as `papermill -f` does."""
+    rate = given.get("learning_rate", injected.get("learning_rate"))
+    if rate is None or "learning_rates" in given:
+        return False
+    if "learning_rates" not in injected:
+        return True
+    return injected["learning_rates"] == values.get("learning_rates") and rate != values.get("learning_rate")
+
+
 def _injected(study: str | Path) -> dict[str, Any]:
     """What papermill has injected into the notebook that runs this; nothing if that is another study or no notebook.
 
@@ -446,7 +461,7 @@ def _injected(study: str | Path) -> dict[str, Any]:
         if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
             value = line.value.args[0] if isinstance(line.value, ast.Call) else line.value  # float("nan")
             values[line.targets[0].id] = ast.literal_eval(value)
-    return {name: value for name, value in values.items() if name not in ("study", "more")}
+    return {name: value for name, value in values.items() if name not in ("study", "more") and value is not None}
 
 
 def _explain(problem: Mapping[str, Any]) -> str:

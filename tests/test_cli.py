@@ -227,6 +227,14 @@ def test_a_notebook_runs_by_hand_with_papermill(root, tmp_path):
     assert (tmp_path / "runs/smoke/training/c4-steerable-cnn-s1/metrics.json").exists()
 
 
+@pytest.mark.parametrize("option", [["--network", "resnet18"], ["--seed", "3"]])
+def test_an_option_that_a_page_does_not_have_is_an_error(tmp_path, option):
+    result = lensstudy(tmp_path, "notebook", "04-analyse", "smoke", *option)
+    assert result.returncode == 1 and not (tmp_path / "runs").exists()
+    name = option[0][2:]
+    assert f"04-analyse has no parameter '{name}'; its parameters are study, " in result.stderr
+
+
 def test_help_and_version_do_not_wait_for_torch():
     """Heavy packages are imported by the command that needs them: neither the face nor `--help` loads one."""
     heavy = "torch", "lightning", "e2cnn", "matplotlib", "pandas", "scipy", "astropy", "nbconvert"

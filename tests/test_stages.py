@@ -60,15 +60,25 @@ def test_a_notebook_that_declares_few_parameters_agrees_with_the_batch_on_what_i
     assert not trained_anew(batch)
 
 
+def test_a_learning_rate_that_is_given_holds_for_every_network(file):
+    """Though the file has one of its own for this network, and even if it is the one that the others have there."""
+    assert trained_anew(Study.read(file, learning_rate=0.02))
+    assert stages.trained(Study.read(file, learning_rate=0.02), "plain-cnn", 1).card["learning_rate"] == 0.02
+    default = Study().learning_rate
+    assert Study.read(file, learning_rate=default).training("plain-cnn").learning_rate == default
+    both = Study.read(file, learning_rate=0.02, learning_rates={"plain-cnn": 0.05})
+    assert [both.training(name).learning_rate for name in ("plain-cnn", "resnet18")] == [0.05, 0.02]
+
+
 def test_the_rate_of_another_network_makes_nothing_stale(file):
     assert not trained_anew(Study.read(file, learning_rates={"plain-cnn": 0.01, "resnet18": 0.1}))
 
 
-def test_studies_across_recipes():
-    """Each alone, the others, all; as many images each, and no seed or setting but the recipe changes."""
-    recipes = [{"preset": "model_1"}, {"preset": "model_2", "noise_level": 0.01}, {"preset": "realistic"}]
-    study = Study(study="x", preset="mixture", population={"recipes": recipes}, noise_level=0.0, images_per_class=90)
-    apart, others, whole = stages.across_recipes(study)
+def test_studies_across_presets():
+    """Each alone, the others, all; as many images each, and no seed or setting but the preset changes."""
+    presets = [{"preset": "model_1"}, {"preset": "model_2", "noise_level": 0.01}, {"preset": "realistic"}]
+    study = Study(study="x", preset="mixture", population={"presets": presets}, noise_level=0.0, images_per_class=90)
+    apart, others, whole = stages.across_presets(study)
     assert {name: (one.study, one.preset, one.noise_level) for name, one in apart.items()} == {
         "model_1": ("x-model_1", "model_1", 0.0),
         "model_2": ("x-model_2", "model_2", 0.01),
@@ -78,15 +88,15 @@ def test_studies_across_recipes():
     for one in (*apart.values(), *others.values(), whole):
         assert one.model_dump(exclude=changed) == study.model_dump(exclude=changed)
     assert others["model_2"].study == "x-without-model_2"
-    assert [one["preset"] for one in others["model_2"].population["recipes"]] == ["model_1", "realistic"]
-    assert whole.population["recipes"] == recipes and whole.images_per_class == 90
-    apart, others, whole = stages.across_recipes(Study(preset="realistic", population={"shear_max": 0.05}))
+    assert [one["preset"] for one in others["model_2"].population["presets"]] == ["model_1", "realistic"]
+    assert whole.population["presets"] == presets and whole.images_per_class == 90
+    apart, others, whole = stages.across_presets(Study(preset="realistic", population={"shear_max": 0.05}))
     assert apart["realistic"].population == {"shear_max": 0.05} and others["realistic"] is apart["model_3"]
     assert others["realistic"].noise_level == 0.02 and apart["realistic"].noise_level == Study().noise_level
     with pytest.raises(DataError, match="only one"):
-        stages.across_recipes(Study(preset="mixture", population={"recipes": [{"preset": "model_1"}]}))
+        stages.across_presets(Study(preset="mixture", population={"presets": [{"preset": "model_1"}]}))
     with pytest.raises(DataError, match="leave it empty"):
-        stages.across_recipes(Study(data_path="somewhere"))
+        stages.across_presets(Study(data_path="somewhere"))
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -94,7 +104,7 @@ def test_a_point_spread_function_that_changed_under_its_name_makes_other_images(
     file = tmp_path / "psf.fits"
     population = {"psf_file": str(file)}
     given = (
-        {"recipes": [{"preset": "realistic", "population": population}, {"preset": "model_1"}]}
+        {"presets": [{"preset": "realistic", "population": population}, {"preset": "model_1"}]}
         if nested
         else population
     )

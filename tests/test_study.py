@@ -37,7 +37,7 @@ from lensstudy.study import ParameterError, Study, home, notebook_parameters
         ({"population": {"subhalo_mass_min": "1.0e9"}}, "subhalo_mass_min = '1.0e9' is text for YAML; write 1.0e+9"),
         ({"filtering": {"clipped": "1e-3"}}, "write 1.0e-3"),
         ({"population": {"a": [1]}}, "neither a number, a text nor true or false"),
-        ({"population": {"recipes": [{"population": {"shear_max": "1e-1"}}]}}, "shear_max = '1e-1' is text for YAML"),
+        ({"population": {"presets": [{"population": {"shear_max": "1e-1"}}]}}, "shear_max = '1e-1' is text for YAML"),
         ({"study": "../elsewhere"}, "study = '../elsewhere'"),
         ({"study": "reference"}, "choose another name"),
     ],
@@ -85,8 +85,8 @@ def test_every_study_of_the_project_is_valid_and_named_after_its_file(root):
     for file in files:
         study = Study.read(file)
         assert study.study == file.stem
-        for recipe in components_of(study.preset, study.population, study.noise_level, study.data_seed):
-            population.preset_named(recipe.preset).with_population(recipe.population)
+        for component in components_of(study.preset, study.population, study.noise_level, study.data_seed):
+            population.preset_named(component.preset).with_population(component.population)
         for network in (*study.networks, study.network):
             check_name(network)
 
@@ -107,7 +107,7 @@ def test_single_parameters_are_changed_and_none_leaves_them_alone():
     [
         ("smoke", {"epohcs": 3}, "parameter 'epohcs' is unknown; did you mean 'epochs'?"),
         ("smoke", {"epochs": 0}, "smoke.yml, epochs changed: epochs = 0"),
-        ("qiuck", {}, "study 'qiuck' is unknown; did you mean 'quick'? known in params/: across-recipes, "),
+        ("qiuck", {}, "study 'qiuck' is unknown; did you mean 'quick'? known in params/: across-presets, "),
     ],
 )
 def test_a_wrong_name_says_what_was_meant(study, changes, message):
@@ -133,7 +133,7 @@ NOTEBOOKS = (
     "05-improve",
     "06-validate-on-real-lenses",
     "07-apply",
-    "08-across-recipes",
+    "08-across-presets",
 )
 
 
@@ -190,6 +190,20 @@ def test_papermill_runs_a_study_with_any_parameter_changed(root, papermill):
     status, study, output = papermill(*words)
     assert status == 0, output
     assert study == Study.read("quick", epochs=3, weight_decay=0.5).model_dump()
+
+
+def test_a_learning_rate_given_to_papermill_is_that_of_every_network(root, papermill):
+    """`-f` repeats the file's own and its `learning_rates`, which is no choice; `-p` makes one."""
+    quick = str(root / "params/quick.yml")
+    rates = Study.read("quick").learning_rates
+    assert rates and papermill("-f", quick)[1]["learning_rates"] == rates
+    for words in (
+        ["-f", quick, "-p", "learning_rate", "0.02"],
+        ["-p", "study", "quick", "-p", "learning_rate", "0.005"],
+    ):
+        status, study, output = papermill(*words)
+        assert status == 0, output
+        assert study["learning_rates"] == {} and study["learning_rate"] == float(words[-1])
 
 
 def test_a_slip_stops_papermill(papermill):

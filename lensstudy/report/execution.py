@@ -60,8 +60,9 @@ def execute(
 ) -> None:
     """Run `notebook` in the folder `cwd` and write it, with its stamp, to `output`.
 
-    `parameters` may be the whole study: the notebook receives those that its `parameters` cell declares, and as `study`
-    the path `study_file`, from which it reads the others. All of them are stamped. A cell may take `timeout_s` seconds.
+    `parameters` may be the whole study: the notebook receives those that its `parameters` cell declares. With a
+    `study_file` it reads them there itself, and receives that path as `study` and what differs from the file. All
+    parameters are stamped. A cell may take `timeout_s` seconds.
     While it runs, and if it fails, the notebook lies beside `output` as `<name>.failed.ipynb`; only a run that reached
     its last cell gets the name `output`. What cells print goes to `log`.
 
@@ -75,6 +76,8 @@ def execute(
     declared = notebook_parameters(notebook)
     given = {name: parameters[name] for name in declared if name in parameters}
     if study_file and "study" in declared:
+        said = Study.read(study_file).model_dump()  # what the notebook reads there itself is not given to it
+        given = {name: value for name, value in given.items() if value != said[name]}
         given["study"] = str(Path(study_file).absolute())
 
     used = {name: value for name, value in (declared | parameters).items() if name in Study.model_fields}

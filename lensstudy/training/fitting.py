@@ -106,7 +106,7 @@ def fit(
         >>> sorted(file.name for file in run.glob("*.json"))
         ['card.json', 'metrics.json']
     """
-    settings, folder = study, Path(folder or study.training_folder())
+    settings, folder = study.training(), Path(folder or study.training_folder())
     _check(settings)
     networks.load_plugins(settings.plugins)
     card = card_of(dataset, settings, start_from, network)
@@ -177,7 +177,9 @@ def range_test(dataset: LensDataset, study: Study, lowest: float = 1e-5, highest
     """
     _check(study)
     networks.load_plugins(study.plugins)
-    settings = study.model_copy(update={"devices": 1, "nodes": 1, "strategy": "auto"})  # a short run pays for none
+    settings = study.training().model_copy(
+        update={"devices": 1, "nodes": 1, "strategy": "auto"}
+    )  # a short run pays for none
     lightning.seed_everything(settings.seed, verbose=False)
     torch.set_num_threads(settings.threads)
     module = _Fit(card_of(dataset, settings), settings, dataset, stop_where_it_diverges=False)
@@ -294,7 +296,7 @@ class _Fit(lightning.LightningModule):
         if settings.averaging == "swa" and self.current_epoch + 1 > settings.averaging_start * settings.epochs:
             self.averaged.update_parameters(self.network)
         if self.judged is not self.network or settings.curriculum:
-            # The statistics of batch norm belong to other weights, or to other images: take those of the recipe itself.
+            # The statistics of batch norm belong to other weights, or to other images: take those of the preset itself.
             rows = np.linspace(0, len(self.train_part) - 1, min(RECALIBRATION_IMAGES, len(self.train_part))).astype(int)
             images = self.seen(as_tensor(self.train_part.images[rows]).to(self.device), draw=-1)
             networks.recalibrate_batch_norm(self.judged, images)
@@ -407,7 +409,6 @@ def card_of(
     preprocess = Preprocess.fit(shown.images, settings.scaling, settings.crop, settings.binning)
     began = Path(start_from) / "weights.safetensors" if start_from else None
     card = settings.group("network", "training") | {
-        "learning_rate": settings.highest_rate,
         "start_from": hashlib.sha256(began.read_bytes()).hexdigest() if began else "",
         "classes": list(dataset.classes),
         "in_channels": dataset.images.shape[1],

@@ -30,8 +30,8 @@ MILESTONES = (0.5, 0.75)  # shares of the training after which `step` lowers the
 
 
 def optimizer_of(weights: Iterable[torch.nn.Parameter], settings: Study) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) or SGD with Nesterov momentum, at the highest rate."""
-    rate, decay = settings.highest_rate, settings.weight_decay
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) or SGD with Nesterov momentum, at `learning_rate`."""
+    rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimizer == "sgd":
         return torch.optim.SGD(weights, lr=rate, momentum=MOMENTUM, nesterov=True, weight_decay=decay)
     return torch.optim.AdamW(weights, lr=rate, weight_decay=decay)
@@ -48,7 +48,7 @@ def schedule_of(optimizer: torch.optim.Optimizer, steps: int, settings: Study) -
     warmup = min(round(settings.warmup_fraction * steps), steps - 1)
     if settings.schedule == "one-cycle":
         rise = (warmup + 1) / (steps + 1) if warmup else 0.0
-        return OneCycleLR(optimizer, settings.highest_rate, steps + 1, pct_start=rise, cycle_momentum=False)
+        return OneCycleLR(optimizer, settings.learning_rate, steps + 1, pct_start=rise, cycle_momentum=False)
     rising = LinearLR(optimizer, 1 / (warmup + 1), total_iters=warmup)
     if settings.schedule in ("constant", "plateau"):
         return rising
@@ -80,7 +80,8 @@ def learning_rates(steps: int, settings: Study) -> list[float]:
         >>> [round(rate, 3) for rate in learning_rates(4, study)]
         [0.1, 0.2, 0.3, 0.3]
     """
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=settings.highest_rate)
+    settings = settings.training()  # with the learning rate of its network
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=settings.learning_rate)
     schedule, rates = schedule_of(optimizer, steps, settings), []
     for _ in range(steps):
         rates.append(schedule.get_last_lr()[0])

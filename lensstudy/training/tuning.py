@@ -83,7 +83,7 @@ def search(
     # The study as it stands is one of the trials, so that a search is never worse than no search.
     own = {name: getattr(study, name) for name in study.search_space}
     if "learning_rate" in own:
-        own["learning_rate"] = study.training(network, SEED).highest_rate
+        own["learning_rate"] = study.training(network, SEED).learning_rate
     tried = any(trial.params == own for trial in search.get_trials(states=DONE))
     if not tried and all(_contains(study.search_space[name], value) for name, value in own.items()):
         search.enqueue_trial(own)

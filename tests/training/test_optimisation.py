@@ -63,7 +63,7 @@ def test_no_step_is_without_effect_however_few_there_are(schedule):
             assert ((factors > 0.01) & (factors < 1 + 1e-12)).all(), (steps, warmup)
 
 
-def test_the_highest_rate_is_the_network_s_own():
+def test_the_learning_rate_is_the_network_s_own():
     study = Study(schedule="one-cycle", network="resnet18", learning_rates={"resnet18": 0.5})
     assert max(learning_rates(20, study)) == pytest.approx(0.5)
 
@@ -74,5 +74,5 @@ def test_the_optimiser_is_the_one_that_was_asked_for():
     assert isinstance(sgd, torch.optim.SGD)
     assert sgd.defaults["nesterov"]
     rated = Study(network="resnet18", learning_rates={"resnet18": 0.02})
-    assert optimizer_of(weights, rated).defaults["lr"] == 0.02
+    assert optimizer_of(weights, rated.training()).defaults["lr"] == 0.02
     assert isinstance(optimizer_of(weights, Study()), torch.optim.AdamW)

@@ -101,7 +101,7 @@ def test_the_best_is_written_as_a_study_that_can_be_read(blobs, tmp_path):
     file = search.write_best(SETTINGS, best)
     again = Study.read(file)
     assert again.study == "tiny-best"
-    assert again.training("d4-steerable-cnn", 1).highest_rate == found.best_params["learning_rate"]
+    assert again.training("d4-steerable-cnn", 1).learning_rate == found.best_params["learning_rate"]
     assert again.augmentation == found.best_params["augmentation"]
     assert again.width == SETTINGS.width
     assert yaml.safe_load(file.read_text())["networks"] == ["d4-steerable-cnn"]
