@@ -29,7 +29,7 @@ __all__ = [
     "stem",
 ]
 
-ROLES = {  # words in the name of a file or of a FITS extension that say what is in it
+_WORDS = {  # words in the name of a file or of a FITS extension that say what is in it
     "psf": "psf psfs kernel kernels",
     "noise": "noise noises rms sigma sigmas err errs error errors unc uncs uncert uncertainty uncertainties std stds"
     " stddev stdev",
@@ -44,7 +44,7 @@ ROLES = {  # words in the name of a file or of a FITS extension that say what is
     " alpha alphas deflection deflections kappa convergence potential magnification shear",
     "image": "data image images img imgs flux bgsub sci science drz drc flt flc sim",
 }
-ROLES = {role: tuple(words.split()) for role, words in ROLES.items()}
+ROLES = {role: tuple(words.split()) for role, words in _WORDS.items()}
 FILLERS = ("map", "maps", "extra", "galaxies", "squared", "time", "to")  # words that tell no file from another
 ANOTHER = ("signal", "size")  # beside a role's word: signal to noise is no noise map, the size of a PSF no PSF
 INVERSE = ("inv", "inverse")

@@ -6,33 +6,32 @@ says what it holds, in the words of `companions.ROLES`: noise maps, masks and PS
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
 import io
-import math
-import warnings
+import lzma
+import zlib
 from pathlib import Path
 
 import numpy as np
 
-from lensstudy.data.companions import ROLES, role_and_key
+from lensstudy.data.companions import COMPRESSED, role_and_key, says_image
+from lensstudy.data.scale import header_scale
 from lensstudy.files import regular
 
-__all__ = ["SUFFIXES", "contents", "image_index", "opened", "pixel_scale", "pixels", "read_image", "read_scale"]
+__all__ = ["SUFFIXES", "choice_note", "contents", "image_index", "opened", "pixels", "read_image", "read_scale"]
 
-SUFFIXES = (".fits", ".fit", ".fts", ".fits.gz")
+SUFFIXES = tuple(kind + packed for kind in (".fits", ".fit", ".fts") for packed in ("", *COMPRESSED)) + (".fz",)
+UNPACKERS = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}  # by how a file begins
 UNPACKED_LIMIT = 2**30  # bytes
 HDU_LIMIT = 1000
-WIDEST_PIXEL = 36.0  # arcsec; a matrix that means more in degrees, the unit of the standard, is in arcsec
-SCALE_KEYS = ("PIXSCALE", "PIXELSCL", "PIXSCAY", "PIXSCAX", "GS_SCALE", "SECPIX", "SECPIX1", "PIXSCAL1")  # in arcsec
-AREA_KEY = "PIXAR_A2"  # arcsec^2, of the James Webb telescope
-MATRIX_KEYS = tuple(f"{kind}{i}_{j}" for kind in ("CD", "PC") for i in (1, 2) for j in (1, 2))
 
 
 def opened(content: bytes | Path):
     """Open a FITS file, given as its bytes or its path, as astropy's list of HDUs (a context manager).
 
-    astropy unpacks whatever is compressed, to any size; here only gzip is, and up to `UNPACKED_LIMIT`. Raises
+    astropy unpacks whatever is compressed, to any size; here gzip, bzip2 and xz are, up to `UNPACKED_LIMIT`. Raises
     `ValueError` for anything else.
     """
     from astropy.io import fits
@@ -40,11 +39,15 @@ def opened(content: bytes | Path):
     with io.BytesIO(content) if isinstance(content, bytes) else open(regular(content), "rb") as file:
         start = file.read(6)
         file.seek(0)
-        if start[:2] == b"\x1f\x8b":
-            content = gzip.GzipFile(fileobj=file).read(UNPACKED_LIMIT + 1)
+        if unpacker := UNPACKERS.get(start[:2]):
+            try:
+                content = unpacker(file).read(UNPACKED_LIMIT + 1)
+            except (EOFError, lzma.LZMAError, zlib.error) as error:
+                raise ValueError(f"the compressed file is damaged ({error})") from None
             if len(content) > UNPACKED_LIMIT:
                 raise ValueError("unpacks to more than 1 GiB; unpack it if you trust it")
-        elif start != b"SIMPLE":
+            start = content[:6]
+        if start != b"SIMPLE":
             raise ValueError("not a FITS file: it does not begin with SIMPLE")
     hdus = fits.open(io.BytesIO(content) if isinstance(content, bytes) else content, memmap=False)
     with contextlib.suppress(IndexError):
@@ -55,9 +58,20 @@ def opened(content: bytes | Path):
 
 
 def image_index(hdus, extension: str | int | None = None) -> int:
-    """Place of the image among HDUs: that of `extension`, else the one whose name says image, else the first HDU, else
-    the only one that is no noise map, PSF, mask or weight. Raises `ValueError` where none or several could be."""
-    planes = {i: hdu.name for i, hdu in enumerate(hdus) if hdu.is_image and hdu.header["NAXIS"] >= 2}
+    """Place of the image among HDUs.
+
+    Args:
+        hdus: an open FITS file.
+        extension: name or number of the HDU that is asked for.
+
+    Returns:
+        That of `extension`, else the one whose name says image (`SCI`, `VIS_FLUX`), else the first HDU, else the only
+        one that is no noise map, PSF, mask or weight.
+
+    Raises:
+        ValueError: none or several could be; they are listed.
+    """
+    planes = _planes(hdus)
     if extension is not None:
         try:
             return range(len(hdus))[hdus.index_of(extension)]
@@ -66,24 +80,53 @@ def image_index(hdus, extension: str | int | None = None) -> int:
             raise ValueError(f"no FITS extension '{extension}'; there are {known}") from None
     if not planes:
         raise ValueError("a FITS file without an image")
-    images = {i: name for i, name in planes.items() if role_and_key(name)[0] == "image"}
+    images = _images(planes)
     if not images:
         raise ValueError(f"no image among its extensions {', '.join(planes.values())}; choose one with extension=")
-    named = [i for i, name in images.items() if set(name.lower().split("_")) & set(ROLES["image"])]
-    if named:
-        return named[0]
-    if 0 in images or len(images) == 1:
-        return min(images)
-    several = ", ".join(f"{i} {name}".strip() for i, name in images.items())
-    raise ValueError(f"{len(images)} extensions could be the image ({several}); choose one with extension=")
+    if 0 in images and not says_image(next(iter(images.values()))):
+        return 0
+    if len(images) == 1:
+        return next(iter(images))
+    raise ValueError(f"{len(images)} extensions could be the image ({_listed(images)}); choose one with extension=")
+
+
+def choice_note(hdus, extension: str | int | None = None) -> str:
+    """What to say of a file whose image was chosen from several that could be it: the first HDU, with images beside it
+    that no name tells from it. Empty where nothing had to be chosen."""
+    others = _images(_planes(hdus)) if extension is None else {}
+    if len(others) < 2:
+        return ""
+    taken = image_index(hdus)
+    others.pop(taken)
+    return f"the image of HDU {taken} was taken; choose another ({_listed(others)}) with extension="
+
+
+def _planes(hdus) -> dict[int, str]:
+    """Numbers and names of the HDUs with an image."""
+    return {i: hdu.name for i, hdu in enumerate(hdus) if hdu.is_image and hdu.header["NAXIS"] >= 2}
+
+
+def _images(planes: dict[int, str]) -> dict[int, str]:
+    """Those that could be the image: whose names say so, of these the ones that say nothing else; without such names
+    all that are no noise map, PSF, mask or weight."""
+    images = {i: name for i, name in planes.items() if role_and_key(name)[0] == "image"}
+    named = {i: name for i, name in images.items() if says_image(name)}
+    plain = {i: name for i, name in named.items() if not role_and_key(name)[1]}
+    return plain or named or images
+
+
+def _listed(planes: dict[int, str]) -> str:
+    return ", ".join(f"{i} {name}".strip() for i, name in planes.items())
 
 
 def pixels(hdu) -> np.ndarray:
     """The array of an HDU; `ValueError` for a compressed one that unpacks to more than the limit."""
     from astropy.io.fits import CompImageHDU
 
-    if isinstance(hdu, CompImageHDU) and np.prod(hdu.shape, dtype=object) * 4 > UNPACKED_LIMIT:
-        raise ValueError("more than 1 GiB in one compressed image; store it as .npy")
+    if isinstance(hdu, CompImageHDU):
+        size = np.prod(hdu.shape, dtype=object) * abs(hdu.header["BITPIX"]) // 8
+        if size > UNPACKED_LIMIT:
+            raise ValueError("more than 1 GiB in one compressed image; store it as .npy")
     return np.asarray(hdu.data)
 
 
@@ -96,7 +139,7 @@ def read_image(content: bytes | Path, extension: str | int | None = None) -> np.
 def read_scale(content: bytes | Path, extension: str | int | None = None) -> float | None:
     """Arcseconds of one pixel of the image in a FITS file, None where its headers do not say."""
     with opened(content) as hdus:
-        return pixel_scale(hdus[image_index(hdus, extension)].header, hdus[0].header)
+        return header_scale(hdus[image_index(hdus, extension)].header, hdus[0].header)
 
 
 def contents(content: bytes | Path) -> list[str]:
@@ -110,61 +153,3 @@ def contents(content: bytes | Path) -> list[str]:
             ]
     except Exception:  # whatever a damaged file makes astropy raise
         return []
-
-
-def pixel_scale(*headers) -> float | None:
-    """Arcseconds of one pixel as FITS headers say, that of the image first and that of the file after it.
-
-    The coordinates of the image come first, which whoever resamples it keeps right, then a keyword of an observatory.
-    None where none says. Raises `ValueError` where such a keyword has no number or another unit than an angle's.
-    """
-    return _scale_of_coordinates(headers[0]) or next(
-        (scale for header in headers if (scale := _scale_of_keyword(header)) is not None), None
-    )
-
-
-def _scale_of_coordinates(header) -> float | None:
-    """Side of a pixel in arcsec by its world coordinates; None without them or where they count pixels."""
-    from astropy import units
-    from astropy.wcs import WCS, WcsError
-    from astropy.wcs.utils import proj_plane_pixel_scales
-
-    if not any(key in header for key in (*MATRIX_KEYS, "CDELT1")):
-        return None  # WCS would take a pixel for a degree
-    with warnings.catch_warnings(), contextlib.suppress(WcsError, ValueError):  # not whole, or tables elsewhere
-        warnings.simplefilter("ignore")
-        wcs = WCS(header)
-        if wcs.has_celestial:
-            return _in_arcsec(float(np.mean(proj_plane_pixel_scales(wcs.celestial))))
-    if header.get("CTYPE1") in ("LINEAR", "PIXEL"):
-        return None
-    steps = [float(header.get(f"CDELT{i}", 1.0)) for i in (1, 2)]
-    kind = "CD" if any(key in header for key in MATRIX_KEYS[:4]) else "PC"
-    default = np.eye(2) * (kind == "PC")
-    matrix = np.array([[float(header.get(f"{kind}{i}_{j}", default[i - 1, j - 1])) for j in (1, 2)] for i in (1, 2)])
-    side = math.sqrt(abs(np.linalg.det(matrix if kind == "CD" else np.diag(steps) @ matrix)))
-    if "CUNIT1" in header:
-        with contextlib.suppress(ValueError, TypeError):  # no unit, or none of an angle
-            return side * units.Unit(header["CUNIT1"]).to(units.arcsec) or None
-        return None
-    return _in_arcsec(side) if kind == "CD" else None
-
-
-def _in_arcsec(side: float) -> float | None:
-    """`side` in arcseconds, which stands in degrees in a header of the standard and in arcseconds in some others."""
-    return (side * 3600 if side * 3600 <= WIDEST_PIXEL else side) or None
-
-
-def _scale_of_keyword(header) -> float | None:
-    from astropy import units
-
-    for key in (*SCALE_KEYS, AREA_KEY):
-        if key in header:
-            try:
-                unit = units.arcsec if key in SCALE_KEYS else units.arcsec**2
-                value = units.Quantity(header[key])
-                value = float(value.value if value.unit == units.dimensionless_unscaled else value.to_value(unit))
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{key} = {header[key]!r} in the header; expected a number of arcseconds") from error
-            return value if key in SCALE_KEYS else math.sqrt(value)
-    return None

@@ -26,13 +26,14 @@ import torch
 from tqdm.auto import tqdm
 
 from lensstudy.data import fits
-from lensstudy.data.companions import LENSTRONOMY, companions, information
+from lensstudy.data.companions import companions, information
 from lensstudy.data.containers import TARS, Listing, list_path
 from lensstudy.data.dataset import DataError, LensDataset, canonical_class, sky_and_noise
 from lensstudy.data.formats import HDF5, Stored, decode, read_npy, stacked
 from lensstudy.data.preprocess import Preprocess
 from lensstudy.data.resampling import resample, resample_with_noise
 from lensstudy.data.rotation import centre_crop
+from lensstudy.data.scale import hdf5_scale
 from lensstudy.deployment.card import SCALE_TOLERANCE, Card
 from lensstudy.deployment.onnx_network import AT_ONCE, INT8_FILE, ONNX_FILE, OnnxNetwork
 from lensstudy.evaluation.ood import OODDetector, image_statistics
@@ -602,24 +603,11 @@ def _pixel_scale(name: str, content: bytes | Path, extension: str | int | None) 
     if name.lower().endswith(fits.SUFFIXES):
         scale = fits.read_scale(content, extension)
     elif name.lower().endswith(HDF5):
-        scale = _lenstronomy_scale(content)
+        scale = hdf5_scale(content)
     return scale or (information(content).get("pixel_scale") if isinstance(content, Path) else None)
 
 
 def _stack_scale(place: Path) -> float | None:
     """Arcseconds of one pixel of what is in an HDF5 or npz file, as it says, or the `info.json` beside it."""
-    scale = _lenstronomy_scale(place) if place.name.lower().endswith(HDF5) else None
+    scale = hdf5_scale(place) if place.name.lower().endswith(HDF5) else None
     return scale or information(place).get("pixel_scale")
-
-
-def _lenstronomy_scale(content: bytes | Path) -> float | None:
-    """Arcseconds of one pixel in lenstronomy's HDF5, None in another."""
-    import io
-
-    import h5py
-
-    with h5py.File(io.BytesIO(content) if isinstance(content, bytes) else content) as file:
-        matrix = file.get("transform_pix2angle") if LENSTRONOMY in file else None
-        if matrix is None or getattr(matrix, "shape", None) != (2, 2):
-            return None
-        return float(np.sqrt(abs(np.linalg.det(matrix[()])))) or None

@@ -23,9 +23,10 @@ import numpy as np
 
 from lensstudy.data.companions import FILLERS, ROLES, companions, information, role_and_key, stem
 from lensstudy.data.dataset import DataError, sky_and_noise
-from lensstudy.data.fits import SUFFIXES, opened, pixel_scale, pixels
+from lensstudy.data.fits import SUFFIXES, opened, pixels
 from lensstudy.data.formats import HDF5
 from lensstudy.data.resampling import resample, shares
+from lensstudy.data.scale import header_scale
 from lensstudy.files import regular, tree
 from lensstudy.lensing.cosmology import LENS_REDSHIFT, SOURCE_REDSHIFT
 from lensstudy.lensing.instruments import INSTRUMENTS, gaussian_kernel, noise_variance, noisy
@@ -228,7 +229,7 @@ def _extensions(file: Path) -> dict[str, dict]:
                 parts = bands.setdefault("_".join(key).upper(), {})
                 parts.setdefault(role, np.asarray(pixels(hdu), dtype=float))
                 if role == "image" and "scale" not in parts:
-                    parts["scale"] = pixel_scale(hdu.header, hdus[0].header)
+                    parts["scale"] = header_scale(hdu.header, hdus[0].header)
     except (KeyError, OSError, TypeError, ValueError) as error:
         raise DataError(f"{file}: cannot be read as FITS ({error})") from None
     bands = {band: parts for band, parts in bands.items() if "image" in parts}

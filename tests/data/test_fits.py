@@ -1,13 +1,14 @@
+import bz2
+import gzip
 import io
+import lzma
 
 import numpy as np
 import pytest
 from astropy.io import fits
 
-from lensstudy.data.fits import image_index, opened, pixel_scale, read_image, read_scale
-
-TAN = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN"}
-MATRIX = {"CD1_1": -0.05 / 3600, "CD2_2": 0.05 / 3600}
+from lensstudy.data import fits as reading
+from lensstudy.data.fits import SUFFIXES, choice_note, image_index, opened, read_image, read_scale
 
 
 def file_of(*names, first=None, scale=None) -> bytes:
@@ -52,59 +53,69 @@ def test_the_first_header_speaks_for_an_image_that_is_silent():
     assert read_scale(file_of("ERR", "SCI")) is None
 
 
-def test_a_scale_that_is_no_angle_is_named():
-    with pytest.raises(ValueError, match="PIXSCALE = 'fine' in the header; expected a number of arcseconds"):
-        pixel_scale(fits.Header({"PIXSCALE": "fine"}))
+def test_bands_that_are_all_called_image_are_named():
+    """As Euclid's cutouts have them, in any order."""
+    bands = file_of("DES_G_BGSUB", "DES_G_RMS", "VIS_BGSUB", "VIS_PSF")
+    with pytest.raises(ValueError, match=r"2 extensions could be the image \(1 DES_G_BGSUB, 3 VIS_BGSUB\)"):
+        read_image(bands)
+    assert read_image(bands, "VIS_BGSUB")[0, 0] == 3
+    with pytest.raises(ValueError, match="2 extensions could be the image"):
+        read_image(file_of("SCI", "ERR", "SCI", "ERR"))
 
 
-@pytest.mark.parametrize(
-    ("cards", "expected"),
-    [
-        (MATRIX, 0.05),
-        (TAN | MATRIX, 0.05),
-        (TAN | MATRIX | {"CPDIS1": "LOOKUP"}, 0.05),
-        (TAN | MATRIX | {"A_ORDER": 2}, 0.05),
-        (TAN | {"CUNIT1": "arcsec", "CUNIT2": "arcsec", "CDELT1": -0.05, "CDELT2": 0.05}, 0.05),
-        (TAN | {"PIXSCALE": 0.1}, 0.1),
-        (TAN, None),
-        ({"CTYPE1": "LINEAR", "CTYPE2": "LINEAR", "CD1_1": 1.0, "CD2_2": 1.0, "PIXSCALE": 0.1}, 0.1),
-        ({}, None),
-        ({"CD1_2": 0.05 / 3600, "CD2_1": 0.05 / 3600}, 0.05),
-        (TAN | {"CD1_2": 0.05 / 3600, "CD2_1": 0.05 / 3600}, 0.05),
-        (TAN | {"PC1_1": -0.05 / 3600, "PC2_2": 0.05 / 3600}, 0.05),
-        ({"CD1_1": -0.05, "CD2_2": 0.05}, 0.05),
-        ({"CDELT1": 0.05, "CDELT2": 0.05, "CUNIT1": "arcsec", "CUNIT2": "arcsec"}, 0.05),
-        ({"PIXSCAY": 0.05}, 0.05),
-        ({"CTYPE1": "LINEAR", "CTYPE2": "LINEAR", "CD1_1": 0.05, "CD2_2": 0.05, "GS_SCALE": 0.05}, 0.05),
-        ({"SECPIX1": 0.05}, 0.05),
-        ({"PIXSCAL1": 0.05}, 0.05),
-        ({"PIXAR_A2": 0.0025}, 0.05),
-        ({"PIXSCALE": "0.05 arcsec"}, 0.05),
-        ({"PIXSCALE": "50 mas"}, 0.05),
-    ],
-    ids=[
-        "matrix",
-        "coordinates",
-        "Hubble's tables",
-        "half a SIP",
-        "arcseconds",
-        "no steps",
-        "nothing",
-        "pixels",
-        "empty",
-        "a matrix rotated by 90 degrees",
-        "coordinates rotated by 90 degrees",
-        "PC without steps",
-        "a matrix in arcseconds",
-        "units without coordinates",
-        "PyAutoLens",
-        "GalSim",
-        "SECPIX1",
-        "DECam",
-        "James Webb",
-        "a unit",
-        "another unit",
-    ],
-)
-def test_the_pixel_scale_that_a_header_says(cards, expected):
-    assert pixel_scale(fits.Header(cards)) == (expected and pytest.approx(expected))
+def test_a_plain_name_comes_before_one_that_says_more():
+    assert read_image(file_of("LENS_IMAGE", "DATA", "MODEL_IMAGE", "SIGNAL_TO_NOISE"))[0, 0] == 2
+
+
+@pytest.mark.parametrize("other", ["MODEL", "RESID", "SEG", "EXPOSURE", "CHI2", "INVVAR", "SNR", "BKG", "PSF_ERR"])
+def test_maps_are_never_the_image(other):
+    assert read_image(file_of(other, "G"))[0, 0] == 2
+    with pytest.raises(ValueError, match=f"no image among its extensions {other}"):
+        read_image(file_of(other))
+
+
+def test_a_choice_that_no_name_made_is_said():
+    def note(content, extension=None):
+        with opened(content) as hdus:
+            return choice_note(hdus, extension)
+
+    first = np.zeros((8, 8))
+    said = "the image of HDU 0 was taken; choose another (1, 2 G) with extension="
+    assert note(file_of("", "G", "ERR", first=first)) == said
+    assert note(file_of("", "G", "ERR", first=first), 1) == ""
+    assert note(file_of("MASK", "UNCERT", first=first)) == note(file_of("SCI", "OTHER")) == note(file_of("G")) == ""
+
+
+def packed(content: bytes, kind: str) -> bytes:
+    if kind.endswith(".fz"):
+        with fits.open(io.BytesIO(content)) as hdus:
+            image = fits.CompImageHDU(hdus[1].data, hdus[1].header, compression_type="RICE_1", quantize_level=0)
+            new = io.BytesIO()
+            fits.HDUList([fits.PrimaryHDU(), image]).writeto(new)
+            return new.getvalue()
+    return {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}.get(kind, bytes)(content)
+
+
+@pytest.mark.parametrize("kind", ["", ".gz", ".bz2", ".xz", ".fz"])
+@pytest.mark.parametrize("ending", [".fits", ".fit", ".fts"])
+def test_a_compressed_file_holds_the_same_image(kind, ending, tmp_path):
+    content = io.BytesIO()
+    image = np.arange(4096, dtype=np.int32).reshape(64, 64)
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(image, name="SCI")]).writeto(content)
+    file = tmp_path / f"lens{ending}{kind}"
+    file.write_bytes(packed(content.getvalue(), kind))
+    assert file.name.endswith(SUFFIXES)
+    np.testing.assert_array_equal(read_image(file), image)
+    np.testing.assert_array_equal(read_image(file.read_bytes()), image)
+
+
+@pytest.mark.parametrize("kind", [".gz", ".bz2", ".xz"])
+def test_what_unpacks_to_too_much_or_is_damaged_is_refused(kind, monkeypatch):
+    content = packed(file_of("SCI"), kind)
+    with pytest.raises((ValueError, OSError)):
+        read_image(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="does not begin with SIMPLE"):
+        read_image(packed(b"nothing of the kind", kind))
+    monkeypatch.setattr(reading, "UNPACKED_LIMIT", 2**10)
+    with pytest.raises(ValueError, match="unpacks to more than 1 GiB"):
+        read_image(content)
