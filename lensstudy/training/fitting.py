@@ -42,7 +42,7 @@ from lensstudy.study import ParameterError, Study
 from lensstudy.training.batches import InOrder, Rows, loader, training_loader
 from lensstudy.training.distributed import place, synchronise
 from lensstudy.training.optimisation import averaged_network, optimizer_of, plateau_of, schedule_of
-from lensstudy.training.recording import Progress, Recorder, Watch, WholeCheckpoints, in_batch, write_json
+from lensstudy.training.recording import Progress, Recorder, WholeCheckpoints, in_batch, write_json
 from lensstudy.training.run import TrainedNetwork, build, load_run
 
 __all__ = [
@@ -118,13 +118,9 @@ def fit(
     module = _Fit(card, settings, dataset, start_from, network)
     batches = module.training_batches()
     _clear_unless_same(folder, card)  # only now that nothing is wrong with the parameters
-    recorder, last = Recorder(folder, settings, dataset), folder / "last.ckpt"
-    if recorder.stopped_early(last):  # killed after its last epoch: nothing is left but to say so
-        recorder.finish()
-        last.unlink()
-        return folder
+    last = folder / "last.ckpt"
     callbacks: list[Callback] = [
-        recorder,
+        Recorder(folder, settings, dataset, watch),
         ModelCheckpoint(
             folder, filename="last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
         ),
@@ -133,9 +129,7 @@ def fit(
     if settings.patience:
         monitor = "validation_loss" if settings.monitor == "last" else settings.monitor
         mode = "max" if monitor.endswith("auc") else "min"
-        callbacks.append(EarlyStopping(monitor, patience=settings.patience, mode=mode))
-    if watch:
-        callbacks.append(Watch(watch, recorder))
+        callbacks.append(_Patience(monitor, patience=settings.patience, mode=mode))
     with _quiet():
         try:
             _trainer(settings, callbacks, max_epochs=settings.epochs).fit(
@@ -312,11 +306,16 @@ class _Fit(lightning.LightningModule):
         loss, called = cross_entropy(logits, labels), logits.argmax(1)
         self._stop_unless(loss.isfinite(), f"the validation loss is {loss.item():.3g}")
         auc = multiclass_auroc(logits.softmax(1), labels, num_classes=logits.shape[1])
-        self.log("validation_loss", loss)
-        self.log("validation_auc", auc)
-        self.log("validation_accuracy", (called == labels).float().mean())
-        for label, name in enumerate(self.classes):
-            self.log(f"recall_{name}", (called[labels == label] == label).float().mean())
+        norms, clip = torch.stack(self.norms), self.settings.gradient_clip
+        figures = {
+            "validation_loss": loss,
+            "validation_auc": auc,
+            "validation_accuracy": (called == labels).float().mean(),
+            "gradient_norm": norms.mean(),
+            "clipped_share": (norms > clip).float().mean() if clip else 0.0,
+        }
+        recalls = [(called[labels == label] == label).float().mean() for label in range(len(self.classes))]
+        self.log_dict(figures | {f"recall_{name}": recall for name, recall in zip(self.classes, recalls, strict=True)})
 
     def configure_optimizers(self):
         optimizer = optimizer_of(self.network.parameters(), self.settings)
@@ -327,6 +326,14 @@ class _Fit(lightning.LightningModule):
             once = {"interval": "step", "frequency": self.batches, "monitor": "validation_loss"}
             schedules.append({"scheduler": plateau} | once)
         return [optimizer], schedules
+
+
+class _Patience(EarlyStopping):
+    """Early stopping that a training which was interrupted after its last epoch remembers: Lightning saves how long it
+    waited, but not that it was enough."""
+
+    def on_train_start(self, trainer, module):
+        trainer.should_stop = self.wait_count >= self.patience
 
 
 def _trainer(settings: Study, callbacks: list[Callback], **options) -> lightning.Trainer:

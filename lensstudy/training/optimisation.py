@@ -84,7 +84,7 @@ def learning_rates(steps: int, settings: Study) -> list[float]:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=settings.learning_rate)
     schedule, rates = schedule_of(optimizer, steps, settings), []
     for _ in range(steps):
-        rates.append(schedule.get_last_lr()[0])
+        rates.append(float(schedule.get_last_lr()[0]))
         optimizer.step()
         schedule.step()
     return rates

@@ -1,7 +1,12 @@
 """What is written down while a network trains, and what a person sees of it.
 
-`Recorder` keeps the history, one row an epoch, and the weights and validation predictions of the kept epoch;
-`Progress` draws one bar for the whole training; `Watch` hands the history on after each epoch, for live curves.
+`Recorder` keeps the history, one row an epoch, and the weights and validation predictions of the best checkpoint;
+`Progress` draws one bar for the whole training. Lightning's own were tried in their place. `CSVLogger` has no state in
+the checkpoint: a training of four epochs, interrupted after two, ends with a file of the last two, in two rows an
+epoch. `ModelCheckpoint` (which writes `last.ckpt`) knows the best checkpoint by its absolute path: a folder that is
+moved between interruption and resumption keeps a later epoch than the best. Its progress bars begin anew with each
+epoch, so that none tells when the training ends. Its checkpoints are temporary files of the system first and are
+copied from there, so that one that is killed meanwhile leaves half a file.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ from lensstudy.files import whole_file
 from lensstudy.networks import registry as networks
 from lensstudy.study import Study
 
-__all__ = ["Progress", "Recorder", "Watch", "WholeCheckpoints", "in_batch", "write_json"]
+__all__ = ["Progress", "Recorder", "WholeCheckpoints", "in_batch", "write_json"]
 
 
 def in_batch() -> bool:
@@ -39,13 +44,20 @@ def write_json(file: Path, content: dict) -> None:
 
 
 class Recorder(Callback):
-    """Keeps the history, the weights of the kept epoch and the validation predictions that belong to them.
+    """Keep the history, the weights of the best checkpoint and the validation predictions that belong to them.
 
-    One process writes, the first; `finish` is called in it when the training has reached its end.
+    One process writes, the first, and hands the history to `watch` after each epoch; `finish` is called in it when the
+    training has reached its end.
     """
 
-    def __init__(self, folder: Path, settings: Study, dataset: LensDataset):
-        self.folder, self.settings, self.dataset = folder, settings, dataset
+    def __init__(
+        self,
+        folder: Path,
+        settings: Study,
+        dataset: LensDataset,
+        watch: Callable[[pd.DataFrame], None] | None = None,
+    ):
+        self.folder, self.settings, self.dataset, self.watch = folder, settings, dataset, watch
         self.history: list[dict] = []
 
     def state_dict(self) -> dict:
@@ -63,15 +75,12 @@ class Recorder(Callback):
 
     def on_train_epoch_end(self, trainer, module):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        norms = torch.stack(module.norms)
-        clip = self.settings.gradient_clip
         row = {
             "epoch": trainer.current_epoch + 1,
             "train_loss": metrics["loss"],
             **{name: metrics[name] for name in ("validation_loss", "validation_auc", "validation_accuracy")},
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-            "gradient_norm": norms.mean().item(),
-            "clipped_share": (norms > clip).float().mean().item() if clip else 0.0,
+            **{name: metrics[name] for name in ("gradient_norm", "clipped_share")},
             "seconds": self.train_seconds,
             "images_per_second": self.images / self.train_seconds,
             **{name: value for name, value in metrics.items() if name.startswith("recall_")},
@@ -82,22 +91,15 @@ class Recorder(Callback):
                 networks.save_weights(module.judged, self.folder / "weights.safetensors")
                 probabilities = torch.cat(module.logits).double().softmax(1).cpu().numpy()
                 np.save(self.folder / "validation.npy", probabilities)
+            history = pd.DataFrame(self.history)
             with whole_file(self.folder / "history.csv") as partial:
-                pd.DataFrame(self.history).to_csv(partial, index=False)
+                history.to_csv(partial, index=False)
+            if self.watch:
+                self.watch(history)
 
     def on_fit_end(self, trainer, module):
         if trainer.is_global_zero and not trainer.interrupted:
             self.finish()
-
-    def stopped_early(self, checkpoint: Path) -> bool:
-        """Whether the training that left this checkpoint had been stopped early; takes up its history."""
-        if not checkpoint.exists():
-            return False
-        states = torch.load(checkpoint, weights_only=True, map_location="cpu")["callbacks"]
-        stopping = [state for name, state in states.items() if name.startswith("EarlyStopping")]
-        if stopped := any(state["wait_count"] >= state["patience"] for state in stopping):
-            self.load_state_dict(states[self.state_key])
-        return stopped
 
     def best(self) -> dict:
         """The row of the epoch that is kept: the best by the monitor, the first of equals, or the last."""
@@ -159,14 +161,3 @@ class WholeCheckpoints(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint, path, storage_options=None):
         with whole_file(path) as partial:
             torch.save(checkpoint, partial)
-
-
-class Watch(Callback):
-    """Shows the history so far to `look`, after each epoch."""
-
-    def __init__(self, look: Callable[[pd.DataFrame], None], recorder: Recorder):
-        self.look, self.recorder = look, recorder
-
-    def on_train_epoch_end(self, trainer, module):
-        if trainer.is_global_zero:
-            self.look(pd.DataFrame(self.recorder.history))

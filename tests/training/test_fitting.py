@@ -322,6 +322,30 @@ def test_an_interruption_changes_nothing_whatever_is_remembered(blobs, tmp_path,
     assert same(weights(whole), weights(training.fit(blobs, settings, folder=tmp_path / "halves")))
 
 
+def test_a_folder_that_is_moved_between_interruption_and_resumption_keeps_its_best_checkpoint(
+    blobs, tmp_path, quiet, monkeypatch
+):
+    settings = with_(epochs=4, width=0.25)
+    whole = training.fit(blobs, settings, folder=tmp_path / "whole")
+    best = json.loads((whole / "metrics.json").read_text())["best_epoch"]
+    assert best < settings.epochs
+    step, count = training._Fit.training_step, []
+
+    def stops_after_the_best_epoch(module, batch, number):
+        count.append(number)
+        if len(count) > best * module.batches:
+            raise Interrupted
+        return step(module, batch, number)
+
+    monkeypatch.setattr(training._Fit, "training_step", stops_after_the_best_epoch)
+    with pytest.raises(Interrupted):
+        training.fit(blobs, settings, folder=tmp_path / "here")
+    monkeypatch.setattr(training._Fit, "training_step", step)
+    moved = training.fit(blobs, settings, folder=(tmp_path / "here").rename(tmp_path / "there"))
+    assert json.loads((moved / "metrics.json").read_text())["best_epoch"] == best
+    assert same(weights(whole), weights(moved))
+
+
 def test_plateau_lowers_the_rate_once_the_validation_loss_has_not_fallen_for_longer_than_the_patience(
     blobs, tmp_path, quiet
 ):
