@@ -186,6 +186,25 @@ class ResidualBlock(nn.Module):
         return torch.relu_(change + self.shortcut(features))
 
 
+class BottleneckBlock(nn.Module):
+    """The block of the deeper ResNets of He et al. (2016): 1x1, 3x3 and 1x1, with a quarter of the channels between.
+    The stride is in the 3x3 convolution, as in torchvision."""
+
+    def __init__(self, layers, inputs: int, outputs: int, **stride):
+        super().__init__()
+        self.conv1, self.norm1 = layers.conv(inputs, outputs // 4, 1), layers.norm(outputs // 4)
+        self.conv2, self.norm2 = layers.conv(outputs // 4, outputs // 4, 3, **stride), layers.norm(outputs // 4)
+        self.conv3, self.norm3 = layers.conv(outputs // 4, outputs, 1), layers.norm(outputs)
+        self.shortcut = nn.Identity()
+        if stride or inputs != outputs:
+            self.shortcut = nn.Sequential(layers.conv(inputs, outputs, 1, **stride), layers.norm(outputs))
+
+    def forward(self, features: Tensor) -> Tensor:
+        change = torch.relu_(self.norm1(self.conv1(features)))
+        change = torch.relu_(self.norm2(self.conv2(change)))
+        return torch.relu_(self.norm3(self.conv3(change)) + self.shortcut(features))
+
+
 def _resnet(
     layers,
     image_size: int,
@@ -221,15 +240,18 @@ def _strided_resnet(
     channels: Sequence[int],
     depth: int = 1,
     blocks: Sequence[int] = (2, 2, 2, 2),
+    bottleneck: bool = False,
 ) -> Network:
-    """ResNet-18 or -34 as He et al. (2016) wrote them and DeepLense uses them, for any number of image channels."""
+    """ResNet-18, -34 or, of bottlenecks, -50, as torchvision has them and DeepLense uses them, for any number of image
+    channels."""
     parts = OrderedDict(conv=layers.conv(in_channels, channels[0], 7, stride=2), norm=layers.norm(channels[0]))
     parts |= OrderedDict(relu=nn.ReLU(inplace=True), pool=nn.MaxPool2d(3, 2, 1))
     inputs = channels[0]
-    for stage, (outputs, number) in enumerate(zip(channels, blocks, strict=True), start=1):
+    for stage, (count, number) in enumerate(zip(channels, blocks, strict=True), start=1):
         for block in range(1, number * depth + 1):
             stride = {"stride": 2} if stage > 1 and block == 1 else {}
-            parts[f"block{stage}-{block}"] = ResidualBlock(layers, inputs, outputs, **stride)
+            made, outputs = (BottleneckBlock, 4 * count) if bottleneck else (ResidualBlock, count)
+            parts[f"block{stage}-{block}"] = made(layers, inputs, outputs, **stride)
             inputs = outputs
     return Network(Steps(parts), layers, inputs, n_classes)
 
@@ -419,7 +441,8 @@ def build_network(
         width: multiplies the channels, rounded to multiples of 16, which every group up to D8 divides.
         seed: seed of the weights.
         **options: those of the architecture: `channels`, taken as they are; `depth`, which repeats each convolution or
-            block; `kernel_sizes`, `pool_after`, `blocks`, `pooling` (`average` or `antialiased`).
+            block; `kernel_sizes`, `pool_after`, `blocks`, `pooling` (`average` or `antialiased`),
+            `bottleneck` (`resnet34` with it is ResNet-50).
 
     Returns:
         A module that maps images `(B, in_channels, image_size, image_size)` to logits `(B, n_classes)`.
