@@ -79,7 +79,7 @@ rule explore:
         f"{REPORTS}/01-explore-data.html",
     params:
         values("data", "exploration"),
-        data_state(study.data_path, study.population),
+        data_state(study, "data").digest,
     shell:
         command("01-explore-data")
 
@@ -163,7 +163,7 @@ rule apply:
         f"{REPORTS}/07-apply.html",
     params:
         values(*TRAININGS, "application"),
-        data_state(study.apply_to),
+        data_state(study, "application").digest,
     shell:
         command("07-apply")
 
@@ -177,7 +177,7 @@ rule validate:
         f"{REPORTS}/06-validate-on-real-lenses.html",
     params:
         values(*TRAININGS, "observations"),
-        data_state(study.observations_path),
+        data_state(study, "observations").digest,
     shell:
         command("06-validate-on-real-lenses")
 

@@ -18,6 +18,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from lensstudy import __version__, commands
+from lensstudy.provenance import data_state
 from lensstudy.study import BUNDLE, ParameterError, Study, home, notebook_parameters, study_file
 from lensstudy.text import nearest
 
@@ -29,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 CELL_TIMEOUT_S = 24 * 3600
+FOREIGN_FILES = {"06-validate-on-real-lenses": "observations", "07-apply": "application"}  # group that names them
 TABLES_ONLY = "04-analyse"  # the page that needs no image of the data, which may not be ours to pass on
 
 
@@ -102,6 +104,9 @@ def run(
         _fail(f"{study_file}: {error}")
     for page in study.pages:
         _check_page(page)
+    for group in ("data", *FOREIGN_FILES.values()):
+        if changes := data_state(study, group).changes():
+            typer.echo(f"{study.study}: files of the {group} have changed: {changes}; what they made is made again")
     folder = home()
     cores = cores or _processors()
     command = [sys.executable, "-m", "snakemake", "--snakefile", BUNDLE / "Snakefile", "--directory", folder]
@@ -163,6 +168,8 @@ def notebook(
     executed = study.folder / "notebooks" / f"{name}.ipynb"
     html = _reports(study) / f"{name}.html"
     html.unlink(missing_ok=True)  # no page of an older run beside a failed notebook
+    group = FOREIGN_FILES.get(page)
+    state = data_state(study, group) if group else None
     try:
         report.execute(
             _notebooks() / f"{page}.ipynb",
@@ -175,6 +182,8 @@ def notebook(
         )
     except report.NotebookFailed as failure:
         _fail(str(failure))
+    if state:
+        state.keep()
     report.render(executed, html, parameter_file=study_file)
 
 

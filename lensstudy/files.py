@@ -75,12 +75,12 @@ def read_text(path: str | Path, limit: int = TEXT_LIMIT) -> str:
         raise FileError(f"{printable(path)}: is no text in UTF-8 ({error.reason} at byte {error.start})") from None
 
 
-def read_json(path: str | Path, model: type[Model] | None = None) -> Any:
+def read_json(path: str | Path, model: type[Model] | None = None, limit: int = TEXT_LIMIT) -> Any:
     """The JSON object in a file, as an instance of the pydantic `model` where one is given, else as a dict.
 
     Raises `FileError` for a file that is damaged, too deep, or not what `model` describes, and `FileNotFoundError`.
     """
-    text = read_text(path)
+    text = read_text(path, limit)
     try:
         content = json.loads(text)
         deepest = _depth(content)
@@ -188,13 +188,15 @@ def is_hidden(name: str) -> bool:
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def whole_file(path: str | Path, apart: bool = False) -> Iterator[Path]:
     """Give a path beside `path` to write to; it becomes `path` at the end of the block, or is removed after an error.
 
-    It ends as `path` does, because many writers tell the format by the ending.
+    It ends as `path` does, because many writers tell the format by the ending. `apart` keeps processes that write the
+    same file at once from writing into each other's.
     """
     path = Path(path)
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    own = f"{os.getpid()}." if apart else ""
+    partial = path.with_name(f"{path.stem}.{own}partial{path.suffix}")
     try:
         yield partial
         partial.replace(path)

@@ -6,17 +6,28 @@ A stage runs again, and a checkpoint counts as stale, when one of these has chan
 from __future__ import annotations
 
 import ast
+import contextlib
+import glob
 import hashlib
 import json
 import os
+import time
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from IPython.core.inputtransformer2 import TransformerManager
 
-__all__ = ["ProvenanceError", "code_hash", "data_state", "imported_modules", "module_files"]
+from lensstudy.files import FileError, printable, read_json, regular, tree, whole_file
+from lensstudy.study import Study
+
+__all__ = ["DataState", "ProvenanceError", "code_hash", "data_state", "imported_modules", "module_files"]
 
 PACKAGE = Path(__file__).parent
+PATHS = ("data_path", "labels", "observations_path", "run_folders", "apply_to")  # parameters that name files
+SETTLED_NS = 2_000_000_000  # two changes within this time may bear the same time stamp
+RECORD_LIMIT = 2**30  # bytes of a table with a line for each file of a data set
 
 
 class ProvenanceError(LookupError):
@@ -140,23 +151,168 @@ def code_hash(*modules: str, without: tuple[str, ...] = ()) -> str:
     return digest.hexdigest()[:16]
 
 
-def data_state(path: str, population: dict | None = None) -> list:
-    """What tells that files have changed: how many there are below `path` and what a `population` names, their size
-    together, and the newest time. Empty for an empty or missing path; variables and `~` are filled in."""
-    named = [Path(os.path.expandvars(os.path.expanduser(one))) for one in (path, *_named_in(population or {})) if one]
-    roots = [root for root in named if root.exists()]
-    if not roots:
-        return []
-    below = [file for root in roots for file in ([root] if root.is_file() else root.rglob("*")) if file.is_file()]
-    stats = [file.stat() for file in below]
-    return [len(stats), sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)]
+@dataclass(frozen=True)
+class DataState:
+    """Content and place of every file that the parameters of one group of a study name.
+
+    Args:
+        files: for each file, by its name in the study's words, the hash of its content.
+        record: where `keep` writes down what a stage was made from.
+    """
+
+    files: dict[str, str]
+    record: Path
+
+    @property
+    def digest(self) -> str:
+        """One hash of all names and contents; empty where no file is named."""
+        content = json.dumps(sorted(self.files.items())).encode()
+        return hashlib.sha256(content).hexdigest()[:16] if self.files else ""
+
+    def keep(self) -> None:
+        """Write down that a stage has been made from these files."""
+        self.record.parent.mkdir(parents=True, exist_ok=True)
+        _write(self.record, self.files)
+
+    def changes(self) -> str:
+        """What has changed since `keep`, such as `2 files moved from cdm to no_sub (a.npy, b.npy)`; empty for nothing,
+        or where nothing was kept."""
+        try:
+            before = read_json(self.record, dict[str, str], RECORD_LIMIT)
+        except (FileError, FileNotFoundError):
+            return ""
+        return _difference(before, self.files)
+
+
+def data_state(study: Study, group: str) -> DataState:
+    """The state of the files that a group of parameters names: data sets, labels, PSFs, sources, run folders.
+
+    Every file below a folder counts, hidden ones and those behind links too, with its place and its content. What has
+    kept its size, inode and times since it was hashed is not read again; a file so young that it could change without
+    changing its times is.
+
+    Args:
+        study: its parameters; `runs/<study>/files` holds the hashes of earlier calls.
+        group: `data`, `observations` or `application`.
+    """
+    values = study.group(group)
+    named = [values[name] for name in PATHS if name in values] + list(_named_in(values.get("population", {})))
+    paths = [path for one in named for path in ([one] if isinstance(one, str) else one) if path]
+    folder = study.folder / "files"
+    known = _known_hashes(folder / "hashes.json")
+    hashes, files = dict(known), {}
+    for path in paths:
+        for name, file in _files_of(path):
+            key = os.path.abspath(file)
+            files[name], stamp = _content(file, known.get(key))
+            if stamp:
+                hashes[key] = (*stamp, files[name])
+            else:
+                hashes.pop(key, None)
+    if hashes != known:
+        with contextlib.suppress(OSError):  # no more than a cache
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(folder / "hashes.json", hashes)
+    return DataState(files, folder / f"{group}.json")
+
+
+def _files_of(path: str) -> Iterator[tuple[str, Path]]:
+    """The files that a path or pattern of a study names, with their names in its words; a file brings along what lies
+    beside it and is no image of its own."""
+    from lensstudy.data.companions import role_and_key, stem  # takes pandas along, which few studies need here
+
+    given = os.path.expandvars(os.path.expanduser(path))
+    if os.path.isdir(given):
+        yield from ((f"{path}/{name}", Path(given, name)) for name in tree(given, hidden=True).files)
+    elif os.path.exists(given) or os.path.islink(given):
+        yield path, Path(given)
+        for beside in sorted(Path(given).parent.iterdir()):
+            described = beside.name == "info.json" or role_and_key(stem(beside.name))[0] != "image"
+            if described and not beside.is_dir() and beside != Path(given):
+                yield str(Path(path).parent / beside.name), beside
+    elif glob.has_magic(given):
+        for found in sorted(glob.glob(given, recursive=True)):
+            yield from _files_of(found)
+
+
+def _content(file: Path, known: tuple | None) -> tuple[str, tuple | None]:
+    """What `file` holds, as a hash or as the reason why nothing can be read, and its size, inode and times where these
+    will tell whether it changes."""
+    try:
+        about = file.stat()
+        stamp = (about.st_size, about.st_ino, about.st_mtime_ns, about.st_ctime_ns)
+        if known and tuple(known[:4]) == stamp:
+            return known[4], stamp
+        with open(regular(file), "rb") as opened:
+            found = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except FileError as error:
+        return str(error).rpartition(": ")[2], None
+    except OSError as error:
+        return error.strerror or str(error), None
+    settled = time.time_ns() - max(about.st_mtime_ns, about.st_ctime_ns) > SETTLED_NS
+    return found, stamp if settled else None
+
+
+def _known_hashes(file: Path) -> dict[str, tuple]:
+    try:
+        return read_json(file, dict[str, tuple[int, int, int, int, str]], RECORD_LIMIT)
+    except (FileError, FileNotFoundError):  # a damaged cache is made anew
+        return {}
+
+
+def _write(file: Path, content: dict) -> None:
+    """Write a whole file or none, also where several jobs of one study do so at once."""
+    with whole_file(file, apart=True) as partial:
+        partial.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _difference(before: dict[str, str], after: dict[str, str]) -> str:
+    """What has happened to files, in words: moved and renamed ones are found by their content."""
+    gone = sorted(name for name in before if before[name] != after.get(name))
+    come = sorted(name for name in after if after[name] != before.get(name))
+    if not gone and not come:
+        return ""
+    places = {os.path.dirname(name) for name in (*gone, *come)}
+    shared = ""
+    with contextlib.suppress(ValueError):  # some from here, some from the root
+        shared = os.path.dirname(places.pop()) if len(places) == 1 else os.path.commonpath(places)
+
+    def short(name: str) -> str:
+        return os.path.relpath(name, shared) if shared else name
+
+    waiting = defaultdict(list)
+    for name in reversed(gone):
+        waiting[before[name]].append(name)
+    happened = defaultdict(list)
+    moved_from, moved_to = set(), set()
+    for name in come:
+        if waiting[after[name]]:
+            old = waiting[after[name]].pop()
+            moved_from.add(old)
+            moved_to.add(name)
+            first, second = (os.path.dirname(short(one)) or "." for one in (old, name))
+            kind = f"renamed in {first}" if first == second else f"moved from {first} to {second}"
+            happened[kind].append(short(old))
+    for name in sorted({*gone, *come}):
+        if name in before and name in after:
+            if name not in moved_to:
+                happened["replaced"].append(short(name))
+        elif name in before and name not in moved_from:
+            happened["removed"].append(short(name))
+        elif name in after and name not in moved_to:
+            happened["added"].append(short(name))
+    told = []
+    for kind, names in happened.items():
+        some = ", ".join(map(printable, names[:3])) + (", ..." if len(names) > 3 else "")
+        told.append(f"{len(names):,} {'file' if len(names) == 1 else 'files'} {printable(kind)} ({some})")
+    return "; ".join(told)
 
 
 def _named_in(population) -> Iterator[str]:
     """The files that a population of simulated lenses names, those of the presets of a mixture too."""
     for key, value in population.items():
         if key in ("psf_file", "source_images"):
-            yield str(value)
+            yield str(value or "")
         elif key == "presets" and isinstance(value, list):
             yield from (name for one in value if isinstance(one, dict) for name in _named_in(one))
         elif key == "population" and isinstance(value, dict):

@@ -8,6 +8,7 @@ a fresh kernel.
 from __future__ import annotations
 
 import shutil
+import warnings
 from dataclasses import fields
 from pathlib import Path
 
@@ -32,17 +33,23 @@ __all__ = ["across_presets", "dataset", "presets", "trained", "trainings"]
 
 
 def dataset(study: Study) -> LensDataset:
-    """The data set of a study, filtered and split: read from `runs/<study>/dataset`, or made if it is not there or was
-    made with other parameters."""
+    """The data set of a study, filtered and split: read from `runs/<study>/dataset`, or made if it is not there, is
+    damaged, or was made with other parameters or from other files; a warning says what has changed."""
     load_plugins(study.plugins)
     folder = study.folder / "dataset"
     wanted = study.group("data")
-    state = data_state(study.data_path, study.population)
-    wanted |= {"data_state": state, "code": code_hash("data.reading", "data.filtering", "data.mixture")}
+    state = data_state(study, "data")
+    wanted |= {"data_state": state.digest, "code": code_hash("data.reading", "data.filtering", "data.mixture")}
     if (folder / "dataset.json").exists():
-        made = LensDataset.load(folder)
-        if made.description.get("parameters") == wanted:
-            return made
+        try:
+            made = LensDataset.load(folder)
+            if made.description.get("parameters") == wanted:
+                made.check_fingerprint(folder)
+                return made
+        except DataError as error:
+            warnings.warn(f"{error}; it is made again", stacklevel=2)
+        if changes := state.changes():
+            warnings.warn(f"the files of the data have changed: {changes}; the data set is made again", stacklevel=2)
     reading = folder / "reading"  # images on their way, so that a set larger than memory can be read
     made = _read(study, reading) if study.data_path else _simulated(study)
     made = made.split(study.test_fraction, study.validation_fraction, study.data_seed)
@@ -51,6 +58,7 @@ def dataset(study: Study) -> LensDataset:
         raise DataError(f"only the class '{made.classes[0]}' is there; a study tells two or more apart")
     made.description |= {"parameters": wanted, "leak_free": made.fingerprint}
     made.save(folder)
+    state.keep()
     shutil.rmtree(reading, ignore_errors=True)
     return LensDataset.load(folder)
 

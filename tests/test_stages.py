@@ -4,7 +4,6 @@ import pytest
 
 from lensstudy import stages
 from lensstudy.data.dataset import DataError
-from lensstudy.provenance import data_state
 from lensstudy.study import Study
 
 TINY = """study: tiny
@@ -97,20 +96,3 @@ def test_studies_across_presets():
         stages.across_presets(Study(preset="mixture", population={"presets": [{"preset": "model_1"}]}))
     with pytest.raises(DataError, match="leave it empty"):
         stages.across_presets(Study(data_path="somewhere"))
-
-
-@pytest.mark.parametrize("nested", [False, True])
-def test_a_point_spread_function_that_changed_under_its_name_makes_other_images(tmp_path, nested):
-    file = tmp_path / "psf.fits"
-    population = {"psf_file": str(file)}
-    given = (
-        {"presets": [{"preset": "realistic", "population": population}, {"preset": "model_1"}]}
-        if nested
-        else population
-    )
-    assert data_state("", given) == []
-    file.write_bytes(b"one")
-    before = data_state("", given)
-    assert before == data_state("", given) != []
-    file.write_bytes(b"another")
-    assert data_state("", given) != before

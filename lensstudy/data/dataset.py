@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, Field
 
-from lensstudy.files import whole_file
+from lensstudy.files import FileError, read_json, regular, whole_file
 from lensstudy.text import nearest
 
 if TYPE_CHECKING:
@@ -65,6 +66,14 @@ def canonical_class(name: str, where: str = "") -> str:
     known = "; ".join(f"{known} (also {', '.join(group[1:])})" for known, group in CLASS_ALIASES.items())
     place = f"{where}: " if where else ""
     raise DataError(f"{place}class '{name}' is unknown.{hint} Known classes: {known}.")
+
+
+class About(BaseModel):
+    """What `dataset.json` says of the images and the catalogue beside it."""
+
+    classes: list[str] = Field(min_length=1)
+    fingerprint: str
+    description: dict[str, Any]
 
 
 @dataclass
@@ -240,7 +249,8 @@ class LensDataset:
                 for start in range(0, len(self), PIECE):
                     target[start : start + PIECE] = self.images[start : start + PIECE]
                 target.flush()
-        self.catalogue.to_parquet(folder / "catalogue.parquet")
+        with whole_file(folder / "catalogue.parquet") as partial:
+            self.catalogue.to_parquet(partial)
         about = {"classes": self.classes, "fingerprint": self.fingerprint, "description": self.description}
         with whole_file(folder / "dataset.json") as partial:
             partial.write_text(json.dumps(about, indent=1, default=str))
@@ -252,10 +262,23 @@ class LensDataset:
         folder = Path(folder)
         if not (folder / "dataset.json").exists():
             raise DataError(f"{folder}: no dataset.json, so this is no finished data set; run 01-explore-data first")
-        about = json.loads((folder / "dataset.json").read_text())
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        catalogue = pd.read_parquet(folder / "catalogue.parquet")
-        return cls(images, catalogue, tuple(about["classes"]), about["description"])
+        file = folder / "dataset.json"
+        try:
+            about = read_json(file, About)
+            file = folder / "images.npy"
+            images = np.load(regular(file), mmap_mode="r", allow_pickle=False)
+            file = folder / "catalogue.parquet"
+            catalogue = pd.read_parquet(regular(file))
+            return cls(images, catalogue, tuple(about.classes), about.description)
+        except FileError as error:
+            raise DataError(str(error)) from None
+        except Exception as error:  # whatever a damaged npy or parquet file raises
+            raise DataError(f"{file}: is damaged or does not fit the files beside it ({error})") from error
+
+    def check_fingerprint(self, folder: Path) -> None:
+        """Raise `DataError` if this set, loaded from `folder`, is not the one that was saved there."""
+        if read_json(folder / "dataset.json", About).fingerprint != self.fingerprint:
+            raise DataError(f"{folder}: the images or labels are not those that were saved (the fingerprint differs)")
 
 
 def is_redistributable(description: dict) -> bool:

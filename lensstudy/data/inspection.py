@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -95,8 +94,10 @@ def survey(path: Path, report: dict, processes: int, progress: bool) -> tuple[li
     rows, skipped = [], []
     if path.is_dir() and (path / "dataset.json").exists():
         dataset = load_saved(path)
-        if json.loads((path / "dataset.json").read_text()).get("fingerprint") != dataset.fingerprint:
-            report["errors"].append("the images or labels are not those that were saved: the fingerprint differs")
+        try:
+            dataset.check_fingerprint(path)
+        except DataError as error:
+            report["errors"].append(str(error))
         report |= {"layout": "study", "files": 3}
         columns = zip(dataset.catalogue["name"], dataset.catalogue["class"], dataset.images, strict=True)
         return [_figures(name, name_class, None, 0, image) for name, name_class, image in columns], skipped
