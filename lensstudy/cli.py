@@ -18,6 +18,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from lensstudy import __version__, commands
+from lensstudy.files import FileError
 from lensstudy.provenance import data_state
 from lensstudy.study import BUNDLE, ParameterError, Study, home, notebook_parameters, study_file
 from lensstudy.text import nearest
@@ -234,14 +235,22 @@ def report(
     if not names:
         _fail("no study has run yet; `lensstudy run params/quick.yml` runs one")
     reports = home() / "reports" / ("reference" if reference else "")
+    broken = 0
     for name in names:
         runs, file = home() / "runs" / name, home() / "params" / f"{name}.yml"
-        executed = [one for one in sorted((runs / "notebooks").glob("*.ipynb")) if ".failed" not in one.suffixes]
+        executed, stamps = [], []
+        for one in sorted((runs / "notebooks").glob("*.ipynb")):
+            if ".failed" not in one.suffixes:
+                try:
+                    stamps.append(pages.read_executed(one)[1])
+                    executed.append(one)
+                except FileError as error:
+                    broken += 1
+                    typer.echo(f"{name}: {error}; run the study again", err=True)
         if not executed:
             typer.echo(f"{name}: no finished notebook in {_shown(runs / 'notebooks')}; skipped", err=True)
             continue
         only = None
-        stamps = [json.loads(one.read_text(encoding="utf-8"))["metadata"].get("lensstudy", {}) for one in executed]
         if reference and not all(stamp.get("redistributable", False) for stamp in stamps):
             only = [TABLES_ONLY]
             typer.echo(
@@ -249,7 +258,11 @@ def report(
             )
         for one in executed:
             if only is None or one.stem in only:
-                pages.render(one, reports / name / f"{one.stem}.html", parameter_file=file, committed=reference)
+                try:
+                    pages.render(one, reports / name / f"{one.stem}.html", parameter_file=file, committed=reference)
+                except ValueError as error:  # a notebook that nobody has stamped, or a picture that is none
+                    broken += 1
+                    typer.echo(f"{name}: no page of {one.stem} ({error})", err=True)
         typer.echo(f"{name}: {_shown(pages.write_index(runs, reports / name, committed=reference, only=only))}")
         if reference:  # what the README quotes
             for part in ("summary.json", "headline.png"):
@@ -257,6 +270,8 @@ def report(
                 if found.exists() and (part == "summary.json" or pages.may_be_published(found, stamps)):
                     shutil.copyfile(found, reports / name / part)
     pages.write_study_list(reports)
+    if broken:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -271,7 +286,11 @@ def compare(
     for run_folder in runs:
         if not (run_folder / "notebooks").is_dir():
             _fail(f"study '{run_folder.name}' has not run; `lensstudy run params/{run_folder.name}.yml` runs it")
-    typer.echo(_shown(pages.compare(runs[0], runs[1], home() / "reports" / f"{first}-and-{second}.html")))
+    try:
+        page = pages.compare(runs[0], runs[1], home() / "reports" / f"{first}-and-{second}.html")
+    except FileNotFoundError as error:
+        _fail(str(error))
+    typer.echo(_shown(page))
 
 
 @app.command()

@@ -28,12 +28,14 @@ import nbformat
 import papermill
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
+from pydantic import BaseModel, Field
 
 import lensstudy
-from lensstudy.data.dataset import is_redistributable
+from lensstudy.data.dataset import About, is_redistributable
+from lensstudy.files import FileError, printable, read_json, read_text, validated
 from lensstudy.study import ParameterError, Study, notebook_parameters
 
-__all__ = ["ADDED_TAGS", "NotebookFailed", "execute", "source_hash", "tags"]
+__all__ = ["ADDED_TAGS", "NotebookFailed", "Stamp", "execute", "read_executed", "source_hash", "tags"]
 
 FOREIGN_IMAGES = ("data_path", "observations_path", "apply_to")  # parameters that bring images of somebody's own
 
@@ -46,6 +48,51 @@ TRACEBACK_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 class NotebookFailed(RuntimeError):
     """A notebook that did not reach its end; the message says where, why, and which files tell more."""
+
+
+class Code(BaseModel):
+    """Which lensstudy has run a notebook."""
+
+    version: str = ""
+    commit: str = ""
+    modified: bool = False
+
+
+class Stamp(BaseModel):
+    """Where the results of an executed notebook come from."""
+
+    notebook: str
+    source: str = Field(description="hash of the notebook")
+    study: str = ""
+    question: str = ""
+    parameters: dict[str, Any] = {}
+    code: Code = Code()
+    packages: dict[str, str] = {}
+    started: str = Field("", description="date and time, UTC")
+    run_time_s: float = Field(0.0, ge=0, allow_inf_nan=False)
+    device: str = ""
+    data: str = Field("", description="fingerprint of the data set")
+    redistributable: bool = False
+    failure: dict[str, str] = Field({}, description="cell and error; empty where it reached its end")
+
+
+def read_executed(file: str | Path) -> tuple[NotebookNode, dict[str, Any]]:
+    """An executed notebook and its stamp, as the fields of `Stamp`; empty where it carries none.
+
+    Raises `FileError` for a file that is damaged, or no notebook.
+    """
+    file = Path(file)
+    read_json(file)  # its size and depth have limits
+    wrong: dict[str, Any] = {}
+    try:
+        notebook = nbformat.reads(read_text(file), as_version=4, capture_validation_error=wrong)
+    except Exception as error:  # whatever nbformat meets in JSON that is no notebook
+        wrong["ValidationError"] = error
+    if wrong:
+        reason = f"{wrong['ValidationError']}".splitlines()[:1] or ["no notebook"]
+        raise FileError(f"{printable(file)}: is damaged, no notebook ({reason[0]})")
+    stamp = notebook.metadata.get("lensstudy")
+    return notebook, {} if stamp is None else validated(stamp, Stamp, file).model_dump()
 
 
 def execute(
@@ -125,7 +172,7 @@ def execute(
     places = _places(cwd, parameters)
     places |= {str(Path(study_file).absolute()): Path(study_file).name} if study_file else {}
     partial.write_text(_without_places(nbformat.writes(executed), places), encoding="utf-8")
-    log.write_text(_without_places(log.read_text(encoding="utf-8"), places), encoding="utf-8")
+    log.write_text(_without_places(log.read_text(encoding="utf-8", errors="replace"), places), encoding="utf-8")
     if stamp["failure"]:
         raise NotebookFailed(
             f"{notebook.name} failed {stamp['failure']['cell']}: {stamp['failure']['error']}"
@@ -231,16 +278,24 @@ def _device() -> str:
 
 
 def _data_fingerprint(run_folder: Path) -> str:
-    about = run_folder / "dataset" / "dataset.json"
-    return json.loads(about.read_text(encoding="utf-8")).get("fingerprint", "") if about.exists() else ""
+    about = _about_data(run_folder)
+    return about.fingerprint if about else ""
+
+
+def _about_data(run_folder: Path) -> About | None:
+    """What the data set of a study says of itself; None where there is none, or a damaged one, which is made again."""
+    try:
+        return read_json(run_folder / "dataset" / "dataset.json", About)
+    except (FileError, FileNotFoundError):
+        return None
 
 
 def _redistributable(run_folder: Path, parameters: Mapping[str, Any]) -> bool:
     """Whether the images of a study may be shown in public: those of its data set, if that says so, and no others."""
-    about = run_folder / "dataset" / "dataset.json"
-    if not about.exists() or any(parameters.get(name) for name in FOREIGN_IMAGES):
+    about = _about_data(run_folder)
+    if about is None or any(parameters.get(name) for name in FOREIGN_IMAGES):
         return False
-    return is_redistributable(json.loads(about.read_text(encoding="utf-8")).get("description", {}))
+    return is_redistributable(about.description)
 
 
 def _places(cwd: Path, parameters: Mapping[str, Any]) -> dict[str, str]:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nbformat
 from bs4 import BeautifulSoup
 from nbformat import NotebookNode
 from PIL import Image
+from pydantic import BaseModel
 
-from lensstudy.report.execution import NotebookFailed, execute, source_hash, tags
+from lensstudy.files import FileError, read_json
+from lensstudy.report.execution import NotebookFailed, execute, read_executed, source_hash, tags
 from lensstudy.report.pages import (
     NUMBER,
     about,
@@ -45,11 +45,23 @@ __all__ = [
     "source_hash",
     "mark_outdated",
     "may_be_published",
+    "read_executed",
     "stale_pages",
     "summary_folder",
     "write_index",
     "write_study_list",
 ]
+
+
+class Summary(BaseModel):
+    """What `summary.json` says of a study."""
+
+    answer: str = ""
+    figure: str = ""
+    figure_alt: str = ""
+    figure_caption: str = ""
+    table: list[dict[str, Any]] = []
+    limitations: str = ""
 
 
 def write_index(
@@ -106,8 +118,11 @@ def may_be_published(picture: Path, stamps: Sequence[Mapping]) -> bool:
         return True
     if picture.suffix != ".png" or not picture.is_file():
         return False
-    with Image.open(picture) as opened:
-        return opened.info.get("ShowsImages") == "no"
+    try:
+        with Image.open(picture) as opened:
+            return opened.info.get("ShowsImages") == "no"
+    except (OSError, ValueError):  # damaged, so that nobody knows
+        return False
 
 
 def write_study_list(reports: str | Path) -> Path:
@@ -116,7 +131,7 @@ def write_study_list(reports: str | Path) -> Path:
     studies = [
         about(index) | {"link": link(index, html), "committed": "reference" in index.relative_to(reports).parts}
         for index in sorted(Path(reports).rglob("index.html"))
-        if "study" in about(index)
+        if index.is_file() and "study" in about(index)
     ]
     write_page(html, "studies.html.j2", studies=studies)
     return html
@@ -157,12 +172,14 @@ def _pages(run: Path, html: Path, committed: bool = False) -> list[dict]:
     pages = []
     for file in sorted((run / "notebooks").glob("*.ipynb")):
         if not file.name.endswith(".failed.ipynb"):
-            notebook = nbformat.read(file, as_version=4)
+            try:
+                notebook, stamp = read_executed(file)
+            except FileError:  # which is told among the failures
+                continue
             heading = re.search(
                 r"^# (.+)$", "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"), re.M
             )
             page = html.parent / f"{file.stem}.html"
-            stamp = notebook.metadata.get("lensstudy", {})
             pages.append(
                 {
                     "name": file.stem,
@@ -176,23 +193,27 @@ def _pages(run: Path, html: Path, committed: bool = False) -> list[dict]:
 
 
 def _failures(run: Path, html: Path) -> list[dict]:
-    """The notebooks that did not reach their end: where and why, and the last lines of their logs."""
+    """The notebooks that did not reach their end, or are damaged: where and why, and the last lines of their logs."""
     failed = []
-    for file in sorted((run / "notebooks").glob("*.failed.ipynb")):
+    for file in sorted((run / "notebooks").glob("*.ipynb")):
+        whole, stamp, wrong = not file.name.endswith(".failed.ipynb"), {}, ""
         try:
-            stamp = nbformat.read(file, as_version=4).metadata.get("lensstudy", {})
-        except ValueError:  # cut off while it was being written
-            stamp = {}
-        name = file.name.removesuffix(".failed.ipynb")
+            stamp = read_executed(file)[1]
+        except FileError as error:
+            wrong = f"{error}; run the study again"
+        if whole and not wrong:
+            continue
+        wrong = wrong if whole else "it was interrupted, or is still running"
+        name = file.name.removesuffix(".ipynb").removesuffix(".failed")
         log = run / "logs" / f"{name}.log"
         failed.append(
             {
                 "name": name,
                 "stamp": stamp,
-                "failure": stamp.get("failure") or {"cell": "", "error": "it was interrupted, or is still running"},
+                "failure": stamp.get("failure") or {"cell": "", "error": wrong},
                 "notebook": link(file, html),
                 "log": link(log, html) if log.exists() else "",
-                "end_of_log": log.read_text(encoding="utf-8").splitlines()[-25:] if log.exists() else [],
+                "end_of_log": log.read_text("utf-8", "replace").splitlines()[-25:] if log.is_file() else [],
             }
         )
     return failed
@@ -206,14 +227,20 @@ def summary_folder(run: Path) -> Path:
 
 def _summary(run: Path) -> dict[str, Any]:
     """What the analysis has written for the index; entries that are not there, or not yet, are empty."""
-    file = summary_folder(run) / "summary.json"
-    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return {"answer": "", "figure": "", "figure_alt": "", "figure_caption": "", "table": [], "limitations": ""} | found
+    try:
+        return read_json(summary_folder(run) / "summary.json", Summary).model_dump()
+    except FileNotFoundError:
+        return Summary().model_dump()
+    except FileError as error:
+        return Summary(limitations=f"{error}: run the notebook that writes it again.").model_dump()
 
 
 def _embedded(picture: Path) -> str:
     kind = {".svg": "svg+xml", ".jpg": "jpeg"}.get(picture.suffix, picture.suffix[1:])
-    return data_uri(picture.read_bytes(), kind) if picture.is_file() else ""
+    try:
+        return data_uri(picture.read_bytes(), kind) if picture.is_file() else ""
+    except (OSError, ValueError):  # damaged
+        return ""
 
 
 def _thumbnail(notebook: NotebookNode, without_images: bool = False, width: int = 440) -> dict[str, str]:
@@ -229,9 +256,12 @@ def _thumbnail(notebook: NotebookNode, without_images: bool = False, width: int 
             )
             png = str(image["src"]).partition(",")[2] if image else data.get("image/png")
             if png:
-                picture = Image.open(io.BytesIO(base64.b64decode(png)))
-                picture.thumbnail((width, width))
-                source = data_uri(webp(picture, quality=70), "webp")
+                try:
+                    picture = Image.open(io.BytesIO(base64.b64decode(png)))
+                    picture.thumbnail((width, width))
+                    source = data_uri(webp(picture, quality=70), "webp")
+                except (OSError, ValueError):  # damaged
+                    continue
                 return {"source": source, "alt": str(image.get("alt", "First figure")) if image else "First figure"}
     return {}
 
@@ -265,8 +295,10 @@ def _job_graph(file: Path) -> dict[str, Any]:
     """Which rule needs which, laid out in layers, from what `snakemake --rulegraph` printed into `file`."""
     if not file.exists():
         return {}
-    text = file.read_text(encoding="utf-8")
+    text = file.read_text("utf-8", "replace")
     names = {key: name for key, name in re.findall(r'(\d+)\[label = "(\w+)', text) if name != "all"}
+    if not names:
+        return {}
     edges = [(a, b) for a, b in re.findall(r"(\d+) -> (\d+)", text) if a in names and b in names]
     layer = dict.fromkeys(names, 0)
     for _ in names:  # the longest way from the start; as many rounds as there are rules are enough

@@ -7,6 +7,7 @@ figures, mathematics, a table of contents, tables that keep to their place. `tem
 from __future__ import annotations
 
 import base64
+import contextlib
 import html as html_text
 import io
 import os
@@ -25,7 +26,8 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from PIL import Image
 
-from lensstudy.report.execution import ADDED_TAGS, source_hash, tags
+from lensstudy.files import whole_file
+from lensstudy.report.execution import ADDED_TAGS, read_executed, source_hash, tags
 from lensstudy.study import Study, home
 
 __all__ = [
@@ -69,9 +71,8 @@ def render(
     `parameter_file`; a page that is `committed` is read without the run folder and links to the notebook's source.
     """
     executed, html = Path(executed), Path(html)
-    notebook = nbformat.read(executed, as_version=4)
-    stamp = notebook.metadata.get("lensstudy")
-    if stamp is None:
+    notebook, stamp = read_executed(executed)
+    if not stamp:
         raise ValueError(f"{executed}: carries no stamp of lensstudy; run it with lensstudy.report.index.execute")
     without_images = committed and not stamp.get("redistributable", False)
     body, title, contents = _page_body(_cells_to_show(notebook, without_images))
@@ -119,12 +120,12 @@ def mark_outdated(folder: str | Path, notebooks: str | Path = "notebooks") -> li
 
 def is_marked(page: Path) -> bool:
     """Whether a page says that it was made with an earlier version of its notebook."""
-    return OUTDATED in page.read_text(encoding="utf-8")
+    return OUTDATED in page.read_text(encoding="utf-8", errors="replace")
 
 
 def about(page: Path) -> dict[str, str]:
     """What a page says about itself in the `lensstudy-` entries of its head."""
-    head = page.read_text(encoding="utf-8").partition("<style>")[0]
+    head = page.read_text(encoding="utf-8", errors="replace").partition("<style>")[0]
     found = re.findall(r'<meta name="lensstudy-(\w+)" content="([^"]*)">', head)
     return {name: html_text.unescape(content) for name, content in found}
 
@@ -217,7 +218,8 @@ def _page_body(notebook: NotebookNode) -> tuple[str, str, list[dict]]:
     for block in soup.find_all("pre"):
         block["tabindex"] = "0"  # what scrolls must be reachable without a mouse
     for image in soup.find_all("img", src=re.compile("^data:image/png;base64,")):
-        image["src"] = data_uri(base64.b64decode(str(image["src"]).partition(",")[2]), "png")
+        with contextlib.suppress(OSError, ValueError, Image.DecompressionBombError):  # a damaged picture stays as it is
+            image["src"] = data_uri(base64.b64decode(str(image["src"]).partition(",")[2]), "png")
     for number, figure in enumerate(soup.find_all("figure"), start=1):
         _number_figure(soup, figure, number)
     for number, table in enumerate(soup.find_all("table"), start=1):
@@ -333,7 +335,8 @@ def write_page(html: Path, template: str, **contents) -> None:
     environment.filters |= {"value": as_text, "duration": _as_duration, "code_version": as_code_version}
     environment.tests["numeric"] = lambda value: bool(NUMBER.match(as_text(value)))
     html.parent.mkdir(parents=True, exist_ok=True)
-    html.write_text(environment.get_template(template).render(**contents), encoding="utf-8")
+    with whole_file(html) as partial:
+        partial.write_text(environment.get_template(template).render(**contents), encoding="utf-8")
 
 
 def link(target: Path, page: Path) -> str:
