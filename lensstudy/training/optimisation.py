@@ -1,7 +1,10 @@
 """How weights move: optimisers, the learning rate over a training, averages of weights.
 
 Schedules are torch's own, and their state is part of the checkpoint. `learning_rates` says what a schedule does without
-a training.
+a training. Averages are torch's `AveragedModel`, which the training updates. Lightning's `WeightAveraging` was tried in
+its place: with `swa` over the last two of four epochs it validates the first weights in three of them, and the average
+of two in none; its statistics of batch norm are not those of the averaged weights; and it copies the training images,
+which are part of the module that is trained.
 """
 
 from __future__ import annotations
@@ -94,7 +97,7 @@ def averaged_network(network: torch.nn.Module, settings: Study) -> AveragedModel
     """A copy of `network` whose weights are the average of its weights so far: exponential over the steps (`ema`) or
     equal over the last epochs (`swa`, Izmailov et al. 2018, arXiv:1803.05407). None for `none`.
 
-    Batch norm's statistics are no average of statistics: they are settled on images for the averaged weights.
+    Batch norm's statistics are no average of statistics: they are recalibrated on images for the averaged weights.
     """
     if settings.averaging == "none":
         return None
