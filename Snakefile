@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 
 from lensstudy.study import PAGES, Study
-from lensstudy.provenance import data_state, imported_modules, module_files
+from lensstudy.provenance import data_state, imported_modules, module_files, plugin_files
 
 study = Study.read(config["study"])
 NOTEBOOKS = Path(config["notebooks"])
@@ -19,8 +19,8 @@ FILE = quote(str(config["study"])).replace("{", "{{").replace("}", "}}")  # Snak
 FIT = f"lensstudy fit {FILE}"
 
 
-# Modules of one's own that register networks; one that is installed elsewhere counts by what the trainings' cards say.
-PLUGINS = [file for file in (Path(f"{name.replace('.', '/')}.py") for name in study.plugins) if file.exists()]
+# Modules of one's own that register networks, and what they import from beside them.
+PLUGINS = [file for name in study.plugins for file in plugin_files(name)]
 
 
 def command(notebook):

@@ -9,8 +9,11 @@ import ast
 import contextlib
 import glob
 import hashlib
+import importlib.util
 import json
 import os
+import sys
+import sysconfig
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -22,7 +25,15 @@ from IPython.core.inputtransformer2 import TransformerManager
 from lensstudy.files import FileError, printable, read_json, regular, tree, whole_file
 from lensstudy.study import Study
 
-__all__ = ["DataState", "ProvenanceError", "code_hash", "data_state", "imported_modules", "module_files"]
+__all__ = [
+    "DataState",
+    "ProvenanceError",
+    "code_hash",
+    "data_state",
+    "imported_modules",
+    "module_files",
+    "plugin_files",
+]
 
 PACKAGE = Path(__file__).parent
 PATHS = ("data_path", "labels", "observations_path", "run_folders", "apply_to")  # parameters that name files
@@ -149,6 +160,61 @@ def code_hash(*modules: str, without: tuple[str, ...] = ()) -> str:
         if not any(f"{name}.".startswith(f"{one}.") for one in without):
             digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def plugin_files(module: str) -> list[Path]:
+    """The files of a module of one's own that registers networks, and of what it imports from beside it: from its
+    package, or where it is not installed, from its folder. Nothing is imported for it; empty if it cannot be found."""
+    top = module.partition(".")[0]
+    folder = _folder_of(top)
+    installed = folder in {Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}
+    found: set[Path] = set()
+    waiting = [module] if folder else []
+    while waiting:
+        name = waiting.pop()
+        own = name.partition(".")[0]
+        file = _file_below(folder, name)
+        if file is None or file in found or own == "lensstudy" or (installed and own != top):
+            continue
+        found.add(file)
+        package = name if file.stem == "__init__" else name.rpartition(".")[0]
+        waiting += [package] if package else []
+        waiting += _imports_of(file, package)
+    return sorted(found)
+
+
+def _folder_of(top: str) -> Path | None:
+    """The folder in which a module or package lies: that from which it was imported, or would be."""
+    spec = getattr(sys.modules.get(top), "__spec__", None)
+    if spec is None:
+        for file in (Path(f"{top}.py"), Path(top)):
+            if file.exists():
+                return Path.cwd()
+        spec = importlib.util.find_spec(top) if top not in sys.modules else None
+    if spec is None:
+        return None
+    places = list(spec.submodule_search_locations or ()) or [spec.origin or ""]
+    return Path(places[0]).absolute().parent
+
+
+def _file_below(folder: Path, module: str) -> Path | None:
+    path = folder / module.replace(".", "/")
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def _imports_of(file: Path, package: str) -> Iterator[str]:
+    """The names that a file imports, modules or what they hold, relative ones written out."""
+    try:
+        lines = list(ast.walk(ast.parse(file.read_bytes())))
+    except SyntaxError:  # which the import will say
+        return
+    for line in lines:
+        if isinstance(line, ast.Import):
+            yield from (alias.name for alias in line.names)
+        elif isinstance(line, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - line.level + 1] if line.level else []
+            module = ".".join([*above, *([line.module] if line.module else [])])
+            yield from (module, *(f"{module}.{alias.name}" for alias in line.names))
 
 
 @dataclass(frozen=True)

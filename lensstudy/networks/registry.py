@@ -44,10 +44,12 @@ from lensstudy.networks.layers import (
     SteerableConv,
     Steps,
 )
+from lensstudy.provenance import plugin_files
 from lensstudy.text import nearest
 
 __all__ = [
     "Network",
+    "as_network",
     "build_network",
     "check_name",
     "count_parameters",
@@ -63,7 +65,6 @@ __all__ = [
     "recalibrate_batch_norm",
     "rotated_filters",
     "plain_baseline",
-    "with_features",
 ]
 
 CHANNELS_MULTIPLE = 16  # divisible by the order of every group up to D8, so all can have the same channels
@@ -104,8 +105,21 @@ class Network(nn.Module):
         return self.invariant(maps).mean((2, 3))
 
 
-class _WithFeatures(nn.Module):
-    """A network from elsewhere, with `features` beside `forward`: what its last linear layer gets."""
+def as_network(network: nn.Module, name: str, image_size: int, in_channels: int) -> nn.Module:
+    """Give a network from elsewhere what one of lensstudy has beside `forward`: a method `features`, its name, its
+    group ('' unless it says one) and the images it takes. One whose layers are called `features` is wrapped."""
+    own = getattr(network, "features", None)
+    if isinstance(own, nn.Module):
+        network = _Wrapped(network)
+    elif not callable(own):
+        network.features = partial(_last_inputs, network)  # type: ignore[assignment]
+    network.group = getattr(network, "group", "")
+    network.name, network.image_size, network.in_channels = name, image_size, in_channels  # type: ignore[assignment]
+    return network
+
+
+class _Wrapped(nn.Module):
+    """A network with a part called `features`, as torchvision has them, behind the methods of one of lensstudy."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -115,23 +129,21 @@ class _WithFeatures(nn.Module):
         return self.network(images)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return what the last linear layer gets `(B, F)`, or the logits where no layer is linear."""
-        linear = [module for module in self.network.modules() if isinstance(module, nn.Linear)]
-        if not linear:
-            return self.network(images)
-        caught: list[Tensor] = []
-        hook = linear[-1].register_forward_pre_hook(lambda _, given: caught.append(given[0]))
-        try:
-            self.network(images)
-        finally:
-            hook.remove()
-        return caught[-1]
+        return _last_inputs(self.network, images)
 
 
-def with_features(network: nn.Module) -> nn.Module:
-    """Return `network` if it has a method `features`, and else one around it that has."""
-    own = getattr(network, "features", None)
-    return network if callable(own) and not isinstance(own, nn.Module) else _WithFeatures(network)
+def _last_inputs(network: nn.Module, images: Tensor) -> Tensor:
+    """What the last linear layer of `network` gets `(B, F)`, or the logits where no layer is linear."""
+    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        return network(images)
+    caught: list[Tensor] = []
+    hook = linear[-1].register_forward_pre_hook(lambda _, given: caught.append(given[0]))
+    try:
+        network(images)
+    finally:
+        hook.remove()
+    return caught[-1]
 
 
 # Architectures --------------------------------------------------------------------------------------------------------
@@ -343,7 +355,8 @@ def _is_ours(name: str) -> bool:
 
 
 def load_plugins(modules: Sequence[str]) -> None:
-    """Import the `modules` of a study that register networks, from the working folder or from what is installed.
+    """Import the `modules` of a study that register networks, or packages of them, from the working folder or from
+    what is installed.
 
     Raises `ValueError` for a module that cannot be imported, or that registers nothing.
     """
@@ -351,27 +364,38 @@ def load_plugins(modules: Sequence[str]) -> None:
         sys.path.insert(0, os.getcwd())
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except Exception as error:  # whatever is wrong in a module of somebody's own
+            file = f"{module.replace('.', '/')}.py"
             raise ValueError(
-                f"plugins: the module '{module}' cannot be imported ({error}); expected {module}.py in {os.getcwd()}, "
-                "or an installed module"
+                f"plugins: the module '{module}' cannot be imported ({type(error).__name__}: {error}); expected {file} "
+                f"in {os.getcwd()}, or an installed module"
             ) from error
         finally:
             sys.path.remove(os.getcwd())
-        if not any(builder.__module__ == module for builder in _REGISTERED.values()):
+        if not any(_brings(module, builder) for builder in _REGISTERED.values()):
             raise ValueError(
                 f"plugins: the module '{module}' registers no network; put @register(\"my-network\") of lensstudy "
                 "before the function that builds it"
             )
 
 
+def _brings(module: str, builder: Callable) -> bool:
+    """Whether importing `module` registers `builder`, which stands there, in its package, or is imported there."""
+    inside = f"{builder.__module__}.".startswith(f"{module}.")
+    return inside or any(one is builder for one in vars(sys.modules[module]).values())
+
+
 def source_hash(name: str) -> str:
-    """SHA-256 of the source file of a registered network, or of its function in a notebook; '' for lensstudy's own."""
+    """SHA-256 of the code behind a registered network: of its module and what that imports from beside it, or of its
+    function in a notebook; '' for lensstudy's own."""
     if name not in _REGISTERED:
         return ""
-    file = Path(inspect.getsourcefile(_REGISTERED[name]) or "")
+    builder = _REGISTERED[name]
+    file = Path(inspect.getsourcefile(builder) or "")
+    if files := plugin_files(builder.__module__) or [file] * file.is_file():
+        return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     try:
-        source = file.read_text() if file.is_file() else inspect.getsource(_REGISTERED[name])
+        source = inspect.getsource(builder)
     except OSError:
         raise ValueError(
             f"network '{name}': the source of the function that builds it cannot be found, so a training could not say "
@@ -461,8 +485,7 @@ def build_network(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = _REGISTERED[name](image_size, n_classes, in_channels=in_channels, width=width, **options)
-        network.name = name
-        return network
+        return as_network(network, name, image_size, in_channels)
     for ending, match in _BASELINES.items():
         if name.endswith(ending):
             baseline = plain_baseline(

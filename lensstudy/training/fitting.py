@@ -434,7 +434,7 @@ def card_of(
         card["module"] |= {"layers": str(network), "first_weights": _weights_hash(network)}
         card["module"] |= {"source": _source_hash(network)}
     elif source := networks.source_hash(settings.network):
-        card["network_source"] = source
+        card |= {"network_source": source, "plugins": settings.plugins}
     return json.loads(json.dumps(card, default=str))  # as it will be read back
 
 

@@ -6,6 +6,7 @@ Opening a run folder runs nothing that is inside it: weights are safetensors, th
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 
 from lensstudy.data.preprocess import Preprocess
 from lensstudy.networks import registry as networks
+from lensstudy.provenance import plugin_files
 
 __all__ = ["TrainedNetwork", "build", "load_run", "options_of"]
 
@@ -63,7 +65,8 @@ class TrainedNetwork:
 def load_run(folder: str | Path, network: torch.nn.Module | None = None) -> TrainedNetwork:
     """Open the folder of a finished training.
 
-    Nothing inside it is run: weights are safetensors, the rest is JSON.
+    Nothing inside it is run: weights are safetensors, the rest is JSON. A network of a study's `plugins` is registered
+    again by importing them, from the working folder or from what is installed, and never from beside the run folder.
 
     Args:
         folder: what `fit` returned.
@@ -74,7 +77,8 @@ def load_run(folder: str | Path, network: torch.nn.Module | None = None) -> Trai
 
     Raises:
         FileNotFoundError: there is no finished training in the folder.
-        ValueError: it is that of a module, and none is given; or the weights do not fit.
+        ValueError: it is that of a module, and none is given; the plugins of its study cannot be found, or have
+            changed; or the weights do not fit.
 
     Example:
         >>> load_run("no-such-folder")
@@ -91,11 +95,36 @@ def load_run(folder: str | Path, network: torch.nn.Module | None = None) -> Trai
                 f"{folder}: the network is a {card['module']['class']}, which lensstudy cannot build; make one as it "
                 "was for the training and open the folder with load_run(folder, network=module)"
             )
+        if "network_source" in card and card["network"] not in networks.network_names():
+            _register_again(card, folder)
         network = build(card)
     networks.load_weights(network, folder / "weights.safetensors")
-    network = networks.with_features(network).eval()
-    about = {"name": card["network"], "group": "", "image_size": card["size"], "in_channels": card["in_channels"]}
-    for name, value in about.items():  # what a network of lensstudy says of itself
-        if not hasattr(network, name):
-            setattr(network, name, value)
+    network = networks.as_network(network, card["network"], card["size"], card["in_channels"]).eval()
     return TrainedNetwork(network, Preprocess.from_dict(card), tuple(card["classes"]), card)
+
+
+def _register_again(card: dict, folder: Path) -> None:
+    """Import what registers the network of a card, if it is the code of the training. Raises `ValueError` if not.
+
+    The names of modules come with the run folder, so none is imported from there, nor, below the working folder, from
+    the folder in which the run lies.
+    """
+    name, given = card["network"], card.get("plugins")
+    plugins = [str(one) for one in given] if isinstance(given, list) else []
+    what = f"{folder}: its network '{name}' is registered by {', '.join(map(repr, plugins)) or 'a notebook or script'}"
+    if not plugins:
+        raise ValueError(f"{what}; open it there, after the network is registered, or name a module in `plugins`")
+    here, run = Path.cwd(), (Path(os.path.abspath(folder)), folder.resolve())
+    theirs = {here / one.relative_to(here).parts[0] for one in run if here in one.parents} | {run[1]}
+    for plugin in plugins:
+        files = plugin_files(plugin) if plugin.replace(".", "").isidentifier() else []
+        if not files:
+            raise ValueError(f"{what}, and '{plugin}' is neither in {here} nor installed; call this where it lies")
+        if any(one.is_relative_to(place) for file in files for one in (file, file.resolve()) for place in theirs):
+            raise ValueError(f"{what}, and '{plugin}' lies beside the run folder, from which nothing is run; move it")
+    try:
+        networks.load_plugins(plugins)
+    except ValueError as error:
+        raise ValueError(f"{what}, and {str(error).removeprefix('plugins: ')}") from error
+    if name in networks.network_names() and networks.source_hash(name) != card["network_source"]:
+        raise ValueError(f"{what}, whose code has changed since this training; train again, or bring the old code back")

@@ -1,6 +1,8 @@
 """A training learns, is reproducible, goes on after an interruption, and leaves what others can open."""
 
+import copy
 import hashlib
+import importlib
 import json
 import math
 import signal
@@ -18,6 +20,7 @@ from safetensors.torch import load_file
 from lensstudy.data.dataset import DataError
 from lensstudy.networks import groups as symmetry
 from lensstudy.networks import registry
+from lensstudy.provenance import plugin_files
 from lensstudy.study import ParameterError, Study
 from lensstudy.training import fitting as training
 from lensstudy.training.batches import SeededBatches
@@ -576,7 +579,7 @@ def test_any_module_is_trained_and_opened_again(blobs, tmp_path, quiet):
     stored = pd.read_parquet(folder / "predictions.parquet")[["no_sub", "sub"]]
     np.testing.assert_allclose(run.predict(validation.images), stored, atol=1e-5)
     images = run.preprocess(validation.images[:5])
-    last = run.network.network.last
+    last = run.network.last
     torch.testing.assert_close(run.network.features(images) @ last.weight.T + last.bias, run.network(images))
 
     written = (folder / "metrics.json").stat().st_mtime_ns
@@ -625,6 +628,112 @@ def test_a_network_of_a_plugin_is_trained_by_its_name_and_opened_again(blobs, tm
     assert card["network_source"] == hashlib.sha256((tmp_path / "my_networks.py").read_bytes()).hexdigest()
     with pytest.raises(ValueError, match="Did you mean 'my-network'"):
         training.fit(blobs, with_(network="my-netwrk", plugins=["my_networks"]), folder=tmp_path / "other")
+
+
+def forget(*modules):
+    """As in another process: nothing is registered, and the modules are not imported."""
+    registry._REGISTERED.clear()
+    for module in [one for one in sys.modules if one.partition(".")[0] in modules]:
+        sys.modules.pop(module)
+    importlib.invalidate_caches()
+
+
+def test_a_registered_network_is_opened_again_with_the_plugins_of_its_card(
+    blobs, tmp_path, quiet, plugins, monkeypatch
+):
+    study = with_(network="my-network", plugins=["my_networks"], epochs=1)
+    folder = training.fit(blobs, study, folder=tmp_path / "runs/mine/training/my-network-s1")
+    stored = pd.read_parquet(folder / "predictions.parquet")[["no_sub", "sub"]]
+    forget("my_networks")
+    np.testing.assert_allclose(load_run(folder).predict(blobs.part("validation").images), stored, atol=1e-5)
+    forget("my_networks")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(
+        ValueError, match="'my-network' is registered by 'my_networks', and .* neither in .*elsewhere nor"
+    ):
+        load_run(folder)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_networks.py").write_text(PLUGIN.format(name="my-network") + "# other code\n")
+    with pytest.raises(ValueError, match="whose code has changed since this training; train again"):
+        load_run(folder)
+
+
+@pytest.mark.parametrize("place", ["run", "runs/evil", "runs"])
+def test_nothing_that_came_with_a_run_folder_is_imported(blobs, tmp_path, quiet, plugins, monkeypatch, place):
+    """A card may name any module: not one in the run folder or beside it, whatever the working folder."""
+    study = with_(network="my-network", plugins=["my_networks"], epochs=1)
+    folder = training.fit(blobs, study, folder=tmp_path / "runs/evil/run")
+    forget("my_networks")
+    evil = {"run": folder, "runs/evil": folder.parent, "runs": folder.parent.parent}[place] / "evil.py"
+    evil.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n" + PLUGIN.format(name="my-network"))
+    card = json.loads((folder / "card.json").read_text())
+    for names in (["evil"], [".".join(evil.relative_to(tmp_path).with_suffix("").parts)], ["../evil"], 5, [None]):
+        (folder / "card.json").write_text(json.dumps(card | {"plugins": names}))
+        for here in {tmp_path, folder} if place == "run" else {tmp_path}:
+            monkeypatch.chdir(here)
+            with pytest.raises(ValueError, match="its network 'my-network' is registered by"):
+                load_run(folder)
+            assert not (tmp_path / "ran").exists()
+    for module in ("evil", "runs"):
+        forget(module)
+
+
+def test_a_network_of_a_package_counts_with_all_that_it_imports_from_there(blobs, tmp_path, quiet, plugins):
+    package = tmp_path / "my_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("from . import networks\n")
+    (package / "networks.py").write_text(
+        PLUGIN.format(name="my-network")
+        .replace("nn.Linear", "last")
+        .replace("from torch import nn", "from torch import nn\nfrom .layers import last")
+    )
+    (package / "layers.py").write_text("from torch import nn\nlast = nn.Linear\n")
+    (package / "unused.py").write_text("1")
+
+    def card(plugin):
+        forget("my_package")
+        study = with_(network="my-network", plugins=[plugin], epochs=1)
+        return json.loads((training.fit(blobs, study, folder=tmp_path / "run") / "card.json").read_text())
+
+    first = card("my_package")
+    assert card("my_package.networks")["network_source"] == first["network_source"]
+    (package / "unused.py").write_text("2")
+    assert card("my_package")["network_source"] == first["network_source"]
+    (package / "layers.py").write_text("from torch import nn\nlast = nn.Linear  # as before\n")
+    assert card("my_package")["network_source"] != first["network_source"]
+    assert [file.name for file in plugin_files("my_package")] == ["__init__.py", "layers.py", "networks.py"]
+    forget("my_package")
+
+
+def test_a_registered_network_has_all_that_one_of_ours_has(plugins):
+    class Layered(torch.nn.Module):
+        """As torchvision's, whose layers are called `features`."""
+
+        def __init__(self, classes):
+            super().__init__()
+            self.features, self.classifier = torch.nn.Flatten(), torch.nn.Linear(64, classes)
+
+        def forward(self, images):
+            return self.classifier(self.features(images))
+
+    registry.register("plain")(
+        lambda size, classes, in_channels=1, width=1.0: torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Linear(in_channels * size**2, classes)
+        )
+    )
+    registry.register("layered")(lambda size, classes, in_channels=1, width=1.0: Layered(classes))
+    images = torch.randn(2, 1, 8, 8)
+    for name in ("plain", "layered"):
+        for network in (registry.build_network(name, 8, 3), copy.deepcopy(registry.build_network(name, 8, 3))):
+            assert torch.equal(network.features(images), images.flatten(1))
+            assert (network.name, network.group, network.image_size, network.in_channels) == (name, "", 8, 1)
+            assert [row["parameters"] for row in registry.describe(network)] == [0, 64 * 3 + 3]
+    network = registry.build_network("plain", 8, 3)
+    changed = copy.deepcopy(network)
+    changed[1] = torch.nn.Identity()
+    assert torch.equal(changed.features(images), changed(images)), "a copy looks into itself"
+    assert list(network.state_dict()) == ["1.weight", "1.bias"]
 
 
 @pytest.mark.parametrize(
