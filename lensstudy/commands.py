@@ -23,7 +23,7 @@ Scale = Annotated[float | None, typer.Option("--pixel-scale", help="arcseconds o
 def export(
     run: Annotated[Path, typer.Argument(help="run folder, such as runs/quick/training/d4-steerable-cnn-s1")],
     format: Annotated[str, typer.Option(help="onnx, or int8 (rounded and faster)")] = "onnx",
-    out: Annotated[Path | None, typer.Option(help="folder to write; the run folder's `exported`, if none")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder to write; in the run folder, if none")] = None,
     data: Annotated[Path | None, typer.Option(help="data set of the training; its study's, if none")] = None,
     pixel_scale: Scale = None,
 ) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "Card", "CardError", "export", "exported", "outputs"]
 
 FORMATS = ("onnx", "int8")
+CACHE = "exported"  # inside the folder of a training
 
 TOLERANCE = 1e-5  # of logits, relative to the largest of them
 LICENCE = "MIT"
@@ -61,7 +64,7 @@ def export(
 
     Args:
         run: folder of the training, as `fit` leaves it.
-        out: folder of the export (default: `exported` inside `run`).
+        out: folder of the export (default: inside `run`, `exported` or `exported-int8`).
         format: `onnx`, or `int8`, which is faster, and near the trained network instead of equal to it; the card
             says how near.
         dataset: the set it was trained on, or its folder (default: the one of its study). Without it the card has
@@ -99,33 +102,92 @@ def export(
     data = _training_set(run, trained, dataset)
     if format == "int8" and data is None:
         raise DataError(f"{run}: int8 takes its ranges from training images; give the data set of its study")
-    out = (Path(out) if out else run / "exported").resolve()
+    out = (Path(out) if out else run / (CACHE if format == "onnx" else f"{CACHE}-{format}")).resolve()
     _check_free(out)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    before, partial = _made(out), out.with_name(f".{out.name}.{uuid4().hex}.partial")
     partial.mkdir(parents=True)
     try:
         card = _write(partial, run, trained, data, format, pixel_scale)
         card.write(partial)
         for file in partial.iterdir():
             file.chmod(0o644)  # safetensors writes files that only their owner can read
-        shutil.rmtree(out, ignore_errors=True)
-        partial.rename(out)
+        _place(partial, out, before, card)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
 
 
+def _place(partial: Path, out: Path, before: tuple | None, card: Card) -> None:
+    """Let the folder `partial` become `out`, at once, in place of an export that was there `before`. The same export,
+    put there by another call meanwhile, stays, as that call may have begun to use it."""
+    for attempt in (1, 2, 3):
+        if _made(out) != before and _is_export(out, card):
+            return
+        old = partial.with_suffix(".old")
+        try:
+            with suppress(FileNotFoundError):
+                out.rename(old)
+            partial.rename(out)
+            return
+        except OSError:  # another call was faster by a moment
+            if attempt == 3:
+                raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_export(out: Path, card: Card) -> bool:
+    """Whether `out` holds an export of the same training, in the same format, that knows as much as `card` says."""
+    try:
+        there = Card.read(out)
+    except CardError:
+        return False
+    same = (there.weights, there.training, there.images) == (card.weights, card.training, card.images)
+    return same and there.files.keys() == card.files.keys()
+
+
+def _made(out: Path) -> tuple[int, int] | None:
+    """What tells one folder of an export from the next one of the same name."""
+    try:
+        about = out.stat()
+    except FileNotFoundError:
+        return None
+    return about.st_ino, about.st_mtime_ns
+
+
 def exported(run: str | Path) -> Path:
-    """The export of the finished training in the folder `run`, in `exported` inside it: the one that is there if it is
-    of the same weights, else a new one. Raises what `export` raises."""
+    """The export of the finished training in the folder `run`, in `exported` inside it.
+
+    It is the one that is there if it is of this training, not rounded, and knows the data set if that is at hand; else
+    a new one. Raises what `export` raises.
+    """
     run = Path(run)
     try:
-        if Card.read(run / "exported").weights == file_hash(run / "weights.safetensors"):
-            return run / "exported"
+        card = Card.read(run / CACHE)
     except CardError:  # none there, or one that must not be used
-        pass
-    return export(run)
+        return export(run)
+    training = json.loads((run / "card.json").read_text(encoding="utf-8"))
+    current = card.weights == file_hash(run / "weights.safetensors") and ONNX_FILE in card.files
+    current = current and card.training == _settings(training)
+    return run / CACHE if current and (card.in_distribution or not _has_its_data(run, training)) else export(run)
+
+
+def _settings(training: dict) -> dict:
+    """What the card of a training holds that has no place of its own in the card of the export."""
+    return {name: value for name, value in training.items() if name not in ELSEWHERE}
+
+
+def _has_its_data(run: Path, training: dict) -> bool:
+    """Whether the data set of a training lies where its study left it."""
+    about = _data_folder(run) / "dataset.json"
+    try:
+        return json.loads(about.read_text(encoding="utf-8"))["fingerprint"] == training["data_fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):  # none, or none that could be used
+        return False
+
+
+def _data_folder(run: Path) -> Path:
+    return run.resolve().parent.parent / "dataset"
 
 
 def _check_free(out: Path) -> None:
@@ -160,7 +222,7 @@ def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, 
         calibration=asdict(calibrate(labels, probabilities)),
         in_distribution=None,
         metrics=_metrics(run, trained, labels, probabilities),
-        training={name: value for name, value in description.items() if name not in ELSEWHERE},
+        training=_settings(description),
         limits=_limits(trained, scale, data),
         equality=equality,
         licence=LICENCE,
@@ -252,7 +314,7 @@ def _validation(run: Path, classes: tuple[str, ...]) -> tuple[np.ndarray, np.nda
 
 def _training_set(run: Path, trained: TrainedNetwork, dataset: LensDataset | str | Path | None) -> LensDataset | None:
     """The data set of the training: the given one, or that of the study that the run folder belongs to."""
-    folder = run.resolve().parent.parent / "dataset"
+    folder = _data_folder(run)
     given = dataset is not None
     if not given and not (folder / "dataset.json").exists():
         return None

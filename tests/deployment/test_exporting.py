@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
@@ -241,6 +243,64 @@ def test_the_folder_of_a_training_is_exported_once_on_the_way(run_folder, blobs,
     network.classifier.bias += torch.arange(len(blobs.classes))
     networks.save_weights(network, run / "weights.safetensors")
     assert Predictor(run).predict(images)["sub"].mean() > expected["sub"].mean() + 0.01
+
+
+def test_an_export_on_the_way_is_used_again_only_if_it_is_what_would_be_made(blobs, tmp_path, monkeypatch):
+    """Not one that was made before the data set lay there, nor one in int8 in its place; and one in int8 is kept."""
+    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+    run = fit(
+        blobs, Study(network="plain-cnn", width=0.5, epochs=2, batch_size=16), folder=tmp_path / "training" / "run"
+    )
+    assert Predictor(run).distribution is None
+    blobs.save(tmp_path / "dataset")
+    assert Predictor(run).distribution is not None, "made anew, now that the data set is there"
+    written = (run / "exported/card.json").stat().st_mtime_ns
+    rounded = deployment.export(run, format="int8")
+    assert rounded == run / "exported-int8" and Predictor(rounded).card.metrics["int8"]
+    assert Predictor(run).card.files.keys() == {"network.onnx", "distribution.safetensors"}
+    shutil.rmtree(tmp_path / "dataset")
+    assert Predictor(run).distribution is not None
+    assert (run / "exported/card.json").stat().st_mtime_ns == written, "without its data set nothing better can be made"
+    deployment.export(run, run / "exported", "int8", blobs)
+    assert "network.onnx" in Predictor(run).card.files
+    card = json.loads((run / "card.json").read_text())
+    (run / "card.json").write_text(json.dumps(card | {"seed": 77}))
+    assert Predictor(run).card.training["seed"] == 77
+
+
+def test_two_that_export_at_once_do_not_meet(run_folder, tmp_path, monkeypatch):
+    """Each writes a folder of its own; who comes second finds the other's, which is the same, and uses that."""
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    meeting, alone, write = threading.Barrier(2, timeout=60), threading.Lock(), deployment._write
+
+    def together(*arguments):
+        with alone:  # torch traces one network at a time
+            card = write(*arguments)
+        meeting.wait()
+        return card
+
+    monkeypatch.setattr(deployment, "_write", together)
+    with ThreadPoolExecutor(2) as pool:
+        both = [one.result() for one in [pool.submit(deployment.exported, run) for _ in range(2)]]
+    assert both == [run / "exported"] * 2 and Predictor(run).card.classes
+    assert [file.name for file in run.iterdir() if file.name.startswith(".")] == []
+
+
+def test_the_export_that_another_call_has_made_meanwhile_stays(run_folder, tmp_path, monkeypatch):
+    run, write = shutil.copytree(run_folder, tmp_path / "run"), deployment._write
+
+    def slow(*arguments):
+        card = write(*arguments)
+        with monkeypatch.context() as patch:
+            patch.setattr(deployment, "_write", write)
+            made.append(deployment.export(run, pixel_scale=scale).stat().st_ino)
+        return card
+
+    for scale, kept in ((None, True), (0.2, False)):
+        made = []
+        monkeypatch.setattr(deployment, "_write", slow)
+        assert (deployment.export(run).stat().st_ino == made[0]) == kept, scale
+        assert Card.read(run / "exported").images.pixel_scale is None
 
 
 def test_commands(exported, run_folder, blobs, tmp_path, monkeypatch):
