@@ -20,8 +20,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from IPython.core.inputtransformer2 import TransformerManager
-
 from lensstudy.files import FileError, printable, read_json, regular, tree, whole_file
 from lensstudy.study import Study
 
@@ -66,6 +64,8 @@ def module_files(*modules: str) -> list[Path]:
 
 def imported_modules(notebook: str | Path) -> list[str]:
     """The modules of the package that a notebook imports. Raises `ProvenanceError` for one that does not exist."""
+    from IPython.core.inputtransformer2 import TransformerManager  # most that is asked here needs no IPython
+
     cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
     names: set[str] = set()
     for cell in cells:
