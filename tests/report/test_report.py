@@ -80,7 +80,9 @@ def home(tmp_path_factory) -> Path:
     dataset, analysis = home / "runs/smoke/dataset", home / "runs/smoke/analysis"
     dataset.mkdir(parents=True)
     analysis.mkdir()
-    (dataset / "dataset.json").write_text(json.dumps({"fingerprint": "0123456789abcdef"}))
+    (dataset / "dataset.json").write_text(
+        json.dumps({"classes": ["a", "b"], "fingerprint": "0123456789abcdef", "description": {}})
+    )
     Image.new("RGB", (300, 200), "white").save(analysis / "headline.png")
     summary = {
         "answer": "d4 is ahead.",
@@ -333,7 +335,9 @@ def test_images_are_published_only_where_the_data_allow_it(tmp_path, about, give
     if about is not None:
         folder = tmp_path / "runs" / "smoke" / "dataset"
         folder.mkdir(parents=True)
-        (folder / "dataset.json").write_text(json.dumps({"fingerprint": "f", "description": about}))
+        (folder / "dataset.json").write_text(
+            json.dumps({"classes": ["a", "b"], "fingerprint": "f", "description": about})
+        )
     executed = run(source, tmp_path, **given)
     for committed in (True, False):
         pages.render(executed, tmp_path / "page.html", committed=committed)
