@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -127,10 +127,24 @@ def _parts(word: str) -> list[str]:
     return re.findall(_LONG, word) if word.isalpha() and re.fullmatch(f"(?:{_LONG})+", word) else []
 
 
-def belongs(key: tuple[str, ...], image: tuple[str, ...]) -> bool:
-    """Whether a map with the words `key` belongs to the image with the words `image`: one begins with the other, as
-    `J1` and `J1_new`, or has none and is meant for all, as `psf.fits`."""
-    return all(one == other for one, other in zip(key, image, strict=False))
+def belongs(key: tuple[str, ...], image: tuple[str, ...], images: Collection[tuple[str, ...]]) -> bool:
+    """Whether a map belongs to an image, by their words.
+
+    Args:
+        key: the words of the map; without any it is meant for all images, as `psf.fits`.
+        image: those of the image.
+        images: those of all images of the folder. An image with the same words comes first, then the one with whose
+            words the map's begin, then those that begin with the map's.
+
+    Example:
+        >>> images = {("j1",), ("j1", "new")}
+        >>> [belongs(("j1", "new"), image, images) for image in sorted(images)]
+        [False, True]
+    """
+    if not key:
+        return True
+    begins = [key[:i] for i in range(len(key), -1, -1) if key[:i] in images]
+    return image == begins[0] if begins else image[: len(key)] == key
 
 
 def companions(names: Iterable[str]) -> dict[str, str]:

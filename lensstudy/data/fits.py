@@ -12,6 +12,7 @@ import gzip
 import io
 import lzma
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,20 @@ from lensstudy.data.companions import COMPRESSED, role_and_key, says_image
 from lensstudy.data.scale import header_scale
 from lensstudy.files import regular
 
-__all__ = ["SUFFIXES", "choice_note", "contents", "image_index", "opened", "pixels", "read_image", "read_scale"]
+__all__ = [
+    "SUFFIXES",
+    "bands",
+    "choice_note",
+    "contents",
+    "image_index",
+    "opened",
+    "pixels",
+    "read_image",
+    "read_scale",
+]
 
 SUFFIXES = tuple(kind + packed for kind in (".fits", ".fit", ".fts") for packed in ("", *COMPRESSED)) + (".fz",)
-UNPACKERS = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}  # by how a file begins
+UNPACKERS: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}  # by their start
 UNPACKED_LIMIT = 2**30  # bytes
 HDU_LIMIT = 1000
 
@@ -99,6 +110,44 @@ def choice_note(hdus, extension: str | int | None = None) -> str:
     taken = image_index(hdus)
     others.pop(taken)
     return f"the image of HDU {taken} was taken; choose another ({_listed(others)}) with extension="
+
+
+def bands(hdus) -> tuple[dict[str, dict[str, int]], list[str]]:
+    """Say what belongs together in a FITS file.
+
+    Args:
+        hdus: an open FITS file.
+
+    Returns:
+        By the name of each band, empty where there is one without, the place of its image, noise map, PSF, ... by their
+        role (`companions.ROLES`); and the names of the HDUs that could not be told and belong to no band.
+
+    Raises:
+        ValueError: none could be an image, or several of the same name.
+    """
+    planes = _planes(hdus)
+    images = _images(planes)
+    if 0 in images and not any(map(says_image, images.values())):
+        images = {0: images[0]}
+    if not images:
+        raise ValueError(f"no image among its extensions ({_listed(planes) or 'none'})")
+    keys = {i: _key(name) for i, name in images.items()}
+    if len(set(keys.values())) < len(keys):
+        raise ValueError(
+            f"{len(images)} extensions could be the image ({_listed(images)}); name them by EXTNAME (G_FLUX, G_RMS)"
+        )
+    found = {"_".join(key).upper(): {"image": i} for i, key in keys.items()}
+    for i, name in sorted(planes.items(), key=lambda one: not _key(one[1])):  # what is meant for all bands comes last
+        role, key = role_and_key(name)[0], _key(name)
+        for band in ("_".join(key).upper(),) if key in keys.values() else found if not key else ():
+            if role not in ("image", "other"):
+                found[band].setdefault(role, i)
+    unknown = [name or str(i) for i, name in planes.items() if i not in images and role_and_key(name)[0] == "image"]
+    return found, unknown
+
+
+def _key(name: str) -> tuple[str, ...]:
+    return () if name == "PRIMARY" else role_and_key(name)[1]
 
 
 def _planes(hdus) -> dict[int, str]:

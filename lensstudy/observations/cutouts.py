@@ -2,6 +2,7 @@
 
 `read_observation` opens one lens in one band, whatever of the known layouts it is in, `read_observations` everything in
 a folder. A bad pixel (NaN, no noise, a noise map that flags it with an absurd value, another galaxy) is in `mask`.
+Whatever had to be assumed or done on the way is in `notes`.
 `network_input` brings an image to the pixels, the field of view and the brightness of a trained network's images;
 `lens_light` subtracts the lens galaxy first.
 
@@ -11,22 +12,25 @@ image.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
-from lensstudy.data.companions import FILLERS, ROLES, companions, information, role_and_key, stem
-from lensstudy.data.dataset import DataError, sky_and_noise
-from lensstudy.data.fits import SUFFIXES, opened, pixels
+from lensstudy.data.companions import FILLERS, LENSTRONOMY, ROLES, belongs, companions, information, role_and_key, stem
+from lensstudy.data.dataset import DataError
+from lensstudy.data.fits import SUFFIXES, bands, opened, pixels
 from lensstudy.data.formats import HDF5
 from lensstudy.data.resampling import resample, shares
-from lensstudy.data.scale import header_scale
+from lensstudy.data.scale import hdf5_scale, header_scale
 from lensstudy.files import regular, tree
 from lensstudy.lensing.cosmology import LENS_REDSHIFT, SOURCE_REDSHIFT
 from lensstudy.lensing.instruments import INSTRUMENTS, gaussian_kernel, noise_variance, noisy
@@ -50,6 +54,12 @@ BAND = r"f\d{3}[a-z]+|vis|(nir|des)[ _-][a-z]|[ugrizyjhk]"
 FLAGGED = 1e3  # times the median noise: pixels that a noise map marks as useless (Euclid writes 1e16)
 SCALES = (0.005, 2.0)  # arcsec a pixel: what optical and near-infrared cutouts of lenses have
 LEAST = 16  # pixels a side
+NOISE_ROLES = ("noise", "variance", "inverse variance", "weight")  # the first that is there gives the noise
+OFF_CENTRE = 0.2  # pixels from a PSF's middle to its centre of light, which an asymmetric shape moves by up to 0.16
+DEFECTS = (  # planes of a mask of bits that make a pixel useless, as HSC, LSST and others call them
+    "BAD|SAT|SATURATED|INTRP|INTERPOLATED|CR|COSMIC|NO_DATA|UNMASKEDNAN|CROSSTALK|SUSPECT|EDGE|STREAK|VIGNETTED|HOT"
+    "|DEAD|DO_NOT_USE|SPIKE|BLEED"
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,9 @@ class Observation:
 # Reading
 
 
-def read_observation(path: str | Path, band: str = "", pixel_scale: float | None = None) -> Observation:
+def read_observation(
+    path: str | Path, band: str = "", pixel_scale: float | None = None, mask_bits: Sequence[int] | None = None
+) -> Observation:
     """Read one lens in one band.
 
     Args:
@@ -97,9 +109,12 @@ def read_observation(path: str | Path, band: str = "", pixel_scale: float | None
             `VIS_PSF`, `VIS_RMS`), or an HDF5 file of lenstronomy.
         band: which one, where there are several.
         pixel_scale: in arcseconds, for files that do not hold it.
+        mask_bits: numbers, from 0, of the bits that make a pixel useless, for a mask of bits whose header does not name
+            them (`MP_SAT`); `[]` for none.
 
     Returns:
-        The observation. A missing noise map is estimated, which `notes` say.
+        The observation. `notes` say what was assumed: a missing noise map is estimated, a variance or weights become
+        one, a PSF that is centred between pixels is shifted to the middle of its array.
 
     Raises:
         DataError: the image cannot be used, its pixel scale is unknown, or there are several.
@@ -111,7 +126,7 @@ def read_observation(path: str | Path, band: str = "", pixel_scale: float | None
         2
     """
     found: dict[str, Observation] = {}
-    for _, one in _attempts(_place(path), pixel_scale):
+    for _, one in _attempts(_place(path), pixel_scale, mask_bits):
         if isinstance(one, DataError):
             raise one
         if found.setdefault(one.band, one) is not one:
@@ -127,15 +142,33 @@ def read_observation(path: str | Path, band: str = "", pixel_scale: float | None
     return found[band] if band else next(iter(found.values()))
 
 
-def read_observations(path: str | Path, pixel_scale: float | None = None) -> tuple[list[Observation], dict[str, str]]:
-    """Every observation in a folder and the folders inside it, by name and band; and of every image there that cannot
-    be used, by its file (and band), the reason, noise maps and the like that belong to no image among them. Raises
-    `DataError` where none can."""
-    attempts = list(_attempts(_place(path), pixel_scale))
+def read_observations(
+    path: str | Path, pixel_scale: float | None = None, mask_bits: Sequence[int] | None = None
+) -> tuple[list[Observation], dict[str, str]]:
+    """Read every observation in a folder and the folders inside it.
+
+    Args:
+        path: a folder or a file, as for `read_observation`.
+        pixel_scale: in arcseconds, for files that do not hold it.
+        mask_bits: as for `read_observation`.
+
+    Returns:
+        The observations by name and band; and of every image there that cannot be used, by its file (and band), the
+        reason, noise maps and the like that belong to no image among them.
+
+    Raises:
+        DataError: none can be used.
+
+    Example:
+        >>> import tempfile
+        >>> len(read_observations(write_simulated(tempfile.mkdtemp()))[0])
+        3
+    """
+    attempts = list(_attempts(_place(path), pixel_scale, mask_bits))
     found = sorted((one for _, one in attempts if isinstance(one, Observation)), key=str)
     refused = {where: str(error) for where, error in attempts if isinstance(error, DataError)}
     for file in _without_image(_place(path)):
-        role = role_and_key(stem(file.name))[0]
+        role = role_and_key(stem(file.name))[0].replace("other", "map")
         refused[str(file)] = f"{file}: called a {role}, but of no image beside it; if it is an image, rename it"
     if not found:
         raise DataError("\n".join(refused.values()))
@@ -146,29 +179,32 @@ def _place(path: str | Path) -> Path:
     return Path(os.path.expandvars(path)).expanduser()
 
 
-def _attempts(path: Path, pixel_scale: float | None) -> Iterator[tuple[str, Observation | DataError]]:
+def _attempts(path: Path, pixel_scale, mask_bits) -> Iterator[tuple[str, Observation | DataError]]:
     """Every image at `path`, by its file and band, or what is wrong with it."""
     for file in _images(path):
         try:
-            bands = _read_file(file, pixel_scale)
+            found = _read_file(file, pixel_scale)
         except DataError as error:
             yield str(file), error
             continue
-        for band, parts in bands.items():
+        for band, parts in found.items():
             where = f"{file} {band}".strip()
             try:
-                yield where, _checked(where, _name_and_band(file)[0], band, **parts)
+                yield where, _checked(where, _name_and_band(file)[0], band, mask_bits=mask_bits, **parts)
             except DataError as error:
                 yield where, error
 
 
 def _images(path: Path) -> list[Path]:
-    """The files at `path` that are no noise map, PSF or mask."""
+    """The files at `path` that are no noise map, PSF or mask; where no other is an image, those called model or sky."""
     if not path.exists():
         hint = "; the variable in it is not set" if "$" in str(path) else ""
         raise DataError(f"{path}: does not exist{hint}; give a FITS or HDF5 file, or a folder of them")
     files = _files(path)
-    images = [file for file in files if len(files) == 1 or role_and_key(stem(file.name))[0] == "image"]
+    if len(files) == 1:
+        return files
+    roles = {file: role_and_key(stem(file.name))[0] for file in files}
+    images = next(filter(None, ([file for file in files if roles[file] == role] for role in ("image", "other"))), [])
     if not images:
         raise DataError(f"{path}: no image in it; expected .fits or .h5 files that are no noise map, PSF or mask")
     return images
@@ -181,34 +217,40 @@ def _files(path: Path) -> list[Path]:
 
 def _without_image(path: Path) -> list[Path]:
     """Files that are called a noise map, PSF, mask or weight of an image that is not there."""
-    files = _files(path)
+    files, images = _files(path), _images(path)
     theirs = companions(map(str, files))
-    none = (file for file in files if role_and_key(stem(file.name))[0] != "image" and str(file) not in theirs)
-    return list(none) if len(files) > 1 else []
+    return [file for file in files if file not in images and str(file) not in theirs]
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """One array of a file, with its name and what its header or attributes say."""
+
+    array: np.ndarray
+    name: str
+    header: Any = field(default_factory=dict)
 
 
 def _read_file(file: Path, pixel_scale: float | None) -> dict[str, dict]:
     """What is in a file, its companions and `info.json`, by band, as `_checked` takes it."""
     about, beside = information(file), _companions(file)
     _, band = _name_and_band(file)
-    if file.name.lower().endswith(HDF5):
-        bands = {band: _lenstronomy(file)}
-    else:
-        bands = _extensions(file)
-        bands = {band: bands[""]} if list(bands) == [""] else bands
+    read = _lenstronomy if file.name.lower().endswith(HDF5) else _extensions
+    found = read(file)
+    found = {band: found[""]} if list(found) == [""] else found
     return {
         band: {
             "scale": pixel_scale or parts.pop("scale", None) or about.get("pixel_scale"),
+            "notes": parts.pop("notes", []),
             "parts": beside | parts,
             "about": about,
         }
-        for band, parts in bands.items()
+        for band, parts in found.items()
     }
 
 
 def _name_and_band(file: Path) -> tuple[str, str]:
-    whole = file.name[: len(stem(file.name))]
-    words = [word for word in re.split(r"[_ ]+", whole) if word.lower() not in (*ROLES["image"], *FILLERS)]
+    words = [word for word in re.split(r"[_ ]+", stem(file.name)) if word.lower() not in (*ROLES["image"], *FILLERS)]
     band = next((word for word in words if re.fullmatch(BAND, word.lower())), "")
     name = "_".join(word for word in words if word != band)
     parent = file.resolve().parent
@@ -219,80 +261,85 @@ def _name_and_band(file: Path) -> tuple[str, str]:
 
 def _extensions(file: Path) -> dict[str, dict]:
     """The bands in a FITS file, and of each its image, noise, PSF, mask and pixel scale, as far as they are there."""
-    bands: dict[str, dict] = {}
     try:
         with opened(file) as hdus:
-            for hdu in hdus:
-                if not hdu.is_image or hdu.header["NAXIS"] == 0:
-                    continue
-                role, key = role_and_key("" if hdu.name == "PRIMARY" else hdu.name)
-                parts = bands.setdefault("_".join(key).upper(), {})
-                parts.setdefault(role, np.asarray(pixels(hdu), dtype=float))
-                if role == "image" and "scale" not in parts:
-                    parts["scale"] = header_scale(hdu.header, hdus[0].header)
+            try:
+                places, unknown = bands(hdus)
+            except ValueError as error:
+                raise DataError(f"{file}: {error}") from None
+            found = {band: {role: _plane(hdus[i]) for role, i in parts.items()} for band, parts in places.items()}
+            scales = {band: header_scale(hdus[parts["image"]].header, hdus[0].header) for band, parts in places.items()}
+    except DataError:
+        raise
     except (KeyError, OSError, TypeError, ValueError) as error:
         raise DataError(f"{file}: cannot be read as FITS ({error})") from None
-    bands = {band: parts for band, parts in bands.items() if "image" in parts}
-    if not bands:
-        raise DataError(f"{file}: no image in it; expected an image in the first unit or extensions such as VIS_FLUX")
-    return bands
+    notes = [f"extensions of an unknown kind are not used: {', '.join(unknown)}"] if unknown else []
+    return {band: parts | {"scale": scales[band], "notes": notes} for band, parts in found.items()}
 
 
-def _lenstronomy(file: Path) -> dict:
+def _plane(hdu) -> _Plane:
+    return _Plane(pixels(hdu), hdu.name, hdu.header)
+
+
+def _lenstronomy(file: Path) -> dict[str, dict]:
     """Image, noise and pixel scale from lenstronomy's HDF5: `variance = background_rms^2 + image/exposure_time`."""
     import h5py
 
     try:
         with h5py.File(regular(file)) as stored:
-            if "image_data" not in stored:
+            if LENSTRONOMY not in stored:
                 raise DataError(f"{file}: holds {', '.join(stored)}, but no 'image_data'; expected lenstronomy's names")
-            image = np.asarray(stored["image_data"], dtype=float)
-            parts: dict = {"image": image}
+            image = np.asarray(stored[LENSTRONOMY], dtype=float)
+            parts: dict = {"image": _Plane(image, LENSTRONOMY)}
             if "background_rms" in stored:
                 variance = np.full(image.shape, float(stored["background_rms"][()]) ** 2)
                 if "exposure_time" in stored:
                     time = np.asarray(stored["exposure_time"], dtype=float)
                     variance += np.clip(image, 0, None) / np.where(time > 0, time, np.inf)
-                parts["noise"] = np.sqrt(variance)
-            if "transform_pix2angle" in stored:
-                parts["scale"] = math.sqrt(abs(np.linalg.det(stored["transform_pix2angle"][()])))
-            return parts
+                parts["noise"] = _Plane(np.sqrt(variance), "noise")
+        return {"": parts | {"scale": hdf5_scale(file, LENSTRONOMY)}}
     except DataError:
         raise
     except (OSError, TypeError, ValueError) as error:
         raise DataError(f"{file}: cannot be read as HDF5 ({error})") from None
 
 
-def _companions(file: Path) -> dict[str, np.ndarray]:
+def _companions(file: Path) -> dict[str, _Plane]:
     """Noise map, PSF and mask in files beside the image: of the same name, or named for all images of the folder."""
-    _, key = role_and_key(stem(file.name))
-    parts: dict[str, np.ndarray] = {}
-    for other in sorted(file.parent.iterdir(), key=lambda one: -len(role_and_key(stem(one.name))[1])):
-        role, other_key = role_and_key(stem(other.name))
-        if role not in ("noise", "psf", "mask") or role in parts or other_key not in (key, ()):
-            continue
-        if other.name.lower().endswith((*HDF5, *SUFFIXES)):
-            parts[role] = _companion(other)
+    beside = {other: role_and_key(stem(other.name)) for other in sorted(file.parent.iterdir())}
+    beside = {other: about for other, about in beside.items() if other.name.lower().endswith((*HDF5, *SUFFIXES))}
+    key = beside[file][1] if file in beside else role_and_key(stem(file.name))[1]
+    images = {key} | {other_key for role, other_key in beside.values() if role == "image"}
+    parts: dict[str, _Plane] = {}
+    for other, (role, other_key) in sorted(beside.items(), key=lambda one: -len(one[1][1])):
+        if other != file and role not in ("image", "other", *parts) and belongs(other_key, key, images):
+            parts[role] = _companion(other, role)
     return parts
 
 
-def _companion(file: Path) -> np.ndarray:
-    """The first array of a FITS or HDF5 file, which of lenstronomy's is the PSF of a point source."""
+def _companion(file: Path, role: str) -> _Plane:
+    """The array of a FITS or HDF5 file, which of lenstronomy's is the PSF of a point source; of several the one whose
+    name says what the file is called."""
     try:
         if file.name.lower().endswith(HDF5):
             import h5py
 
             with h5py.File(regular(file)) as stored:
-                return np.asarray(next(stored[n] for n in ("kernel_point_source", *stored) if n in stored), dtype=float)
+                name = next(name for name in ("kernel_point_source", *stored) if name in stored)
+                return _Plane(np.asarray(stored[name]), name, dict(stored[name].attrs))
         with opened(file) as hdus:
-            return next(np.asarray(pixels(hdu), dtype=float) for hdu in hdus if hdu.is_image and hdu.header["NAXIS"])
+            planes = [hdu for hdu in hdus if hdu.is_image and hdu.header["NAXIS"]]
+            named = [hdu for hdu in planes if role_and_key(hdu.name)[0] == role]
+            return _plane(next(iter(named or planes)))
     except (OSError, TypeError, ValueError, StopIteration) as error:
         raise DataError(f"{file}: no array can be read from it ({str(error) or 'it is empty'})") from None
 
 
-def _checked(where: str, name: str, band: str, parts: dict, scale: float | None, about: dict) -> Observation:
+def _checked(
+    where: str, name: str, band: str, parts: dict, scale: float | None, about: dict, notes: list[str], mask_bits=None
+) -> Observation:
     """An observation of what was read, square, finite, its useless pixels masked; `DataError` where that cannot be."""
-    image, notes = parts["image"], []
+    notes, image = list(notes), _flat(parts["image"].array)
     if image.ndim != 2:
         raise DataError(f"{where}: an image of shape {image.shape}; expected one band (H, W): a file for each colour")
     if min(image.shape) < LEAST:
@@ -305,17 +352,12 @@ def _checked(where: str, name: str, band: str, parts: dict, scale: float | None,
         )
     if not SCALES[0] <= scale <= SCALES[1]:
         raise DataError(f"{where}: pixel scale {scale:g} arcsec; expected {SCALES[0]} to {SCALES[1]}: in degrees?")
-    known = np.isfinite(image)
-    noise = parts.get("noise")
-    if noise is None:
-        rms = sky_and_noise(np.where(known, image, np.nanmedian(image) if known.any() else 0)[None])[1]
-        if not rms > 0:
-            raise DataError(f"{where}: no noise map, and the border has no noise to estimate it from; add a noise map")
-        noise = np.full(image.shape, rms)
-        notes.append(f"no noise map: {rms:.3g} a pixel, as between neighbours at the border; without photon noise")
-    for role, other in (("noise map", noise), ("mask", parts.get("mask", image))):
-        if other.shape != image.shape:
-            raise DataError(f"{where}: {role} of shape {other.shape} for an image of {image.shape}; expected the same")
+    used = next((role for role in NOISE_ROLES if role in parts), "")
+    for role in {used, "mask"} & set(parts):
+        if (shape := _flat(parts[role].array).shape) != image.shape:
+            what = role if role in ("mask", "variance", "inverse variance") else f"{role} map"
+            raise DataError(f"{where}: {what} of shape {shape} for an image of {image.shape}; expected the same")
+    noise, known = _noise(where, image, used, parts, notes)
     usable = np.isfinite(noise) & (noise > 0)
     if not (usable & known).any():
         raise DataError(f"{where}: no pixel with a finite value and a positive noise")
@@ -323,7 +365,7 @@ def _checked(where: str, name: str, band: str, parts: dict, scale: float | None,
     flagged = ~known | ~usable | (noise > FLAGGED * typical)
     if flagged.any():
         notes.append(f"{flagged.sum()} pixels without a value or flagged by the noise map are masked")
-    mask = flagged | (np.nan_to_num(parts.get("mask", np.zeros_like(image))) > 0.5)
+    mask = flagged | (_mask(where, parts["mask"], mask_bits, notes) if "mask" in parts else False)
     image, noise = np.where(flagged, 0.0, image), np.where(flagged, typical, noise)
     size = min(image.shape)
     height, width = image.shape
@@ -332,25 +374,172 @@ def _checked(where: str, name: str, band: str, parts: dict, scale: float | None,
     middle = mask[size // 4 : -size // 4, size // 4 : -size // 4]
     if middle.mean() > 0.5:
         raise DataError(f"{where}: {middle.mean():.0%} of the central pixels are masked or empty; too little is left")
-    psf = parts.get("psf")
-    if psf is None:
+    psf = None
+    if "psf" in parts:
+        psf = _centred(where, _flat(parts["psf"].array), notes)
+        own = _own_scale(parts["psf"])
+        if own and abs(own / scale - 1) > 0.05:
+            notes.append(f"the PSF's header says {own:g} arcsec a pixel, the image's {scale:g}: taken as the image's")
+    else:
         notes.append("no PSF: light is modelled as if the image were sharp")
-    psf = psf if psf is None else _odd(psf, where)
     return Observation(name, band, image, noise, mask, psf, scale, about, tuple(notes))
 
 
-def _odd(psf: np.ndarray, where: str) -> np.ndarray:
-    """A normalised PSF with an odd number of pixels a side, its peak in the middle."""
+def _own_scale(plane: _Plane) -> float | None:
+    with contextlib.suppress(ValueError):
+        return header_scale(plane.header) if hasattr(plane.header, "comments") else None
+    return None
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    """An array as numbers, without axes of length one."""
+    return np.squeeze(np.asarray(array, dtype=float))
+
+
+# Noise
+
+
+def _noise(where: str, image: np.ndarray, role: str, parts: dict[str, _Plane], notes: list[str]):
+    """Standard deviation of every pixel by what has the `role`, and which pixels have a value."""
+    if not role:
+        empty = _empty(image)
+        rms = _border_noise(image, empty)
+        if not rms:
+            raise DataError(f"{where}: no noise map, and the border has no noise to estimate it from; add a noise map")
+        notes.append(f"no noise map: {rms:.3g} a pixel, as between neighbours at the border; without photon noise")
+        return np.full(image.shape, rms), ~empty
+    plane, known = parts[role], np.isfinite(image)
+    array, called = _flat(plane.array), plane.name if plane.name not in ("", "PRIMARY") else role
+    kind = str(plane.header.get("UTYPE", "")).lower()  # as astropy's CCDData says what its UNCERT is
+    if role == "noise" and ("var" in kind or "inverse" in kind):
+        role = "inverse variance" if "inv" in kind else "variance"
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if role == "noise":
+            return array, known
+        if role == "variance":
+            notes.append(f"noise: the square root of the variance ({called})")
+            return np.sqrt(array), known
+        noise = np.where(array > 0, 1 / np.sqrt(array), np.nan)
+    if role == "inverse variance":
+        notes.append(f"noise: one over the square root of the inverse variance ({called})")
+        return noise, known
+    factor = _border_noise(image / noise, ~np.isfinite(image / noise)) or 1.0
+    if 0.8 < factor < 1.25:
+        notes.append(f"noise: one over the square root of the weights ({called}), as the noise at the border confirms")
+        return noise, known
+    notes.append(
+        f"noise: one over the square root of the weights ({called}), times {factor:.3g}: the noise at the border says"
+        " what their unit does not"
+    )
+    return noise * factor, known
+
+
+def _empty(image: np.ndarray) -> np.ndarray:
+    """Where an image holds nothing: pixels that are not finite, and areas from the sides inwards of one value (0)."""
+    empty = ~np.isfinite(image)
+    sides = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+    values, counts = np.unique(sides[np.isfinite(sides)], return_counts=True)
+    if not len(values) or counts.max() < 5:
+        return empty
+    reach = 5
+    same = np.pad(image == values[counts.argmax()], reach, constant_values=True)
+    areas = ndimage.binary_opening(same, np.ones((reach, reach)))
+    inside = np.s_[reach:-reach, reach:-reach]
+    rest = ~ndimage.binary_dilation(areas, iterations=2)[inside] & ~empty
+    if rest.any() and same[inside][rest].mean() > 0.05:  # a value that pixels have here, as 0 among counted photons
+        return empty
+    return empty | ndimage.binary_propagation(areas, mask=same)[inside]
+
+
+def _border_noise(image: np.ndarray, empty: np.ndarray) -> float | None:
+    """Robust standard deviation of the sky in an image `(H, W)` of which a part can be `empty`, or None.
+
+    From the differences of neighbours, which see the noise and not the slope of the light, in the outer sixteenth of
+    what is not empty: 1.4826 times their median absolute value, over the square root of two.
+    """
+    footprint = np.pad(ndimage.binary_fill_holes(~empty), 1)
+    width = max(min(image.shape) // 16, 2)
+    outer = (ndimage.distance_transform_edt(footprint)[1:-1, 1:-1] <= width) & ~empty
+    image = np.where(outer, image, np.nan)
+    rows, columns = outer[1:] & outer[:-1], outer[:, 1:] & outer[:, :-1]
+    steps = np.concatenate([np.diff(image, axis=0)[rows], np.diff(image, axis=1)[columns]])
+    return float(1.4826 * np.median(np.abs(steps)) / np.sqrt(2)) if len(steps) >= 20 else None
+
+
+# Masks and PSFs
+
+
+def _mask(where: str, plane: _Plane, mask_bits: Sequence[int] | None, notes: list[str]) -> np.ndarray:
+    """True where a mask says that a pixel is useless: where it is 1, or has one of the bits that mean it."""
+    array = np.squeeze(np.nan_to_num(plane.array))
+    lowest, highest = float(array.min()), float(array.max())
+    names = {str(key)[3:]: bit for key, bit in plane.header.items() if str(key).startswith("MP_")}
+    if mask_bits is None and not names:
+        if lowest >= 0 and highest <= 1:
+            return array > 0.5
+        if set(np.unique(array)) == {0, 255}:
+            return array > 0
+        if array.dtype.kind in "iu" or (array == np.round(array)).all():
+            raise DataError(
+                f"{where}: a mask of bits (values up to {highest:.0f}) whose header names none (MP_BAD, MP_SAT); say "
+                "which make a pixel useless: read_observation(..., mask_bits=[0, 1]), or mask_bits=[] for none"
+            )
+    if array.dtype.kind not in "iu" and (lowest < 0 or (array != np.round(array)).any()):
+        raise DataError(f"{where}: a mask with values from {lowest:g} to {highest:g}; expected 0 and 1, or bits")
+    if mask_bits is None:
+        defects = {name: bit for name, bit in names.items() if re.fullmatch(DEFECTS, name)}
+        others = ", ".join(name for name in names if name not in defects)
+        notes.append(f"masked by the planes {', '.join(defects) or 'none'}; not by {others or 'others'}")
+        mask_bits = list(defects.values())
+    if not all(isinstance(bit, int) and 0 <= bit < 63 for bit in mask_bits):
+        raise DataError(f"{where}: bits of a mask {list(mask_bits)}; expected numbers from 0 to 62")
+    return (array.astype(np.int64) & sum(1 << bit for bit in set(mask_bits))) != 0
+
+
+def _centred(where: str, psf: np.ndarray, notes: list[str]) -> np.ndarray:
+    """A normalised PSF with an odd number of pixels a side, its centre of light in the middle."""
     psf = np.nan_to_num(psf)
     if psf.ndim != 2 or psf.sum() <= 0:
         raise DataError(f"{where}: a PSF of shape {psf.shape} and sum {psf.sum():g}; expected (h, w) and positive")
-    row, column = np.unravel_index(psf.argmax(), psf.shape)
-    middle = psf.shape[0] // 2, psf.shape[1] // 2
-    if psf.shape[0] % 2 and psf.shape[1] % 2 and psf[middle] > 0.9 * psf.max():
-        row, column = middle
-    reach = min(row, column, psf.shape[0] - 1 - row, psf.shape[1] - 1 - column)
-    psf = psf[row - reach : row + reach + 1, column - reach : column + reach + 1]
+    middle = (np.array(psf.shape) - 1) / 2
+    if psf.shape[0] % 2 and psf.shape[1] % 2 and np.abs(_centre_of_light(psf) - middle).max() < OFF_CENTRE:
+        return psf / psf.sum()
+    center = _centre_of_light(psf)
+    pixel = np.clip(np.round(center).astype(int), 0, np.array(psf.shape) - 1)
+    if psf[tuple(pixel)] < psf.max() / 2:  # noise or another star pulls it
+        center = np.array(np.unravel_index(psf.argmax(), psf.shape), dtype=float)
+    for _ in range(20):
+        step = _centre_of_light(_around(psf, center)) - _reach(psf, center)
+        center = np.clip(center + np.clip(step, -1, 1), 0, np.array(psf.shape) - 1)
+        if np.abs(step).max() < 1e-3:
+            break
+    nearest = np.round(center)
+    between = np.abs(center - nearest).max() >= OFF_CENTRE
+    height, width = psf.shape
+    psf = _around(psf, center if between else nearest)
+    how = "interpolated to" if between else "moved to"
+    notes.append(
+        f"PSF of {height}x{width} pixels, its centre of light at row {center[0]:.2f}, column {center[1]:.2f}: {how} "
+        f"the middle of {psf.shape[0]}x{psf.shape[1]}"
+    )
     return psf / psf.sum()
+
+
+def _centre_of_light(psf: np.ndarray) -> np.ndarray:
+    """Row and column."""
+    return np.array([(np.arange(psf.shape[axis]) * psf.sum(1 - axis)).sum() for axis in (0, 1)]) / psf.sum()
+
+
+def _reach(psf: np.ndarray, center: np.ndarray) -> int:
+    """Pixels from `center` to the nearest side."""
+    return int(min(*center, *(np.array(psf.shape) - 1 - center)) + 1e-6)
+
+
+def _around(psf: np.ndarray, center: np.ndarray) -> np.ndarray:
+    """The square of an odd number of pixels about `center`, by cubic splines where that lies between pixels."""
+    reach = _reach(psf, center)
+    grid = np.mgrid[-reach : reach + 1, -reach : reach + 1] + center[:, None, None]
+    return ndimage.map_coordinates(psf, grid, order=3, mode="grid-constant")
 
 
 def write(observation: Observation, folder: str | Path) -> Path:

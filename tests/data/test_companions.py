@@ -51,8 +51,20 @@ def test_files_of_one_lens_share_their_words():
         assert role_and_key(name)[1] == ("j1",), name
     assert role_and_key("lens12rms")[1] == role_and_key("lens12")[1] == ("lens12",)
     assert role_and_key("J1_F814W_unc")[1] == ("j1", "f814w")
-    assert belongs(("j1",), ("j1", "r")) and belongs((), ("j1",)) and belongs(("j1", "new"), ("j1",))
-    assert not belongs(("j2",), ("j1", "r"))
+
+
+def test_a_map_belongs_to_the_image_with_the_nearest_name():
+    images = {("j1",), ("j1", "new"), ("j2", "g"), ("j2", "r")}
+    expected = {
+        (): images,
+        ("j1",): {("j1",)},
+        ("j1", "old"): {("j1",)},
+        ("j1", "new"): {("j1", "new")},
+        ("j1", "new", "2"): {("j1", "new")},
+        ("j2",): {("j2", "g"), ("j2", "r")},
+        ("j3",): set(),
+    }
+    assert {key: {one for one in images if belongs(key, one, images)} for key in expected} == expected
 
 
 def test_whether_a_name_says_image():

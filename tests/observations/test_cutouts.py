@@ -226,7 +226,8 @@ def test_one_bad_file_does_not_end_the_reading_of_a_folder(tmp_path):
 
 
 def test_weights_and_flags_of_a_drizzled_image_are_no_bands(tmp_path):
-    units = [fits.PrimaryHDU(), *(fits.ImageHDU(noise_image(), name=name) for name in ("SCI", "WHT", "CTX"))]
+    arrays = {"SCI": noise_image(), "WHT": np.ones((40, 40)), "CTX": np.ones((40, 40), dtype=np.int32)}
+    units = [fits.PrimaryHDU(), *(fits.ImageHDU(array, name=name) for name, array in arrays.items())]
     units[1].header["PIXSCALE"] = 0.1
     fits.HDUList(units).writeto(tmp_path / "lens_drz.fits")
     assert read_observation(tmp_path / "lens_drz.fits").band == ""
