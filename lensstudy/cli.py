@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -90,19 +91,8 @@ def run(
     profile: Annotated[Path | None, typer.Option(help="Snakemake profile, such as workflow/slurm")] = None,
 ) -> None:
     """Run a whole study: only what is missing or has changed; then write its report."""
-    from lensstudy.data.mixture import components_of
-    from lensstudy.lensing.populations import preset_named
-    from lensstudy.networks.registry import check_name, load_plugins
-
     study = _study(study_file)
-    try:
-        load_plugins(study.plugins)
-        for network in study.networks:
-            check_name(network)
-        for component in components_of(study.preset, study.population, study.noise_level, study.data_seed):
-            preset_named(component.preset).with_population(component.population)
-    except ValueError as error:
-        _fail(f"{study_file}: {error}")
+    _check_names(study_file, study, study.networks)
     for page in study.pages:
         _check_page(page)
     for group in ("data", *FOREIGN_FILES.values()):
@@ -156,8 +146,6 @@ def notebook(
     seed: Annotated[int | None, typer.Option(help="the seed of 03-train")] = None,
 ) -> None:
     """Run one notebook of a study and render its page; `lensstudy run` does this for all."""
-    from lensstudy.report import index as report
-
     _check_page(page)
     study = _study(study_file)
     chosen = {name: value for name, value in (("network", network), ("seed", seed)) if value is not None}
@@ -165,6 +153,9 @@ def notebook(
     if unknown := [name for name in chosen if name not in declared]:
         _fail(f"--{unknown[0]}: {page} has no parameter '{unknown[0]}'; its parameters are {', '.join(declared)}")
     study = Study.of(study.model_dump() | chosen, "the command line")
+    _check_names(study_file, study, [study.network])
+    from lensstudy.report import index as report
+
     name = f"{page}-{study.network}-s{study.seed}" if chosen else page
     executed = study.folder / "notebooks" / f"{name}.ipynb"
     html = _reports(study) / f"{name}.html"
@@ -196,16 +187,14 @@ def fit(
     share: Annotated[float, typer.Option(help="percent of the training images")] = 100.0,
 ) -> None:
     """Make one training of a study, without a notebook: for learning curves, and for several GPUs or nodes."""
+    study = _study(study_file)
+    settings = study.training(network or study.network, study.seed if seed < 0 else seed, share)
+    _check_names(study_file, study, [settings.network])
     from lensstudy import stages
-    from lensstudy.networks.registry import check_name, load_plugins
     from lensstudy.training.fitting import TrainingDiverged, fit
     from lensstudy.training.run import load_run
 
-    study = _study(study_file)
-    settings = study.training(network or study.network, study.seed if seed < 0 else seed, share)
     try:
-        load_plugins(study.plugins)
-        check_name(settings.network)
         folder = fit(stages.dataset(study), settings, folder=settings.training_folder())
     except (ValueError, TrainingDiverged) as error:  # what a user can mend: parameters, data, a rate too high
         _fail(f"{study_file}: {error}")
@@ -225,13 +214,16 @@ def report(
     ] = False,
 ) -> None:
     """Render the pages of finished studies again, from their executed notebooks, and the lists of pages."""
+    names = studies or sorted(p.name for p in (home() / "runs").glob("*") if (p / "notebooks").is_dir())
+    if unknown := [name for name in names if not (home() / "runs" / name).is_dir()]:
+        near = nearest(unknown[0], [one.name for one in (home() / "runs").glob("*")])
+        _fail(f"study '{unknown[0]}' has not run" + (f"; did you mean '{near}'?" if near else ""))
     from lensstudy.report import index as pages
 
     if mark_outdated:
         for page in pages.mark_outdated(home() / "reports" / "reference", _notebooks()):
             typer.echo(f"{_shown(page)}: made with an earlier version of its notebook")
         return
-    names = studies or sorted(p.name for p in (home() / "runs").glob("*") if (p / "notebooks").is_dir())
     if not names:
         _fail("no study has run yet; `lensstudy run params/quick.yml` runs one")
     reports = home() / "reports" / ("reference" if reference else "")
@@ -280,12 +272,12 @@ def compare(
     second: Annotated[str, typer.Argument(help="name of another")],
 ) -> None:
     """Show two studies side by side: what was done differently, and what came out."""
-    from lensstudy.report import index as pages
-
     runs = [home() / "runs" / name for name in (first, second)]
     for run_folder in runs:
         if not (run_folder / "notebooks").is_dir():
             _fail(f"study '{run_folder.name}' has not run; `lensstudy run params/{run_folder.name}.yml` runs it")
+    from lensstudy.report import index as pages
+
     try:
         page = pages.compare(runs[0], runs[1], home() / "reports" / f"{first}-and-{second}.html")
     except FileNotFoundError as error:
@@ -299,6 +291,8 @@ def inspect(
     sheet: Annotated[Path | None, typer.Option(help="PNG file for a contact sheet: images of every class")] = None,
 ) -> None:
     """Say what lies at a path: layout, classes, shapes, values, and what would stop a study."""
+    if "$" not in str(path) and not commands.exists(str(path)):
+        _fail(f"{path}: nothing exists at this path")
     from lensstudy.data.dataset import DataError
     from lensstudy.data.inspection import inspect, inspect_text
 
@@ -325,12 +319,18 @@ def simulate(
     layout: Annotated[str, typer.Option(help="lensstudy, or deeplense for one file an image")] = "lensstudy",
 ) -> None:
     """Simulate a data set; killed half-way, the same command goes on."""
+    from lensstudy.lensing.presets import LensingError, check_preset
+
+    try:
+        check_preset(preset)
+    except LensingError as error:
+        _fail(str(error))
+    if layout not in ("lensstudy", "deeplense"):
+        _fail(f"layout '{layout}' is unknown; there are lensstudy and deeplense")
     from lensstudy.data.dataset import DataError
     from lensstudy.data.reading import write_deeplense
     from lensstudy.data.simulation import simulate as make
 
-    if layout not in ("lensstudy", "deeplense"):
-        _fail(f"layout '{layout}' is unknown; there are lensstudy and deeplense")
     folder = out if layout == "lensstudy" else out.with_name(f"{out.name}-lensstudy")
     cores = processes or _processors()
     options: dict = {"image_size": pixels, "noise_level": noise_level, "processes": cores, "progress": True}
@@ -341,6 +341,29 @@ def simulate(
     except (DataError, ValueError, OSError) as error:
         _fail(str(error))
     typer.echo(f"{len(dataset):,} images in {_shown(out)}; fingerprint {dataset.fingerprint}")
+
+
+@app.command()
+def networks() -> None:
+    """List the networks that a study and `train` know, and what each is for."""
+    from lensstudy.networks.names import NETWORKS
+
+    for name, purpose in NETWORKS.items():
+        typer.echo(f"{name:22} {purpose}")
+    typer.echo(
+        "\nAny group goes in front: c16-resnet, d6-steerable-cnn. With -matched or -matched-parameters behind, a name "
+        "is the plain\nnetwork with as many channels or parameters. Networks of your own: docs/extending.md"
+    )
+
+
+@app.command()
+def presets() -> None:
+    """List the presets of the simulator, and what each is for."""
+    from lensstudy.lensing.presets import PRESETS
+
+    for name, purpose in PRESETS.items():
+        typer.echo(f"{name:12} {purpose}")
+    typer.echo("\nIn a study, `preset: mixture` mixes several, and `population` changes what `realistic` draws.")
 
 
 for command in (commands.train, commands.export, commands.predict):
@@ -371,6 +394,34 @@ def _study(study_file: Path) -> Study:
         return Study.read(study_file)
     except ParameterError as error:
         _fail(str(error))
+
+
+def _check_names(study_file: Path, study: Study, networks: Iterable[str]) -> None:
+    """Networks, presets and populations that are unknown end a command, most of them before heavy imports."""
+    from lensstudy.lensing.presets import population_of
+    from lensstudy.networks.names import check_name
+
+    components = [{"preset": study.preset, "population": study.population}]
+    if study.preset == "mixture":
+        given = study.population.get("presets")
+        components = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+    try:
+        if not study.data_path:
+            for one in components:
+                population_of(one.get("preset", ""), one.get("population") or {})
+        if study.plugins:
+            from lensstudy.networks import registry
+
+            registry.load_plugins(study.plugins)
+            check_name = registry.check_name
+        for network in networks:
+            check_name(network)
+        if study.preset == "mixture":
+            from lensstudy.data.mixture import components_of
+
+            components_of(study.preset, study.population, study.noise_level, study.data_seed)
+    except ValueError as error:
+        _fail(f"{study_file}: {error}")
 
 
 def _notebooks() -> Path:

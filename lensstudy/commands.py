@@ -7,6 +7,7 @@ nothing usable or wrong use. Heavy imports wait until a command needs them.
 from __future__ import annotations
 
 import csv
+import glob
 import os
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -17,6 +18,8 @@ __all__ = ["export", "predict", "train"]
 
 FIRST = "d4-steerable-cnn"  # what is trained where nobody says
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet takes for a formula
+TABLES = (".csv", ".txt")
+Force = Annotated[bool, typer.Option("--force", help="replace files that are there already")]
 Scale = Annotated[float | None, typer.Option("--pixel-scale", help="arcseconds of one pixel, where files do not say")]
 
 
@@ -28,9 +31,14 @@ def export(
     pixel_scale: Scale = None,
 ) -> None:
     """Export a trained network: a folder with ONNX and a card, which needs no e2cnn."""
-    from lensstudy.deployment import exporting as deployment
+    from lensstudy.deployment.card import FORMATS, check_network
 
     try:
+        if format not in FORMATS:
+            raise ValueError(f"format '{format}' is unknown; there are {', '.join(FORMATS)}")
+        check_network(run)
+        from lensstudy.deployment import exporting as deployment
+
         folder = deployment.export(run, out, format, data, pixel_scale)
         card = deployment.Card.read(folder)
     except (ValueError, OSError, ImportError) as error:
@@ -56,13 +64,22 @@ def predict(
     ] = True,
     band: Annotated[int | None, typer.Option(min=0, help="band to use of images with several, from 0")] = None,
     fill: Annotated[bool, typer.Option("--fill", help="fill NaN pixels with sky and its noise")] = False,
+    force: Force = False,
 ) -> None:
     """Predict the class of every image; where none can be named, a row says why."""
-    from lensstudy.data.formats import READABLE
+    from lensstudy.deployment.card import check_network
+
+    if out.suffix.lower() not in TABLES:
+        _refuse(f"--out {out}: the answers are a table; name it {' or '.join(TABLES)}")
+    _check_free("--out", out, force)
+    try:
+        check_network(model)
+    except ValueError as error:
+        _refuse(str(error))
+    if not any(map(exists, paths)):
+        _refuse(f"{', '.join(paths)}: nothing exists at {'this path' if len(paths) == 1 else 'these paths'}")
     from lensstudy.deployment.predictor import STATES, Predictor
 
-    if out.name.lower().endswith(READABLE):
-        _refuse(f"--out {out}: images have such names, and the table would take its place; name it .csv")
     try:
         predictor = Predictor(model, rotations, pixel_scale, batch_size, resample=resample, band=band, fill=fill)
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +95,7 @@ def predict(
         for row in predictor.predict_files(paths, extension, progress):
             # The first of each kind is said at once.
             if row["state"] in ("rejected", "pixel scale unknown") and not counts[row["state"]]:
-                typer.echo(f"{row['file']}: {row['reason']}", err=True)
+                typer.echo(f"{row['file']}: {row['reason'].removeprefix(row['file'] + ': ')}", err=True)
             counts[row["state"]] += 1
             table.writerow({name: _as_cell(value) for name, value in row.items()})
     said = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
@@ -110,7 +127,8 @@ def train(
     seed: Annotated[int, typer.Option(help="seed of the split, of the order and of the rotations")] = 1,
 ) -> None:
     """Train a network on your own images, or train one that is trained further (transfer)."""
-    from lensstudy.deployment.transfer import train_on
+    from lensstudy.deployment.card import check_network
+    from lensstudy.networks.names import check_name
 
     settings = {name: value for name, value in locals().items() if name in ("epochs", "learning_rate", "batch_size")}
     settings |= {"test_fraction": test_fraction, "validation_fraction": validation_fraction, "seed": seed}
@@ -120,6 +138,14 @@ def train(
         )
     settings |= {} if begin else {"network": network or FIRST}
     try:
+        if begin:
+            check_network(begin)
+        else:
+            check_name(network or FIRST)
+        if not exists(str(data)):
+            raise ValueError(f"--data {data}: nothing exists at this path")
+        from lensstudy.deployment.transfer import train_on
+
         folder, metrics = train_on(data, out, begin, pixel_scale, **settings)
     except (ValueError, RuntimeError, OSError) as error:
         _refuse(str(error))
@@ -129,8 +155,25 @@ def train(
     )
 
 
+def _check_free(option: str, file: Path, force: bool) -> None:
+    """A table that is there is kept, unless it is to be replaced."""
+    if file.is_dir():
+        _refuse(f"{option} {file}: is a folder; name a file in it")
+    if file.exists() and not force:
+        _refuse(f"{option} {file}: is there already; --force replaces it, or give another name")
+
+
+def exists(path: str) -> bool:
+    """Whether a path as a shell would fill it in, or a pattern, leads anywhere."""
+    text = os.path.expandvars(os.path.expanduser(path))
+    return os.path.exists(text) or bool(glob.glob(text, recursive=True))
+
+
 def _as_cell(value: object) -> object:
-    """Return a value as a cell of a CSV table: an apostrophe keeps a spreadsheet from running text as a formula."""
+    """Return a value as a cell of a CSV table: numbers with four digits after the point, and an apostrophe before text
+    that a spreadsheet would run as a formula."""
+    if isinstance(value, float):
+        return f"{value:.4f}"
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 

@@ -21,7 +21,7 @@ from lensstudy.data.dataset import DataError, LensDataset, ellipticity
 from lensstudy.data.filtering import Rules, filter_images
 from lensstudy.data.reading import read
 from lensstudy.data.simulation import simulate
-from lensstudy.lensing.populations import PRESETS
+from lensstudy.lensing.presets import PRESETS
 from lensstudy.networks.registry import load_plugins
 from lensstudy.provenance import code_hash, data_state
 from lensstudy.study import Study

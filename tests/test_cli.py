@@ -16,8 +16,11 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from lensstudy import commands
+from lensstudy.lensing.presets import PRESETS
+from lensstudy.networks.registry import network_names
 
 LENSSTUDY = str(Path(sys.executable).with_name("lensstudy"))
+HEAVY = {"torch", "pandas", "e2cnn", "lightning", "nbformat"}
 ROOT = Path(__file__).resolve().parents[1]
 HELP = """from lensstudy.cli import app
 try: app(["--help"])
@@ -158,7 +161,7 @@ def test_an_unset_variable_in_data_path_is_named(tmp_path):
         (["run", "absent.yml"], "absent.yml: cannot be read"),
         (["inspect", "absent"], "absent"),
         (["run", "slip.yml"], "Did you mean 'resnet18'?"),
-        (["run", "preset.yml"], "preset.yml: preset 'realistc' is unknown; known presets: model_1"),
+        (["run", "preset.yml"], "preset.yml: preset 'realistc' is unknown; did you mean 'realistic'?"),
         (["run", "population.yml"], "subhalo_mas_min"),
         (["run", "pages.yml"], "page '04-analyze' is no notebook"),
         (["report"], "no study has run yet"),
@@ -246,6 +249,66 @@ def test_help_and_version_do_not_wait_for_torch():
     assert subprocess.run([LENSSTUDY, "--version"], capture_output=True, text=True).stdout == (
         f"lensstudy {version('lensstudy')}\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["runn", "quick"], "No such command 'runn'. Did you mean 'run'?"),
+        (["predict", "--rotatons", "3", "here", "x"], "No such option: --rotatons"),
+        (["predict", "nowhere", "x.fits"], "nowhere: there is no such folder"),
+        (["predict", "network", "x.fits"], "x.fits: nothing exists at this path"),
+        (["export", "networ"], "networ: there is no such folder; did you mean 'network'?"),
+        (["export", "network", "--format", "onx"], "format 'onx' is unknown; there are onnx, int8"),
+        (["train", "--data", "nowhere", "--out", "x"], "--data nowhere: nothing exists at this path"),
+        (["train", "--data", ".", "--out", "x", "--network", "resnet81"], "Did you mean 'resnet18'?"),
+        (["train", "--data", ".", "--out", "x", "--from", "nowhere"], "nowhere: there is no such folder"),
+        (["run", "field.yml"], "parameter 'epochz' is unknown; did you mean 'epochs'?"),
+        (["run", "slip.yml"], "slip.yml: network 'resnet81' is unknown"),
+        (["run", "preset.yml"], "preset.yml: preset 'realistc' is unknown; did you mean 'realistic'?"),
+        (["run", "population.yml"], "Did you mean 'subhalo_mass_min'?"),
+        (["run", "mixture.yml"], "preset 'realistc' is unknown; did you mean 'realistic'?"),
+        (["fit", "smoke", "--network", "resnet81"], "Did you mean 'resnet18'?"),
+        (
+            ["simulate", "--preset", "modle_3", "--per-class", "2", "--seed", "1", "--out", "x"],
+            "did you mean 'model_3'?",
+        ),
+        (["inspect", "nowhere"], "nowhere: nothing exists at this path"),
+        (["report", "smok"], "study 'smok' has not run; did you mean 'smoke'?"),
+        (["compare", "smok", "other"], "study 'smok' has not run"),
+        (["notebook", "03-trian", "smoke"], "did you mean '03-train'?"),
+    ],
+)
+def test_a_typo_does_not_wait_for_what_is_heavy(tmp_path, arguments, message):
+    """It is told before torch or pandas is loaded, which takes seconds on a busy machine, and names each path once."""
+    (tmp_path / "network").mkdir()
+    (tmp_path / "network/card.json").write_text("{}")
+    (tmp_path / "runs/smoke").mkdir(parents=True)
+    (tmp_path / "field.yml").write_text("epochz: 3\n")
+    (tmp_path / "slip.yml").write_text("networks: [resnet81]\n")
+    (tmp_path / "preset.yml").write_text("preset: realistc\n")
+    (tmp_path / "population.yml").write_text("preset: realistic\npopulation: {subhalo_mas_min: 1.0e+9}\n")
+    (tmp_path / "mixture.yml").write_text("preset: mixture\npopulation: {presets: [{preset: realistc}]}\n")
+    script = f"""import sys
+from lensstudy.cli import app
+try: app({arguments})
+except SystemExit as end: print(end.code, sorted({HEAVY} & sys.modules.keys()))"""
+    environment = os.environ | {"LENSSTUDY_HOME": str(tmp_path), "COLUMNS": "300"}
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert result.stdout.splitlines()[-1] in ("1 []", "2 []"), result.stdout + result.stderr
+    assert message in result.stderr and "Traceback" not in result.stderr
+    for path in ("nowhere", "slip.yml", "preset.yml"):
+        assert result.stderr.count(path) <= 1
+
+
+def test_what_there_is_is_listed(tmp_path):
+    names, presets = lensstudy(tmp_path, "networks"), lensstudy(tmp_path, "presets")
+    listed = [line.split()[0] for line in names.stdout.split("\n\n")[0].splitlines()]
+    assert sorted(listed) == network_names()
+    assert all(len(line.split()) > 3 for line in names.stdout.split("\n\n")[0].splitlines()), "what each is for"
+    assert [line.split()[0] for line in presets.stdout.split("\n\n")[0].splitlines()] == list(PRESETS)
 
 
 def test_text_that_looks_like_a_formula_is_text_in_a_table():

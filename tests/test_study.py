@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
 from lensstudy.data.mixture import components_of
-from lensstudy.lensing import populations as population
+from lensstudy.lensing.presets import population_of
 from lensstudy.networks.registry import check_name
 from lensstudy.study import ParameterError, Study, home, notebook_parameters
 
@@ -86,7 +86,7 @@ def test_every_study_of_the_project_is_valid_and_named_after_its_file(root):
         study = Study.read(file)
         assert study.study == file.stem
         for component in components_of(study.preset, study.population, study.noise_level, study.data_seed):
-            population.preset_named(component.preset).with_population(component.population)
+            population_of(component.preset, component.population)
         for network in (*study.networks, study.network):
             check_name(network)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lensstudy.data.dataset import DataError, LensDataset
 from lensstudy.data.simulation import simulate
-from lensstudy.lensing.populations import PRESETS
+from lensstudy.lensing.presets import PRESETS
 from lensstudy.lensing.simulation import draw_batch
 
 __all__ = ["MIXTURE", "Component", "draw", "make", "components_of"]

@@ -14,11 +14,14 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-__all__ = ["CARD_VERSION", "Card", "CardError", "Images", "file_hash"]
+from lensstudy.text import nearest
+
+__all__ = ["CARD_VERSION", "Card", "CardError", "Images", "check_network", "file_hash"]
 
 CARD_VERSION = 3
 SCALE_TOLERANCE = 0.02  # pixel scales that agree to 2 % are the same: half a pixel over a cutout of 50
 FORMAT: Final = "lensstudy-network"
+FORMATS = ("onnx", "int8")  # of the network in it
 
 
 class CardError(ValueError):
@@ -119,6 +122,20 @@ class Card(BaseModel):
     def _own_hash(self) -> str:
         content = json.dumps(self.model_dump(exclude={"seal"}), sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
+
+
+def check_network(folder: str | Path) -> None:
+    """Raise `CardError` unless `folder` has the card of an exported network or the metrics of a finished training; what
+    is in them is checked by whoever opens them."""
+    folder = Path(folder).expanduser()
+    if (folder / "metrics.json").exists() or (folder / "card.json").exists():
+        return
+    if not folder.exists():
+        siblings = [one.name for one in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        near = nearest(folder.name, siblings)
+        hint = f"did you mean '{folder.parent / near}'? " if near else ""
+        raise CardError(f"{folder}: there is no such folder; {hint}give an exported network or a finished training")
+    raise CardError(f"{folder}: no card.json, so this is neither an exported network nor a finished training; name one")
 
 
 def file_hash(file: Path) -> str:

@@ -22,7 +22,7 @@ import torch
 
 from lensstudy.data.dataset import DataError, LensDataset
 from lensstudy.data.preprocess import Preprocess
-from lensstudy.deployment.card import FORMAT, SCALE_TOLERANCE, Card, CardError, Images, file_hash
+from lensstudy.deployment.card import FORMAT, FORMATS, SCALE_TOLERANCE, Card, CardError, Images, file_hash
 from lensstudy.deployment.onnx_network import INT8_FILE, ONNX_FILE, OnnxNetwork, write_int8, write_onnx
 from lensstudy.evaluation.calibration import calibrate
 from lensstudy.evaluation.ood import METHOD, QUANTILE, OODDetector, image_statistics
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "Card", "CardError", "export", "exported", "outputs"]
 
-FORMATS = ("onnx", "int8")
 CACHE = "exported"  # inside the folder of a training
 
 TOLERANCE = 1e-5  # of logits, relative to the largest of them

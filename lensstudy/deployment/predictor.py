@@ -38,8 +38,8 @@ from lensstudy.deployment.card import SCALE_TOLERANCE, Card
 from lensstudy.deployment.onnx_network import AT_ONCE, INT8_FILE, ONNX_FILE, OnnxNetwork
 from lensstudy.evaluation.ood import OODDetector, image_statistics
 from lensstudy.files import printable
-from lensstudy.lensing.instruments import LensingError
 from lensstudy.lensing.populations import preset_named
+from lensstudy.lensing.presets import LensingError
 
 __all__ = ["STATES", "Predictor", "class_by_folder", "find", "predict"]
 

@@ -12,8 +12,9 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submod_attrs={
         "rendering": ["render", "substructure_map"],
         "simulation": ["draw_batch"],
-        "populations": ["PRESETS", "CLASSES"],
-        "instruments": ["INSTRUMENTS", "Instrument", "LensingError"],
+        "presets": ["PRESETS", "LensingError"],
+        "populations": ["CLASSES"],
+        "instruments": ["INSTRUMENTS", "Instrument"],
         "profiles": ["sie", "shear", "point_mass", "nfw", "truncated_nfw", "line", "sersic"],
     },
 )

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lensstudy.lensing.presets import LensingError
+
 __all__ = [
-    "LensingError",
     "INSTRUMENTS",
     "Instrument",
     "blur",
@@ -30,12 +31,6 @@ __all__ = [
     "psf_profile",
     "psf_table",
 ]
-
-
-class LensingError(ValueError):
-    """A lens, population or instrument that cannot be. The message names the value, what was expected and the way
-    out."""
-
 
 SIGMA_PER_FWHM = 1 / (2 * math.sqrt(2 * math.log(2)))
 

@@ -10,15 +10,12 @@ Angles are in arcseconds, masses in solar masses, directions in radians counter-
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lensstudy.lensing.cosmology import (
     area_per_mass,
@@ -28,7 +25,8 @@ from lensstudy.lensing.cosmology import (
     kpc_per_arcsec,
     source_convention_factor,
 )
-from lensstudy.lensing.instruments import INSTRUMENTS, Instrument, LensingError
+from lensstudy.lensing.instruments import INSTRUMENTS, Instrument
+from lensstudy.lensing.presets import LensingError, RealisticPopulation, check_preset
 from lensstudy.lensing.profiles import nfw_scales, sersic_total
 from lensstudy.lensing.sources import cutout_files
 
@@ -37,7 +35,6 @@ __all__ = [
     "COLUMNS",
     "LISTS",
     "MACRO",
-    "PRESETS",
     "SOURCE",
     "Preset",
     "check_row",
@@ -47,7 +44,6 @@ __all__ = [
 ]
 
 CLASSES = ("no_sub", "cdm", "axion")
-PRESETS = ("model_1", "model_2", "model_3", "common_test", "realistic")
 MACRO = ("einstein_radius", "lens_e1", "lens_e2", "lens_x", "lens_y", "shear_1", "shear_2")
 SOURCE = tuple(f"source_{name}" for name in ("amplitude", "radius", "index", "e1", "e2", "x", "y"))
 LENS_LIGHT = tuple(f"lens_light_{name}" for name in ("amplitude", "radius", "index"))
@@ -65,76 +61,6 @@ COLUMNS = (
 LISTS = ("subhalo_x", "subhalo_y", "subhalo_mass", "subhalo_scale_radius")  # one number a subhalo
 
 
-def _number(default: float, least: float, most: float):
-    return Field(default, ge=least, le=most)
-
-
-class FixedPopulation(BaseModel):
-    """The population of a published preset, of which nothing can be changed."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class RealisticPopulation(BaseModel):
-    """What `realistic` draws: between `<name>_min` and `<name>_max`, or as one number says. Angles in arcseconds,
-    masses in solar masses."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    einstein_radius_min: float = _number(0.8, 0.01, 10.0)
-    einstein_radius_max: float = _number(1.6, 0.01, 10.0)
-    ellipticity_min: float = _number(0.0, 0.0, 0.9)  # modulus, any direction
-    ellipticity_max: float = _number(0.2, 0.0, 0.9)
-    shear_min: float = _number(0.0, 0.0, 0.5)  # strength, any direction
-    shear_max: float = _number(0.1, 0.0, 0.5)
-    source_magnitude_min: float = _number(22.0, 10.0, 32.0)  # unlensed
-    source_magnitude_max: float = _number(24.0, 10.0, 32.0)
-    source_radius_min: float = _number(0.1, 0.001, 10.0)
-    source_radius_max: float = _number(0.5, 0.001, 10.0)
-    source_index_min: float = _number(0.5, 0.3, 10.0)
-    source_index_max: float = _number(4.0, 0.3, 10.0)
-    source_axis_ratio_min: float = _number(0.4, 0.05, 1.0)
-    source_axis_ratio_max: float = _number(1.0, 0.05, 1.0)
-    lens_light_magnitude_min: float = _number(19.0, 10.0, 32.0)
-    lens_light_magnitude_max: float = _number(21.0, 10.0, 32.0)
-    lens_light_radius_min: float = _number(0.5, 0.001, 10.0)
-    lens_light_radius_max: float = _number(1.5, 0.001, 10.0)
-    lens_light_index_min: float = _number(2.0, 0.3, 10.0)
-    lens_light_index_max: float = _number(5.0, 0.3, 10.0)
-    subhalo_density_min: float = _number(0.01, 0.0, 10.0)  # per kpc^2
-    subhalo_density_max: float = _number(0.1, 0.0, 10.0)
-    subhalo_mass_min: float = _number(1e7, 1.0, 1e12)  # dN/dm is proportional to m^subhalo_slope
-    subhalo_mass_max: float = _number(1e10, 1.0, 1e12)
-    axion_fraction_min: float = _number(0.01, 0.0, 0.5)  # mass of the vortex over the mass inside the Einstein radius
-    axion_fraction_max: float = _number(0.05, 0.0, 0.5)
-    vortex_half_length_min: float = _number(0.03, 0.001, 10.0)  # uniform in its logarithm
-    vortex_half_length_max: float = _number(3.0, 0.001, 10.0)
-    lens_offset_max: float = _number(0.05, 0.0, 1.0)
-    source_offset_max: float = _number(0.3, 0.0, 3.0)
-    vortex_offset_max: float = _number(1.0, 0.0, 3.0)
-    subhalo_radius_max: float = _number(3.0, 0.1, 10.0)
-    subhalo_slope: float = _number(-1.9, -4.0, 1.0)
-    subhalo_concentration: float = _number(13.0, 1.0, 100.0)
-    subhalo_truncation: float = _number(5.0, 0.5, 100.0)  # in scale radii
-    substructure_boost: float = _number(1.0, 0.0, 100.0)  # times the mass of every subhalo and vortex
-    exposure_time: float = _number(0.0, 0.0, 1e9)  # seconds; 0: the instrument's own
-    psf_fwhm: float = _number(0.0, 0.0, 10.0)  # arcsec, Gaussian; 0: the instrument's own
-    instrument: Literal["hst-wfc3-f160w", "hst-acs", "euclid-vis"] = "hst-wfc3-f160w"
-    subhalo_profile: Literal["truncated_nfw", "point"] = "truncated_nfw"
-    lens_light: bool = False
-    source_images: str = ""  # folder of FITS cutouts that take the place of Sersic sources; empty: none
-    psf_file: str = ""  # FITS file with a point spread function in the instrument's pixels; empty: its Gaussian
-
-    @model_validator(mode="after")
-    def _ranges_go_upwards(self):
-        for name, low in self:
-            high = getattr(self, f"{name.removesuffix('_min')}_max", low)
-            if name.endswith("_min") and low > high:
-                most = f"{name.removesuffix('_min')}_max"
-                raise ValueError(f"{name} = {low} is above {most} = {high}; swap them or change one")
-        return self
-
-
 @dataclass(frozen=True)
 class Preset:
     """A population and its conventions: `draw(class_name, generator, population)` gives what is not zero of a row.
@@ -150,50 +76,19 @@ class Preset:
     area_per_mass: float
     vortex_points: int = 0
     scaling: str = "counts"
-    population: type[BaseModel] = FixedPopulation
-
-    def with_population(self, given: dict) -> dict:
-        """The preset's parameters, those `given` in place of their defaults. Raises `LensingError` for a wrong one."""
-        plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
-        try:
-            return self.population(**plain).model_dump()
-        except ValidationError as error:
-            raise LensingError(self._in_words(error.errors()[0])) from None
-
-    def _in_words(self, problem: Mapping[str, Any]) -> str:
-        """One problem of pydantic in a sentence: the parameter, its value, what was expected, the way out."""
-        if not problem["loc"]:
-            return problem["msg"].removeprefix("Value error, ")
-        name, value, fields = str(problem["loc"][0]), problem["input"], self.population.model_fields
-        if problem["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(name, fields, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            known = ", ".join(fields) or "none, its population is fixed"
-            return f"preset {self.name} has no parameter '{name}'.{hint} Its parameters: {known}."
-        if fields[name].annotation is str:
-            expected = "a folder of FITS cutouts" if name == "source_images" else "a FITS file"
-            return f"{name} = {value!r}; expected the name of {expected}, or nothing"
-        if fields[name].annotation is not float:
-            known = ", ".join(get_args(fields[name].annotation)) or "False, True"
-            return f"{name} = {value!r} is unknown; choose one of {known}"
-        limits = fields[name].metadata
-        least, most = (next(getattr(one, end) for one in limits if hasattr(one, end)) for end in ("ge", "le"))
-        return f"{name} = {value!r}; expected a number from {least:g} to {most:g}"
 
 
 @functools.cache
 def preset_named(name: str) -> Preset:
     """The preset of that name; `LensingError` with the known names otherwise."""
-    if name in ("model_1", "model_2", "model_3"):
-        return deeplense_preset(name)
+    check_preset(name)
     if name == "common_test":
         instrument = INSTRUMENTS["deeplense-common-test"]
         return Preset(name, instrument, draw_common_test, area_per_mass(), scaling="range")
     if name == "realistic":
         instrument = INSTRUMENTS[RealisticPopulation().instrument]
-        return Preset(name, instrument, draw_realistic, area_per_mass(), population=RealisticPopulation)
-    hint = " (a mixture is made by `lensstudy run`, from presets in its population)" if name == "mixture" else ""
-    raise LensingError(f"preset '{name}' is unknown; known presets: {', '.join(PRESETS)}{hint}")
+        return Preset(name, instrument, draw_realistic, area_per_mass())
+    return deeplense_preset(name)
 
 
 def complete(row: dict) -> dict:

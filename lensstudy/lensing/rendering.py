@@ -19,7 +19,6 @@ from torch import Tensor
 from lensstudy.lensing.instruments import (
     INSTRUMENTS,
     Instrument,
-    LensingError,
     blur,
     blur_with_kernel,
     noise_variance,
@@ -37,6 +36,7 @@ from lensstudy.lensing.populations import (
     complete,
     preset_named,
 )
+from lensstudy.lensing.presets import LensingError
 from lensstudy.lensing.profiles import line, point_mass_sum, sersic, shear, sie, truncated_nfw, truncated_nfw_sum
 from lensstudy.lensing.sources import sample
 

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lensstudy.lensing.instruments import INSTRUMENTS, Instrument, LensingError, noise_variance, noisy
+from lensstudy.lensing.instruments import INSTRUMENTS, Instrument, noise_variance, noisy
 from lensstudy.lensing.populations import CLASSES, Preset, complete, heavier, preset_named
+from lensstudy.lensing.presets import LensingError, population_of
 from lensstudy.lensing.rendering import batch_size, checked_size, detectability, render_batch, renderer, view_of
 
 __all__ = ["Request", "checked_request", "describe", "draw_batch", "make_chunk"]
@@ -183,7 +184,7 @@ def checked_request(
     unknown = [name for name in names if name not in CLASSES]
     if unknown or len(set(names)) < len(names):
         raise LensingError(f"classes {names}: a preset simulates {', '.join(CLASSES)}, each once")
-    population = chosen.with_population(population)
+    population = population_of(preset, population)
     if population.get("psf_file") and population.get("psf_fwhm"):
         raise LensingError("psf_file and psf_fwhm are two point spread functions; set one of them")
     instrument = INSTRUMENTS[population.get("instrument", chosen.instrument.name)]

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lensstudy.lensing.instruments import LensingError, fits_plane
+from lensstudy.lensing.instruments import fits_plane
+from lensstudy.lensing.presets import LensingError
 
 __all__ = ["Cutout", "cutout_files", "read_cutout", "sample"]
 

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lensstudy.files import whole_file
+from lensstudy.networks import names
 from lensstudy.networks.batchnorm import FieldBatchNorm, release_scratch
 from lensstudy.networks.folding import folded
 from lensstudy.networks.groups import SymmetryError
@@ -45,7 +46,6 @@ from lensstudy.networks.layers import (
     Steps,
 )
 from lensstudy.provenance import plugin_files
-from lensstudy.text import nearest
 
 __all__ = [
     "Network",
@@ -298,15 +298,8 @@ _IRREDUCIBLE = {
     "so2-harmonic": Configuration(_conv_network, _STACK, partial(IrrepLayers, "SO2", gated=False), "plain-cnn"),
     "o2-gated": Configuration(_conv_network, _STACK, partial(IrrepLayers, "O2", gated=True), "plain-cnn"),
 }
-_REGULAR = {  # each with its matched plain baseline
-    "steerable-cnn": "plain-cnn",
-    "antialiased-cnn": "plain-antialiased-cnn",
-    "resnet": "plain-resnet",
-    "wide-resnet": "plain-wide-resnet",
-}
 _REGISTERED: dict[str, Callable[..., nn.Module]] = {}  # by name, what `register` was given
 NAME = r"[a-z0-9][a-z0-9-]*"  # of a network: it becomes the name of folders and pages
-_BASELINES = {"-matched-parameters": "parameters", "-matched": "channels"}
 
 
 def register(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
@@ -345,13 +338,11 @@ def register(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn
 
 
 def _is_ours(name: str) -> bool:
-    if any(name.endswith(ending) for ending in _BASELINES):
-        return True
     try:
-        _configuration(name)
+        names.check_name(name)
     except ValueError:
-        return False
-    return name not in _REGISTERED
+        return any(name.endswith(ending) for ending in names.BASELINES)
+    return True
 
 
 def load_plugins(modules: Sequence[str]) -> None:
@@ -416,40 +407,27 @@ def network_names() -> list[str]:
         >>> "d4-steerable-cnn" in network_names()
         True
     """
-    return sorted([*_built_in(), *_REGISTERED])
-
-
-def _built_in() -> list[str]:
-    regular = [f"{group}-{kind}" for group in ("c4", "c8", "d4", "d8") for kind in _REGULAR]
-    return [*_PLAIN, *_IRREDUCIBLE, *regular, "p4-cnn", "p4m-cnn", "d8-restricted"]
+    return sorted([*names.NETWORKS, *_REGISTERED])
 
 
 def _configuration(name: str) -> Configuration:
+    names.check_name(name)
+    if name.endswith(tuple(names.BASELINES)):
+        raise ValueError(f"network '{name}' is a plain baseline, and has none of its own")
     if name in _PLAIN | _IRREDUCIBLE:
         return (_PLAIN | _IRREDUCIBLE)[name]
     if name in ("p4-cnn", "p4m-cnn"):
         layers, plain = partial(ClassicLayers, "C4" if name == "p4-cnn" else "D4"), "plain-classic-cnn"
-    elif match := re.fullmatch(r"(d(?:8|12|16))-restricted", name):
-        layers, plain = partial(RestrictedLayers, match[1].upper()), "plain-cnn"
-    elif (match := re.fullmatch(r"([cd][1-9]\d*)-(.+)", name)) and match[2] in _REGULAR:
-        layers, plain = partial(RegularLayers, match[1].upper()), _REGULAR[match[2]]
     else:
-        near = nearest(name, network_names(), cutoff=0.4)
-        hint = f" Did you mean '{near}'?" if near else ""
-        raise ValueError(
-            f"network '{name}' is unknown.{hint} Known networks: {', '.join(network_names())}; a network of your own "
-            "is known once the module that registers it is imported (`plugins` of a study)."
-        )
+        group, _, kind = name.partition("-")
+        regular = RestrictedLayers if kind == "restricted" else RegularLayers
+        layers, plain = partial(regular, group.upper()), names.REGULAR.get(kind, "plain-cnn")
     return replace(_PLAIN[plain], layers=layers, plain=plain)
 
 
 def check_name(name: str) -> None:
     """Raise `ValueError`, with the nearest and all known names, if no network is called `name`."""
-    if name in _REGISTERED:
-        return
-    network = name.removesuffix("-matched-parameters").removesuffix("-matched")
-    if not _configuration(network).plain and network != name:
-        raise ValueError(f"network '{network}' has no symmetry, so it has no plain baseline; it is one")
+    names.check_name(name, _REGISTERED)
 
 
 def build_network(
@@ -486,7 +464,7 @@ def build_network(
             torch.manual_seed(seed)
             network = _REGISTERED[name](image_size, n_classes, in_channels=in_channels, width=width, **options)
         return as_network(network, name, image_size, in_channels)
-    for ending, match in _BASELINES.items():
+    for ending, match in names.BASELINES.items():
         if name.endswith(ending):
             baseline = plain_baseline(
                 name.removesuffix(ending), match, n_classes, in_channels=in_channels, width=width, **options

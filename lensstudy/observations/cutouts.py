@@ -35,6 +35,7 @@ from lensstudy.files import regular, tree
 from lensstudy.lensing.cosmology import LENS_REDSHIFT, SOURCE_REDSHIFT
 from lensstudy.lensing.instruments import INSTRUMENTS, gaussian_kernel, noise_variance, noisy
 from lensstudy.lensing.populations import preset_named
+from lensstudy.lensing.presets import population_of
 from lensstudy.lensing.rendering import render
 from lensstudy.networks.groups import centre_crop
 
@@ -567,7 +568,7 @@ def write_simulated(folder: str | Path, seed: int = 1, subhalo_mass: float = 1e1
     """
     generator, preset, telescope = np.random.default_rng(seed), preset_named("realistic"), INSTRUMENTS["hst-acs"]
     bright = {"source_magnitude_min": 21.0, "source_magnitude_max": 21.5, "source_index_max": 2.0}
-    population = preset.with_population({"instrument": telescope.name, "lens_light": True, **bright})
+    population = population_of("realistic", {"instrument": telescope.name, "lens_light": True, **bright})
     sigma = telescope.psf_fwhm / telescope.pixel_scale / 2.355
     profile = gaussian_kernel(sigma)
     for number in range(3):

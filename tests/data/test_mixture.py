@@ -7,7 +7,7 @@ import torch
 from lensstudy.data import mixture
 from lensstudy.data.dataset import DataError
 from lensstudy.data.simulation import simulate, smooth_counterpart
-from lensstudy.lensing.instruments import LensingError
+from lensstudy.lensing.presets import LensingError
 from lensstudy.lensing.simulation import draw_batch
 from lensstudy.study import Study
 from lensstudy.training.batches import FreshImages

@@ -24,8 +24,9 @@ from lensstudy.data.simulation import simulate, smooth_counterpart
 from lensstudy.lensing import rendering as raytracing
 from lensstudy.lensing import simulation as lens_simulation
 from lensstudy.lensing.cosmology import area_per_mass
-from lensstudy.lensing.instruments import INSTRUMENTS, Instrument, LensingError, psf_profile
-from lensstudy.lensing.populations import PRESETS, complete, preset_named
+from lensstudy.lensing.instruments import INSTRUMENTS, Instrument, psf_profile
+from lensstudy.lensing.populations import complete, preset_named
+from lensstudy.lensing.presets import PRESETS, LensingError
 from lensstudy.lensing.profiles import sersic_total
 from lensstudy.lensing.rendering import render, substructure_map
 from lensstudy.lensing.simulation import draw_batch

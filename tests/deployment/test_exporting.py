@@ -1,11 +1,13 @@
 """What leaves the study: equal to the trained network, whole, and free of what the study needed."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -322,7 +324,9 @@ def test_commands(exported, run_folder, blobs, tmp_path, monkeypatch):
     assert "the size of its pixels is unknown" in untold.output and pd.read_csv("untold.csv")["prediction"].isna().all()
     assert lensstudy("predict", "network", "*.npy", "--out", "two.csv", "--pixel-scale", "0.1").exit_code == 1
     table = pd.read_csv("two.csv").set_index("file")
-    assert table["reason"]["colour.npy"].startswith("3 bands")
+    assert "the image has 3; choose one with --band" in table["reason"]["colour.npy"]
+    cells = Path("two.csv").read_text().splitlines()[2].split(",")
+    assert re.fullmatch(r"[01]\.\d{4}", cells[4]) and re.fullmatch(r"[01]\.\d{4}", cells[5]), "four digits"
     assert table["prediction"]["good.npy"] in blobs.classes
     assert lensstudy("predict", "network", "colour.npy", "--out", "none.csv").exit_code == 2
     np.save("psf.npy", np.ones((5, 5)))
@@ -338,8 +342,19 @@ def test_commands(exported, run_folder, blobs, tmp_path, monkeypatch):
     rounded = lensstudy("export", run_folder, "--data", data, "--out", "rounded", "--format", "int8")
     assert rounded.exit_code == 0 and "In int8 it names the same class for" in rounded.output
     wrong = lensstudy("predict", "network", "good.npy", "--out", "network")
-    assert wrong.exit_code == 2 and "Is a directory" in wrong.output
-    wrong = lensstudy("predict", tmp_path, "good.npy")
+    assert wrong.exit_code == 2 and "the answers are a table; name it .csv" in wrong.output
+    before = Path("one.csv").read_bytes()
+    again = lensstudy("predict", "network", "colour.npy", "--out", "one.csv")
+    assert again.exit_code == 2 and "one.csv: is there already; --force replaces it" in again.output
+    assert Path("one.csv").read_bytes() == before
+    assert lensstudy("predict", "network", "colour.npy", "--band", "1", "--out", "one.csv", "--force").exit_code == 1
+    assert Path("one.csv").read_bytes() != before
+    nothing = lensstudy("predict", "network", "god.npy", "--out", "new.csv")
+    assert nothing.exit_code == 2 and "god.npy: nothing exists at this path" in nothing.output
+    assert not Path("new.csv").exists()
+    wrong = lensstudy("predict", "netwrok", "good.npy", "--out", "new.csv")
+    assert wrong.exit_code == 2 and "netwrok: there is no such folder; did you mean 'network'?" in wrong.output
+    wrong = lensstudy("predict", tmp_path, "good.npy", "--out", "new.csv")
     assert wrong.exit_code == 2 and "neither an exported network nor a finished training" in wrong.output
     assert lensstudy("export", tmp_path / "nowhere").exit_code == 2
 
