@@ -44,7 +44,8 @@ PAGES = (
 )
 
 
-# A field's group says what depends on it. What has none (`study`, `pages`, `question`, `strategy`) makes nothing stale.
+# A field's group says what depends on it. What has none (`study`, `pages`, `question`, `plugins`, `strategy`,
+# `tensorboard`) makes nothing stale.
 _data = partial(Field, json_schema_extra={"group": "data"})
 _exploration = partial(Field, json_schema_extra={"group": "exploration"})
 _network = partial(Field, json_schema_extra={"group": "network"})
@@ -177,6 +178,7 @@ class Study(BaseModel):
     monitor: Literal["validation_loss", "validation_auc", "last"] = _training(
         "validation_loss", description="what chooses the best checkpoint; last: the last epoch"
     )
+    tensorboard: bool = Field(False, description="also write the history for TensorBoard, beside history.csv")
     fresh_images: int = _training(
         0, ge=0, description="images simulated anew for each epoch, in place of the training part; 0: none"
     )

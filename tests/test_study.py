@@ -118,7 +118,8 @@ def test_a_wrong_name_says_what_was_meant(study, changes, message):
 
 def test_every_parameter_that_a_result_depends_on_has_a_group():
     grouped = [name for names in Study.groups().values() for name in names]
-    assert set(Study.model_fields) - set(grouped) == {"study", "pages", "question", "plugins", "strategy"}
+    without = {"study", "pages", "question", "plugins", "strategy", "tensorboard"}
+    assert set(Study.model_fields) - set(grouped) == without
     assert Study(epochs=7).group("training", "data")["epochs"] == 7
     assert "epochs" not in Study().group("data", "analysis")
     with pytest.raises(ValueError, match="group 'trainning' is unknown; known groups: data, "):

@@ -15,11 +15,13 @@ import io
 import json
 import logging
 import math
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import lightning
@@ -27,6 +29,7 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.tuner import Tuner
 from safetensors.torch import load_file
 from torch.multiprocessing import ProcessRaisedException
@@ -130,9 +133,10 @@ def fit(
         monitor = "validation_loss" if settings.monitor == "last" else settings.monitor
         mode = "max" if monitor.endswith("auc") else "min"
         callbacks.append(_Patience(monitor, patience=settings.patience, mode=mode))
+    logger = TensorBoardLogger(folder, name=None, version="tensorboard") if settings.tensorboard else False
     with _quiet():
         try:
-            _trainer(settings, callbacks, max_epochs=settings.epochs).fit(
+            _trainer(settings, callbacks, max_epochs=settings.epochs, logger=logger).fit(
                 module,
                 batches,
                 loader(Rows(dataset.part("validation")), InOrder(len(dataset.part("validation")), 128)),
@@ -179,7 +183,7 @@ def range_test(dataset: LensDataset, study: Study, lowest: float = 1e-5, highest
     module = _Fit(card_of(dataset, settings), settings, dataset, stop_where_it_diverges=False)
     bar = redirect_stderr(io.StringIO()) if in_batch() else nullcontext()
     with _quiet(), bar, tempfile.TemporaryDirectory() as folder:
-        found = Tuner(_trainer(settings, [], max_epochs=1000, default_root_dir=folder)).lr_find(
+        found = Tuner(_trainer(settings, [], max_epochs=1000, logger=False, default_root_dir=folder)).lr_find(
             module,
             module.training_batches(),
             min_lr=lowest,
@@ -349,7 +353,6 @@ def _trainer(settings: Study, callbacks: list[Callback], **options) -> lightning
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.gradient_clip or None,
         callbacks=callbacks,
-        logger=False,
         enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         enable_model_summary=False,
         enable_progress_bar=False,
@@ -372,6 +375,8 @@ def _check(settings: Study) -> None:
         raise ParameterError(f"precision = {settings.precision}: needs a GPU, and there is none; use 32-true")
     if settings.accelerator == "gpu" and not gpu:
         raise ParameterError("accelerator = gpu: torch finds no GPU here; use auto or cpu")
+    if settings.tensorboard and not find_spec("tensorboard"):
+        raise ParameterError("tensorboard = true: not installed here; run pip install tensorboard, or use false")
     if settings.curriculum and not settings.fresh_images:
         raise ParameterError("curriculum: it draws its images anew; say how many an epoch in fresh_images")
     if settings.fresh_images and settings.share < 100:
@@ -471,6 +476,7 @@ def _clear_unless_same(folder: Path, card: dict) -> None:
     if not beginning.exists() or json.loads(beginning.read_text()) != card:
         for name in ("metrics.json", "last.ckpt", "weights.safetensors", "history.csv", "predictions.parquet"):
             (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(beginning, card)
 

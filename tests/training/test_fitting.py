@@ -477,6 +477,23 @@ def test_whoever_watches_sees_loss_auc_speed_and_the_time_that_is_left(blobs, tm
     assert capsys.readouterr().err == ""
 
 
+def test_the_history_is_written_for_tensorboard_where_that_is_asked_for(blobs, tmp_path, quiet):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    folder = training.fit(blobs, with_(epochs=3, width=0.25, tensorboard=True), folder=tmp_path / "run")
+    history = pd.read_csv(folder / "history.csv")
+    events = accumulator.EventAccumulator(str(folder / "tensorboard")).Reload()
+    for column, name in {"train_loss": "loss", "validation_auc": "validation_auc", "recall_sub": "recall_sub"}.items():
+        assert [event.value for event in events.Scalars(name)] == pytest.approx(list(history[column]))
+    training.fit(blobs, with_(epochs=1, width=0.25), folder=folder)
+    assert not (folder / "tensorboard").exists()  # it belonged to another training
+
+
+def test_where_tensorboard_is_missing_the_way_out_is_told(blobs, tmp_path, quiet, monkeypatch):
+    monkeypatch.setattr(training, "find_spec", lambda name: None)
+    with pytest.raises(ParameterError, match="tensorboard = true: not installed here; run pip install tensorboard"):
+        training.fit(blobs, with_(tensorboard=True), folder=tmp_path / "run")
+
+
 @pytest.mark.parametrize("monitor", ["validation_loss", "last"])
 def test_a_gradient_that_is_no_number_stops_before_anything_is_kept_of_it(blobs, tmp_path, quiet, monkeypatch, monitor):
     """In the last step of the last epoch, at a loss that looks fine."""
