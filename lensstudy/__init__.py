@@ -1,9 +1,9 @@
 """What does symmetry buy? Equivariant networks for dark matter in gravitational lenses.
 
 Everything that a notebook or a script needs is a name of this package: `read` or `simulate` a data set, `filter_images`
-and split it, `build_network`, `fit`, judge what came out, `export` it, and ask a `Predictor` about images of one's own.
-The rooms behind these names (`lensstudy.lensing`, `data`, `networks`, `training`, `evaluation`, `deployment`,
-`observations`, `figures`, `report`) offer more; docs/architecture.md is the map.
+and split it, `build_network`, `fit`, judge what came out, `export` it, and let a `Predictor` predict for images of
+one's own. The rooms behind these names (`lensstudy.lensing`, `data`, `networks`, `training`, `evaluation`,
+`deployment`, `observations`, `figures`, `report`) offer more; docs/architecture.md is the map.
 """
 
 import lazy_loader as lazy

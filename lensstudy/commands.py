@@ -16,7 +16,7 @@ import typer
 
 __all__ = ["export", "predict", "train"]
 
-FIRST = "d4-steerable-cnn"  # what is trained where nobody says
+FIRST = "d4-steerable-cnn"  # the default
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet takes for a formula
 TABLES = (".csv", ".txt")
 Force = Annotated[bool, typer.Option("--force", help="replace files that are there already")]
@@ -53,7 +53,7 @@ def export(
 def predict(
     model: Annotated[Path, typer.Argument(help="folder of a training, or one that `lensstudy export` wrote")],
     paths: Annotated[list[str], typer.Argument(help="images: files, folders, tars, HDF5, data sets or 'patterns*'")],
-    out: Annotated[Path, typer.Option(help="table of the answers")] = Path("predictions.csv"),
+    out: Annotated[Path, typer.Option(help="table of the predictions")] = Path("predictions.csv"),
     rotations: Annotated[int, typer.Option(min=1, help="orientations of each image to average over")] = 1,
     pixel_scale: Scale = None,
     extension: Annotated[str | None, typer.Option(help="FITS extension, HDF5 dataset or npz key of the image")] = None,
@@ -83,7 +83,7 @@ def predict(
     try:
         predictor = Predictor(model, rotations, pixel_scale, batch_size, resample=resample, band=band, fill=fill)
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text("")  # before an hour of answers that have no place to go
+        out.write_text("")  # before an hour of predictions that have no place to go
     except (ValueError, OSError, ImportError) as error:
         _refuse(str(error))
     progress = not os.environ.get("LENSSTUDY_BATCH")

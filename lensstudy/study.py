@@ -65,7 +65,8 @@ NETWORK = r"^[a-z0-9][a-z0-9-]*$"  # names of networks are names of folders and 
 class Study(BaseModel):
     """Hold every parameter of a study, checked; `Study.read` takes them from a file of `params/`.
 
-    Sizes are in pixels, angles in degrees, noise in units of an image's peak. A study does not change once it is made.
+    Sizes are in pixels, angles in degrees, noise in units of an image's peak. Fields cannot be
+    assigned to; `Study.read(..., name=value)` and `model_copy(update=...)` make another study.
 
     Args:
         **parameters: the fields, each described in `params/smoke.yml`; those not given have its values.

@@ -1,6 +1,7 @@
 """The house is as docs/architecture.md draws it: rooms, arrows one way, every module in its table."""
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -74,6 +75,21 @@ def test_lensing_stands_alone():
 def test_every_module_has_its_line():
     listed = re.findall(r"^\| `([\w.]+)` \|", PAGE.read_text(encoding="utf-8"), re.M)
     assert sorted(listed) == sorted(MODULES)
+
+
+def test_every_name_of_where_is_resolves():
+    """The table leads to functions and classes that are there: a renamed one takes its row along."""
+    (table,) = re.findall(r"\n## Where is .*?\n(\|.*?)\n\n", PAGE.read_text(encoding="utf-8"), re.S)
+    rows = [row.split("|")[2] for row in table.splitlines()[2:]]
+    named = [re.findall(r"`([\w.]+)`", row) for row in rows]
+    assert len(rows) > 20 and all(named), "every row names something"
+    for name in sum(named, []):
+        module = max((one for one in MODULES if f"{name}.".startswith(f"{one}.")), key=len, default="")
+        assert module and name != module, f"{name}: a function or class of a module is expected"
+        found = importlib.import_module(f"lensstudy.{module}")
+        for part in name.removeprefix(f"{module}.").split("."):
+            found = getattr(found, part, None)
+            assert found is not None, f"docs/architecture.md: {name} does not exist"
 
 
 def test_every_room_opens_with_a_paragraph():

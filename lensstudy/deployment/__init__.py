@@ -1,4 +1,4 @@
-"""A trained network on its own: exported, with a card, asked for the probabilities of one's own images."""
+"""A trained network on its own: exported, with a card, predicting for one's own images."""
 
 import lazy_loader as lazy
 

@@ -1,8 +1,8 @@
-"""The card of an exported network: what it takes, what it answers, how far to trust it, and the hash of every file.
+"""The card of an exported network: what it takes, what it predicts, how far to trust it, and the hash of every file.
 
 An exported network is a folder, and `card.json` is its label. `Card.read(folder)` opens it and checks that the folder
-is whole and unaltered; a folder that is not is refused, for a network that answers with other weights than its card
-describes answers with confidence and wrongly.
+is whole and unaltered; a folder that is not is refused, for other weights than its card describes would predict
+with confidence and wrongly.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Card(BaseModel):
     format: Literal["lensstudy-network"] = FORMAT
     format_version: int = CARD_VERSION
     network: str = Field(description="architecture, as named in lensstudy")
-    symmetry: str = Field(description="group under which the answer does not change, empty for none")
+    symmetry: str = Field(description="group under which the prediction does not change, empty for none")
     classes: list[str] = Field(description="names of the classes, in the order of the outputs")
     images: Images
     calibration: dict[str, Any] = Field(description="temperature that divides the logits, and what it does")
@@ -108,8 +108,8 @@ class Card(BaseModel):
                 raise CardError(f"{folder}: '{name}' is missing, which its card lists; copy the whole folder again")
             if file_hash(file) != expected:
                 raise CardError(
-                    f"{file}: has been altered since the export (its SHA-256 is not that of the card), so its answers "
-                    "would not be those of the network described; copy the folder again, or export again"
+                    f"{file}: has been altered since the export (its SHA-256 is not that of the card), so its "
+                    "predictions would not be those of the network described; copy the folder again, or export again"
                 )
 
     def write(self, folder: Path) -> Path:

@@ -1,10 +1,10 @@
-"""`Predictor`: an exported network that answers for images in memory and for thousands of files.
+"""`Predictor`: a trained network that predicts for images in memory and for thousands of files.
 
 It shows the network what its card says (the central pixels, binned and stretched), divides the logits by the
 temperature of the card, and tells images that are out of the training distribution. An image in other pixels is brought
 to the network's own; one that cannot be what the network was trained on is rejected with a reason: other bands, pixels
-of a very different size, bad pixels. Where the pixel scale is unknown no class is named. Nothing here needs e2cnn or
-Lightning.
+of a very different size, bad pixels. Where the pixel scale is unknown no class is named. An exported network needs
+neither e2cnn nor Lightning; the folder of a training is exported first, which needs both.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Training on one's own images without a study: from nothing, or beginning with a network that is trained (transfer).
+"""Training on one's own images without a study: from nothing, or fine-tuned from a trained network (transfer).
 
 A network that has learnt from many simulated lenses needs few images of another kind to adapt. `train_on` reads a
-folder, splits it, and fits with the settings of the network that it begins with.
+folder, splits it, and fits with the settings of the network that it fine-tunes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def train_on(
 
     begin: a finished run folder whose weights are trained further; its network and what it sees of an image are kept,
         the last layer begins anew where the classes are others.
-    pixel_scale: arcseconds of one pixel of the images, which they must name or be given where the network to begin with
+    pixel_scale: arcseconds of one pixel of the images, which they must name or be given where the network to fine-tune
         knows that of its own; without one, predictions cannot tell whether an image has pixels of the same size.
     settings: fields of `Study`, such as `epochs` and `learning_rate`.
 
@@ -54,7 +54,7 @@ def train_on(
     out = Path(out)
     folder = out / "training" / f"{study.network}-s{study.seed}"
     if begin and folder.resolve() == Path(begin).resolve():
-        raise ValueError(f"{folder}: is the network to begin with, which would be lost; choose another folder or seed")
+        raise ValueError(f"{folder}: is the network to fine-tune, which would be lost; choose another folder or seed")
     dataset = read(data, progress=not in_batch())
     if card and dataset.images.shape[1] != card["in_channels"]:
         raise DataError(f"{data}: {dataset.images.shape[1]} bands, and the network takes {card['in_channels']}")
@@ -74,14 +74,14 @@ def train_on(
 
 def _pixel_scale(data: str | Path, named: float | None, given: float | None, of_network: float | None) -> dict:
     """The pixel scale that images name or were given, for their description. Raises `DataError` where the two differ,
-    or where there is none and the network to begin with knows its own."""
+    or where there is none and the network to fine-tune knows its own."""
     if given is not None and not given > 0:
         raise DataError(f"pixel_scale = {given}; expected arcseconds of one pixel, more than 0")
     if given and named and abs(given / named - 1) > SCALE_TOLERANCE:
         raise DataError(f"{data}: pixels of {named:.4g} arcsec, as it says itself, and not of {given:.4g}")
     if of_network and not (given or named):
         raise DataError(
-            f"{data}: does not say how large its pixels are, and the network to begin with was trained on "
+            f"{data}: does not say how large its pixels are, and the network to fine-tune was trained on "
             f"{of_network:.4g} arcsec; say how large yours are with --pixel-scale"
         )
     return {"pixel_scale": given or named} if given or named else {}

@@ -248,7 +248,7 @@ def least_certain(counts: np.ndarray, metric: str, level: float) -> float:
 
 
 def wilson(share: float, images: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval (1927) of a share of `images`; a mean over seeds need not be a whole number of them."""
+    """Wilson's interval (1927) of a share of `images`; a mean over seeds need not be that of an integer."""
     z2 = norm.isf((1 - level) / 2) ** 2
     centre = (share + z2 / (2 * images)) / (1 + z2 / images)
     reach = np.sqrt(z2 * share * (1 - share) / images + z2**2 / (4 * images**2)) / (1 + z2 / images)

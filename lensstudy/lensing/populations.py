@@ -1,9 +1,9 @@
 """What each preset draws: the truth of one lens, as a row of the catalogue.
 
 Four presets repeat published simulations, quirks included: DeepLense's `model_1`, `model_2` and `model_3`, and
-`common_test`, which nobody published and fitting recovered. In all of them something other than dark matter gives the
-class away. `realistic` is this study's own: lenses differ, and the mean mass inside the Einstein radius is the same for
-every class, so that only the substructure itself tells the classes apart.
+`common_test`, whose settings are not published and were recovered by fitting. In all of them something other than dark
+matter gives the class away. `realistic` is this study's own: lenses differ, and the mean mass inside the Einstein
+radius is the same for every class, so that only the substructure itself tells the classes apart.
 
 Angles are in arcseconds, masses in solar masses, directions in radians counter-clockwise from +x.
 """
@@ -220,7 +220,7 @@ def draw_deeplense(
 
 
 def draw_common_test(class_name: str, generator: np.random.Generator, population: dict) -> dict:
-    """One lens of Common Test 1, which nobody published, as fitting recovered it.
+    """One lens of Common Test 1, whose settings were recovered by fitting.
 
     An isothermal sphere with shear; the source has one size and brightness. Position angles were drawn as radians and
     read as degrees, so every shear and every source lies within 6.3 degrees of the x axis (clockwise, as rows run

@@ -1,9 +1,9 @@
 """Batch norm over fields, as fast as memory allows.
 
-The channels of a regular field are permuted when the image turns, so they must share one mean and one variance. torch
-has no such batch norm, and those made of its parts take several passes over the feature map. Here normalising is an
-affine map a channel, written on rows of W*C values that lie side by side in the channels-last layout, and the ReLU and
-the pooling that follow are computed in the same go: what lies between is not kept, but computed again on the way back.
+The channels of a regular field are permuted when the image is rotated, so they must share one mean and one variance.
+torch has no such batch norm, and those made of its parts take several passes over the feature map. Here normalising is
+an affine map a channel, written on rows of W*C values that lie side by side in the channels-last layout, and the ReLU
+and the pooling that follow are fused with it: what lies between is not kept, but computed again in the backward pass.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A trained network as plain convolutions, for inference: the same answers, without e2cnn and faster.
+"""A trained network as plain convolutions, for inference: the same outputs, without e2cnn and faster.
 
 In evaluation mode a steerable filter is a constant, and so is batch norm: `folded` writes both into one ordinary
 convolution. What is left can be pickled, traced and written as ONNX.

@@ -1,6 +1,6 @@
-"""The groups that turn and reflect images, and how far a network is from knowing them.
+"""The groups that rotate and reflect images, and how far a network is from being invariant under them.
 
-A lens rotated by 90 degrees is the same lens. This room holds what follows from that: the groups C_N, D_N, SO(2) and
+A lens rotated by 90 degrees is the same lens. Here is what follows from that: the groups C_N, D_N, SO(2) and
 O(2) of e2cnn (`gspace`), and how far a network is from being invariant (`invariance_error`). Rotating the images
 themselves (`rotate`, `random_rotation`) and the sizes that keep the symmetry exactly (`working_size`, `centre_crop`)
 come from `data.rotation`. It is also the one place that adapts e2cnn 0.2.3 to today's NumPy and torch: import e2cnn
@@ -85,7 +85,7 @@ e2cnn = _adapt_e2cnn()
 def gspace(group: str, maximum_frequency: int = 3):
     """The e2cnn space of the plane under `group`: 'C4', 'D8', 'SO2', 'O2' and so on, in any case.
 
-    C_N are turns by 360/N degrees, D_N the same with reflections (2N elements), SO(2) and O(2) all turns, whose
+    C_N are rotations by 360/N degrees, D_N the same with reflections (2N elements), SO(2) and O(2) all of them, whose
     irreducible representations are built up to `maximum_frequency`. Raises `SymmetryError` for any other name.
     """
     match = re.fullmatch(r"(SO2|O2|[CD][1-9]\d*)", group.upper())

@@ -1,7 +1,7 @@
-"""Layers that know how their channels turn: steerable convolutions, batch norm over fields, symmetric pooling.
+"""Layers whose channels are fields of a group: steerable convolutions, batch norm over fields, symmetric pooling.
 
 A feature map is a plain tensor `(B, C, H, W)`; its channels are fields of an e2cnn `FieldType`, which says how they
-move when the image turns. e2cnn supplies field types and the bases of steerable filters; the layers themselves are
+move when the image is rotated. e2cnn supplies field types and the bases of steerable filters; the layers themselves are
 plain torch modules, because e2cnn's own keep filters that go stale, share bases between networks, cannot be pickled,
 and force a slow memory layout. All run fastest in the channels-last layout and hold nothing but learned weights in
 their state.
@@ -134,7 +134,7 @@ class Steps(nn.Sequential):
 
 
 class SymmetricPool(nn.Module):
-    """Average pooling that halves a map of `size` pixels and commutes exactly with turns by 90 degrees.
+    """Average pooling that halves a map of `size` pixels and commutes exactly with rotations by 90 degrees.
 
     Even sizes take 2x2 windows; odd ones 3x3 windows with stride 2 and a pixel of padding, so that first and last row
     are treated alike (Mohamed et al. 2020, "A data and compute efficient design for limited-resources deep learning").
@@ -154,7 +154,8 @@ class SymmetricPool(nn.Module):
 
 class AntialiasedPool(nn.Module):
     """A Gaussian blur of which every second pixel is kept (Zhang 2019, "Making convolutional networks shift-invariant
-    again"): halves a map of `size` pixels, commutes exactly with turns by 90 degrees, and aliases less between them.
+    again"): halves a map of `size` pixels, commutes exactly with rotations by 90 degrees, and aliases less between
+    them.
 
     Odd sizes take windows of 5x5 pixels around a pixel, as `e2cnn.nn.PointwiseAvgPoolAntialiased` always does; even
     ones 4x4 windows around the corner where four pixels meet. `sigma` is in pixels.
@@ -200,7 +201,7 @@ class GroupPool(nn.Module):
 # Irreducible fields ---------------------------------------------------------------------------------------------------
 #
 # A map of irreducible fields of SO(2) or O(2) holds its scalars first, then its vectors: fields of two channels that
-# turn k times as fast as the image. Whatever acts on a vector must only look at its length.
+# rotate k times as fast as the image. Whatever acts on a vector may only use its length.
 
 
 def _lengths(vectors: Tensor) -> Tensor:
@@ -263,7 +264,7 @@ class GatedReLU(nn.Module):
 
 
 class ScalarsAndNorms(nn.Module):
-    """What does not change when the image turns: scalars and the lengths of vectors, `(B, S + V, H, W)`."""
+    """What does not change when the image is rotated: scalars and the lengths of vectors, `(B, S + V, H, W)`."""
 
     def __init__(self, scalars: int):
         super().__init__()
@@ -326,7 +327,7 @@ class RegularLayers(PlainLayers):
         count, left = divmod(channels, self.order)
         if left or not count:
             raise SymmetryError(
-                f"{channels} channels are no whole number of regular fields of {self.group}, which have {self.order} "
+                f"{channels} channels do not divide into regular fields of {self.group}, which have {self.order} "
                 f"channels each; use {max(1, count) * self.order} or {(count + 1) * self.order}"
             )
         return e2cnn.nn.FieldType(self.space, [self.space.regular_repr] * count)
@@ -364,7 +365,7 @@ def _not_minus_two(element: dict) -> bool:
 
 class RestrictedLayers(RegularLayers):
     """Regular fields of D_N that are seen as fields of the smaller D4 after the second pooling, where maps are too
-    coarse to tell finer turns apart."""
+    coarse to tell finer rotations apart."""
 
     def after_pooling(self, fields, level: int):
         if level != 2:

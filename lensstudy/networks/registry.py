@@ -1,8 +1,8 @@
 """Networks that differ in their symmetry and in nothing else, from one registry: `build_network(name, ...)`.
 
 An architecture (a stack of convolutions, a ResNet) is written once; a set of layers then decides which symmetry it
-has. Plain layers give none; regular fields of C_N or D_N, and irreducible fields of SO(2) or O(2), make every feature
-turn with the image. The head is invariant for all: pooling over the group, the mean over the image, one linear layer.
+has. Plain layers give none; regular fields of C_N or D_N, and irreducible fields of SO(2) or O(2), let every feature
+rotate with the image. The head is invariant for all: pooling over the group, the mean over the image, one linear layer.
 Total channels are the same whatever the group, so the networks of one architecture cost the same, and
 `plain_baseline` names the plain network to compare each one with, at equal channels or at equal parameters.
 """

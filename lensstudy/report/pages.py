@@ -1,4 +1,4 @@
-"""One page of one executed notebook, as a single file that asks the network for nothing.
+"""One page of one executed notebook, as a single file that needs no connection.
 
 nbconvert turns the cells into HTML through `templates/cells`; what a reader of a paper expects is added here: numbered
 figures, mathematics, a table of contents, tables that keep to their place. `templates/page.html.j2` is the page itself.
@@ -73,7 +73,7 @@ def render(
     executed, html = Path(executed), Path(html)
     notebook, stamp = read_executed(executed)
     if not stamp:
-        raise ValueError(f"{executed}: carries no stamp of lensstudy; run it with lensstudy.report.index.execute")
+        raise ValueError(f"{executed}: carries no stamp of lensstudy; run it with lensstudy.report.execution.execute")
     without_images = committed and not stamp.get("redistributable", False)
     body, title, contents = _page_body(_cells_to_show(notebook, without_images))
     source = home() / "notebooks" / f"{stamp['notebook']}.ipynb" if committed else executed
@@ -291,7 +291,7 @@ def _join_code(soup: BeautifulSoup) -> None:
 
 
 def _tame_table(soup: BeautifulSoup, table: Tag, number: int) -> None:
-    """Leave the looks of a table to the page: columns of numbers to the right, a wide table in a box that scrolls."""
+    """Leave the style of a table to the page: columns of numbers to the right, a wide table in a box that scrolls."""
     del table["border"]
     for style in table.find_previous_siblings("style"):
         if "scoped" in style.attrs:

@@ -1,9 +1,10 @@
 """Fitting a network with Lightning, by the same rules for every network of a comparison.
 
-`fit` trains one network with one seed and leaves a run folder: `weights.safetensors` of the kept epoch, `card.json`
-(what the network is and how it was made), `metrics.json`, `history.csv` and `predictions.parquet` of the validation
-part. The test part is never opened here. The order of images and every random turn are drawn from the seed and the step
-alone, so a training that was interrupted goes on from its last epoch and ends where it would have ended anyway.
+`fit` trains one network with one seed and leaves a run folder: `weights.safetensors` of the best checkpoint,
+`card.json` (what the network is and how it was made), `metrics.json`, `history.csv` and `predictions.parquet` of the
+validation part. The test part is never opened here. The order of images and every random rotation are drawn from the
+seed and the step alone, so a training that was interrupted goes on from its last epoch and ends where it would have
+ended anyway.
 """
 
 from __future__ import annotations

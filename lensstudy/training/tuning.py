@@ -142,8 +142,8 @@ def write_best(study: Study, best: Study) -> Path:
 
 
 def alternatives(study: Study, dataset: LensDataset, network: str) -> pd.DataFrame:
-    """The study's settings, and each of `study.alternatives` in turn: validation AUC and loss of the kept epoch, at
-    equal epochs and seed. One row a training, the study's own first."""
+    """The study's settings, and each of `study.alternatives` in turn: validation AUC and loss of the best checkpoint,
+    at equal epochs and seed. One row a training, the study's own first."""
     unseen, rows = _without_test(dataset), []
     for changes in [{}, *study.alternatives]:
         label = ", ".join(f"{name} = {value}" for name, value in changes.items()) or "as in the study"
@@ -205,7 +205,7 @@ def _suggest(trial: optuna.Trial, name: str, values: list) -> Any:
 
 
 def _is_range(values: list) -> bool:
-    """Two numbers, the lower first, at least one with a decimal point that makes it no choice of whole numbers."""
+    """Two numbers, the lower first, at least one with a decimal point that makes it no choice of integers."""
     return len(values) == 2 and all(isinstance(value, float) for value in values) and values[0] < values[1]
 
 
