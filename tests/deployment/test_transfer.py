@@ -88,9 +88,9 @@ def test_a_network_that_saw_simulations_by_a_curriculum_learns_from_the_folder(f
     assert card["fresh_images"] == 0 and card["devices"] == 1
 
 
-def test_the_network_to_begin_with_is_not_overwritten(folder, run_folder, tmp_path):
+def test_the_network_to_fine_tune_is_not_overwritten(folder, run_folder, tmp_path):
     begin = shutil.copytree(run_folder, tmp_path / "mine" / "training" / "d4-steerable-cnn-s1")
-    with pytest.raises(ValueError, match="is the network to begin with, which would be lost"):
+    with pytest.raises(ValueError, match="is the network to fine-tune, which would be lost"):
         train_on(folder, tmp_path / "mine", begin, seed=1)
     assert (begin / "weights.safetensors").exists() and not (tmp_path / "mine" / "dataset").exists()
 

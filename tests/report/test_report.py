@@ -289,7 +289,7 @@ def test_code_without_output_between_shares_one_fold(page):
 
 
 def test_a_page_needs_a_stamp(tmp_path):
-    with pytest.raises(ValueError, match="no stamp of lensstudy; run it with lensstudy.report.index.execute"):
+    with pytest.raises(ValueError, match="no stamp of lensstudy; run it with lensstudy.report.execution.execute"):
         report.render(notebook(tmp_path / "a.ipynb"), tmp_path / "a.html")
 
 
