@@ -7,6 +7,7 @@ alone does not decide: `model_3_0001.npy` is an image unless an image of the sam
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator
@@ -30,15 +31,15 @@ __all__ = [
 ]
 
 _WORDS = {  # words in the name of a file or of a FITS extension that say what is in it
-    "psf": "psf psfs kernel kernels",
-    "noise": "noise noises rms sigma sigmas err errs error errors unc uncs uncert uncertainty uncertainties std stds"
-    " stddev stdev",
+    "psf": "psf psfs epsf psfex kernel kernels",
+    "noise": "noise noises rms sigma sigmas sig err errs error errors unc uncs uncert uncertainty uncertainties"
+    " std stds stddev stdev",
     "variance": "var vars variance variances",
     "inverse variance": "ivar ivars invvar invvars",
-    "weight": "wht whts weight weights wt wts wei",
+    "weight": "wht whts weight weights wgt wgts wt wts wei",
     "mask": "mask masks msk msks maskbits bitmask dq flag flags bpm badpix badpixel badpixels",
-    "other": "exp exps expmap exposure exposures exptime expwt nexp nexps num nums coverage cov ctx context"
-    " seg segs segm segmap segmentation segmentations bkg bkgd bkgs background backgrounds sky"
+    "other": "exp exps expmap exposure exposures exptime expwt nexp nexps nobs num nums coverage cov hits ctx context"
+    " con seg segs segm segmap segmentation segmentations bkg bkgd bkgs bg back background backgrounds sky"
     " model models resid resids residual residuals res chi chi2 chisq chisquare chisquared snr snrs s2n"
     " depth depths galdepth psfdepth psfsize"
     " alpha alphas deflection deflections kappa convergence potential magnification shear",
@@ -46,7 +47,8 @@ _WORDS = {  # words in the name of a file or of a FITS extension that say what i
 }
 ROLES = {role: tuple(words.split()) for role, words in _WORDS.items()}
 FILLERS = ("map", "maps", "extra", "galaxies", "squared", "time", "to")  # words that tell no file from another
-ANOTHER = ("signal", "size")  # beside a role's word: signal to noise is no noise map, the size of a PSF no PSF
+ANOTHER = ("signal", "size", "seg", "segm", "segmentation")  # signal to noise is no noise map, a PSF's size no PSF
+WITHOUT = ("sub", "subtr", "subtracted", "removed", "corrected")  # an image without its sky is an image
 INVERSE = ("inv", "inverse")
 COMPRESSED = (".gz", ".bz2", ".xz", ".fz")
 NUMBERS = ("pixel_scale", "redshift_lens", "redshift_source", "position_angle")  # of `info.json`
@@ -85,7 +87,7 @@ def role_and_key(name: str) -> tuple[str, tuple[str, ...]]:
         >>> role_and_key("J1NoiseMap"), role_and_key("signal_to_noise_map"), role_and_key("J1_F814W")
         (('noise', ('j1',)), ('other', ()), ('image', ('j1', 'f814w')))
     """
-    words = list(_words(name))
+    words = _words(name)
     roles = {_ROLE_OF[word] for word in words if word in _ROLE_OF}
     maps, used = roles - {"image", "other"}, {*_ROLE_OF, *FILLERS}
     if "variance" in maps and any(word in INVERSE for word in words):
@@ -104,22 +106,29 @@ def says_image(name: str) -> bool:
     return role_and_key(name)[0] == "image" and any(word in ROLES["image"] for word in _words(name))
 
 
-def _words(name: str) -> Iterator[str]:
+def _words(name: str) -> list[str]:
     """The words of a name in lower case; what stands between known ones in one piece is a word of its own."""
+    words: list[str] = []
     for token in re.split(r"[\s_.+-]+", name):
-        if token.lower() in _KNOWN:
-            yield token.lower()
-            continue
         rest = ""
-        for piece in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^A-Za-z\d]+", token):
+        for piece in [token] if token.lower() in _KNOWN else _pieces(token):
             known = [piece.lower()] if piece.lower() in _KNOWN else _parts(piece.lower())
-            if not known:
-                rest += piece.lower()
-                continue
-            yield from ([rest] if rest else [])
-            yield from known
-            rest = ""
-        yield from ([rest] if rest else [])
+            if known:
+                words += [rest, *known]
+            rest = "" if known else rest + piece.lower()
+        words.append(rest)
+    words = [word for word in words if word]
+    pairs = itertools.zip_longest(words, words[1:], fillvalue="")
+    return [f"{word}-" if _ROLE_OF.get(word) == "other" and following in WITHOUT else word for word, following in pairs]
+
+
+def _pieces(token: str) -> list[str]:
+    """`J1NoiseMap` in its pieces `J`, `1`, `Noise`, `Map`; words without a small letter between capitals stay whole."""
+    pieces = []
+    for part in re.findall(r"\d+|\D+", token):
+        split = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^A-Za-z]+", part)
+        pieces += [part] if _parts(part.lower()) else split
+    return pieces
 
 
 def _parts(word: str) -> list[str]:

@@ -10,7 +10,9 @@ import bz2
 import contextlib
 import gzip
 import io
+import itertools
 import lzma
+import math
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +38,7 @@ __all__ = [
 SUFFIXES = tuple(kind + packed for kind in (".fits", ".fit", ".fts") for packed in ("", *COMPRESSED)) + (".fz",)
 UNPACKERS: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}  # by their start
 UNPACKED_LIMIT = 2**30  # bytes
+DEFLATE_MOST = 1032  # times its size that gzip unpacks to
 HDU_LIMIT = 1000
 
 
@@ -60,12 +63,36 @@ def opened(content: bytes | Path):
             start = content[:6]
         if start != b"SIMPLE":
             raise ValueError("not a FITS file: it does not begin with SIMPLE")
+    content = content if isinstance(content, bytes) else content.absolute()  # or astropy takes a folder ~ for home
+    _check_tiles(content)
     hdus = fits.open(io.BytesIO(content) if isinstance(content, bytes) else content, memmap=False)
     with contextlib.suppress(IndexError):
         _ = hdus[HDU_LIMIT]
         hdus.close()
         raise ValueError(f"more than {HDU_LIMIT:,} HDUs; expected a FITS file of images")
     return hdus
+
+
+def _check_tiles(content: bytes | Path) -> None:
+    """Raise `ValueError` where a tile of an image that is packed by gzip inside a FITS file unpacks to more than its
+    pixels, which astropy would unpack whole. A small file cannot reach the limit."""
+    from astropy.io import fits
+
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    if size * DEFLATE_MOST < UNPACKED_LIMIT:
+        return
+    file = io.BytesIO(content) if isinstance(content, bytes) else content
+    with fits.open(file, memmap=False, disable_image_compression=True) as hdus:
+        for hdu in itertools.islice(hdus, 1, HDU_LIMIT):
+            if not hdu.header.get("ZIMAGE"):
+                continue
+            sides = [hdu.header.get(f"ZTILE{i}", 1 if i > 1 else hdu.header["ZNAXIS1"]) for i in (1, 2, 3)]
+            largest = min(8 * math.prod(sides), UNPACKED_LIMIT)
+            names = {"GZIP_COMPRESSED_DATA"}
+            names |= {"COMPRESSED_DATA"} if "GZIP" in hdu.header["ZCMPTYPE"] else set()
+            for tile in itertools.chain(*(hdu.data[name] for name in names & set(hdu.columns.names))):
+                if len(zlib.decompressobj(31).decompress(bytes(tile), largest + 1)) > largest:
+                    raise ValueError("a compressed tile unpacks to more than its pixels; unpack it if you trust it")
 
 
 def image_index(hdus, extension: str | int | None = None) -> int:
@@ -173,8 +200,8 @@ def pixels(hdu) -> np.ndarray:
     from astropy.io.fits import CompImageHDU
 
     if isinstance(hdu, CompImageHDU):
-        size = np.prod(hdu.shape, dtype=object) * abs(hdu.header["BITPIX"]) // 8
-        if size > UNPACKED_LIMIT:
+        number = max(int(np.prod(shape, dtype=object)) for shape in (hdu.shape, hdu.tile_shape))
+        if number * abs(hdu.header["BITPIX"]) // 8 > UNPACKED_LIMIT:
             raise ValueError("more than 1 GiB in one compressed image; store it as .npy")
     return np.asarray(hdu.data)
 

@@ -151,7 +151,7 @@ def _unit(text: str):
     """The angle that a text names as its unit: in brackets, before "per pixel", or as the text itself; else None."""
     from astropy import units
 
-    text = text.replace('"', " arcsec ")
+    text = text.replace("''", '"').replace('"', " arcsec ")
     inside = re.search(r"[\[(]([^\])]*)[\])]", text) or re.search(r"(\S+)\s*(?:/|\bper\b)\s*pix", text)
     words = re.findall(r"[A-Za-z]+", inside[1] if inside else text)
     for word in words if inside or len(words) <= 3 else ():

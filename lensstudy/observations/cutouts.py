@@ -177,7 +177,8 @@ def read_observations(
 
 
 def _place(path: str | Path) -> Path:
-    return Path(os.path.expandvars(path)).expanduser()
+    """A path, with `~` and variables in it filled in where it does not exist as it stands."""
+    return Path(path) if os.path.exists(path) else Path(os.path.expandvars(path)).expanduser()
 
 
 def _attempts(path: Path, pixel_scale, mask_bits) -> Iterator[tuple[str, Observation | DataError]]:

@@ -26,7 +26,7 @@ def test_the_name_without_its_endings(name, expected):
 @pytest.mark.parametrize(
     ("role", "names"),
     [
-        ("psf", "psf PSF_image imagePSF psfimage J1-kernel J1.psf psfs"),
+        ("psf", "psf PSF_image imagePSF PSFimage psfimage PSFIMAGE J1PSFmodel J1-kernel J1.psf psfs ePSF"),
         ("noise", "rms noise_map noiseMap NoiseMap noisemap stdmap std_dev uncertainties bkg_rms fluxerr SCI_ERR unc"),
         ("variance", "var VARIANCE varmap image_variance"),
         ("inverse variance", "ivar invvar inverse_variance InverseVariance inv-var IVAR1"),
@@ -36,9 +36,13 @@ def test_the_name_without_its_endings(name, expected):
             "other",
             "exp exposure exposure_time nexp num seg segm bkg background model resid residual_map chi2 chi_squared_map"
             " snr signal_to_noise_map SignalToNoise depth galdepth psfdepth psfsize psf_err noise_model_psf expwt ctx"
-            " model_image skymodel alpha kappa",
+            " model_image skymodel alpha kappa seg_mask SegmentationMask J1SNR J1ChiSquared drz_con",
         ),
-        ("image", "lens variant modelled expression standard maskedman errand F814W numbers signal SIGNAL_1 sizes"),
+        (
+            "image",
+            "lens variant modelled expression standard maskedman errand F814W numbers signal SIGNAL_1 sizes"
+            " bkg_sub J1_sky_subtracted background_subtracted_r SkySub model_removed",
+        ),
     ],
 )
 def test_the_role_that_a_name_gives(role, names):

@@ -119,3 +119,25 @@ def test_what_unpacks_to_too_much_or_is_damaged_is_refused(kind, monkeypatch):
     monkeypatch.setattr(reading, "UNPACKED_LIMIT", 2**10)
     with pytest.raises(ValueError, match="unpacks to more than 1 GiB"):
         read_image(content)
+
+
+@pytest.mark.parametrize("values", ["integers", "floats"])
+def test_a_tile_that_unpacks_to_more_than_its_pixels_is_refused(values, monkeypatch):
+    """In a column of its own where the pixels are floats that no other algorithm packs."""
+    image = np.zeros((64, 64), np.int32 if values == "integers" else np.float32)
+    kind = "GZIP_1" if values == "integers" else "RICE_1"
+    content = io.BytesIO()
+    packed_image = fits.CompImageHDU(image, compression_type=kind, tile_shape=(64, 64))
+    fits.HDUList([fits.PrimaryHDU(), packed_image]).writeto(content)
+    monkeypatch.setattr(reading, "UNPACKED_LIMIT", 2**20)
+    np.testing.assert_array_equal(read_image(content.getvalue()), image)
+    with fits.open(io.BytesIO(content.getvalue()), disable_image_compression=True) as hdus:
+        bomb = np.frombuffer(gzip.compress(bytes(2**22)), np.uint8)
+        place = "COMPRESSED_DATA" if values == "integers" else "GZIP_COMPRESSED_DATA"
+        columns = [fits.Column(place, f"1PB({len(bomb)})", array=[bomb])]
+        columns += [column for column in hdus[1].columns if column.name != place]
+        table = fits.BinTableHDU.from_columns(columns, hdus[1].header)
+        content = io.BytesIO()
+        fits.HDUList([fits.PrimaryHDU(), table]).writeto(content)
+    with pytest.raises(ValueError, match="a compressed tile unpacks to more than its pixels"):
+        read_image(content.getvalue())

@@ -296,3 +296,13 @@ def test_a_compressed_image_and_its_compressed_noise_map(tmp_path):
     write_fits(tmp_path / "J1_rms.fits.bz2", np.full((40, 40), 2.0))
     one = read_observation(tmp_path)
     assert one.name == "J1" and (one.noise == 2).all()
+
+
+@pytest.mark.parametrize("name", ["[lens]", "{a,b}", "O'Neill", "$HOME", "~", "50% [x] {y} 'z'"])
+def test_a_folder_may_have_any_name(tmp_path, name, monkeypatch):
+    (tmp_path / name).mkdir()
+    write_fits(tmp_path / name / "data.fits", noise_image(), PIXSCALE=0.1)
+    write_fits(tmp_path / name / "noise_map.fits", np.full((40, 40), 2.0))
+    monkeypatch.chdir(tmp_path)
+    for path in (name, tmp_path / name, f"{name}/data.fits"):
+        assert (read_observation(path).noise == 2).all()
