@@ -62,7 +62,7 @@ def read_text(path: str | Path, limit: int = TEXT_LIMIT) -> str:
     """The text of a file in UTF-8 of at most `limit` bytes. Raises `FileError`, or `FileNotFoundError`."""
     try:
         with open(regular(path), "rb") as file:
-            content = file.read(limit + 1)
+            content = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)  # which sets memory aside for as many
     except FileNotFoundError:
         raise
     except OSError as error:

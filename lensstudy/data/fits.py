@@ -38,6 +38,7 @@ __all__ = [
 SUFFIXES = tuple(kind + packed for kind in (".fits", ".fit", ".fts") for packed in ("", *COMPRESSED)) + (".fz",)
 UNPACKERS: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}  # by their start
 UNPACKED_LIMIT = 2**30  # bytes
+PIECE = 2**20  # bytes that are unpacked at a time
 DEFLATE_MOST = 1032  # times its size that gzip unpacks to
 HDU_LIMIT = 1000
 
@@ -55,7 +56,9 @@ def opened(content: bytes | Path):
         file.seek(0)
         if unpacker := UNPACKERS.get(start[:2]):
             try:
-                content = unpacker(file).read(UNPACKED_LIMIT + 1)
+                with unpacker(file) as unpacked:
+                    pieces = iter(lambda: unpacked.read(PIECE), b"")
+                    content = b"".join(itertools.islice(pieces, UNPACKED_LIMIT // PIECE + 1))
             except (EOFError, lzma.LZMAError, zlib.error) as error:
                 raise ValueError(f"the compressed file is damaged ({error})") from None
             if len(content) > UNPACKED_LIMIT:

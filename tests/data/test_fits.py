@@ -2,6 +2,7 @@ import bz2
 import gzip
 import io
 import lzma
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -116,6 +117,10 @@ def test_what_unpacks_to_too_much_or_is_damaged_is_refused(kind, monkeypatch):
         read_image(content[: len(content) // 2])
     with pytest.raises(ValueError, match="does not begin with SIMPLE"):
         read_image(packed(b"nothing of the kind", kind))
+    tracemalloc.start()
+    assert read_image(content).shape == (8, 8)
+    assert tracemalloc.get_traced_memory()[1] < 2**25, "memory is for what is there"
+    tracemalloc.stop()
     monkeypatch.setattr(reading, "UNPACKED_LIMIT", 2**10)
     with pytest.raises(ValueError, match="unpacks to more than 1 GiB"):
         read_image(content)
