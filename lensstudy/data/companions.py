@@ -36,8 +36,8 @@ _WORDS = {  # words in the name of a file or of a FITS extension that say what i
     " std stds stddev stdev",
     "variance": "var vars variance variances",
     "inverse variance": "ivar ivars invvar invvars",
-    "weight": "wht whts weight weights wgt wgts wt wts wei",
-    "mask": "mask masks msk msks maskbits bitmask dq flag flags bpm badpix badpixel badpixels",
+    "weight": "wht whts weight weights wgt wgts wt wts wtmap wei",
+    "mask": "mask masks msk msks maskbit maskbits bitmask bitmasks dq dqmap flag flags bpm badpix badpixel badpixels",
     "other": "exp exps expmap exposure exposures exptime expwt nexp nexps nobs num nums coverage cov hits ctx context"
     " con seg segs segm segmap segmentation segmentations bkg bkgd bkgs bg back background backgrounds sky"
     " model models resid resids residual residuals res chi chi2 chisq chisquare chisquared snr snrs s2n"
@@ -50,6 +50,7 @@ FILLERS = ("map", "maps", "extra", "galaxies", "squared", "time", "to")  # words
 ANOTHER = ("signal", "size", "seg", "segm", "segmentation")  # signal to noise is no noise map, a PSF's size no PSF
 WITHOUT = ("sub", "subtr", "subtracted", "removed", "corrected")  # an image without its sky is an image
 INVERSE = ("inv", "inverse")
+LONGEST = 32  # letters of several words in one: the ways to part them grow with a power of their number
 COMPRESSED = (".gz", ".bz2", ".xz", ".fz")
 NUMBERS = ("pixel_scale", "redshift_lens", "redshift_source", "position_angle")  # of `info.json`
 LENSTRONOMY = "image_data"  # beside which lenstronomy's HDF5 holds exposure times and coordinates
@@ -133,7 +134,8 @@ def _pieces(token: str) -> list[str]:
 
 def _parts(word: str) -> list[str]:
     """The known words that make up `word` (`noisemap`), none where they do not."""
-    return re.findall(_LONG, word) if word.isalpha() and re.fullmatch(f"(?:{_LONG})+", word) else []
+    together = word.isalpha() and len(word) <= LONGEST and re.fullmatch(f"(?:{_LONG})+", word)
+    return re.findall(_LONG, word) if together else []
 
 
 def belongs(key: tuple[str, ...], image: tuple[str, ...], images: Collection[tuple[str, ...]]) -> bool:

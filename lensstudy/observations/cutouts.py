@@ -375,7 +375,10 @@ def _checked(
     image, noise, mask = (array[top : top + size, left : left + size] for array in (image, noise, mask))
     middle = mask[size // 4 : -size // 4, size // 4 : -size // 4]
     if middle.mean() > 0.5:
-        raise DataError(f"{where}: {middle.mean():.0%} of the central pixels are masked or empty; too little is left")
+        hint = "; in its mask 1 means not to be used" if "mask" in parts else ""
+        raise DataError(
+            f"{where}: {middle.mean():.0%} of the central pixels are masked or empty; too little is left{hint}"
+        )
     psf = None
     if "psf" in parts:
         psf = _centred(where, _flat(parts["psf"].array), notes)

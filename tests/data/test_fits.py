@@ -30,6 +30,22 @@ def test_the_image_is_the_extension_called_so_wherever_it_stands(image, other):
     assert read_image(file_of(image, other))[0, 0] == 1
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_neither_order_nor_type_of_the_extensions_matters(seed):
+    generator = np.random.default_rng(seed)
+    maps = ["ERR", "MASK", "PSF", "DQ", "WHT", "VAR_POISSON", "RMS", "IVAR", "EXP", "CHI2", "MODEL", "OVER_SAMPLE", ""]
+    names = [*generator.choice(maps, 4, replace=False), generator.choice(["SCI", "DATA", "IMAGE", "FLUX", "BGSUB"])]
+    generator.shuffle(names)
+    kinds = generator.choice(["u1", ">i2", "i4", ">f4", "f8"], 5)
+    arrays = [np.full((8, 8), i, kind) for i, kind in enumerate(kinds)]
+    hdus = [fits.ImageHDU(array, name=name) for array, name in zip(arrays, names, strict=True)]
+    first = fits.PrimaryHDU(hdus[0].data, hdus[0].header) if generator.random() < 0.5 else None
+    content = io.BytesIO()
+    fits.HDUList([first, *hdus[1:]] if first else [fits.PrimaryHDU(), *hdus]).writeto(content)
+    expected = next(i for i, name in enumerate(names) if name in ("SCI", "DATA", "IMAGE", "FLUX", "BGSUB"))
+    assert (read_image(content.getvalue()) == expected).all()
+
+
 def test_a_first_image_counts_unless_another_is_called_image():
     assert read_image(file_of("MASK", "UNCERT", first=np.zeros((8, 8))))[0, 0] == 0
     assert read_image(file_of("", "", first=np.zeros((8, 8))))[0, 0] == 0
