@@ -3,6 +3,7 @@
 The examples of `docs/extending.md` change the project; they are tried on a copy of it, each on a fresh one.
 """
 
+import importlib
 import os
 import re
 import shutil
@@ -158,6 +159,18 @@ def broken(file: Path) -> list[str]:
 @pytest.mark.parametrize("file", PAGES + REPORTS, ids=lambda file: file.relative_to(ROOT).as_posix())
 def test_every_link_leads_somewhere(file):
     assert not broken(file)
+
+
+@pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)
+def test_every_module_that_is_named_exists(file):
+    """Files of the package and of the tests, and what an example or a sentence imports from them."""
+    text = file.read_text(encoding="utf-8")
+    for name in re.findall(r"(?<![\w/.])(?:lensstudy|tests|docs|notebooks|workflow)/[\w./-]*\w", text):
+        assert (ROOT / name).exists(), f"{file.name} names {name}"
+    for module, names in re.findall(r"^from (lensstudy[\w.]*) import ([\w, ]+)$", text, re.M):
+        for name in (part.split(" as ")[0].strip() for part in names.split(",")):
+            if not hasattr(importlib.import_module(module), name):
+                importlib.import_module(f"{module}.{name}")
 
 
 def test_every_page_can_be_reached_from_the_readme():

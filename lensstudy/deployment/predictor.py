@@ -374,7 +374,7 @@ class Predictor:
 
     def _answer(self, probabilities: np.ndarray, ood_score: float, scale_known: bool) -> dict:
         if not np.isfinite(probabilities).all():
-            return {"reason": "the network finds no number for it: pixels beyond all bounds, or in other units"}
+            return {"reason": "the network's output is not finite: pixels beyond all bounds, or in other units"}
         row = dict(zip(self.classes, probabilities.tolist(), strict=True))
         row |= {} if np.isnan(ood_score) else {"ood_score": float(ood_score)}
         if ood_score > 1:

@@ -1,6 +1,6 @@
 """Figures of real lenses: observations and fits, changes of predictions, recovery, where a mass would help.
 
-A function draws and returns a matplotlib figure, in the style and colours of `figures`, whose `show` displays it.
+A function draws and returns a matplotlib figure, in the style and colours of `figures.plots`, whose `show` displays it.
 """
 
 from __future__ import annotations

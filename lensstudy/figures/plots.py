@@ -1,5 +1,6 @@
-"""Every figure of the study, in one style: units on the axes, a caption, an alternative text, colours that every
-reader can tell apart.
+"""The style of every figure, and the figures of data, networks and trainings.
+
+Units stand on the axes, a caption and an alternative text beside them, and every reader can tell the colours apart.
 
 A function draws and returns a matplotlib figure; `show(figure, caption, alt)` puts it into a notebook as an HTML figure
 that reports number. A network keeps its colour through the whole study (Okabe & Ito 2008).

@@ -155,7 +155,7 @@ def run(batch: int = 64, repeats: int = 15) -> list[dict]:
 
 
 def invariance_table(names=(), sizes=(64, 97, 100, 101, 129, 150), steps: int = 20) -> dict[str, list[float]]:
-    """The largest invariance error under turns by 90 degrees (and reflections, where the group has them) of each
+    """The largest invariance error under rotations by 90 degrees (and reflections, where the group has them) of each
     equivariant network (or those of `names`) at each size: untrained, and after `steps` steps of training with batches
     of 16, an epoch of 320 images."""
     table = {}

@@ -309,7 +309,7 @@ def test_real_galaxies_as_sources(tmp_path):
 
 
 def test_a_tabulated_point_spread_function(tmp_path):
-    """The instrument's own Gaussian as a table gives its images, a lopsided one moves them; twins keep it."""
+    """The instrument's own Gaussian as a table gives its images, a lopsided one moves them, the smooth ones too."""
     instrument = INSTRUMENTS["hst-wfc3-f160w"]
     profile = np.array(psf_profile(instrument, instrument.image_size))
     fits.PrimaryHDU(3 * np.outer(profile, profile)).writeto(tmp_path / "own.fits")
@@ -319,8 +319,8 @@ def test_a_tabulated_point_spread_function(tmp_path):
     fits.PrimaryHDU(np.ones((4, 4))).writeto(tmp_path / "even.fits")
     gaussian = simulate("realistic", 2, seed=1, classes=["cdm"], **HEAVY)
     table = simulate("realistic", 2, seed=1, classes=["cdm"], psf_file=str(tmp_path / "own.fits"), **HEAVY)
-    twins, moved = smooth_counterpart(table)[1], smooth_counterpart(gaussian)[1]
-    assert np.abs(twins - moved).max() < 1e-4 * moved.max()
+    smooth, moved = smooth_counterpart(table)[1], smooth_counterpart(gaussian)[1]
+    assert np.abs(smooth - moved).max() < 1e-4 * moved.max()
     assert np.allclose(table.catalogue["detectability"], gaussian.catalogue["detectability"], rtol=1e-3)
     row = table.catalogue.iloc[:1]
     blurred = simulate("realistic", 2, seed=1, classes=["cdm"], psf_fwhm=0.4, **HEAVY)
@@ -333,7 +333,7 @@ def test_a_tabulated_point_spread_function(tmp_path):
     for psf in ({"psf_fwhm": 0.4}, {"psf_file": str(tmp_path / "lopsided.fits")}):
         moved = simulate("realistic", 2, seed=1, classes=["cdm"], **psf, **HEAVY)
         own = render(moved.catalogue, instrument=Instrument(**moved.description["instrument"]), smooth=True)
-        assert np.array_equal(smooth_counterpart(moved)[1], own) and np.abs(own - twins).max() > 0.02 * twins.max()
+        assert np.array_equal(smooth_counterpart(moved)[1], own) and np.abs(own - smooth).max() > 0.02 * smooth.max()
         assert not np.allclose(moved.catalogue["detectability"], gaussian.catalogue["detectability"], rtol=1e-3)
     for given, message in (
         ({"psf_file": str(tmp_path / "own.fits"), "psf_fwhm": 0.4}, "set one of them"),
@@ -361,7 +361,7 @@ def test_lens_light_is_added_and_refitted():
 
 
 def test_the_direction_of_a_real_source_is_refitted(tmp_path):
-    """An image that differs from the smooth twin by a turn of its source leaves nothing behind."""
+    """An image that differs from the smooth counterpart by a rotation of its source leaves nothing behind."""
     y, x = np.indices((41, 61)) - np.array([20, 30])[:, None, None]
     fits.writeto(tmp_path / "galaxy.fits", np.exp(-np.hypot(x / 3, y)))
     row = {"einstein_radius": 1.2, "source_amplitude": 1e4, "source_radius": 0.2, "source_index": 1.0, "source_x": 0.2}

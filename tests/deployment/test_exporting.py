@@ -111,7 +111,7 @@ def test_an_export_in_int8_says_how_near_it_is(run_folder, blobs, tmp_path, monk
     assert not (tmp_path / "far").exists()
 
 
-def test_answers_need_neither_e2cnn_nor_lightning(exported):
+def test_predictions_need_neither_e2cnn_nor_lightning(exported):
     """In a process of its own, where importing either of them fails."""
     code = f"""
 import sys

@@ -35,12 +35,12 @@ def reasons(predictor, *images) -> list[str]:
     return list(predictor.predict(list(images))["reason"])
 
 
-def test_it_answers_rightly_and_finds_its_own_images_familiar(predictor, blobs):
+def test_it_predicts_rightly_and_finds_its_own_images_in_distribution(predictor, blobs):
     test = blobs.part("test")
     table = predictor.predict(test.images)
-    familiar = table["in_distribution"].astype(bool)
-    assert familiar.mean() > 0.85
-    assert (table["prediction"] == test.catalogue["class"])[familiar].mean() > 0.85
+    known = table["in_distribution"].astype(bool)
+    assert known.mean() > 0.85
+    assert (table["prediction"] == test.catalogue["class"])[known].mean() > 0.85
     np.testing.assert_allclose(table[list(predictor.classes)].sum(axis=1), 1)
     assert list(table.columns) == [c for c in predictor.columns if c != "file"]
 
@@ -178,7 +178,7 @@ def test_a_bad_border_outside_the_crop_does_no_harm(exported, predictor, image):
     known = Predictor(exported, pixel_scale=0.1)
     pd.testing.assert_frame_equal(known.predict([larger]), predictor.predict([image]))
     (reason,) = reasons(Predictor(exported, rotations=8, pixel_scale=0.1), larger)
-    assert "NaN" in reason, "a turn would bring the border into view"
+    assert "NaN" in reason, "a rotation would bring the border into view"
 
 
 def test_images_out_of_distribution_get_no_prediction(predictor, blobs):
@@ -190,7 +190,7 @@ def test_images_out_of_distribution_get_no_prediction(predictor, blobs):
     assert not brighter["in_distribution"].any(), "other units of brightness"
 
 
-def test_turns_average_and_an_invariant_network_does_not_mind(exported, predictor, blobs):
+def test_rotations_average_and_an_invariant_network_does_not_mind(exported, predictor, blobs):
     images = blobs.part("test").images[:6]
     upright, rotated = predictor.answers(images), Predictor(exported, rotations=4).answers(images)
     np.testing.assert_allclose(upright[0], rotated[0], atol=1e-5)
@@ -340,7 +340,7 @@ def test_memory_stays_bounded(predictor, tmp_path, image):
     assert len(held) <= 300 + predictor.batch_size + 1
 
 
-def test_files_that_belong_to_an_image_are_left_out_and_said(predictor, image, tmp_path):
+def test_files_that_belong_to_an_image_are_skipped_and_said(predictor, image, tmp_path):
     """As observations come: a folder of image, noise map, PSF and mask, with the scale beside them."""
     lens, other = tmp_path / "lens", tmp_path / "other"
     for folder in (lens, other):
@@ -403,7 +403,7 @@ def test_an_archive_that_cannot_be_read_on_is_a_row_and_the_others_go_on(predict
     assert "takes its numbers from other files" in rows[0]["reason"]
 
 
-def test_real_files_each_get_a_row_and_none_an_answer_that_cannot_be_given(untold, evaluation_data):
+def test_real_files_each_get_a_row_and_none_a_prediction_that_cannot_be_given(untold, evaluation_data):
     """Telescope cutouts of other sizes and scales, noise maps and PSFs beside them, and colour pictures."""
     rows = list(untold.predict_files([evaluation_data / "lenses", evaluation_data / "deeplense-common-test"]))
     assert len(rows) > 20

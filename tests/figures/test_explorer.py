@@ -85,10 +85,10 @@ def test_it_begins_with_the_answer_of_the_table(explorer):
 def test_every_control_moves_picture_and_answer(explorer):
     shown, _ = explorer
     picture, (probabilities, ood_score) = shown.picture(), shown.answer()
-    shown.move("turn [°]", value=90.0)
+    shown.move("rotation [°]", value=90.0)
     assert np.abs(shown.picture().astype(int) - picture).max() > 50
     assert shown.answer()[0] == pytest.approx(probabilities, abs=2e-3), "a D4 network does not mind"
-    shown.move("turn [°]", value=0.0)
+    shown.move("rotation [°]", value=0.0)
     np.testing.assert_array_equal(shown.picture(), picture)
     shown.move("noise/peak", value=0.5)
     assert shown.answer()[1] > max(1, ood_score) and "no class is named" in shown.shown["bars"]["value"]

@@ -88,7 +88,7 @@ def test_right_angles_move_pixels_exactly_and_agree_with_interpolation(images, d
     assert torch.allclose(rotate(images, degrees, reflect, 7), sampled[..., 3:10, 3:10], atol=2e-5)
 
 
-def test_turning_agrees_with_the_action_of_e2cnn(images):
+def test_rotating_agrees_with_the_action_of_e2cnn(images):
     space = gspace("D4")
     fields = e2cnn.nn.FieldType(space, [space.trivial_repr] * 2)
     for reflected, quarter in space.testing_elements:
@@ -96,7 +96,7 @@ def test_turning_agrees_with_the_action_of_e2cnn(images):
         assert torch.equal(moved, rotate(images, 90 * quarter, bool(reflected)))
 
 
-def test_any_angle_turns_counter_clockwise():
+def test_any_angle_rotates_counter_clockwise():
     image = torch.zeros(1, 1, 41, 41)
     image[0, 0, 20, 32] = 1.0  # right of the centre
     row, column = divmod(int(rotate(image, 30.0).argmax()), 41)
@@ -110,19 +110,19 @@ def test_each_image_has_its_own_angle(images):
         assert torch.allclose(rotated[index], one[0], atol=1e-6)
 
 
-def test_crop_of_a_turned_image_sees_what_lay_outside():
+def test_crop_of_a_rotated_image_sees_what_lay_outside():
     image = torch.ones(1, 1, 64, 64)
     assert torch.allclose(rotate(image, 45.0, size=44, padding="zeros"), torch.ones(1, 1, 44, 44))
 
 
-def test_random_turns_repeat_with_their_generator_and_differ_between_images(images):
+def test_random_rotations_repeat_with_their_generator_and_differ_between_images(images):
     first = random_rotation(images[:1].expand(4, -1, -1, -1), torch.Generator().manual_seed(3), size=9)
     again = random_rotation(images[:1].expand(4, -1, -1, -1), torch.Generator().manual_seed(3), size=9)
     assert first.shape == (4, 2, 9, 9) and torch.equal(first, again)
     assert not torch.allclose(first[0], first[1])
 
 
-def test_only_square_images_turn():
+def test_only_square_images_rotate():
     with pytest.raises(SymmetryError, match="8x9"):
         rotate(torch.zeros(1, 1, 8, 9), 90)
 
@@ -159,7 +159,7 @@ class FirstPixels(nn.Module):
 
 
 class Brightness(nn.Module):
-    """Invariant under every turn of the square."""
+    """Invariant under every rotation of the square."""
 
     def forward(self, images):
         return images.mean((2, 3))

@@ -71,8 +71,8 @@ def test_filter_follows_its_weights_in_every_mode():
 
 def test_precision_and_copies_of_one_layer_leave_others_alone():
     first, second = (SteerableConv(regular("D4", 1), regular("D4", 1), 3) for _ in range(2))
-    twin = pickle.loads(pickle.dumps(copy.deepcopy(first)))
-    assert torch.equal(twin.filter(), first.filter())
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(first)))
+    assert torch.equal(copied.filter(), first.filter())
     assert first.double().filter().dtype == torch.float64 and second.filter().dtype == torch.float32
 
 
@@ -209,7 +209,7 @@ def test_equivariance_by_the_check_of_e2cnn(group, capsys):
 
 @pytest.mark.parametrize("group", ["C8", "D8"])
 def test_finer_groups_by_the_check_of_e2cnn(group):
-    """On the grid only turns by 90 degrees are exact, so the check sees the fields as those of C4 or D4."""
+    """On the grid only rotations by 90 degrees are exact, so the check sees the fields as those of C4 or D4."""
     fields, part = regular(group, 2), (0, 4) if group == "D8" else 4
     image = enn.FieldType(fields.gspace, [fields.gspace.trivial_repr])
     order = fields.size // 2
@@ -226,7 +226,7 @@ def test_finer_groups_by_the_check_of_e2cnn(group):
 
 @pytest.mark.parametrize("group", ["SO2", "O2"])
 def test_irreducible_layers_by_the_check_of_e2cnn(group):
-    """On the grid only turns by 90 degrees are exact, so the check sees the fields as those of C4 or D4."""
+    """On the grid only rotations by 90 degrees are exact, so the check sees the fields as those of C4 or D4."""
     space = gspace(group)
     vector = [space.irrep(*((1, k) if group == "O2" else (k,))) for k in (1, 2)]
     scalars = [space.trivial_repr] * 4
@@ -258,7 +258,7 @@ def test_irreducible_batch_norm_makes_unit_lengths_and_remembers_them():
 
 
 def elements(group):
-    """C4 or D4 as e2cnn orders it, each element as the 2x2 matrix that acts on (x, y): reflection first, then turn."""
+    """C4 or D4 as e2cnn orders it, each element as the matrix that acts on (x, y): reflection first, then rotation."""
     quarter, mirror = torch.tensor([[0, -1], [1, 0]]), torch.tensor([[-1, 0], [0, 1]])
     return [
         (reflected, turns, torch.linalg.matrix_power(quarter, turns) @ (mirror if reflected else torch.eye(2).long()))

@@ -76,7 +76,7 @@ def test_plain_networks_are_not():
 
 
 @pytest.mark.parametrize("name", network_names())
-def test_every_network_answers_and_learns(name):
+def test_every_network_predicts_and_learns(name):
     network = build_network(name, 32, 4, in_channels=2, width=0.25)
     logits = network(torch.randn(2, 2, 32, 32))
     assert logits.shape == (2, 4)
@@ -296,7 +296,7 @@ def test_network_is_that_of_e2cnn(name, size):
     assert torch.allclose(network.eval()(images), reference.eval()(images), atol=1e-5)
 
 
-def test_feature_maps_turn_with_the_image():
+def test_feature_maps_rotate_with_the_image():
     network, image = build_network("d4-steerable-cnn", 32, 3), blobs(1, 32)
     recalibrate_batch_norm(network, blobs(6, 32))
     upright, rotated = feature_maps(network, image), feature_maps(network, rotate(image, 90))
@@ -306,7 +306,7 @@ def test_feature_maps_turn_with_the_image():
     assert network.training
 
 
-def test_filters_turn_by_the_group():
+def test_filters_rotate_by_the_group():
     filters = rotated_filters(build_network("d4-steerable-cnn", 32, 3).body.conv1, field=2)
     assert filters.shape == (8, 5, 5)
     assert torch.allclose(filters[1], torch.rot90(filters[0], 1), atol=1e-6)

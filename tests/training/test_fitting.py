@@ -52,7 +52,7 @@ def test_it_learns_and_leaves_a_folder_that_opens_again(blobs, tmp_path, quiet):
     np.testing.assert_allclose(run.predict(validation.images), stored[["no_sub", "sub"]], atol=1e-5)
 
 
-def test_a_trained_network_does_not_see_which_way_the_telescope_was_turned(blobs, tmp_path, quiet):
+def test_a_trained_network_does_not_see_which_way_the_telescope_was_rotated(blobs, tmp_path, quiet):
     run = load_run(training.fit(blobs, SETTINGS, folder=tmp_path / "run"))
     images = blobs.part("test").images
     upright = run.predict(images)
@@ -154,7 +154,7 @@ def test_gradients_are_clipped_at_the_norm_that_was_asked_for(blobs, tmp_path, q
     assert len(applied) == 4
 
 
-def test_turning_before_cropping_keeps_the_corners(blobs, tmp_path, quiet):
+def test_rotating_before_cropping_keeps_the_corners(blobs, tmp_path, quiet):
     """A network that sees the central part is given corners from the full image, not blank ones."""
     images = torch.ones(1, 1, 24, 24)
     rotated = symmetry.rotate(images, 45.0, size=16)
