@@ -1,7 +1,7 @@
 """The figures of the analysis: scores under perturbations, calibration, cost, learning curves, truth, attribution.
 
-In the style and the colours of `figures.plots`, and shown with its `show`. Every interval is drawn, and where a bound of
-physics or a shortcut exists it is drawn beside the networks.
+In the style and the colours of `figures.plots`, and shown with its `show`. Every interval is drawn, and where a bound
+of physics or a shortcut exists it is drawn beside the networks.
 """
 
 from __future__ import annotations
