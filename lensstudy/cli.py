@@ -289,6 +289,10 @@ def compare(
 def inspect(
     path: Annotated[Path, typer.Argument(help="folder, tar, zip or file of images")],
     sheet: Annotated[Path | None, typer.Option(help="PNG file for a contact sheet: images of every class")] = None,
+    classes: commands.Classes = None,
+    labels: commands.Labels = None,
+    label_columns: commands.Columns = None,
+    extension: commands.Extension = None,
 ) -> None:
     """Say what lies at a path: layout, classes, shapes, values, and what would stop a study."""
     if "$" not in str(path) and not commands.exists(str(path)):
@@ -296,11 +300,12 @@ def inspect(
     from lensstudy.data.dataset import DataError
     from lensstudy.data.inspection import inspect, inspect_text
 
-    found = inspect(path, progress=sys.stderr.isatty())
+    reading = commands.reading_options(classes, labels, label_columns, extension)
+    found = inspect(path, progress=sys.stderr.isatty(), **reading)
     typer.echo(inspect_text(found), err=bool(found["errors"]))
     if sheet:
         try:
-            typer.echo(f"contact sheet: {_shown(_contact_sheet(path, sheet))}")
+            typer.echo(f"contact sheet: {_shown(_contact_sheet(path, sheet, reading))}")
         except DataError as error:  # nothing there that could be drawn, as the lines above say
             typer.echo(f"no contact sheet: {error}", err=True)
     if found["errors"]:
@@ -370,7 +375,7 @@ for command in (commands.train, commands.export, commands.predict):
     app.command()(command)
 
 
-def _contact_sheet(path: Path, sheet: Path) -> Path:
+def _contact_sheet(path: Path, sheet: Path, reading: dict) -> Path:
     """Six images of every class at `path`, evenly spaced, as a PNG."""
     import tempfile
 
@@ -380,7 +385,7 @@ def _contact_sheet(path: Path, sheet: Path) -> Path:
     from lensstudy.figures import plots as figures
 
     with tempfile.TemporaryDirectory() as folder:  # so that a large set is not held in memory
-        images = read(path, folder=folder)
+        images = read(path, folder=folder, **reading)
         rows = [np.flatnonzero(images.labels == k) for k in range(len(images.classes))]
         some = images.subset(np.concatenate([r[np.unique(np.linspace(0, len(r) - 1, 6).astype(int))] for r in rows]))
         drawn = figures.png(figures.examples(some.images, some.labels, some.classes, columns=6))

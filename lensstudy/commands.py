@@ -14,12 +14,20 @@ from typing import Annotated, NoReturn
 
 import typer
 
-__all__ = ["export", "predict", "train"]
+__all__ = ["export", "predict", "reading_options", "train"]
 
 FIRST = "d4-steerable-cnn"  # the default
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet takes for a formula
 TABLES = (".csv", ".txt")
 Force = Annotated[bool, typer.Option("--force", help="replace files that are there already")]
+Classes = Annotated[str | None, typer.Option("--classes", help="names of the classes in order, with commas between")]
+Labels = Annotated[
+    str | None, typer.Option("--labels", help="CSV file with the class of each image, or an attribute of HDF5")
+]
+Columns = Annotated[str | None, typer.Option("--label-columns", help="its columns with names and classes: name,class")]
+Extension = Annotated[
+    str | None, typer.Option("--extension", help="FITS extension, HDF5 dataset or npz key of the image")
+]
 Scale = Annotated[float | None, typer.Option("--pixel-scale", help="arcseconds of one pixel, where files do not say")]
 
 
@@ -119,6 +127,11 @@ def train(
     begin: Annotated[Path | None, typer.Option("--from", help="run folder whose network is trained further")] = None,
     network: Annotated[str | None, typer.Option(help=f"network to train from nothing; {FIRST}, if none")] = None,
     pixel_scale: Scale = None,
+    classes: Classes = None,
+    labels: Labels = None,
+    label_columns: Columns = None,
+    extension: Extension = None,
+    keep_parts: Annotated[bool, typer.Option("--keep-parts", help="keep the parts (train, test) that came")] = False,
     epochs: Annotated[int, typer.Option(min=1, help="passes over the training images")] = 8,
     learning_rate: Annotated[float, typer.Option(help="highest learning rate")] = 0.001,
     batch_size: Annotated[int, typer.Option(min=1, help="images in one step")] = 32,
@@ -137,6 +150,8 @@ def train(
             f"--network {network} beside --from {begin}: what is trained further stays the network it is; leave one out"
         )
     settings |= {} if begin else {"network": network or FIRST}
+    settings |= {"split": "given"} if keep_parts else {}
+    reading = reading_options(classes, labels, label_columns, extension)
     try:
         if begin:
             check_network(begin)
@@ -146,7 +161,7 @@ def train(
             raise ValueError(f"--data {data}: nothing exists at this path")
         from lensstudy.deployment.transfer import train_on
 
-        folder, metrics = train_on(data, out, begin, pixel_scale, **settings)
+        folder, metrics = train_on(data, out, begin, pixel_scale, reading, **settings)
     except (ValueError, RuntimeError, OSError) as error:
         _refuse(str(error))
     typer.echo(
@@ -167,6 +182,21 @@ def exists(path: str) -> bool:
     """Whether a path as a shell would fill it in, or a pattern, leads anywhere."""
     text = os.path.expandvars(os.path.expanduser(path))
     return os.path.exists(text) or bool(glob.glob(text, recursive=True))
+
+
+def reading_options(
+    classes: str | None, labels: str | None, label_columns: str | None, extension: str | None
+) -> dict[str, object]:
+    """The options of `read` as a command line gives them."""
+    columns = tuple(name.strip() for name in label_columns.split(",")) if label_columns else None
+    if columns and len(columns) != 2:
+        _refuse(f"--label-columns {label_columns}: expected two, with a comma between: name,class")
+    return {
+        "classes": [name.strip() for name in classes.split(",")] if classes else None,
+        "labels": labels,
+        "label_columns": columns,
+        "extension": int(extension) if extension and extension.isdigit() else extension,
+    }
 
 
 def _as_cell(value: object) -> object:

@@ -52,7 +52,10 @@ def dataset(study: Study) -> LensDataset:
             warnings.warn(f"the files of the data have changed: {changes}; the data set is made again", stacklevel=2)
     reading = folder / "reading"  # images on their way, so that a set larger than memory can be read
     made = _read(study, reading) if study.data_path else _simulated(study)
-    made = made.split(study.test_fraction, study.validation_fraction, study.data_seed)
+    if study.split == "given":
+        made = made.split_as_given(study.validation_fraction, study.data_seed)
+    else:
+        made = made.split(study.test_fraction, study.validation_fraction, study.data_seed)
     made.check_leaks()
     if len(made.classes) < 2:
         raise DataError(f"only the class '{made.classes[0]}' is there; a study tells two or more apart")
@@ -148,4 +151,12 @@ def _read(study: Study, folder: Path) -> LensDataset:
     except TypeError as error:
         known = ", ".join(field.name for field in fields(Rules))
         raise DataError(f"filtering = {study.filtering}: {error}; known rules: {known}") from None
-    return filter_images(read(study.data_path, folder=folder, progress=not in_batch()), rules)
+    options = {"folder": folder, "progress": not in_batch(), "pixel_scale": study.pixel_scale or None}
+    options |= {"classes": study.classes or None, "labels": study.labels or None, "extension": study.extension or None}
+    return filter_images(read(study.data_path, label_columns=_columns(study.label_columns), **options), rules)
+
+
+def _columns(names: list[str]) -> tuple[str, str] | None:
+    if len(names) not in (0, 2):
+        raise DataError(f"label_columns = {names}: expected two, that of the names and that of the classes")
+    return (names[0], names[1]) if names else None

@@ -97,6 +97,12 @@ class Study(BaseModel):
 
     # data
     data_path: str = _data("", description="folder, tar or zip with one folder a class; empty: simulate")
+    classes: list[str] = _data([], description="names of the classes in the data, in the order of a network's outputs")
+    labels: str = _data("", description="CSV file with the class of each image, or the name of an HDF5 attribute")
+    label_columns: list[str] = _data([], description="its columns with names and classes; empty: found by their names")
+    extension: str = _data("", description="FITS extension, HDF5 dataset or npz key of the images; empty: found")
+    pixel_scale: float = _data(0.0, ge=0, description="arcseconds of one pixel, where the files do not say; 0: unknown")
+    split: Literal["random", "given"] = _data("random", description="given: keep the parts in which the images came")
     preset: str = _data("model_3", description="preset of the simulator; mixture: several, listed in population")
     population: dict[str, Any] = _data({}, description="changes to the population of the preset")
     images_per_class: int = _data(60, ge=10, description="simulated images of each class")

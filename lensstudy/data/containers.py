@@ -12,7 +12,7 @@ import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,9 +21,10 @@ from lensstudy.data.dataset import DataError
 from lensstudy.data.formats import HDF5, READABLE, own_pixels
 from lensstudy.files import FileError, is_hidden, printable, regular, tree
 
-__all__ = ["Listing", "list_path", "parents", "resolve"]
+__all__ = ["ARCHIVES", "Listing", "list_path", "parents", "resolve"]
 
 TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tbz2", ".txz")
+ARCHIVES = (*TARS, ".zip", ".7z", ".rar")
 
 # A set that unpacks to more than this and to more than 200 times its size is no data set. JPEGs and photon noise hardly
 # compress; noise-free images in float64 reach about 3; the most that deflate can do is 1032.
@@ -43,7 +44,7 @@ class Listing:
     names: list[str]
     folders: set[str]
     ignored: list[str]
-    stream: Callable[[], Iterator[tuple[str, Any]]]
+    stream: Callable[[Collection[str]], Iterator[tuple[str, Any]]]  # content of those of the names that are asked for
 
     def __post_init__(self):
         for name in self.names:
@@ -81,7 +82,7 @@ def _list_folder(root: Path) -> Listing:
     names = [name for name in below.files if name.lower().endswith(READABLE)]
     ignored = [name for name in below.files if not name.lower().endswith(READABLE)] + below.repeated
     folders = {*below.folders, *below.repeated}  # a class folder that only repeats another is an empty one
-    return Listing("folder", names, folders, ignored, lambda: ((name, root / name) for name in names))
+    return Listing("folder", names, folders, ignored, lambda some: ((name, root / name) for name in some))
 
 
 def _check_member(archive: Path, name: str, total: int) -> None:
@@ -148,17 +149,18 @@ def _list_tar(path: Path) -> Listing:
     except (tarfile.TarError, EOFError, OSError, RecursionError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{path.name}: not a whole tar file ({error}). Fetch it again.") from error
 
-    def stream():
+    def stream(some):
         with _open_tar(path) as tar:
             for member in tar:
-                if names.get(name := PurePosixPath(member.name).as_posix()) == member.offset:
+                name = PurePosixPath(member.name).as_posix()
+                if name in some and names.get(name) == member.offset:
                     yield name, tar.extractfile(member).read()
 
     return Listing("tar", list(names), folders | parents(names), ignored, stream)
 
 
 def _list_zip(path: Path) -> Listing:
-    names, folders, ignored, total = [], set(), [], 0
+    members, folders, ignored, total = {}, set(), [], 0
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
@@ -169,27 +171,28 @@ def _list_zip(path: Path) -> Listing:
                     raise DataError(f"{path.name}: member '{shown}' is encrypted; unpack the archive first.")
                 if (member.external_attr >> 16) & 0o170000 == 0o120000:
                     raise DataError(f"{path.name}: member '{shown}' is a link; repack with the file itself.")
-                if _is_hidden(member.filename):
+                name = member.filename.replace("\\", "/")  # as some programs on Windows write it
+                if _is_hidden(name):
                     continue
-                if member.is_dir():
-                    folders.add(member.filename.rstrip("/"))
+                if name.endswith("/"):
+                    folders.add(name.rstrip("/"))
+                elif name.lower().endswith(READABLE):
+                    members[name] = member  # of two members of one name the later counts, as in unpacking
                 else:
-                    readable = member.filename.lower().endswith(READABLE)
-                    (names if readable else ignored).append(member.filename)
+                    ignored.append(name)
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(f"{path.name}: not a whole zip file ({error}). Fetch it again.") from error
-    names = sorted(set(names))  # of two members of one name zipfile gives the later
 
-    def stream():
+    def stream(some):
         with zipfile.ZipFile(path) as archive:
-            for name in names:
+            for name in some:
                 try:
-                    yield name, archive.read(name)
+                    yield name, archive.read(members[name])
                 except (zipfile.BadZipFile, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
                     yield name, ValueError(f"damaged in the archive ({error})")
 
     kind = "npz" if path.suffix.lower() == ".npz" else "zip"
-    return Listing(kind, names, folders | parents(names), ignored, stream)
+    return Listing(kind, sorted(members), folders | parents(members), ignored, stream)
 
 
 def _list_hdf5(path: Path) -> Listing:
@@ -213,9 +216,9 @@ def _list_hdf5(path: Path) -> Listing:
         )
     names.sort()
 
-    def stream():
+    def stream(some):
         with h5py.File(path) as file:
-            for name in names:
+            for name in some:
                 yield name, own_pixels(file[name])
 
     return Listing("hdf5", names, parents(names), ignored, stream)
@@ -232,7 +235,7 @@ def list_path(path: Path, labelled: bool = True) -> Listing:
     lower = path.name.lower()
     if path.is_dir():
         listing = _list_folder(path)
-        archives = [name for name in listing.ignored if name.lower().endswith((*TARS, ".zip"))]
+        archives = [name for name in listing.ignored if name.lower().endswith(ARCHIVES)]
         if listing.names or not archives:
             return listing
         if len(archives) > 1:
@@ -249,5 +252,5 @@ def list_path(path: Path, labelled: bool = True) -> Listing:
     if labelled and lower.endswith(HDF5):
         return _list_hdf5(path)
     if lower.endswith(READABLE):
-        return Listing("file", [path.name], set(), [], lambda: iter([(path.name, path)]))
+        return Listing("file", [path.name], set(), [], lambda some: iter([(path.name, path)]))
     raise DataError(f"{path}: unknown kind of file; known: folders, {', '.join((*TARS, '.zip', *READABLE))}.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,12 +39,16 @@ __all__ = [
 CLASS_ALIASES = {
     "no_sub": ("no_sub", "no", "nosub", "no_substructure", "smooth"),
     "cdm": ("cdm", "sphere", "subhalo", "subhalos"),
+    "wdm": ("wdm", "warm", "warm_dark_matter"),
+    "sidm": ("sidm", "self_interacting"),
     "axion": ("axion", "vort", "vortex"),
     "sub": ("sub", "substructure"),
     "lens": ("lens", "lenses"),
-    "nonlens": ("nonlens", "nonlenses", "non_lens"),
+    "nonlens": ("nonlens", "nonlenses", "no_lens", "no_lenses", "not_lens"),
 }
 PARTS = ("train", "validation", "test")
+SCALE_TOLERANCE = 0.02  # pixel scales that agree to 2 % are the same: half a pixel over a cutout of 50
+GROUPS = ("group", "lens")  # columns of which rows that agree belong together: copies, and bands of one lens
 TINY = 1e-30  # stands in for a divisor of zero; fluxes in erg/s/cm^2 are as small as 1e-18
 PIECE = 64  # images handled at a time, so that a memory map is never read whole
 
@@ -53,15 +58,15 @@ class DataError(ValueError):
 
 
 def canonical_class(name: str, where: str = "") -> str:
-    """The study's name for a class, matched by name through `CLASS_ALIASES` (case, `-` and spaces do not count).
+    """The study's name for a class, matched by name through `CLASS_ALIASES` (case, `-`, `_` and spaces do not count).
 
     Raises `DataError` for a name that no alias matches; `where` (a file or folder) goes into the message.
     """
-    plain = name.strip().lower().replace("-", "_").replace(" ", "_")
     aliases = {alias: known for known, group in CLASS_ALIASES.items() for alias in group}
-    if plain in aliases:
-        return aliases[plain]
-    near = nearest(plain, aliases)
+    plain = {alias.replace("_", ""): known for alias, known in aliases.items()}.get(re.sub(r"[-_ ]+", "", name.lower()))
+    if plain:
+        return plain
+    near = nearest(re.sub(r"[- ]+", "_", name.strip().lower()), aliases)
     hint = f" Did you mean '{near}'?" if near else ""
     known = "; ".join(f"{known} (also {', '.join(group[1:])})" for known, group in CLASS_ALIASES.items())
     place = f"{where}: " if where else ""
@@ -169,7 +174,7 @@ class LensDataset:
         return self.subset(np.sort(np.concatenate([rows[: int(np.ceil(fraction * len(rows)))] for rows in chosen])))
 
     def split(
-        self, test_fraction: float, validation_fraction: float, seed: int, group_by: Sequence[str] = ("group",)
+        self, test_fraction: float, validation_fraction: float, seed: int, group_by: Sequence[str] = GROUPS
     ) -> LensDataset:
         """The same set with a column `part`: `test_fraction` of every class for the test, `validation_fraction` of
         the rest for choosing epochs and parameters. Stratified by class and seeded.
@@ -201,14 +206,35 @@ class LensDataset:
         of_group = np.full(len(first), "train", dtype=object)
         of_group[validation], of_group[test] = "validation", "test"
         part[kept] = of_group[group]
-        about = self.description | ({"grouped_by": list(group_by)} if tuple(group_by) != ("group",) else {})
+        about = self.description | ({"grouped_by": list(group_by)} if tuple(group_by) != GROUPS else {})
         return replace(self, catalogue=self.catalogue.assign(part=part), description=about)
+
+    def split_as_given(self, validation_fraction: float, seed: int) -> LensDataset:
+        """The same set with a column `part` that keeps the parts in which the images came (`source_part`); where no
+        validation part came, `validation_fraction` of the training images becomes one, stratified by class and seeded.
+
+        Raises `DataError` where images came in no part, or none for the test.
+        """
+        given = self.catalogue.get("source_part", pd.Series(None, self.catalogue.index, dtype=object))
+        if given.isna().any() or not (given == "test").any() or not (given == "train").any():
+            counts = given.fillna("none").value_counts().to_dict()
+            raise DataError(
+                f"the parts that came with the images are {counts}; keeping them needs folders for train and test that "
+                "hold all images. Split at random otherwise."
+            )
+        part = given.to_numpy(dtype=object, copy=True)
+        part[~_kept(self.catalogue)] = "excluded"
+        if not (part == "validation").any():
+            train = np.flatnonzero(part == "train")
+            drawn = self.subset(train).split(validation_fraction, 0.5, seed).catalogue["part"]
+            part[train[(drawn == "test").to_numpy()]] = "validation"
+        return replace(self, catalogue=self.catalogue.assign(part=part))
 
     def check_leaks(self, group_by: Sequence[str] = ()) -> None:
         """Raise `DataError` if an image, a copy of it rotated by a multiple of 90 degrees or reflected, or another
         image of its group lies in two parts. Groups are those by which the set was split, unless `group_by` does.
         Copies rotated by other angles are found by `filtering.find_duplicates`."""
-        group_by = group_by or self.description.get("grouped_by", ("group",))
+        group_by = group_by or self.description.get("grouped_by", GROUPS)
         if "part" not in self.catalogue:
             raise DataError("this data set is not split yet: call split() first")
         used = self.subset(self.catalogue["part"].isin(PARTS).to_numpy())

@@ -342,9 +342,9 @@ def summary(dataset: LensDataset, examples: int = 6) -> pd.DataFrame:
     reasons = dataset.catalogue["excluded_because"].str.split(":").str[0]
     groups = reasons[reasons != ""].groupby(reasons, sort=False)
     rows = [(reason, len(group), group.index[:examples].tolist()) for reason, group in groups]
-    skipped = [entry["reason"].split(" ")[0] for entry in dataset.description.get("skipped", [])]
-    names = Counter(f"wrong {word}" if word in ("shape", "dtype") else "unreadable" for word in skipped)
+    rejected = [entry["reason"].split(" ")[0] for entry in dataset.description.get("rejected", [])]
+    names = Counter(f"wrong {word}" if word in ("shape", "dtype") else "unreadable" for word in rejected)
     rows = [(reason, files, []) for reason, files in names.most_common()] + rows
     table = pd.DataFrame(rows, columns=["reason", "images", "examples"]).set_index("reason")
-    table.insert(1, "share", table["images"] / (len(dataset) + len(skipped)))
+    table.insert(1, "share", table["images"] / (len(dataset) + len(rejected)))
     return table

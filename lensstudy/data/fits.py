@@ -23,17 +23,7 @@ from lensstudy.data.companions import COMPRESSED, role_and_key, says_image
 from lensstudy.data.scale import header_scale
 from lensstudy.files import regular
 
-__all__ = [
-    "SUFFIXES",
-    "bands",
-    "choice_note",
-    "contents",
-    "image_index",
-    "opened",
-    "pixels",
-    "read_image",
-    "read_scale",
-]
+__all__ = ["SUFFIXES", "bands", "choice_note", "contents", "image_index", "opened", "pixels", "read_image"]
 
 SUFFIXES = tuple(kind + packed for kind in (".fits", ".fit", ".fts") for packed in ("", *COMPRESSED)) + (".fz",)
 UNPACKERS: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}  # by their start
@@ -209,16 +199,35 @@ def pixels(hdu) -> np.ndarray:
     return np.asarray(hdu.data)
 
 
-def read_image(content: bytes | Path, extension: str | int | None = None) -> np.ndarray:
-    """Pixels of the image in a FITS file, as `image_index` chooses it."""
+def read_image(content: bytes | Path, extension: str | int | None = None) -> tuple[np.ndarray, dict]:
+    """Pixels of the image in a FITS file, as `image_index` chooses it, or the images in the cells of a table where
+    there are only tables; and its `pixel_scale` in arcsec and a `note` on the choice, where there are such."""
     with opened(content) as hdus:
-        return pixels(hdus[image_index(hdus, extension)])
+        if not _planes(hdus):
+            return _cells(hdus, extension), {}
+        place = image_index(hdus, extension)
+        scale = header_scale(hdus[place].header, hdus[0].header)
+        about = {"pixel_scale": scale, "note": choice_note(hdus, extension)}
+        return pixels(hdus[place]), {key: value for key, value in about.items() if value}
 
 
-def read_scale(content: bytes | Path, extension: str | int | None = None) -> float | None:
-    """Arcseconds of one pixel of the image in a FITS file, None where its headers do not say."""
-    with opened(content) as hdus:
-        return header_scale(hdus[image_index(hdus, extension)].header, hdus[0].header)
+def _cells(hdus, extension: str | int | None) -> np.ndarray:
+    """The images in one column of a table, a row each: that called `extension`, or the only one with images."""
+    found: dict[str, np.ndarray] = {}
+    for hdu in hdus:
+        for column in getattr(hdu, "columns", ()):
+            cells = [np.asarray(cell) for cell in hdu.data[column.name]]
+            sides = {math.isqrt(cell.size) for cell in cells}
+            square = len(sides) == 1 and all(cell.size == min(sides) ** 2 > 16 for cell in cells)
+            if cells and cells[0].dtype.kind in "iuf" and (cells[0].ndim >= 2 or square):
+                shape = cells[0].shape if cells[0].ndim >= 2 else (min(sides), min(sides))
+                found[column.name] = np.stack([cell.reshape(shape) for cell in cells])[:, None]
+    if extension is not None and extension in found:
+        return found[str(extension)]
+    if len(found) != 1:
+        known = ", ".join(found) or "none"
+        raise ValueError(f"a FITS file without an image; columns with images: {known}; choose one with extension=")
+    return next(iter(found.values()))
 
 
 def contents(content: bytes | Path) -> list[str]:

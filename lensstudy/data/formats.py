@@ -1,13 +1,14 @@
-"""From the bytes of one file to pixels: `.npy` with or without a pickle inside, `.npz`, HDF5, FITS, PNG, JPEG, TIFF.
+"""From the bytes of one file to pixels: `.npy` with or without a pickle inside, `.npz`, HDF5, FITS, tensors, pictures.
 
 Nothing in a file is ever run. `.npy` headers are parsed here, so nothing is loaded with `allow_pickle=True`, and
-DeepLense's pickled `[image, axion mass]` arrays go through an unpickler that knows NumPy arrays and numbers and refuses
-the rest.
+DeepLense's pickled `[image, axion mass]` arrays go through an unpickler that knows NumPy arrays, numbers and text and
+refuses the rest; tensors go through torch's own restricted one.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import re
 import zipfile
@@ -20,6 +21,7 @@ from PIL import Image
 
 from lensstudy.data.dataset import DataError
 from lensstudy.data.fits import SUFFIXES, read_image
+from lensstudy.data.scale import hdf5_scale
 from lensstudy.files import regular
 
 __all__ = [
@@ -32,12 +34,15 @@ __all__ = [
     "own_pixels",
     "read_npy",
     "stacked",
-    "whole",
 ]
 
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".bmp", ".webp")
 HDF5 = (".h5", ".hdf5")
-READABLE = (".npy", ".npz", *PICTURES, *SUFFIXES, *HDF5)
+TENSORS = (".pt", ".pth")
+READABLE = (".npy", ".npz", *PICTURES, *SUFFIXES, *HDF5, *TENSORS)
+
+BANDS = 12  # an axis of at most so many is the bands of one image, and a longer one a stack of images
+HEAVIEST_AXION = 1e-15  # eV; a larger number beside an image is no axion mass (those of DeepLense are near 1e-23)
 
 PIXEL_LIMIT = 2**26  # an image of more than 8192 x 8192 pixels is no lens cutout
 ARRAY_LIMIT = 2**30  # bytes in one compressed array; more belongs into .npy, which needs no unpacking
@@ -63,7 +68,7 @@ class _Array:
         if kind.dtype == object:
             self.array = np.empty(len(data), dtype=object)
             for i, item in enumerate(data):
-                self.array[i] = item.array if isinstance(item, _Array) else item
+                self.array[i] = _plain(item)
         else:
             self.array = np.frombuffer(data, kind.dtype)
         self.array = self.array.reshape(shape, order="F" if fortran else "C")
@@ -96,6 +101,15 @@ def _unpickle(data: bytes, name: str) -> object:
             return allowed[module, attribute]
 
     content = ArraysOnly(io.BytesIO(data)).load()
+    return _plain(content)
+
+
+def _plain(content: Any) -> Any:
+    """What was unpickled, with NumPy's arrays in place of those that stood in for them."""
+    if isinstance(content, dict):
+        return {key: _plain(item) for key, item in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(item) for item in content]
     return content.array if isinstance(content, _Array) else content
 
 
@@ -108,7 +122,7 @@ def read_npy(payload: bytes | Path, name: str) -> tuple[np.ndarray, dict]:
         shape, fortran, dtype = header(file)
         start = file.tell()
         if dtype.hasobject:
-            return _image_and_mass(_unpickle(file.read(), name))
+            return _image_and_label(_unpickle(file.read(), name))
         stored, expected = file.seek(0, io.SEEK_END) - start, int(np.prod(shape, dtype=object)) * dtype.itemsize
         order: Literal["F", "C"] = "F" if fortran else "C"
         if isinstance(payload, Path) and stored >= expected > 2**24 and not fortran:
@@ -160,24 +174,72 @@ def npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
     return header.getvalue()
 
 
-def whole(content, name: str) -> np.ndarray:
-    """All of an array in an npz or HDF5 file, whose whole set hangs on it: damage is an error here, not a skip."""
-    try:
-        if isinstance(content, Exception):
-            raise content
-        return read_npy(content, name)[0] if isinstance(content, bytes) else np.asarray(content)
-    except (ValueError, OSError) as error:
-        raise DataError(f"'{name}' cannot be read: {error}") from error
-
-
-def _image_and_mass(content: Any) -> tuple[np.ndarray, dict]:
-    """DeepLense stores axion images as an object array `[image, axion mass in eV]`."""
-    items = list(content.ravel()) if isinstance(content, np.ndarray) and content.dtype == object else [content]
+def _image_and_label(content: Any) -> tuple[np.ndarray, dict]:
+    """What DeepLense's object arrays hold: `[image]`, `[image, axion mass in eV]`, `[image, class]`, the rows of one
+    image, many such pairs, or a dict of them; the image, and the `axion_mass` or the `label` beside it."""
+    if isinstance(content, np.ndarray) and content.dtype == object and content.ndim == 2 and content.shape[1] == 2:
+        return _together([_image_and_label(list(row)) for row in content])
+    items = list(content.ravel()) if isinstance(content, np.ndarray) and content.dtype == object else content
+    items = items if isinstance(items, list) else [items]
+    if len(items) == 1 and isinstance(items[0], dict):
+        items = list(items[0].values())
+    if len(items) > 1 and all(isinstance(item, list) or _is_pair(item) for item in items):
+        return _together([_image_and_label(item) for item in items])
+    items = [item.item() if isinstance(item, np.ndarray) and item.ndim == 0 else item for item in items]
+    rows = [item for item in items if isinstance(item, np.ndarray) and item.ndim == 1 and item.dtype.kind in "biuf"]
+    if len(rows) == len(items) > 1 and {row.shape for row in rows} == {(len(rows),)}:
+        return np.stack(rows), {}
     images = [item for item in items if isinstance(item, np.ndarray) and item.ndim >= 2]
-    numbers = [float(item) for item in items if np.ndim(item) == 0 and isinstance(item, (int, float, np.number))]
-    if len(images) != 1 or len(images) + len(numbers) != len(items) or len(numbers) > 1:
-        raise ValueError(f"an object array of {len(items)} items; expected [image] or [image, axion mass]")
-    return images[0], {"axion_mass": numbers[0]} if numbers else {}
+    flat = [row.reshape(side, side) for row in rows if (side := math.isqrt(row.size)) ** 2 == row.size > 1]
+    others = [item for item in items if not isinstance(item, np.ndarray)]
+    images = images or flat
+    if len(images) != 1 or len(images) + len(others) != len(items) or len(others) > 2:
+        raise ValueError(f"an object array of {len(items)} items; expected [image], [image, axion mass or class]")
+    about: dict = {}
+    for other in others:
+        about |= _mass_or_label(other)
+    return images[0], about
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, np.ndarray) and item.dtype == object and item.shape == (2,)
+
+
+def _mass_or_label(value: Any) -> dict:
+    """What a number or a word beside an image says; a class number is no mass."""
+    if isinstance(value, str):
+        return {"label": value}
+    if not isinstance(value, int | float | np.number):
+        raise ValueError(f"{type(value).__name__} beside an image; expected an axion mass or a class")
+    if 0 < value < HEAVIEST_AXION:
+        return {"axion_mass": float(value)}
+    if float(value).is_integer():
+        return {"label": str(int(value))}
+    raise ValueError(f"{value!r} beside an image is neither an axion mass in eV nor the number of a class")
+
+
+def _together(pairs: list[tuple[np.ndarray, dict]]) -> tuple[np.ndarray, dict]:
+    """Many images of one file as `(N, C, H, W)`, and the label of each."""
+    images = np.concatenate([stacked(image) for image, _ in pairs])
+    labels = [about.get("label") for _, about in pairs]
+    return images, {"label": labels} if all(labels) else {}
+
+
+def _tensor(data: bytes | Path) -> tuple[np.ndarray, dict]:
+    """The image in what `torch.save` wrote: a tensor, or one with a label in a pair or a dict."""
+    import torch
+
+    try:
+        content = torch.load(io.BytesIO(data) if isinstance(data, bytes) else data, "cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DataError(
+            f"{str(error).splitlines()[0][:120]}: this file is more than a tensor and could run anything on loading, "
+            "so it was not opened; save the tensor alone"
+        ) from None
+    found = (
+        content.values() if isinstance(content, dict) else content if isinstance(content, list | tuple) else [content]
+    )
+    return _image_and_label([item.numpy() if isinstance(item, torch.Tensor) else item for item in found])
 
 
 def _picture(data: bytes | Path) -> np.ndarray:
@@ -214,7 +276,7 @@ def own_pixels(node):
     return node
 
 
-def _hdf5(data: bytes | Path, extension: str | int | None) -> np.ndarray:
+def _hdf5(data: bytes | Path, extension: str | int | None) -> tuple[np.ndarray, dict]:
     import h5py
 
     with h5py.File(io.BytesIO(data) if isinstance(data, bytes) else data) as file:
@@ -224,7 +286,9 @@ def _hdf5(data: bytes | Path, extension: str | int | None) -> np.ndarray:
         if key is None or key not in file:
             wanted = f"no dataset '{key}'" if key else "no dataset is called image"
             raise ValueError(f"{wanted}; there are {', '.join(found) or 'none'}: choose one with extension=")
-        return own_pixels(file[key])[...]
+        pixels = own_pixels(file[key])[...]
+    scale = hdf5_scale(data, str(key))
+    return pixels, {"pixel_scale": scale} if scale else {}
 
 
 def _npz(data: bytes | Path, name: str, extension: str | int | None) -> tuple[np.ndarray, dict]:
@@ -240,43 +304,50 @@ def _npz(data: bytes | Path, name: str, extension: str | int | None) -> tuple[np
 
 
 def stacked(array: np.ndarray) -> np.ndarray:
-    """Any array of images as `(N, C, H, W)`; an axis of at most four is the channels."""
+    """Any array of images as `(N, C, H, W)`. Of three axes the one that is not a side of the image is its bands if it
+    is at most `BANDS` long, else a stack of images; axes of length one count for nothing."""
     if array.dtype.kind not in "biuf":
         raise ValueError(f"dtype {array.dtype} is no pixel")
-    if array.size == 0 or array.ndim not in (2, 3, 4, 5):
-        raise ValueError(f"shape {array.shape} is neither an image nor a stack of images")
+    shape = array.shape
+    if array.size == 0 or not 2 <= array.ndim <= 6:
+        raise ValueError(f"shape {shape} is neither an image nor a stack of images")
+    if sum(side > 1 for side in shape) == 2 and array.ndim != 2:
+        return array.reshape(1, 1, *(side for side in shape if side > 1))
     if array.ndim == 2:
         return array[None, None]
-    if array.ndim == 5:  # batches [n_batches, batch, C, H, W]
-        return stacked(array.reshape(-1, *array.shape[2:]))
+    if array.ndim >= 5:  # batches [n_batches, batch, C, H, W]
+        return stacked(array.reshape(-1, *shape[2:]))
     if array.ndim == 3:
-        if array.shape[0] <= 4:
-            return array[None]
-        return np.moveaxis(array, 2, 0)[None] if array.shape[2] <= 4 else array[:, None]
-    if array.shape[1] > 4 and array.shape[3] <= 4:
+        last = shape[2] <= BANDS and (shape[0] == shape[1] or shape[2] < shape[0] > BANDS) and shape[1] != shape[2]
+        if last:
+            return np.moveaxis(array, 2, 0)[None]
+        return array[None] if shape[0] <= BANDS else array[:, None]
+    if shape[3] <= BANDS and shape[1] == shape[2] != shape[3]:
         return np.moveaxis(array, 3, 1)
     return array
 
 
 def decode(name: str, content: bytes | Path, extension: str | int | None = None) -> tuple[np.ndarray | Stored, dict]:
-    """Images `(N, C, H, W)` in a file, and the truth stored beside them (`axion_mass` in eV). Those of a large file are
-    read as they are asked for.
+    """Images `(N, C, H, W)` in a file, and what it says of them: `axion_mass` in eV, `label`, `pixel_scale` in arcsec,
+    and a `note` on what was chosen. Those of a large file are read as they are asked for.
 
     `name` tells the kind of file, `extension` names the FITS extension, HDF5 dataset or npz key. Raises `ValueError`
     for a damaged file and `DataError` for a hostile one.
     """
-    lower, truth = name.lower(), {}
+    lower, about = name.lower(), {}
     if (regular(content).stat().st_size if isinstance(content, Path) else len(content)) == 0:
         raise ValueError("empty file")
     if lower.endswith(".npy"):
-        array, truth = read_npy(content, name)
+        array, about = read_npy(content, name)
     elif lower.endswith(".npz"):
-        array, truth = _npz(content, name, extension)
+        array, about = _npz(content, name, extension)
     elif lower.endswith(PICTURES):
         array = _picture(content)
     elif lower.endswith(SUFFIXES):
-        array = read_image(content, extension)
+        array, about = read_image(content, extension)
+    elif lower.endswith(TENSORS):
+        array, about = _tensor(content)
     else:
-        array = _hdf5(content, extension)
+        array, about = _hdf5(content, extension)
     images = stacked(array)
-    return Stored(images, array) if isinstance(array, np.memmap) else images, truth
+    return Stored(images, array) if isinstance(array, np.memmap) else images, about

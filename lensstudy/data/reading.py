@@ -1,9 +1,8 @@
 """Every DeepLense layout in and out: folders, tars and zips of images, stacks, `.npz` and HDF5.
 
-`read(path)` is told nothing but the path. It lists what is there (`containers`), finds the class of each image from the
-folder it lies in or, where there are no class folders, from its file name, decodes one file after another (`formats`)
-and appends the pixels to one array, in memory or, larger than memory, in a folder. Damaged files are skipped and
-reported; hostile ones stop the reading. `write_deeplense` writes DeepLense's own layout.
+`read(path)` is told nothing but the path. `scanning` finds the files and labels them; here their pixels are appended to
+one array, in memory or, larger than memory, in a folder. Damaged files are rejected and reported, and stop the reading
+where they are many; hostile ones always stop it. `write_deeplense` writes DeepLense's own layout.
 """
 
 from __future__ import annotations
@@ -14,168 +13,256 @@ import itertools
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
-from lensstudy.data.containers import Listing, list_path, parents, resolve
-from lensstudy.data.dataset import CLASS_ALIASES, PIECE, DataError, LensDataset, canonical_class
-from lensstudy.data.formats import READABLE, decode, npy_header, stacked, whole
+from lensstudy.data.containers import resolve
+from lensstudy.data.dataset import PIECE, SCALE_TOLERANCE, DataError, LensDataset
+from lensstudy.data.formats import npy_header
+from lensstudy.data.labels import UNLABELLED, class_of, class_order
+from lensstudy.data.scanning import Found, Scan, load_saved, scan
 from lensstudy.files import whole_file
 
-__all__ = ["read", "write_deeplense"]
+__all__ = ["STOPPING_SHARE", "common_scale", "read", "write_deeplense"]
 
-PART_NAMES = {"train": "train", "training": "train", "val": "validation", "valid": "validation"}
-PART_NAMES |= {"validation": "validation", "test": "test", "testing": "test"}
-# The smooth lens first and the sought class last, whatever the order of the folders.
-CLASS_ORDER = ("no_sub", "cdm", "axion", "sub", "nonlens", "lens")
-UNLABELLED = "unlabelled"
+STOPPING_SHARE = 0.1  # of the images: a set of which more are bad is not read (`filtering.Rules.largest_share`)
+TEXTS = ("", ".txt", ".md", ".csv", ".json", ".yml", ".yaml", ".py", ".ipynb", ".log", ".html", ".pdf", ".rst")
 
 
-# ---- what an image is called ----------------------------------------------------------------------------------------
+def read(
+    path: str | Path,
+    *,
+    labelled: bool = True,
+    classes: Sequence[str] | None = None,
+    labels: str | Path | None = None,
+    label_columns: tuple[str, str] | None = None,
+    extension: str | int | None = None,
+    dtype: str | np.dtype | None = None,
+    pixel_scale: float | None = None,
+    folder: str | Path | None = None,
+    processes: int = 1,
+    progress: bool = False,
+) -> LensDataset:
+    """Read whatever lies at a path as a data set.
 
+    Known are folders, tars and zips in which folders of some level bear the names of classes, with or without `train`,
+    `val` and `test` (also `train_lenses`), or files named after their class; `.npz` and HDF5 files with an array or a
+    group for each class, with labels beside the images, or in attributes; single files; and what `LensDataset.save`
+    wrote. Images are `.npy` (one, a stack, batches, or pickled `[image, axion mass]`), `.npz`, HDF5, FITS, tensors or
+    pictures. Of three axes the shortest holds the bands of one image where it is at most 12 long.
 
-def _part_and_class(folder: str) -> tuple[str | None, str]:
-    """`train_lenses` is a part and a class in one name, as in the lens-finding sets."""
-    head, _, tail = folder.partition("_")
-    return (PART_NAMES[head.lower()], tail) if head.lower() in PART_NAMES and tail else (None, folder)
+    Args:
+        path: folder, archive or file.
+        labelled: False reads images of unknown class, all as class `unlabelled`.
+        classes: names of the classes in the order of a network's outputs, for labels that are numbers (0 is the first)
+            and for names that are not known (default: the order of DeepLense, smooth first, other names after it).
+        labels: a CSV file with the class of each image, or the name of an HDF5 attribute.
+        label_columns: the columns of that file with names and classes, where they are not called so.
+        extension: FITS extension, HDF5 dataset or npz key that holds the image (default: the one whose name says so).
+        dtype: dtype of the images; the smallest that holds all of them, if none.
+        pixel_scale: arcseconds of one pixel, for files that do not say.
+        folder: write the images there instead of holding them in memory; nothing else is ever written.
+        processes: processes that decode; the result is the same for any number.
+        progress: show a progress bar.
 
+    Returns:
+        A `LensDataset`. Its catalogue has `name`, `class`, `source` (path inside), `hash`, and where known
+        `source_part`, `lens` (the same for several bands of one lens) and `axion_mass` in eV; its description counts
+        the `files`, lists those `rejected` with reasons, and says the `pixel_scale` where the files do.
 
-def _is_class(name: str) -> bool:
+    Raises:
+        DataError: for what cannot be used or trusted.
+
+    Example:
+        >>> import tempfile
+        >>> from lensstudy import simulate
+        >>> folder = simulate("model_3", 2, seed=1, image_size=32).save(tempfile.mkdtemp())
+        >>> len(read(folder))
+        6
+    """
+    path = resolve(path)
+    if path.is_dir() and (path / "dataset.json").exists():
+        saved = load_saved(path)
+        scale = common_scale([(path.name, saved.description.get("pixel_scale"))], pixel_scale, path.name)
+        saved.description |= {"pixel_scale": scale} if scale else {}
+        return saved
+    options = {"labelled": labelled, "classes": classes, "labels": labels, "label_columns": label_columns}
+    listed = scan(path, **options, extension=extension, processes=processes, progress=progress)
+    where = listed.where
+    folder = Path(folder) if folder else None
     try:
-        return bool(canonical_class(name))
-    except DataError:
-        return False
+        images, catalogue, rejected = _collect(listed, dtype, folder)
+    except DataError as error:
+        raise DataError(f"{where}: {error}" if not str(error).startswith(where) else str(error)) from error
+    found = catalogue.pop("label")
+    names = {text: class_of(text, where, classes) if labelled else UNLABELLED for text in found.unique()}
+    catalogue.insert(0, "class", found.map(names))
+    for column in ("source_part", "lens"):
+        if catalogue[column].isna().all():
+            del catalogue[column]
+    catalogue.insert(0, "name", _unique_names(catalogue))
+    scale = common_scale(zip(catalogue["source"], catalogue.pop("pixel_scale"), strict=True), pixel_scale, where)
+    counts = {"found": len(listed), "rejected": len(rejected), "skipped": len(listed.skipped)}
+    counts |= {"read": len(listed) - len(rejected) - len(listed.skipped)}
+    description = {
+        "source": where,
+        "layout": listed.kind,
+        "class_names": names,
+        "files": counts,
+        "rejected": rejected,
+        "skipped": dict(Counter(listed.skipped.values()).most_common()),
+    }
+    order = class_order(names.values(), classes)
+    _report(listed, rejected, {class_of(text, where, classes) for text in listed.texts()} - set(names.values()))
+    dataset = LensDataset(
+        images, catalogue.drop(columns="index"), order, description | ({"pixel_scale": scale} if scale else {})
+    )
+    return dataset.load(dataset.save(folder)) if folder else dataset
 
 
-def labels_of(listing: Listing, where: str) -> dict[str, tuple[str, str | None]]:
-    """Class name as found and part of each file, by name."""
-    folders = {name: PurePosixPath(name).parent.parts for name in listing.names}
-    above = {parts[-1] if parts else "" for parts in folders.values()}
-    in_parts = all(name.lower() in PART_NAMES for name in above)
-    if in_parts or (len(above) == 1 and not _is_class(_part_and_class(*above)[1])):
-        found = {name: re.split(r"[_-]?(?:sim)?[_-]?\d", PurePosixPath(name).stem)[0] for name in listing.names}
-        found = {name: text or PurePosixPath(name).name.split(".")[0] for name, text in found.items()}
-        wrong = next((name for name, text in found.items() if not _is_class(text)), None)
-        if wrong:
-            raise DataError(
-                f"{where}: no class folders, and the file name '{wrong}' names no class. Expected a folder with one "
-                f"folder a class ({', '.join(CLASS_ALIASES)}, or another name of them), or labelled=False."
-            )
-    else:
-        found = {name: _part_and_class(parts[-1] if parts else "")[1] for name, parts in folders.items()}
-        stray = [name for name, parts in folders.items() if not parts]
-        if stray:
-            raise DataError(f"{where}: '{stray[0]}' lies beside the class folders, so its class is unknown; remove it.")
-    for text, name in {text: name for name, text in found.items()}.items():
-        canonical_class(text, f"{where}/{PurePosixPath(name).parent}")
-    labels = {}
-    for name, parts in folders.items():
-        own = [_part_and_class(parts[-1])[0]] if parts else []
-        labels[name] = found[name], next(filter(None, own + [PART_NAMES.get(p.lower()) for p in reversed(parts)]), None)
-    return labels
+def common_scale(scales: Iterable[tuple[str, float | None]], given: float | None, where: str) -> float | None:
+    """The pixel scale of a whole set in arcsec: what its files say, else what is `given`; None where neither is there.
+
+    Raises `DataError` where files contradict each other or what is given.
+    """
+    said = {float(scale): name for name, scale in scales if scale is not None and scale == scale}
+    if given is not None and not given > 0:
+        raise DataError(f"pixel_scale = {given}; expected arcseconds of one pixel, more than 0")
+    if not said:
+        return given
+    low, high = min(said), max(said)
+    if high / low - 1 > SCALE_TOLERANCE:
+        raise DataError(
+            f"{where}: pixels of {low:.4g} arcsec ({said[low]}) and of {high:.4g} arcsec ({said[high]}) in one set; "
+            "resample them to one scale, or read each by itself"
+        )
+    scale = float(np.median(list(said)))
+    if given and abs(given / scale - 1) > SCALE_TOLERANCE:
+        raise DataError(
+            f"{where}: pixels of {scale:.4g} arcsec, as it says itself ({said[low]}), and not of {given:.4g}"
+        )
+    return scale
 
 
-def check_folders(listing: Listing, where: str) -> None:
-    """A class folder without an image is a mistake, and silence would turn three classes into two."""
-    filled = parents(listing.names)
-    for folder in sorted(listing.folders - filled):
-        if _is_class(_part_and_class(PurePosixPath(folder).name)[1]):
-            raise DataError(f"{where}: the class folder '{folder}' is empty. Fill it, or remove it to do without it.")
+class _Pixels:
+    """Pixels of one image after another, appended to a file in the smallest dtype that holds all of them."""
+
+    def __init__(self, file, dtype):
+        self.file, self.wanted = file, np.dtype(dtype) if dtype else None
+        self.shape, self.dtype, self.count = None, None, 0
+        self.start = 0
+
+    def begin(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self.shape, self.dtype = shape, self.wanted or dtype
+        self.file.write(npy_header((0, *shape), self.dtype))
+        self.start = self.file.tell()
+
+    def holds(self, dtype: np.dtype) -> bool:
+        return self.wanted is None or np.can_cast(dtype, self.wanted, "same_kind")
+
+    def append(self, images: np.ndarray) -> None:
+        if self.wanted is None and not np.can_cast(images.dtype, self.dtype, "safe"):
+            self._widen(np.promote_types(self.dtype, images.dtype))
+        self.file.write(images.astype(self.dtype).tobytes())
+        self.count += len(images)
+
+    def _widen(self, dtype: np.dtype) -> None:
+        """Rewrite what is there in another dtype, from the end, so that nothing is overwritten before it is read."""
+        size = int(np.prod(self.shape))
+        for first in range((self.count - 1) // PIECE * PIECE, -1, -PIECE):
+            many = min(PIECE, self.count - first)
+            self.file.seek(self.start + first * size * self.dtype.itemsize)
+            pixels = np.frombuffer(self.file.read(many * size * self.dtype.itemsize), self.dtype).astype(dtype)
+            self.file.seek(self.start + first * size * dtype.itemsize)
+            self.file.write(pixels.tobytes())
+        self.file.seek(self.start + self.count * size * dtype.itemsize)
+        self.dtype = dtype
+
+    def finish(self) -> None:
+        self.file.seek(0)
+        self.file.write(npy_header((self.count, *self.shape), self.dtype))
 
 
-# ---- reading --------------------------------------------------------------------------------------------------------
+def _natural(dtype: np.dtype) -> np.dtype:
+    return np.dtype(np.uint8) if dtype.kind == "b" else dtype.newbyteorder("=")
 
 
-def _attempt(job: tuple) -> tuple[str, np.ndarray | None, dict, str]:
-    """Decode one file; a damaged one comes back as a reason instead of pixels."""
-    name, content, extension = job
-    try:
-        if isinstance(content, Exception):
-            raise content
-        if isinstance(content, (bytes, Path)):
-            return name, *decode(name, content, extension), ""
-        return name, stacked(content[...]), {}, ""  # an HDF5 dataset
-    except DataError:
-        raise
-    except Exception as error:  # whatever a damaged file makes a decoder raise
-        return name, None, {}, f"{error}" or type(error).__name__
-
-
-def decoded(listing: Listing, extension, processes: int, progress: bool) -> Iterator[tuple]:
-    """Name, images, truth and reason for skipping, file by file and in the same order whatever `processes` is."""
-    jobs = ((name, content, extension) for name, content in listing.stream())
-    bar = tqdm(total=len(listing.names), desc="reading", unit="file", disable=None if progress else True, delay=2)
-    alone = processes == 1 or listing.kind == "hdf5"  # an open HDF5 file does not travel between processes
-    done = map(_attempt, jobs) if alone else _in_processes(jobs, processes)
-    with bar:
-        for result in done:
-            bar.update()
-            yield result
-
-
-def _in_processes(jobs: Iterator, processes: int) -> Iterator[tuple]:
-    with ProcessPoolExecutor(processes) as pool:
-        while window := list(itertools.islice(jobs, 1024)):  # a bounded look-ahead, so that memory stays bounded
-            yield from pool.map(_attempt, window, chunksize=64)
-
-
-def majority(results: Iterator[tuple], dtype) -> tuple[tuple[int, ...], np.dtype, Iterator[tuple]]:
-    """Shape `(C, H, W)` and dtype of most of the first 64 files, and all results as before."""
-    first = list(itertools.islice(results, 64))
-    kinds = Counter((stack.shape[1:], stack.dtype.newbyteorder("=")) for _, stack, _, _ in first if stack is not None)
+def _shape_of_most(files: Iterator[Found]) -> tuple[tuple[int, ...], np.dtype, Iterator[Found]]:
+    """Shape `(C, H, W)` of most of the first 64 files and their dtype, and all files as before."""
+    first = list(itertools.islice(files, 64))
+    if hostile := next((found for found in first if found.hostile), None):
+        raise DataError(hostile.reason if hostile.name in hostile.reason else f"{hostile.name}: {hostile.reason}")
+    kinds = Counter(found.images.shape[1:] for found in first if found.images is not None)
     if not kinds:
-        reason = first[0][3] if first else "no files"
-        raise DataError(f"none of the first {len(first)} files is an image; {first[0][0]}: {reason}")
-    (shape, natural), _ = kinds.most_common(1)[0]
-    natural = np.dtype(np.uint8) if natural.kind == "b" else natural
-    return shape, np.dtype(dtype or natural), itertools.chain(first, results)
+        reason = f"{first[0].name}: {first[0].reason}" if first else "every file belongs to an image that is missing"
+        raise DataError(f"none of the first {len(first)} files is an image; {reason}")
+    (shape, _), *_ = kinds.most_common(1)
+    dtype = next(found.images.dtype for found in first if found.images is not None and found.images.shape[1:] == shape)
+    return shape, _natural(dtype), itertools.chain(first, files)
 
 
-def _append(results: Iterable[tuple], shape, dtype, casting, file) -> tuple[list[dict], list[dict]]:
-    """Append the pixels of every good image to `file`; one row for each, and the skipped with their reasons."""
-    rows, skipped = [], []
-    for name, stack, truth, reason in results:
-        if stack is not None and stack.shape[1:] != shape:
-            reason = f"shape {stack.shape[1:]}, where the others have {shape}"
-        elif stack is not None and not np.can_cast(stack.dtype, dtype, casting):
-            reason = f"dtype {stack.dtype}, where the others have {dtype}; choose one with dtype="
-        if reason:
-            skipped.append({"name": name, "reason": reason})
+def _append(files: Iterable[Found], pixels: _Pixels, skipped: dict[str, str]) -> tuple[list[dict], list[dict]]:
+    """Append every good image; one row for each, and the rejected files with their reasons."""
+    rows: list[dict] = []
+    rejected: list[dict] = []
+    notes: list[str] = []
+    for found in files:
+        if found.hostile:
+            raise DataError(found.reason if found.name in found.reason else f"{found.name}: {found.reason}")
+        if found.state == "skipped":
+            skipped[found.name] = found.reason
             continue
-        for i, image in enumerate(stack):
-            pixels = image.astype(dtype).tobytes()
-            file.write(pixels)
-            row = {"source": name, "index": i, "hash": hashlib.blake2b(pixels, digest_size=8).hexdigest()}
-            rows.append(row | truth)
-    return rows, skipped
+        reason = found.reason
+        if found.images is not None and found.images.shape[1:] != pixels.shape:
+            reason = f"shape {found.images.shape[1:]}, where the others have {pixels.shape}"
+        elif found.images is not None and not pixels.holds(found.images.dtype):
+            reason = f"dtype {found.images.dtype}, which {pixels.wanted} cannot hold"
+        if reason:
+            rejected.append({"name": found.name, "reason": reason})
+            continue
+        images = found.images.astype(_natural(found.images.dtype), copy=False)
+        pixels.append(images)
+        about = {"source_part": found.part, "lens": found.lens, "pixel_scale": None}
+        about |= {key: value for key, value in found.about.items() if key != "note"}
+        notes += [found.about["note"]] if "note" in found.about else []
+        rows += [
+            {"source": found.name, "index": found.first + i, "label": label} | about
+            for i, label in enumerate(found.labels)
+        ]
+    for note, count in Counter(notes).items():
+        warnings.warn(f"{count} files: {note}", stacklevel=4)
+    return rows, rejected
 
 
-def _collect(results, dtype, folder: Path | None) -> tuple[np.ndarray, pd.DataFrame, list[dict]]:
+def _collect(listed: Scan, dtype, folder: Path | None) -> tuple[np.ndarray, pd.DataFrame, list[dict]]:
     """All images as one array, in memory or as a memory map in `folder`, sorted by source."""
-    shape, dtype_, results = majority(results, dtype)
-    casting = "same_kind" if dtype else "safe"
+    shape, natural, files = _shape_of_most(iter(listed))
     if folder is None:
-        file = io.BytesIO()
-        rows, skipped = _append(results, shape, dtype_, casting, file)
-        images = np.frombuffer(file.getbuffer(), dtype_).reshape(-1, *shape)
+        pixels = _Pixels(io.BytesIO(), dtype)
+        pixels.begin(shape, natural)
+        rows, rejected = _append(files, pixels, listed.skipped)
+        buffer = pixels.file.getbuffer()[pixels.start :]
+        images = np.frombuffer(buffer, pixels.dtype).reshape(-1, *shape)
         catalogue, order, in_order = _sorted(rows)
-        return images if in_order else images[order], catalogue, skipped
-    folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(folder / "images.npy") as partial:
-        with open(partial, "wb") as file:
-            file.write(npy_header((0, *shape), dtype_))
-            rows, skipped = _append(results, shape, dtype_, casting, file)
-            file.seek(0)
-            file.write(npy_header((len(rows), *shape), dtype_))
-        catalogue, order, in_order = _sorted(rows)
-        if not in_order:
-            _reorder(partial, order)
-    return np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False), catalogue, skipped
+        images = images if in_order else images[order]
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(folder / "images.npy") as partial:
+            with open(partial, "w+b") as file:
+                pixels = _Pixels(file, dtype)
+                pixels.begin(shape, natural)
+                rows, rejected = _append(files, pixels, listed.skipped)
+                pixels.finish()
+            catalogue, order, in_order = _sorted(rows)
+            if not in_order:
+                _reorder(partial, order)
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    hashes = (hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=8).hexdigest() for image in images)
+    catalogue.insert(2, "hash", list(hashes))
+    return images, catalogue, rejected
 
 
 def _sorted(rows: list[dict]) -> tuple[pd.DataFrame, np.ndarray, bool]:
@@ -194,105 +281,6 @@ def _reorder(file: Path, order: np.ndarray) -> None:
         target.flush()
 
 
-def read(
-    path: str | Path,
-    *,
-    labelled: bool = True,
-    classes: tuple[str, ...] | None = None,
-    extension: str | int | None = None,
-    dtype: str | np.dtype | None = None,
-    folder: str | Path | None = None,
-    processes: int = 1,
-    progress: bool = False,
-) -> LensDataset:
-    """Read whatever lies at a path as a data set.
-
-    Known are folders, tars and zips with a folder for each class, with or without `train`, `val` and `test` above it
-    (also `train_lenses`), or with files named after their class; `.npz` and HDF5 files with an array for each class or
-    with `images` and `labels`; single files; and what `LensDataset.save` wrote. Images are `.npy` (one, a stack,
-    batches, or pickled `[image, axion mass]`), `.npz`, HDF5, FITS, PNG, JPEG or TIFF.
-
-    Args:
-        path: folder, archive or file.
-        labelled: False reads images of unknown class, all as class `unlabelled`.
-        classes: what numeric labels 0, 1, ... stand for, and the order of classes (default: smooth first).
-        extension: FITS extension, HDF5 dataset or npz key that holds the image (default: the first that can).
-        dtype: dtype of the images; their own, if none.
-        folder: write the images there instead of holding them in memory; nothing else is ever written.
-        processes: processes that decode; the result is the same for any number.
-        progress: show a progress bar.
-
-    Returns:
-        A `LensDataset`. Its catalogue has `name`, `class`, `source` (path inside), `hash`, and where known
-        `source_part` and `axion_mass` in eV; its description lists `skipped` files with reasons.
-
-    Raises:
-        DataError: for what cannot be used or trusted.
-
-    Example:
-        >>> import tempfile
-        >>> from lensstudy import simulate
-        >>> folder = simulate("model_3", 2, seed=1, image_size=32).save(tempfile.mkdtemp())
-        >>> len(read(folder))
-        6
-    """
-    path = resolve(path)
-    if path.is_dir() and (path / "dataset.json").exists():
-        return load_saved(path)
-    listing, where = list_path(path, labelled), path.resolve().name
-    if not listing.names:
-        raise DataError(f"{where}: no images ({len(listing.ignored)} other files). Known: {', '.join(READABLE)}.")
-    paired = paired_images(listing, classes, extension, where) if labelled and listing.kind in ("npz", "hdf5") else None
-    if labelled and not paired:
-        labels = labels_of(listing, where)
-        check_folders(listing, where)
-    elif not labelled:
-        labels = {name: (UNLABELLED, None) for name in listing.names}
-    results = paired or decoded(listing, extension, processes, progress)
-    folder = Path(folder) if folder else None
-    try:
-        images, catalogue, skipped = _collect(results, dtype, folder)
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from error
-    found = catalogue.pop("label") if paired else catalogue["source"].map(lambda source: labels[source][0])
-    names = {text: canonical_class(text, where) if labelled else UNLABELLED for text in found.unique()}
-    catalogue.insert(0, "class", found.map(names))
-    if not paired and any(part for _, part in labels.values()):
-        catalogue["source_part"] = catalogue["source"].map(lambda source: labels[source][1])
-    catalogue.insert(0, "name", _unique_names(catalogue))
-    dataset = LensDataset(
-        images,
-        catalogue.drop(columns="index"),
-        class_order(set(names.values()), classes),
-        {
-            "source": where,
-            "layout": listing.kind,
-            "class_names": names,
-            "skipped": skipped,
-            "ignored": len(listing.ignored),
-        },
-    )
-    _report(dataset, labels if labelled and not paired else {}, where)
-    return dataset.load(dataset.save(folder)) if folder else dataset
-
-
-def load_saved(folder: Path) -> LensDataset:
-    """What `LensDataset.save` wrote, whatever has happened to it since."""
-    try:
-        return LensDataset.load(folder)
-    except Exception as error:  # whatever a damaged JSON, npy or parquet file raises
-        raise DataError(f"{folder}: its dataset.json says data set, but it cannot be opened ({error}).") from error
-
-
-def class_order(found: set[str], wanted: tuple[str, ...] | None) -> tuple[str, ...]:
-    if wanted is None:
-        return tuple(sorted(found, key=(*CLASS_ORDER, UNLABELLED).index))
-    wanted = tuple(canonical_class(name, "classes") for name in wanted)
-    if missing := found - set(wanted):
-        raise DataError(f"classes={wanted} lacks {sorted(missing)}, which the data has; add it.")
-    return wanted
-
-
 def _unique_names(catalogue: pd.DataFrame) -> pd.Series:
     stems = catalogue["source"].map(lambda source: PurePosixPath(source).stem)
     in_stacks = catalogue["index"].groupby(catalogue["source"]).transform("max") > 0
@@ -303,51 +291,30 @@ def _unique_names(catalogue: pd.DataFrame) -> pd.Series:
     return catalogue["source"] + numbers
 
 
-def _report(dataset: LensDataset, labels: dict, where: str) -> None:
-    """Warn of what was skipped; a class of which nothing is left is an error."""
-    skipped = dataset.description["skipped"]
-    wanted = {canonical_class(found) for found, _ in labels.values()}
-    if lost := wanted - set(dataset.catalogue["class"]):
+def _report(listed: Scan, rejected: list[dict], lost: set[str]) -> None:
+    """Warn of what was rejected and skipped; more bad files than a study allows, or a class lost, is an error."""
+    some = "; ".join(f"{entry['name']}: {entry['reason']}" for entry in rejected[:3])
+    if lost:
+        raise DataError(f"{listed.where}: nothing of class {sorted(lost)} could be read; {some}")
+    if len(rejected) > max(STOPPING_SHARE * len(listed.images), 2):
         raise DataError(
-            f"{where}: nothing of class {sorted(lost)} could be read; {skipped[0]['name']}: {skipped[0]['reason']}"
+            f"{listed.where}: {len(rejected)} of {len(listed.images)} files cannot be used ({some}); mend or remove "
+            f"them: a set of which more than {STOPPING_SHARE:.0%} are bad is more likely misunderstood than damaged"
         )
-    if skipped:
-        some = "; ".join(f"{entry['name']}: {entry['reason']}" for entry in skipped[:3])
-        more = f"; and {len(skipped) - 3} more, all in description['skipped']" if len(skipped) > 3 else ""
-        warnings.warn(f"{where}: {len(skipped)} files skipped ({some}{more})", stacklevel=3)
+    if rejected:
+        more = f"; and {len(rejected) - 3} more, all in description['rejected']" if len(rejected) > 3 else ""
+        warnings.warn(f"{listed.where}: {len(rejected)} files rejected ({some}{more})", stacklevel=3)
+    for reason, count in Counter(listed.skipped.values()).items():
+        names = [name for name, why in listed.skipped.items() if why == reason]
+        if "archive" in reason or "format" in reason and _may_be_image(names):
+            warnings.warn(f"{listed.where}: {count} files skipped ({', '.join(names[:3])}): {reason}", stacklevel=3)
+    if listed.unused_labels:
+        warnings.warn(f"{listed.where}: {listed.unused_labels} rows of the labels name no image", stacklevel=3)
 
 
-def paired_images(listing: Listing, classes, extension, where: str) -> Iterator[tuple] | None:
-    """Images with a `labels` array beside them, in one npz or HDF5 file: the results of decoding it, or None."""
-    stems = {PurePosixPath(name).stem.lower(): name for name in listing.names}
-    key = next((stems[stem] for stem in ("labels", "label", "classes", "class", "y") if stem in stems), None)
-    if key is None:
-        return None
-    pixels = [stems[stem] for stem in (extension, "images", "image", "x", "data") if stem in stems]
-    if not pixels:
-        raise DataError(f"{where}: '{key}' but no 'images' among {', '.join(listing.names)}; name them with extension=")
-    labels = next(whole(content, name) for name, content in listing.stream() if name == key)
-    names = [text.decode() if isinstance(text, bytes) else str(text) for text in np.ravel(labels)]
-    if np.asarray(labels).dtype.kind in "iuf":
-        if classes is None:
-            raise DataError(f"{where}: the labels are numbers; say what 0, 1, ... mean with classes=('no_sub', ...).")
-        names = [classes[int(number)] if 0 <= number < len(classes) else str(number) for number in np.ravel(labels)]
-
-    def images():
-        for name, content in listing.stream():
-            if name == pixels[0]:
-                stack = whole(content, name) if isinstance(content, (bytes, Exception)) else content
-                if np.ndim(stack) not in (3, 4) or stack.dtype.kind not in "biuf":
-                    raise DataError(
-                        f"'{name}' has shape {stack.shape}, dtype {stack.dtype}; expected a stack of images"
-                    )
-                if len(stack) != len(names):
-                    raise DataError(f"{len(stack)} images, but {len(names)} labels")
-                for i, text in enumerate(names):
-                    image = np.asarray(stack[i])
-                    yield name, stacked(image), {"label": text, "index": i}, ""
-
-    return images()
+def _may_be_image(names: list[str]) -> bool:
+    """Whether files of an unknown format might have been meant as images: not tables, texts and programs."""
+    return any(PurePosixPath(name).suffix.lower() not in TEXTS for name in names)
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------

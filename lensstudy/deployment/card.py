@@ -19,7 +19,6 @@ from lensstudy.text import nearest
 __all__ = ["CARD_VERSION", "Card", "CardError", "Images", "check_network", "file_hash"]
 
 CARD_VERSION = 3
-SCALE_TOLERANCE = 0.02  # pixel scales that agree to 2 % are the same: half a pixel over a cutout of 50
 FORMAT: Final = "lensstudy-network"
 FORMATS = ("onnx", "int8")  # of the network in it
 

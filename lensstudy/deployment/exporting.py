@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lensstudy.data.dataset import DataError, LensDataset
+from lensstudy.data.dataset import SCALE_TOLERANCE, DataError, LensDataset
 from lensstudy.data.preprocess import Preprocess
-from lensstudy.deployment.card import FORMAT, FORMATS, SCALE_TOLERANCE, Card, CardError, Images, file_hash
+from lensstudy.deployment.card import FORMAT, FORMATS, Card, CardError, Images, file_hash
 from lensstudy.deployment.onnx_network import INT8_FILE, ONNX_FILE, OnnxNetwork, write_int8, write_onnx
 from lensstudy.evaluation.calibration import calibrate
 from lensstudy.evaluation.ood import METHOD, QUANTILE, OODDetector, image_statistics

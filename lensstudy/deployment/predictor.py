@@ -18,23 +18,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from lensstudy.data import fits
-from lensstudy.data.companions import companions, information
-from lensstudy.data.containers import TARS, Listing, list_path
-from lensstudy.data.dataset import DataError, LensDataset, canonical_class, sky_and_noise
-from lensstudy.data.formats import HDF5, Stored, decode, read_npy, stacked
+from lensstudy.data.dataset import SCALE_TOLERANCE, DataError, canonical_class, sky_and_noise
 from lensstudy.data.preprocess import Preprocess
 from lensstudy.data.resampling import resample, resample_with_noise
 from lensstudy.data.rotation import centre_crop
-from lensstudy.data.scale import hdf5_scale
-from lensstudy.deployment.card import SCALE_TOLERANCE, Card
+from lensstudy.data.scanning import Scan, beside_images, scan
+from lensstudy.deployment.card import Card
 from lensstudy.deployment.onnx_network import AT_ONCE, INT8_FILE, ONNX_FILE, OnnxNetwork
 from lensstudy.evaluation.ood import OODDetector, image_statistics
 from lensstudy.files import printable
@@ -47,11 +42,9 @@ __all__ = ["STATES", "Predictor", "class_by_folder", "find", "predict"]
 # network's; `skipped`: a noise map, PSF or mask that belongs to an image.
 STATES = ("ok", "pixel scale unknown", "out of distribution", "rejected", "skipped")
 
-LABELS = ("labels", "label", "classes", "class", "y")  # arrays beside the images of an HDF5 file
 BOUND = 1e30  # pixels beyond it overflow in float32
 FURTHEST = 3.0  # factor between two pixel scales beyond which an image is not resampled
 REACH = 8  # pixels around what the network sees that resampling takes along
-PIECE = 256  # images taken from a stack at a time
 
 
 @contextmanager
@@ -67,16 +60,16 @@ def _one_thread() -> Iterator[None]:
 
 @dataclass
 class _Image:
-    """One image on its way: where it was found and its pixels `(C, H, W)`, or why there are none; `companion` if it is
-    no image but belongs to one. `note` says what was done to it."""
+    """One image on its way: where it was found and its pixels `(C, H, W)`, or why there are none; `skipped` if it is
+    no image at all, such as a noise map. `note` says what was done to it."""
 
     file: str
     index: int
     pixels: np.ndarray | None
     reason: str = ""
     pixel_scale: float | None = None
-    companion: bool = False
     note: str = ""
+    skipped: bool = False
 
 
 class Predictor:
@@ -352,7 +345,8 @@ class Predictor:
             pixels = None
             if one.pixels is not None:
                 try:
-                    pixels, one.note = self.prepare(one.pixels, one.pixel_scale)
+                    pixels, note = self.prepare(one.pixels, one.pixel_scale)
+                    one.note = "; ".join(filter(None, (one.note, note)))
                 except ValueError as error:
                     one.reason = str(error)
             one.pixels = None
@@ -368,7 +362,7 @@ class Predictor:
         answers = zip(*self.answers(np.stack(usable)), strict=True) if usable else iter(())
         for one, pixels in waiting:
             row = {"file": one.file, "image": one.index, "prediction": "", "reason": one.reason, "note": one.note}
-            row["state"] = "skipped" if one.companion else "rejected"
+            row["state"] = "skipped" if one.skipped else "rejected"
             known = one.pixel_scale or self.pixel_scale or not self.card.images.pixel_scale
             yield row if pixels is None else row | self._answer(*next(answers), bool(known))
 
@@ -465,44 +459,50 @@ def predict(network: str | Path | Predictor, images: np.ndarray | str | Path | S
 
 
 def find(paths: Iterable[str | Path], extension: str | int | None = None, progress: bool = False) -> Iterator[_Image]:
-    """Every image at `paths`, one after the other; what cannot be read comes with its reason and no pixels, and so does
-    a noise map, PSF or mask that belongs to an image beside it."""
-    places = [(place, _listed(place)) for path in paths for place in _expanded(path)]
-    total = sum(len(listing.names) if isinstance(listing, Listing) else 1 for _, listing in places)
-    beside = companions([str(place) for place, _ in places if os.path.isfile(place)])
+    """Every image at `paths`, one after the other; a file without one comes with its reason and no pixels."""
+    places = [place for path in paths for place in _expanded(path)]
+    beside = beside_images([str(place) for place in places if os.path.isfile(place)])
+    scans = [beside.get(str(place)) or _scanned(place, extension) for place in places]
+    total = sum(len(listed) if isinstance(listed, Scan) else 1 for listed in scans)
     with tqdm(total=total, desc="images", unit="file", disable=not progress, delay=1) as bar:
-        for place, listing in places:
-            if isinstance(listing, str):
-                yield _Image(printable(place), 0, None, listing)
+        for place, listed in zip(places, scans, strict=True):
+            if not isinstance(listed, Scan):
+                yield _Image(printable(place), 0, None, listed, skipped=str(place) in beside)
                 bar.update()
-            elif role := beside.get(str(place)):
-                yield _companion(printable(place), role)
-                bar.update(len(listing.names) if isinstance(listing, Listing) else 1)
-            elif isinstance(listing, LensDataset):
-                images = listing.images
-                images = Stored(images, images) if isinstance(images, np.memmap) else images
-                names = [printable(f"{place}:{name}") for name in listing.catalogue["name"]]
-                yield from _one_by_one(names, images, listing.description.get("pixel_scale"))
+                continue
+            for name, reason in listed.skipped.items():
+                yield _Image(_shown(place, listed, name), 0, None, reason, skipped=True)
                 bar.update()
-            else:
-                roles = companions(listing.names)
-                try:
-                    scale = _stack_scale(place) if listing.kind in ("hdf5", "npz") else None
-                except Exception as error:  # whatever a damaged file makes h5py raise
-                    yield _Image(printable(place), 0, None, f"{error}" or type(error).__name__)
-                    bar.update(len(listing.names))
-                    continue
-                for name, content in _stream(listing):
-                    file = _shown(place, listing, name)
-                    if role := roles.get(name):
-                        yield _companion(file, role)
-                    else:
-                        yield from _decoded(file, name, content, extension, scale)
-                    bar.update()
-                for name in listing.ignored if listing.kind == "folder" else ():
-                    if name.lower().endswith((*TARS, ".zip")):
-                        reason = "an archive among images is not opened; give its path"
-                        yield _Image(printable(place / name), 0, None, reason)
+            yield from _images_of(place, listed, bar)
+
+
+def _scanned(place: Path, extension: str | int | None) -> Scan | str:
+    """What lies at a place, or why nothing can be read there."""
+    try:
+        if not place.exists():
+            return "no file matches this pattern" if glob.has_magic(str(place)) else "nothing exists at this path"
+        return scan(place, labelled=False, extension=extension)
+    except Exception as error:  # whatever a damaged data set makes a reader raise
+        return f"{error}" or type(error).__name__
+
+
+def _images_of(place: Path, listed: Scan, bar: tqdm) -> Iterator[_Image]:
+    last = None
+    try:
+        for number, found in enumerate(listed):
+            file = _shown(place, listed, found.name)
+            bar.update(found.name != last)
+            last = found.name
+            if found.images is None:
+                yield _Image(file, 0, None, found.reason, skipped=found.state == "skipped")
+                continue
+            for i, image in enumerate(found.images):
+                index = number if listed.kind == "study" else found.first + i
+                yield _Image(
+                    file, index, np.asarray(image), "", found.about.get("pixel_scale"), found.about.get("note", "")
+                )
+    except DataError as error:  # of an array on which others hang
+        yield _Image(printable(place), 0, None, str(error))
 
 
 def class_by_folder(file: str, classes: Sequence[str]) -> str:
@@ -514,100 +514,26 @@ def class_by_folder(file: str, classes: Sequence[str]) -> str:
     return name if name in classes else ""
 
 
-def _companion(file: str, role: str) -> _Image:
-    return _Image(file, 0, None, f"the {role} of an image beside it, and no image itself", companion=True)
-
-
-def _stream(listing: Listing) -> Iterator[tuple[str, Any]]:
-    """Names and contents; where an archive cannot be read on, the reason in place of each that is left."""
-    left = dict.fromkeys(listing.names)
-    try:
-        for name, content in listing.stream():
-            left.pop(name, None)
-            yield name, content
-    except Exception as error:  # whatever a damaged archive raises
-        yield from ((name, ValueError(f"the archive cannot be read on from here: {error}")) for name in left)
-
-
 def _expanded(path: str | Path) -> list[Path]:
-    """The files of a pattern; a path without one stands for itself."""
+    """The files of a pattern; a path without one stands for itself, and so does one with brackets that exists."""
     text = os.path.expandvars(os.path.expanduser(str(path)))
     if os.path.exists(text) or not glob.has_magic(text):
         return [Path(text)]
-    return [Path(found) for found in sorted(glob.glob(text, recursive=True))] or [Path(text)]
+    return [Path(found) for found in sorted(_matching(text))] or [Path(text)]
 
 
-def _listed(place: Path) -> Listing | LensDataset | str:
-    """What lies at a place, or why nothing can be read there."""
-    try:
-        if not place.exists():
-            return "no file matches this pattern" if glob.has_magic(str(place)) else "nothing exists at this path"
-        if place.is_dir() and (place / "dataset.json").exists():
-            return LensDataset.load(place)
-        listing = list_path(place)
-    except Exception as error:  # whatever a damaged data set makes a reader raise
-        return f"{error}" or type(error).__name__
-    return listing if listing.names else f"no images in it ({len(listing.ignored)} other files)"
+def _matching(pattern: str) -> list[str]:
+    """What a pattern matches, where folders above it may have brackets in their names."""
+    folder, *rest = pattern, ""
+    parts = Path(pattern).parts
+    for k in range(len(parts) - 1, 0, -1):
+        folder, rest = str(Path(*parts[:k])), str(Path(*parts[k:]))
+        if os.path.exists(folder):
+            return [os.path.join(folder, found) for found in glob.glob(rest, root_dir=folder, recursive=True)]
+    return glob.glob(pattern, recursive=True)
 
 
-def _shown(place: Path, listing: Listing, name: str) -> str:
-    if listing.kind == "file":
+def _shown(place: Path, listed: Scan, name: str) -> str:
+    if listed.kind == "file":
         return printable(place)
-    return printable(place / name if listing.kind == "folder" else f"{place}:{name}")
-
-
-def _decoded(file: str, name: str, content, extension: str | int | None, scale: float | None) -> Iterator[_Image]:
-    """The images of one file, of a stack a piece at a time; `scale` is that of the HDF5 or npz file around them."""
-    try:
-        if isinstance(content, Exception):
-            raise content
-        if PurePosixPath(name).stem.lower() in LABELS and _is_list(name, content):
-            return
-        if not isinstance(content, bytes | Path):  # an HDF5 dataset
-            if content.ndim < 4:
-                yield from (_Image(file, i, image, "", scale) for i, image in enumerate(stacked(content[...])))
-                return
-            for start in range(0, len(content), PIECE):
-                piece = stacked(content[start : start + PIECE])
-                yield from (_Image(file, start + i, image, "", scale) for i, image in enumerate(piece))
-            return
-        images, _ = decode(name, content, extension)
-        scale = _pixel_scale(name, content, extension) or scale
-    except Exception as error:  # whatever a damaged file makes a decoder raise
-        yield _Image(file, 0, None, f"{error}" or type(error).__name__)
-        return
-    yield from _one_by_one([file] * len(images), images, scale)
-
-
-def _one_by_one(names: list[str], images: np.ndarray | Stored, scale: float | None) -> Iterator[_Image]:
-    """The images of a stack, up to the first that cannot be read because the file was cut meanwhile."""
-    for i, name in enumerate(names):
-        try:
-            image = np.asarray(images[i])
-        except DataError as error:
-            yield _Image(name, i, None, str(error))
-            return
-        yield _Image(name, i, image, "", scale)
-
-
-def _is_list(name: str, content) -> bool:
-    """Whether there are labels in it rather than an image: a Y band is called y too."""
-    if isinstance(content, bytes | Path):
-        return name.lower().endswith(".npy") and read_npy(content, name)[0].ndim < 2
-    return content.ndim < 2
-
-
-def _pixel_scale(name: str, content: bytes | Path, extension: str | int | None) -> float | None:
-    """Arcseconds of one pixel as a file says, or the `info.json` beside it; None where neither does."""
-    scale = None
-    if name.lower().endswith(fits.SUFFIXES):
-        scale = fits.read_scale(content, extension)
-    elif name.lower().endswith(HDF5):
-        scale = hdf5_scale(content)
-    return scale or (information(content).get("pixel_scale") if isinstance(content, Path) else None)
-
-
-def _stack_scale(place: Path) -> float | None:
-    """Arcseconds of one pixel of what is in an HDF5 or npz file, as it says, or the `info.json` beside it."""
-    scale = hdf5_scale(place) if place.name.lower().endswith(HDF5) else None
-    return scale or information(place).get("pixel_scale")
+    return printable(place / name if listed.kind == "folder" else f"{place}:{name}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from lensstudy.data.dataset import DataError
 from lensstudy.data.filtering import filter_images
 from lensstudy.data.reading import read
-from lensstudy.deployment.card import FORMAT, SCALE_TOLERANCE
+from lensstudy.deployment.card import FORMAT
 from lensstudy.study import Study
 from lensstudy.training.fitting import fit, in_batch
 
@@ -33,15 +33,21 @@ NOT_KEPT = (
 
 
 def train_on(
-    data: str | Path, out: str | Path, begin: str | Path | None = None, pixel_scale: float | None = None, **settings
+    data: str | Path,
+    out: str | Path,
+    begin: str | Path | None = None,
+    pixel_scale: float | None = None,
+    reading: dict | None = None,
+    **settings,
 ) -> tuple[Path, dict]:
-    """Train on the images at `data` (any layout that `archive` reads) and write the run folder `out`; beside it stands
+    """Train on the images at `data` (any layout that `read` knows) and write the run folder `out`; beside it stands
     the data set, as a study has it. Returns the run folder and its metrics.
 
     begin: a finished run folder whose weights are trained further; its network and what it sees of an image are kept,
         the last layer begins anew where the classes are others.
     pixel_scale: arcseconds of one pixel of the images, which they must name or be given where the network to fine-tune
         knows that of its own; without one, predictions cannot tell whether an image has pixels of the same size.
+    reading: options of `read`, such as `classes` and `labels`.
     settings: fields of `Study`, such as `epochs` and `learning_rate`.
 
     Raises `DataError` for images that cannot be used and `ValueError` for a folder that cannot be begun with.
@@ -55,7 +61,7 @@ def train_on(
     folder = out / "training" / f"{study.network}-s{study.seed}"
     if begin and folder.resolve() == Path(begin).resolve():
         raise ValueError(f"{folder}: is the network to fine-tune, which would be lost; choose another folder or seed")
-    dataset = read(data, progress=not in_batch())
+    dataset = read(data, pixel_scale=pixel_scale, progress=not in_batch(), **(reading or {}))
     if card and dataset.images.shape[1] != card["in_channels"]:
         raise DataError(f"{data}: {dataset.images.shape[1]} bands, and the network takes {card['in_channels']}")
     if card and dataset.image_size < card["crop"]:
@@ -64,27 +70,20 @@ def train_on(
             "larger cutouts, or train from nothing"
         )
     known = card.get("data", {}).get("pixel_scale")
-    dataset.description |= _pixel_scale(data, dataset.description.get("pixel_scale"), pixel_scale, known)
-    dataset = filter_images(dataset).split(study.test_fraction, study.validation_fraction, study.seed)
+    if known and "pixel_scale" not in dataset.description:
+        raise DataError(
+            f"{data}: does not say how large its pixels are, and the network to fine-tune was trained on {known:.4g} "
+            "arcsec; say how large yours are with --pixel-scale"
+        )
+    dataset = filter_images(dataset)
+    if study.split == "given":
+        dataset = dataset.split_as_given(study.validation_fraction, study.seed)
+    else:
+        dataset = dataset.split(study.test_fraction, study.validation_fraction, study.seed)
     dataset.check_leaks()
     dataset.save(out / "dataset")
     run = fit(dataset, study, folder=folder, start_from=begin)
     return run, json.loads((run / "metrics.json").read_text())
-
-
-def _pixel_scale(data: str | Path, named: float | None, given: float | None, of_network: float | None) -> dict:
-    """The pixel scale that images name or were given, for their description. Raises `DataError` where the two differ,
-    or where there is none and the network to fine-tune knows its own."""
-    if given is not None and not given > 0:
-        raise DataError(f"pixel_scale = {given}; expected arcseconds of one pixel, more than 0")
-    if given and named and abs(given / named - 1) > SCALE_TOLERANCE:
-        raise DataError(f"{data}: pixels of {named:.4g} arcsec, as it says itself, and not of {given:.4g}")
-    if of_network and not (given or named):
-        raise DataError(
-            f"{data}: does not say how large its pixels are, and the network to fine-tune was trained on "
-            f"{of_network:.4g} arcsec; say how large yours are with --pixel-scale"
-        )
-    return {"pixel_scale": given or named} if given or named else {}
 
 
 def _card(run: Path) -> dict:

@@ -102,12 +102,12 @@ def test_too_few_images_say_what_is_missing():
 
 def test_groups_never_straddle():
     pairs = [f"lens {i // 6}" for i in range(120)]  # six images of each lens, two of each class
-    split = noise(lens=pairs).split(0.2, 0.2, seed=0, group_by=["lens"])
-    assert (split.catalogue.groupby("lens")["part"].nunique() == 1).all()
+    split = noise(galaxy=pairs).split(0.2, 0.2, seed=0, group_by=["galaxy"])
+    assert (split.catalogue.groupby("galaxy")["part"].nunique() == 1).all()
     assert set(split.catalogue["part"]) == {"train", "validation", "test"}
-    split.check_leaks(group_by=["lens"])
+    split.check_leaks(group_by=["galaxy"])
     with pytest.raises(DataError, match="of one group"):
-        noise(lens=pairs).split(0.2, 0.2, seed=0).check_leaks(group_by=["lens"])
+        noise(galaxy=pairs).split(0.2, 0.2, seed=0).check_leaks(group_by=["galaxy"])
 
 
 def test_groups_of_two_kinds_join_and_unknown_lenses_do_not():

@@ -9,7 +9,16 @@ import pytest
 from astropy.io import fits
 
 from lensstudy.data import fits as reading
-from lensstudy.data.fits import SUFFIXES, choice_note, image_index, opened, read_image, read_scale
+from lensstudy.data.fits import SUFFIXES, choice_note, image_index, opened
+from lensstudy.data.fits import read_image as read
+
+
+def read_image(content, extension=None):
+    return read(content, extension)[0]
+
+
+def read_scale(content):
+    return read(content)[1].get("pixel_scale")
 
 
 def file_of(*names, first=None, scale=None) -> bytes:

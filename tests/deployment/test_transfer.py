@@ -63,7 +63,7 @@ def test_the_size_of_a_pixel_goes_along(folder, run_folder, tmp_path):
     assert lensstudy("--pixel-scale", 0.05).exit_code == 0
     trained = json.loads((tmp_path / "out" / "training" / "d4-steerable-cnn-s1" / "card.json").read_text())
     assert trained["data"]["pixel_scale"] == 0.05
-    with pytest.raises(DataError, match="pixels of 0.05 arcsec, as it says itself, and not of 0.1"):
+    with pytest.raises(DataError, match=r"pixels of 0.05 arcsec, as it says itself \(dataset\), and not of 0.1"):
         train_on(tmp_path / "out" / "dataset", tmp_path / "other", pixel_scale=0.1)
 
 
