@@ -174,10 +174,10 @@ def _scale_of_coordinates(header) -> float | None:
         wcs = WCS(header)
         if wcs.has_celestial:
             return _in_arcsec(float(np.mean(proj_plane_pixel_scales(wcs.celestial))))
-    steps = [float(header.get(f"CDELT{i}", 1.0)) for i in (1, 2)]
+    steps = [_number(header, f"CDELT{i}", 1.0) for i in (1, 2)]
     kind = "CD" if any(key in header for key in MATRIX_KEYS[:4]) else "PC"
     default = np.eye(2) * (kind == "PC")
-    matrix = np.array([[float(header.get(f"{kind}{i}_{j}", default[i - 1, j - 1])) for j in (1, 2)] for i in (1, 2)])
+    matrix = np.array([[_number(header, f"{kind}{i}_{j}", default[i - 1, j - 1]) for j in (1, 2)] for i in (1, 2)])
     side = math.sqrt(abs(np.linalg.det(matrix if kind == "CD" else np.diag(steps) @ matrix)))
     if "CUNIT1" in header:
         unit = _unit(str(header["CUNIT1"]))
@@ -187,6 +187,13 @@ def _scale_of_coordinates(header) -> float | None:
     if header.get("CTYPE1") in ("LINEAR", "PIXEL") or side == 1:
         return None
     return _in_arcsec(side) if kind == "CD" or side * 3600 <= WIDEST_PIXEL else None
+
+
+def _number(header, key: str, default: float) -> float:
+    try:
+        return float(header.get(key, default))
+    except (TypeError, ValueError):
+        raise ValueError(f"{key} = {header[key]!r}; expected a number") from None
 
 
 def _in_arcsec(side: float) -> float | None:

@@ -28,7 +28,7 @@ from scipy import ndimage
 from lensstudy.data.companions import FILLERS, LENSTRONOMY, ROLES, belongs, companions, information, role_and_key, stem
 from lensstudy.data.dataset import DataError
 from lensstudy.data.fits import SUFFIXES, bands, opened, pixels
-from lensstudy.data.formats import HDF5
+from lensstudy.data.formats import HDF5, own_pixels
 from lensstudy.data.resampling import resample, shares
 from lensstudy.data.scale import hdf5_scale, header_scale
 from lensstudy.files import regular, tree
@@ -232,22 +232,25 @@ class _Plane:
     name: str
     header: Any = field(default_factory=dict)
 
+    def __post_init__(self):
+        if self.array.dtype.kind not in "biuf":
+            raise ValueError(f"{self.name or 'an array'} of dtype {self.array.dtype}; expected numbers")
+
 
 def _read_file(file: Path, pixel_scale: float | None) -> dict[str, dict]:
     """What is in a file, its companions and `info.json`, by band, as `_checked` takes it."""
     about, beside = information(file), _companions(file)
     _, band = _name_and_band(file)
-    read = _lenstronomy if file.name.lower().endswith(HDF5) else _extensions
-    found = read(file)
+    found = _lenstronomy(file) if file.name.lower().endswith(HDF5) else _extensions(file, pixel_scale)
     found = {band: found[""]} if list(found) == [""] else found
     return {
         band: {
-            "scale": pixel_scale or parts.pop("scale", None) or about.get("pixel_scale"),
-            "notes": parts.pop("notes", []),
+            "scale": pixel_scale or scale or about.get("pixel_scale"),
+            "notes": notes,
             "parts": beside | parts,
             "about": about,
         }
-        for band, parts in found.items()
+        for band, (parts, scale, notes) in found.items()
     }
 
 
@@ -261,48 +264,67 @@ def _name_and_band(file: Path) -> tuple[str, str]:
     return name or parent.name, band.upper()
 
 
-def _extensions(file: Path) -> dict[str, dict]:
+Parts = tuple[dict[str, _Plane], float | None, list[str]]  # what is there by its role, the pixel scale, notes
+
+
+def _extensions(file: Path, pixel_scale: float | None) -> dict[str, Parts]:
     """The bands in a FITS file, and of each its image, noise, PSF, mask and pixel scale, as far as they are there."""
+    found: dict[str, Parts] = {}
     try:
         with opened(file) as hdus:
             try:
                 places, unknown = bands(hdus)
             except ValueError as error:
                 raise DataError(f"{file}: {error}") from None
-            found = {band: {role: _plane(hdus[i]) for role, i in parts.items()} for band, parts in places.items()}
-            scales = {band: header_scale(hdus[parts["image"]].header, hdus[0].header) for band, parts in places.items()}
+            notes = [f"extensions of an unknown kind are not used: {', '.join(unknown)}"] if unknown else []
+            for band, parts in places.items():
+                scale = pixel_scale or _said_scale(file, hdus[parts["image"]].header, hdus[0].header)
+                found[band] = {role: _plane(hdus[i]) for role, i in parts.items()}, scale, notes
     except DataError:
         raise
-    except (KeyError, OSError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever a damaged file makes astropy raise
         raise DataError(f"{file}: cannot be read as FITS ({error})") from None
-    notes = [f"extensions of an unknown kind are not used: {', '.join(unknown)}"] if unknown else []
-    return {band: parts | {"scale": scales[band], "notes": notes} for band, parts in found.items()}
+    return found
+
+
+def _said_scale(file: Path, *headers) -> float | None:
+    try:
+        return header_scale(*headers)
+    except ValueError as error:
+        raise DataError(f"{file}: {error}; correct it, or pass read_observation(..., pixel_scale=0.05)") from None
 
 
 def _plane(hdu) -> _Plane:
     return _Plane(pixels(hdu), hdu.name, hdu.header)
 
 
-def _lenstronomy(file: Path) -> dict[str, dict]:
+def _stored(file, name: str) -> _Plane:
+    """An array of numbers in an open HDF5 file."""
+    import h5py
+
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
+        raise ValueError(f"'{name}' is no array of the file itself")
+    return _Plane(np.asarray(own_pixels(file[name])[()]), name, dict(file[name].attrs))
+
+
+def _lenstronomy(file: Path) -> dict[str, Parts]:
     """Image, noise and pixel scale from lenstronomy's HDF5: `variance = background_rms^2 + image/exposure_time`."""
     import h5py
 
     try:
         with h5py.File(regular(file)) as stored:
             if LENSTRONOMY not in stored:
-                raise DataError(f"{file}: holds {', '.join(stored)}, but no 'image_data'; expected lenstronomy's names")
-            image = np.asarray(stored[LENSTRONOMY], dtype=float)
-            parts: dict = {"image": _Plane(image, LENSTRONOMY)}
+                raise ValueError(f"it holds {', '.join(stored)}, but no 'image_data'; expected lenstronomy's names")
+            parts = {"image": _stored(stored, LENSTRONOMY)}
+            image = np.asarray(parts["image"].array, dtype=float)
             if "background_rms" in stored:
-                variance = np.full(image.shape, float(stored["background_rms"][()]) ** 2)
+                variance = np.full(image.shape, float(_stored(stored, "background_rms").array) ** 2)
                 if "exposure_time" in stored:
-                    time = np.asarray(stored["exposure_time"], dtype=float)
+                    time = np.asarray(_stored(stored, "exposure_time").array, dtype=float)
                     variance += np.clip(image, 0, None) / np.where(time > 0, time, np.inf)
                 parts["noise"] = _Plane(np.sqrt(variance), "noise")
-        return {"": parts | {"scale": hdf5_scale(file, LENSTRONOMY)}}
-    except DataError:
-        raise
-    except (OSError, TypeError, ValueError) as error:
+        return {"": (parts, hdf5_scale(file, LENSTRONOMY), [])}
+    except Exception as error:  # whatever a damaged file makes h5py raise
         raise DataError(f"{file}: cannot be read as HDF5 ({error})") from None
 
 
@@ -327,13 +349,12 @@ def _companion(file: Path, role: str) -> _Plane:
             import h5py
 
             with h5py.File(regular(file)) as stored:
-                name = next(name for name in ("kernel_point_source", *stored) if name in stored)
-                return _Plane(np.asarray(stored[name]), name, dict(stored[name].attrs))
+                return _stored(stored, next(name for name in ("kernel_point_source", *stored) if name in stored))
         with opened(file) as hdus:
             planes = [hdu for hdu in hdus if hdu.is_image and hdu.header["NAXIS"]]
             named = [hdu for hdu in planes if role_and_key(hdu.name)[0] == role]
             return _plane(next(iter(named or planes)))
-    except (OSError, TypeError, ValueError, StopIteration) as error:
+    except Exception as error:  # whatever a damaged file makes astropy and h5py raise
         raise DataError(f"{file}: no array can be read from it ({str(error) or 'it is empty'})") from None
 
 

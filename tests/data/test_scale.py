@@ -22,6 +22,12 @@ def test_a_scale_that_is_no_angle_is_named():
         header_scale(fits.Header({"PIXSCALE": "fine"}))
 
 
+@pytest.mark.parametrize("key", ["CD1_1", "PC2_2", "CDELT1"])
+def test_a_coordinate_that_is_no_number_is_named(key):
+    with pytest.raises(ValueError, match=f"{key} = 'wide'; expected a number"):
+        header_scale(fits.Header({"CDELT1": 1e-5, "CDELT2": 1e-5, key: "wide"}))
+
+
 @pytest.mark.parametrize(
     ("cards", "expected"),
     [

@@ -1,5 +1,8 @@
 """What observations come with, or without: noise, PSF, mask, several HDUs; each as instruments and codes write it."""
 
+import io
+
+import h5py
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -306,3 +309,59 @@ def test_a_folder_may_have_any_name(tmp_path, name, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in (name, tmp_path / name, f"{name}/data.fits"):
         assert (read_observation(path).noise == 2).all()
+
+
+# Damage
+
+
+def test_a_scale_that_is_none_is_named_and_a_given_one_counts(tmp_path):
+    file = write_fits(tmp_path / "lens.fits", noise_image(), PIXSCALE="coarse")
+    with pytest.raises(DataError, match="lens.fits: PIXSCALE = 'coarse'; .* or pass .*pixel_scale=0.05"):
+        read_observation(file)
+    assert read_observation(file, pixel_scale=0.05).pixel_scale == 0.05
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("seed", range(40))
+def test_damaged_bytes_are_an_error_with_the_name_of_the_file(tmp_path, seed):
+    """Cut anywhere, or with five bytes of a header changed: read as it is, or named."""
+    generator = np.random.default_rng(seed)
+    units = [fits.PrimaryHDU(noise_image()), fits.ImageHDU(np.ones((40, 40)), name="ERR")]
+    units[0].header["PIXSCALE"] = 0.1
+    for name in ("J1.fits", "J1_psf.fits"):
+        content = io.BytesIO()
+        fits.HDUList(units).writeto(content)
+        damaged = bytearray(content.getvalue())
+        if seed % 2:
+            damaged = damaged[: generator.integers(len(damaged))]
+        else:
+            for place in generator.integers(2880, size=5):
+                damaged[place] = generator.integers(32, 127)
+        (tmp_path / name).write_bytes(damaged)
+    try:
+        assert read_observation(tmp_path).image.shape == (40, 40)
+    except DataError as error:
+        assert "J1" in str(error)
+
+
+@pytest.mark.parametrize("kind", ["a link", "a group", "text", "numbers elsewhere"])
+@pytest.mark.parametrize("name", ["image_data", "kernel_point_source"])
+def test_what_is_no_array_of_an_hdf5_file_is_named(tmp_path, kind, name):
+    (tmp_path / "raw").write_bytes(bytes(8 * 40 * 40))
+    write_fits(tmp_path / "psf_other.fits", noise_image())
+    with h5py.File(tmp_path / "image_lens.h5", "w") as image, h5py.File(tmp_path / "psf_lens.h5", "w") as psf:
+        image["transform_pix2angle"] = [[0.1, 0], [0, 0.1]]
+        for file, key in ((image, "image_data"), (psf, "kernel_point_source")):
+            if key != name:
+                file[key] = noise_image(21)
+            elif kind == "a link":
+                file[key] = h5py.ExternalLink(str(tmp_path / "other.h5"), "image")
+            elif kind == "a group":
+                file.create_group(key)
+            elif kind == "text":
+                file[key] = "an image"
+            else:
+                file.create_dataset(key, (40, 40), "f8", external=[(str(tmp_path / "raw"), 0, 8 * 40 * 40)])
+    where = "image_lens.h5" if name == "image_data" else "psf_lens.h5"
+    with pytest.raises(DataError, match=f"{where}: .*(no array of the file|expected numbers|from other files)"):
+        read_observation(tmp_path / "image_lens.h5")
