@@ -34,9 +34,9 @@ _WORDS = {  # words in the name of a file or of a FITS extension that say what i
     "psf": "psf psfs epsf psfex kernel kernels",
     "noise": "noise noises rms sigma sigmas sig err errs error errors unc uncs uncert uncertainty uncertainties"
     " std stds stddev stdev",
-    "variance": "var vars variance variances",
+    "variance": "var vars variance variances wt wts",  # Pan-STARRS calls its variances wt
     "inverse variance": "ivar ivars invvar invvars",
-    "weight": "wht whts weight weights wgt wgts wt wts wtmap wei",
+    "weight": "wht whts weight weights wgt wgts wtmap wei",
     "mask": "mask masks msk msks maskbit maskbits bitmask bitmasks dq dqmap flag flags bpm badpix badpixel badpixels",
     "other": "exp exps expmap exposure exposures exptime expwt nexp nexps nobs num nums coverage cov hits ctx context"
     " con seg segs segm segmap segmentation segmentations bkg bkgd bkgs bg back background backgrounds sky"

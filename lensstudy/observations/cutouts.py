@@ -453,6 +453,12 @@ def _noise(where: str, image: np.ndarray, role: str, parts: dict[str, _Plane], n
     if 0.8 < factor < 1.25:
         notes.append(f"noise: one over the square root of the weights ({called}), as the noise at the border confirms")
         return noise, known
+    factor_of_variance = _border_noise(image * noise, ~np.isfinite(image * noise)) or 0.0
+    if 0.8 < factor_of_variance < 1.25:
+        notes.append(
+            f"noise: the square root of the weights ({called}), which the noise at the border shows to be variances"
+        )
+        return 1 / noise, known
     notes.append(
         f"noise: one over the square root of the weights ({called}), times {factor:.3g}: the noise at the border says"
         " what their unit does not"

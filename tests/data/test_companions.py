@@ -28,9 +28,9 @@ def test_the_name_without_its_endings(name, expected):
     [
         ("psf", "psf PSF_image imagePSF PSFimage psfimage PSFIMAGE J1PSFmodel J1-kernel J1.psf psfs ePSF"),
         ("noise", "rms noise_map noiseMap NoiseMap noisemap stdmap std_dev uncertainties bkg_rms fluxerr SCI_ERR unc"),
-        ("variance", "var VARIANCE varmap image_variance"),
+        ("variance", "var VARIANCE wt varmap image_variance"),
         ("inverse variance", "ivar invvar inverse_variance InverseVariance inv-var IVAR1"),
-        ("weight", "wht WEIGHT wt weightmap wtmap WGT wei weights J1_drz_wht"),
+        ("weight", "wht WEIGHT weightmap wtmap WGT wei weights J1_drz_wht"),
         ("mask", "mask msk maskbits maskbit dqmap inv_mask DQ flags flag badpixels bpm mask_extra_galaxies skymask"),
         (
             "other",

@@ -85,6 +85,8 @@ def test_zeros_with_a_noise_map_are_what_the_map_says(tmp_path):
         ("INVVAR", -2, 1.0, {}, "one over the square root of the inverse variance"),
         ("WHT", -2, 1.0, {}, "as the noise at the border confirms"),
         ("WHT", -2, 550.0, {}, "the noise at the border says what their unit does not"),
+        ("WHT", 2, 1.0, {}, "which the noise at the border shows to be variances"),
+        ("wt", 2, 1.0, {}, "the square root of the variance"),
     ],
 )
 @pytest.mark.parametrize("beside", [False, True])
