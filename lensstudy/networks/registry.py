@@ -411,9 +411,9 @@ def network_names() -> list[str]:
 
 
 def _configuration(name: str) -> Configuration:
-    names.check_name(name)
-    if name.endswith(tuple(names.BASELINES)):
-        raise ValueError(f"network '{name}' is a plain baseline, and has none of its own")
+    check_name(name)
+    if name in _REGISTERED or name.endswith(tuple(names.BASELINES)):
+        raise ValueError(f"network '{name}' has no plain baseline of its own")
     if name in _PLAIN | _IRREDUCIBLE:
         return (_PLAIN | _IRREDUCIBLE)[name]
     if name in ("p4-cnn", "p4m-cnn"):

@@ -231,7 +231,7 @@ class _Fit(lightning.LightningModule):
         super().__init__()
         self.network = build(card) if network is None else copy.deepcopy(network)
         if start_from:
-            _begin_with(self.network, Path(start_from), card["classes"])
+            _fine_tune_from(self.network, Path(start_from), card["classes"])
         self.averaged = averaged_network(self.network, settings)
         if settings.devices * settings.nodes > 1:
             synchronise(self.network)
@@ -394,7 +394,7 @@ def _check_split(dataset: LensDataset) -> None:
 _leak_free: set[str] = set()  # fingerprints of data sets that this process has checked
 
 
-def _begin_with(network: torch.nn.Module, run: Path, classes: Sequence[str]) -> None:
+def _fine_tune_from(network: torch.nn.Module, run: Path, classes: Sequence[str]) -> None:
     """Give `network` the weights of a finished training; the last layer begins anew where it tells other classes
     apart, or the same in another order."""
     given, own = load_file(run / "weights.safetensors"), network.state_dict()

@@ -102,7 +102,7 @@ class Recorder(Callback):
             self.finish()
 
     def best(self) -> dict:
-        """The row of the epoch that is kept: the best by the monitor, the first of equals, or the last."""
+        """The row of the best checkpoint: by the monitor, the first of equals, or the last."""
         monitor = self.settings.monitor
         if monitor == "last":
             return self.history[-1]

@@ -33,9 +33,9 @@ DONE = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
 
 
 def search_of(study: Study, dataset: LensDataset, network: str) -> optuna.Study:
-    """The search over the settings of one network, begun or taken up again: maximises the validation AUC of the kept
-    epoch, and gives up trials that are below the median of the others at the same epoch. Another data set, space or
-    setting of the study makes it another search."""
+    """The search over the settings of one network, begun or taken up again: maximises the validation AUC of the best
+    checkpoint, and gives up trials that are below the median of the others at the same epoch. Another data set, space
+    or setting of the study makes it another search."""
     folder = study.folder / "improvement"
     folder.mkdir(parents=True, exist_ok=True)
     place = study.search_storage

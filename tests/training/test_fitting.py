@@ -52,7 +52,7 @@ def test_it_learns_and_leaves_a_folder_that_opens_again(blobs, tmp_path, quiet):
     np.testing.assert_allclose(run.predict(validation.images), stored[["no_sub", "sub"]], atol=1e-5)
 
 
-def test_a_trained_network_does_not_see_which_way_the_telescope_was_rotated(blobs, tmp_path, quiet):
+def test_a_trained_network_does_not_see_how_the_image_is_rotated(blobs, tmp_path, quiet):
     run = load_run(training.fit(blobs, SETTINGS, folder=tmp_path / "run"))
     images = blobs.part("test").images
     upright = run.predict(images)
@@ -178,7 +178,7 @@ def test_lightning_tells_the_batches_which_epoch_it_is(blobs, tmp_path, quiet, m
 
 
 @pytest.mark.parametrize("monitor", ["validation_loss", "validation_auc"])
-def test_the_kept_epoch_is_the_best_by_what_is_monitored(blobs, tmp_path, quiet, monitor):
+def test_the_best_checkpoint_is_chosen_by_what_is_monitored(blobs, tmp_path, quiet, monitor):
     folder = training.fit(blobs, SETTINGS.model_copy(update={"monitor": monitor}), folder=tmp_path / "run")
     history = pd.read_csv(folder / "history.csv")
     best = history[monitor].idxmax() if monitor.endswith("auc") else history[monitor].idxmin()
@@ -249,6 +249,15 @@ def test_accumulated_batches_make_one_step_of_their_mean(blobs, tmp_path, quiet)
     assert len(history) == 1
 
 
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_schedule_ends_with_the_training_however_batches_are_accumulated(blobs, tmp_path, quiet, accumulate):
+    """Four batches an epoch make two steps, of three and of one; the rate after the last step is the cycle's lowest."""
+    settings = with_(accumulate=accumulate, epochs=3, width=0.25, schedule="one-cycle", learning_rate=0.01)
+    history = pd.read_csv(training.fit(blobs, settings, folder=tmp_path / "run") / "history.csv")
+    assert history["learning_rate"].iloc[0] > 1e-3
+    assert history["learning_rate"].iloc[-1] == pytest.approx(0.01 / 25 / 1e4)
+
+
 def test_label_smoothing_is_in_the_training_loss_only(blobs, tmp_path, quiet):
     plain = pd.read_csv(training.fit(blobs, with_(epochs=1, learning_rate=1e-9), folder=tmp_path / "a") / "history.csv")
     smooth = training.fit(blobs, with_(epochs=1, learning_rate=1e-9, label_smoothing=0.5), folder=tmp_path / "b")
@@ -260,7 +269,7 @@ def test_label_smoothing_is_in_the_training_loss_only(blobs, tmp_path, quiet):
 @pytest.mark.parametrize("network", ["d4-steerable-cnn", "resnet18"])
 @pytest.mark.parametrize("averaging", ["ema", "swa"])
 def test_averaged_weights_have_batch_norm_statistics_of_their_own(blobs, tmp_path, quiet, averaging, network):
-    """The kept network gives the stored predictions, is settled on its own weights, and is exactly symmetric."""
+    """The best checkpoint gives the stored predictions, batch norm recalibrated on it, and is exactly symmetric."""
     width = 0.25 if network == "resnet18" else 0.5
     folder = training.fit(
         blobs, with_(network=network, width=width, averaging=averaging, averaging_start=0.5), folder=tmp_path / "run"
@@ -429,12 +438,12 @@ def test_two_processes_give_the_training_of_one_at_the_same_batch(blobs, tmp_pat
         ({"fresh_images": 32, "share": 10.0}, "fresh images have no shares"),
     ],
 )
-def test_parameters_that_do_not_go_together_are_refused_with_the_way_out(blobs, tmp_path, quiet, changes, message):
+def test_parameters_that_do_not_go_together_are_named_with_the_way_out(blobs, tmp_path, quiet, changes, message):
     with pytest.raises(ParameterError, match=message):
         training.fit(blobs, with_(**changes), folder=tmp_path / "run")
 
 
-def test_a_training_can_begin_with_the_weights_of_another(blobs, tmp_path, quiet):
+def test_a_training_can_fine_tune_the_weights_of_another(blobs, tmp_path, quiet):
     first = training.fit(blobs, SETTINGS, folder=tmp_path / "first")
     settings = with_(epochs=1, learning_rate=1e-9, warmup_fraction=0.0)
     second = training.fit(blobs, settings, folder=tmp_path / "second", start_from=first)

@@ -125,7 +125,7 @@ def test_alternatives_change_one_thing_and_keep_the_rest(blobs):
         ({"learning_rate": [-1.0, 0.1]}, "search_space, learning_rate"),
     ],
 )
-def test_a_space_that_cannot_be_searched_is_refused(blobs, space, message):
+def test_a_space_that_cannot_be_searched_is_named(blobs, space, message):
     with pytest.raises(ParameterError, match=message):
         search.search(with_(search_space=space), blobs, "d4-steerable-cnn")
 
