@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import glob
 import os
+import re
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -52,10 +53,12 @@ def export(
     except (ValueError, OSError, ImportError) as error:
         _refuse(str(error))
     typer.echo(f"{card.network} for {', '.join(card.classes)}, in {folder}")
+    _warn(card.warning)
     if rounded := card.metrics.get("int8"):
         typer.echo(f"  In int8 it names the same class for {rounded['same_class']:.1%} of validation images.")
     for limit in card.limits:
-        typer.echo(f"  {limit}")
+        if limit != card.warning:
+            typer.echo(f"  {limit}")
 
 
 def predict(
@@ -72,6 +75,9 @@ def predict(
     ] = True,
     band: Annotated[int | None, typer.Option(min=0, help="band to use of images with several, from 0")] = None,
     fill: Annotated[bool, typer.Option("--fill", help="fill NaN pixels with sky and its noise")] = False,
+    prior: Annotated[
+        str | None, typer.Option(help="frequency of each class: 0.99,0.005,0.005, a file of 'class,share', or train")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Predict the class of every image; where none can be named, a row says why."""
@@ -89,7 +95,8 @@ def predict(
     from lensstudy.deployment.predictor import STATES, Predictor
 
     try:
-        predictor = Predictor(model, rotations, pixel_scale, batch_size, resample=resample, band=band, fill=fill)
+        options: dict = {"resample": resample, "band": band, "fill": fill, "prior": _shares(prior)}
+        predictor = Predictor(model, rotations, pixel_scale, batch_size, **options)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text("")  # before an hour of predictions that have no place to go
     except (ValueError, OSError, ImportError) as error:
@@ -108,6 +115,7 @@ def predict(
             table.writerow({name: _as_cell(value) for name, value in row.items()})
     said = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
     typer.echo(f"{out}: {said or 'no images'}")
+    _warn(predictor.card.warning)
     if predictor.distribution is None:
         typer.echo("This network cannot tell which images are out of distribution: judge that yourself.", err=True)
     if not predictor.card.images.pixel_scale:
@@ -138,13 +146,16 @@ def train(
     test_fraction: Annotated[float, typer.Option(help="share of the images kept for a test")] = 0.1,
     validation_fraction: Annotated[float, typer.Option(help="share of the rest on which the epoch is chosen")] = 0.1,
     seed: Annotated[int, typer.Option(help="seed of the split, of the order and of the rotations")] = 1,
+    class_weights: Annotated[str, typer.Option(help="none, or balanced: rare classes count as others do")] = "none",
 ) -> None:
     """Train a network on your own images, or train one that is trained further (transfer)."""
-    from lensstudy.deployment.card import check_network
+    from lensstudy.deployment.card import LEAST_AUC, check_network
     from lensstudy.networks.names import check_name
+    from lensstudy.study import Study
 
     settings = {name: value for name, value in locals().items() if name in ("epochs", "learning_rate", "batch_size")}
     settings |= {"test_fraction": test_fraction, "validation_fraction": validation_fraction, "seed": seed}
+    settings |= {"class_weights": class_weights}
     if begin and network:
         _refuse(
             f"--network {network} beside --from {begin}: what is trained further stays the network it is; leave one out"
@@ -159,6 +170,7 @@ def train(
             check_name(network or FIRST)
         if not exists(str(data)):
             raise ValueError(f"--data {data}: nothing exists at this path")
+        Study.of(settings, "settings")
         from lensstudy.deployment.transfer import train_on
 
         folder, metrics = train_on(data, out, begin, pixel_scale, reading, **settings)
@@ -168,6 +180,32 @@ def train(
         f"{folder}: validation AUC {metrics['validation_auc']:.4f}, accuracy {metrics['validation_accuracy']:.3f} "
         f"after epoch {metrics['best_epoch']}; `lensstudy predict {folder} IMAGES` asks it"
     )
+    if metrics["validation_auc"] < LEAST_AUC:
+        _warn("THIS NETWORK IS AT CHANCE, where guessing gives an AUC of 0.50: train it longer, or on more images.")
+
+
+def _warn(text: str) -> None:
+    if text:
+        typer.secho(f"\n  {text}\n", err=True, fg=typer.colors.RED, bold=True)
+
+
+def _shares(prior: str | None) -> list[float] | dict[str, float] | str | None:
+    """Shares of classes as `--prior` gives them: numbers in the order of the classes, a table's file, or `train`."""
+    if prior is None or prior == "train":
+        return prior
+    try:
+        if "=" not in prior and not os.path.exists(prior):
+            return [float(share) for share in prior.split(",")]
+        text = Path(prior).read_text(encoding="utf-8") if os.path.exists(prior) else prior.replace(",", "\n")
+        rows = [re.split(r"[,:=\t]", line) for line in text.splitlines() if line.strip()]
+        if rows and rows[0][-1].strip().isalpha():  # the names of the columns
+            rows.pop(0)
+        return {name.strip(" \"'"): float(share) for name, share in rows}
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"--prior {prior}: {error}; expected one share a class, such as 0.99,0.005,0.005, or a file with a line "
+            "'class,share' for each"
+        ) from None
 
 
 def _check_free(option: str, file: Path, force: bool) -> None:

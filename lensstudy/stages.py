@@ -52,13 +52,12 @@ def dataset(study: Study) -> LensDataset:
             warnings.warn(f"the files of the data have changed: {changes}; the data set is made again", stacklevel=2)
     reading = folder / "reading"  # images on their way, so that a set larger than memory can be read
     made = _read(study, reading) if study.data_path else _simulated(study)
+    made.check_classes()
     if study.split == "given":
         made = made.split_as_given(study.validation_fraction, study.data_seed)
     else:
         made = made.split(study.test_fraction, study.validation_fraction, study.data_seed)
     made.check_leaks()
-    if len(made.classes) < 2:
-        raise DataError(f"only the class '{made.classes[0]}' is there; a study tells two or more apart")
     made.description |= {"parameters": wanted, "leak_free": made.fingerprint}
     made.save(folder)
     state.keep()

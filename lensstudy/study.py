@@ -166,6 +166,9 @@ class Study(BaseModel):
     warmup_fraction: float = _training(0.2, ge=0, lt=1, description="share of the steps in which the rate rises")
     decay_factor: float = _training(0.1, gt=0, lt=1, description="what step and plateau multiply the rate with")
     decay_patience: int = _training(2, ge=0, description="epochs without progress before plateau lowers the rate")
+    class_weights: Literal["none", "balanced"] = _training(
+        "none", description="weight of a class in the loss: one, or one over its share of the training images"
+    )
     label_smoothing: float = _training(0.0, ge=0, lt=1, description="share of the label spread over all classes")
     averaging: Literal["none", "ema", "swa"] = _training(
         "none", description="average of the weights: exponential over steps, or equal over the last epochs"

@@ -230,6 +230,15 @@ class LensDataset:
             part[train[(drawn == "test").to_numpy()]] = "validation"
         return replace(self, catalogue=self.catalogue.assign(part=part))
 
+    def check_classes(self) -> None:
+        """Raise `DataError` unless there are images of two classes or more, which a network tells apart."""
+        present = sorted(set(self.catalogue["class"]))
+        if len(present) < 2:
+            raise DataError(
+                f"only one class ({', '.join(present)}); training needs images of two or more, each in a folder named "
+                "after its class"
+            )
+
     def check_leaks(self, group_by: Sequence[str] = ()) -> None:
         """Raise `DataError` if an image, a copy of it rotated by a multiple of 90 degrees or reflected, or another
         image of its group lies in two parts. Groups are those by which the set was split, unless `group_by` does.

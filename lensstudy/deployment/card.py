@@ -19,6 +19,7 @@ from lensstudy.text import nearest
 __all__ = ["CARD_VERSION", "Card", "CardError", "Images", "check_network", "file_hash"]
 
 CARD_VERSION = 3
+LEAST_AUC = 0.6  # on the validation images, below which a network counts as one that guesses
 FORMAT: Final = "lensstudy-network"
 FORMATS = ("onnx", "int8")  # of the network in it
 
@@ -97,6 +98,29 @@ class Card(BaseModel):
                 "describe the network beside it; copy the folder again, or export again"
             )
         return card
+
+    @property
+    def at_chance(self) -> str:
+        """The validation AUC of a network that hardly tells its classes apart, as text; empty for any other."""
+        auc = self.metrics.get("validation", {}).get("auc")
+        if not auc or (auc["value"] >= LEAST_AUC and auc["interval"][0] > 0.5):
+            return ""
+        return f"validation AUC {auc['value']:.2f} [{auc['interval'][0]:.2f}, {auc['interval'][1]:.2f}]"
+
+    @property
+    def warning(self) -> str:
+        """What whoever uses a network at chance must know first; empty for any other."""
+        return self.at_chance and (
+            f"THIS NETWORK IS AT CHANCE: {self.at_chance}, where guessing gives 0.50. Its predictions mean nothing; "
+            "train it longer, on more images, or on substructure that is easier to see."
+        )
+
+    @property
+    def prior(self) -> list[float] | None:
+        """Shares of the classes that its probabilities assume; None in the card of an older export."""
+        if self.training.get("class_weights") == "balanced":
+            return [1 / len(self.classes)] * len(self.classes)
+        return self.training.get("class_shares")
 
     def _check_files(self, folder: Path) -> None:
         for name, expected in self.files.items():

@@ -46,7 +46,6 @@ RANGED = 256  # training images that set the ranges of int8
 ELSEWHERE = ("network", "classes", "in_channels", "image_size", "crop", "binning", "size", "scaling", "versions")
 LIMITS = (
     "It tells the classes of its training images apart and knows no others: a lens of another kind gets one of them.",
-    "Probabilities assume that the classes are as frequent as they were in the training images.",
     "It was trained on simulated or selected images; on telescope images its scores are not known.",
 )
 
@@ -218,7 +217,7 @@ def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, 
         symmetry=trained.network.group,
         classes=list(trained.classes),
         images=images,
-        calibration=asdict(calibrate(labels, probabilities)),
+        calibration=asdict(calibrate(labels, probabilities, balanced=description.get("class_weights") == "balanced")),
         in_distribution=None,
         metrics=_metrics(run, trained, labels, probabilities),
         training=_settings(description),
@@ -238,6 +237,8 @@ def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, 
         known, held_out = (outputs(card, network, part)[1:] for part in (train.images[rows], validation.images))
         OODDetector.fit(*known, train.labels[rows], held_out).save(folder / "distribution.safetensors")
         card.in_distribution = {"method": METHOD, "quantile": QUANTILE, "validation_images": len(validation)}
+    if card.warning:
+        card.limits.insert(0, card.warning)
     card.files = {file.name: file_hash(file) for file in sorted(folder.iterdir())}
     return card
 
@@ -366,7 +367,9 @@ def _metrics(run: Path, trained: TrainedNetwork, labels: np.ndarray, probabiliti
 
 
 def _limits(trained: TrainedNetwork, pixel_scale: float | None, dataset: LensDataset | None) -> list[str]:
-    limits = list(LIMITS)
+    balanced = trained.card.get("class_weights") == "balanced"
+    frequent = "equally frequent" if balanced else "as frequent as they were in the training images"
+    limits = [*LIMITS, f"Probabilities assume that the classes are {frequent}; say --prior where yours are not."]
     if pixel_scale is None:
         limits.append(
             "Its training data does not say how large a pixel is: images of another size are refused, and of others "

@@ -13,11 +13,12 @@ import glob
 import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -88,6 +89,8 @@ class Predictor:
         resample: bring images whose pixel scale differs by up to a factor of three to the network's, or reject them.
         band: number, from 0, of the band to use of images with several.
         fill: replace NaN and infinite pixels by sky with its noise, instead of rejecting the image.
+        prior: how frequent the classes are among the images, as shares in the order of `classes` or by name; `train`:
+            as among the training images. Probabilities are those of the training's own shares, if none is given.
 
     Raises:
         CardError: for a folder that is incomplete, altered or newer than this version.
@@ -113,6 +116,7 @@ class Predictor:
         resample: bool = True,
         band: int | None = None,
         fill: bool = False,
+        prior: Sequence[float] | Mapping[str, float] | Literal["train"] | None = None,
     ):
         folder = Path(folder).expanduser()
         if (folder / "metrics.json").exists():  # a training
@@ -123,7 +127,7 @@ class Predictor:
         network = OnnxNetwork(folder / (INT8_FILE if INT8_FILE in card.files else ONNX_FILE), threads)
         known = card.in_distribution is not None
         distribution = OODDetector.load(folder / "distribution.safetensors") if known else None
-        self._set(card, network, distribution, rotations, pixel_scale, batch_size, threads, resample, band, fill)
+        self._set(card, network, distribution, rotations, pixel_scale, batch_size, threads, resample, band, fill, prior)
 
     @classmethod
     def of(cls, card: Card, network: OnnxNetwork, distribution: OODDetector | None = None) -> Predictor:
@@ -144,6 +148,7 @@ class Predictor:
         resample=True,
         band=None,
         fill=False,
+        prior=None,
     ):
         if rotations < 1:
             raise ValueError(f"rotations = {rotations}; expected 1 (as observed) or more orientations to average over")
@@ -155,6 +160,7 @@ class Predictor:
         self.resample, self.band, self.fill = resample, band, fill
         self.rotations, self.pixel_scale, self.batch_size = rotations, pixel_scale, batch_size
         self.classes, self.preprocess = tuple(card.classes), Preprocess.from_dict(card.images.model_dump())
+        self.log_shift = np.zeros(len(self.classes)) if prior is None else prior_shift(card, prior)
         self.temperature, self.per_pixel = card.calibration["temperature"], _per_pixel(card)
         self.pool = ThreadPoolExecutor(threads or torch.get_num_threads())
 
@@ -188,7 +194,7 @@ class Predictor:
         return logits, features.numpy().astype(np.float64), np.concatenate(list(looked))
 
     def _tempered(self, logits: torch.Tensor) -> np.ndarray:
-        return torch.softmax(logits.double() / self.temperature, dim=1).numpy()
+        return torch.softmax(logits.double() / self.temperature + torch.from_numpy(self.log_shift), dim=1).numpy()
 
     def prepare(self, image: np.ndarray, pixel_scale: float | None = None) -> tuple[np.ndarray, str]:
         """Bring an image to what the network can take.
@@ -346,7 +352,8 @@ class Predictor:
             if one.pixels is not None:
                 try:
                     pixels, note = self.prepare(one.pixels, one.pixel_scale)
-                    one.note = "; ".join(filter(None, (one.note, note)))
+                    chance = self.card.at_chance and f"network at chance: {self.card.at_chance}"
+                    one.note = "; ".join(filter(None, (one.note, note, chance)))
                 except ValueError as error:
                     one.reason = str(error)
             one.pixels = None
@@ -414,6 +421,34 @@ def _sky(band: np.ndarray, bad: np.ndarray) -> tuple[float, float]:
     if not np.isfinite(noise):
         raise ValueError("too few pixels with a value at its border to tell the noise; cut out a smaller part")
     return sky, noise
+
+
+def prior_shift(card: Card, prior: Sequence[float] | Mapping[str, float] | Literal["train"]) -> np.ndarray:
+    """Logarithm `(classes,)` of new over old frequency of each class, which is added to logits: p is proportional to
+    p * new / old (Saerens, Latinne and Decaestecker 2002, Neural Computation 14, 21, equation 2.4).
+
+    Raises `ValueError` for shares that are not those of the card's classes.
+    """
+    classes, old, trained = card.classes, card.prior, card.training.get("class_shares")
+    if not old or not trained:
+        raise ValueError(f"the card of this {card.network} does not say how frequent its classes were; export it again")
+    if isinstance(prior, str):
+        if prior != "train":
+            raise ValueError(f"prior = '{prior}'; expected shares of {', '.join(classes)}, or 'train'")
+        prior = trained
+    if isinstance(prior, Mapping):
+        if set(prior) != set(classes):
+            raise ValueError(f"prior for {', '.join(prior)}; expected a share of each of {', '.join(classes)}")
+        prior = [prior[name] for name in classes]
+    new = np.array(list(prior), dtype=float)
+    if new.shape != (len(classes),) or not (new >= 0).all() or abs(new.sum() - 1) > 0.01:
+        given = ", ".join(f"{share:g}" for share in new)
+        raise ValueError(
+            f"prior {given} with a sum of {new.sum():g}; expected {len(classes)} shares with a sum of 1, of "
+            f"{', '.join(classes)}"
+        )
+    with np.errstate(divide="ignore"):  # a class that does not occur has a probability of 0
+        return np.log(new / new.sum()) - np.log(old)
 
 
 def _per_pixel(card: Card) -> bool:

@@ -62,6 +62,7 @@ def train_on(
     if begin and folder.resolve() == Path(begin).resolve():
         raise ValueError(f"{folder}: is the network to fine-tune, which would be lost; choose another folder or seed")
     dataset = read(data, pixel_scale=pixel_scale, progress=not in_batch(), **(reading or {}))
+    dataset.check_classes()
     if card and dataset.images.shape[1] != card["in_channels"]:
         raise DataError(f"{data}: {dataset.images.shape[1]} bands, and the network takes {card['in_channels']}")
     if card and dataset.image_size < card["crop"]:

@@ -30,7 +30,7 @@ class Calibration:
         return tempered(probabilities, self.temperature)
 
 
-def calibrate(labels: np.ndarray | LensDataset, probabilities: np.ndarray) -> Calibration:
+def calibrate(labels: np.ndarray | LensDataset, probabilities: np.ndarray, *, balanced: bool = False) -> Calibration:
     """Fit the temperature T of `softmax(log p / T)` with the smallest log loss (Guo et al. 2017, arXiv:1706.04599).
 
     Fit it on validation images, never on test images. Above 1 the network was overconfident. Where no image is wrong,
@@ -39,6 +39,7 @@ def calibrate(labels: np.ndarray | LensDataset, probabilities: np.ndarray) -> Ca
     Args:
         labels: classes of the images `(N,)`, or the data set.
         probabilities: what a network gives them, `(N, classes)`.
+        balanced: every class counts the same, however many images it has, as in a loss with balanced weights.
 
     Returns:
         The calibration, whose `apply` takes other probabilities of the same network; `temperature` is between 1/20
@@ -52,9 +53,11 @@ def calibrate(labels: np.ndarray | LensDataset, probabilities: np.ndarray) -> Ca
     """
     labels = labels_of(labels)
     log_p = np.log(np.clip(probabilities, TINY, 1))
+    weights = 1 / np.bincount(labels, minlength=log_p.shape[1])[labels] if balanced else np.ones(len(labels))
 
     def loss(temperature: float) -> float:
-        return float(-log_softmax(log_p / temperature, axis=1)[np.arange(len(labels)), labels].mean())
+        losses = -log_softmax(log_p / temperature, axis=1)[np.arange(len(labels)), labels]
+        return float(np.average(losses, weights=weights))
 
     limit = np.log(20)
     found = minimize_scalar(

@@ -112,6 +112,7 @@ def fit(
     """
     settings, folder = study.training(), Path(folder or study.training_folder())
     _check(settings)
+    dataset.check_classes()
     networks.load_plugins(settings.plugins)
     card = card_of(dataset, settings, start_from, network)
     if (folder / "metrics.json").exists() and json.loads((folder / "card.json").read_text()) == card:
@@ -240,6 +241,9 @@ class _Fit(lightning.LightningModule):
         self.train_part, self.batches = dataset.part("train"), steps_per_epoch(dataset, settings)
         if settings.share < 100:
             self.train_part = self.train_part.share(settings.share / 100, settings.seed)
+        shares = torch.tensor(card["class_shares"])
+        weights = torch.where(shares > 0, 1 / (len(self.classes) * shares), 0.0)
+        self.register_buffer("class_weights", weights if settings.class_weights == "balanced" else None, False)
         self.steps = settings.epochs * math.ceil(self.batches / settings.accumulate)
 
     def training_batches(self):
@@ -261,7 +265,7 @@ class _Fit(lightning.LightningModule):
     def training_step(self, batch, number):
         images, labels = batch
         logits = self.network(self.seen(images, draw=self.current_epoch * self.batches + number, part=place()))
-        loss = cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+        loss = cross_entropy(logits, labels, self.class_weights, label_smoothing=self.settings.label_smoothing)
         self._stop_unless(loss < EXPLODED * math.log(len(self.classes)), f"the loss is {loss.item():.3g}")
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
         return loss
@@ -308,7 +312,7 @@ class _Fit(lightning.LightningModule):
 
     def on_validation_epoch_end(self):
         logits, labels = torch.cat(self.logits), torch.cat(self.truth)
-        loss, called = cross_entropy(logits, labels), logits.argmax(1)
+        loss, called = cross_entropy(logits, labels, self.class_weights), logits.argmax(1)
         self._stop_unless(loss.isfinite(), f"the validation loss is {loss.item():.3g}")
         auc = multiclass_auroc(logits.softmax(1), labels, num_classes=logits.shape[1])
         norms, clip = torch.stack(self.norms), self.settings.gradient_clip
@@ -427,6 +431,7 @@ def card_of(
         "in_channels": dataset.images.shape[1],
         "image_size": dataset.image_size,
         **preprocess.to_dict(),
+        "class_shares": _class_shares(shown, settings),
         "training_images": settings.fresh_images * settings.epochs or len(shown),
         "data_fingerprint": dataset.fingerprint,
         # The fingerprint says whether the data are the same, whichever code has made them.
@@ -442,6 +447,13 @@ def card_of(
     elif source := networks.source_hash(settings.network):
         card |= {"network_source": source, "plugins": settings.plugins}
     return json.loads(json.dumps(card, default=str))  # as it will be read back
+
+
+def _class_shares(shown: LensDataset, settings: Study) -> list[float]:
+    """Share of each class in the images that a network is shown; fresh ones are drawn in equal parts."""
+    count = len(shown.classes)
+    counts = np.ones(count) if settings.fresh_images else np.bincount(shown.labels, minlength=count)
+    return (counts / counts.sum()).tolist()
 
 
 def _weights_hash(network: torch.nn.Module) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -347,7 +348,7 @@ def test_commands(exported, run_folder, blobs, tmp_path, monkeypatch):
     again = lensstudy("predict", "network", "colour.npy", "--out", "one.csv")
     assert again.exit_code == 2 and "one.csv: is there already; --force replaces it" in again.output
     assert Path("one.csv").read_bytes() == before
-    assert lensstudy("predict", "network", "colour.npy", "--band", "1", "--out", "one.csv", "--force").exit_code == 1
+    assert lensstudy("predict", "network", "colour.npy", "--band", "1", "--out", "one.csv", "--force").exit_code == 0
     assert Path("one.csv").read_bytes() != before
     nothing = lensstudy("predict", "network", "god.npy", "--out", "new.csv")
     assert nothing.exit_code == 2 and "god.npy: nothing exists at this path" in nothing.output
@@ -357,6 +358,36 @@ def test_commands(exported, run_folder, blobs, tmp_path, monkeypatch):
     wrong = lensstudy("predict", tmp_path, "good.npy", "--out", "new.csv")
     assert wrong.exit_code == 2 and "neither an exported network nor a finished training" in wrong.output
     assert lensstudy("export", tmp_path / "nowhere").exit_code == 2
+    Path("shares.csv").write_text("class,share\nsub,0.1\nno_sub,0.9\n")
+    tables = []
+    for number, prior in enumerate(("0.9,0.1", "sub=0.1,no_sub=0.9", "shares.csv")):
+        arguments = "predict", "network", "good.npy", "--pixel-scale", "0.1", "--out", f"prior{number}.csv"
+        assert lensstudy(*arguments, "--prior", prior).exit_code == 0
+        tables.append(Path(f"prior{number}.csv").read_text())
+    assert len(set(tables)) == 1 and tables[0] != Path("one.csv").read_text()
+    wrong = lensstudy("predict", "network", "good.npy", "--out", "new.csv", "--prior", "0.9,0,1")
+    assert wrong.exit_code == 2 and "expected 2 shares with a sum of 1, of no_sub, sub" in wrong.output
+    assert "expected one share a class" in lensstudy(*arguments, "--force", "--prior", "0,9;0,1").output
+
+
+def test_a_network_at_chance_is_exported_with_a_warning(blobs, tmp_path, monkeypatch):
+    """Labels that say nothing of the images: nobody can learn them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+    catalogue = blobs.catalogue.assign(**{"class": np.random.default_rng(0).permutation(blobs.catalogue["class"])})
+    data = replace(blobs, catalogue=catalogue).split(0.2, 0.4, seed=1)
+    run = fit(data, Study(network="plain-cnn", width=0.25, epochs=1, batch_size=16), folder=tmp_path / "run")
+    data.save(tmp_path / "dataset")
+    done = CliRunner().invoke(
+        app, ["export", str(run), "--data", "dataset", "--out", "network", "--pixel-scale", "0.1"]
+    )
+    assert done.exit_code == 0 and "THIS NETWORK IS AT CHANCE: validation AUC 0." in done.output
+    card = Card.read("network")
+    assert card.limits[0] == card.warning and "mean nothing" in card.warning
+    np.save("one.npy", blobs.images[0, 0])
+    asked = CliRunner().invoke(app, ["predict", "network", "one.npy"])
+    assert "THIS NETWORK IS AT CHANCE" in asked.output
+    assert pd.read_csv("predictions.csv")["note"][0].startswith("network at chance: validation AUC 0.")
 
 
 def test_a_network_that_others_wrote_is_exported_like_ours(blobs, tmp_path, monkeypatch):

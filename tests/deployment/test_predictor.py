@@ -12,7 +12,7 @@ import pytest
 from astropy.io import fits
 from PIL import Image
 
-from lensstudy.deployment.predictor import Predictor, class_by_folder, find, predict
+from lensstudy.deployment.predictor import Predictor, class_by_folder, find, predict, prior_shift
 
 
 @pytest.fixture(scope="module")
@@ -527,3 +527,55 @@ def test_predict_takes_arrays_and_paths_alike(exported, blobs, tmp_path):
     np.testing.assert_allclose(table["sub"], of_files["sub"], atol=1e-6)
     (one,) = predict(exported, [tmp_path / "1.npy"], pixel_scale=0.1)["sub"]
     assert one == pytest.approx(table["sub"][1], abs=1e-6)
+
+
+def test_probabilities_follow_the_frequency_of_the_classes(exported, predictor, blobs):
+    """Saerens' formula, p * new / old over its sum, on the calibrated probabilities."""
+    images = blobs.part("test").images[:8]
+    old = np.array(predictor.card.training["class_shares"])
+    assert old == pytest.approx(np.bincount(blobs.part("train").labels) / len(blobs.part("train")))
+    plain = predictor.predict(images)[["no_sub", "sub"]].to_numpy()
+    new = np.array([0.99, 0.01])
+    shifted = Predictor(exported, pixel_scale=0.1, prior={"sub": 0.01, "no_sub": 0.99}).predict(images)
+    expected = plain * new / old
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(shifted[["no_sub", "sub"]], expected, rtol=1e-9)
+    same = Predictor(exported, pixel_scale=0.1, prior="train").predict(images)
+    np.testing.assert_allclose(same[["no_sub", "sub"]], plain, rtol=1e-9)
+    never = Predictor(exported, pixel_scale=0.1, prior=[1, 0]).predict(images)
+    assert (never["sub"] == 0).all() and not (never["prediction"] == "sub").any()
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        ([0.5, 0.2], "prior 0.5, 0.2 with a sum of 0.7; expected 2 shares with a sum of 1, of no_sub, sub"),
+        ([0.5, 0.3, 0.2], "expected 2 shares"),
+        ([1.5, -0.5], "expected 2 shares"),
+        ([np.nan, 1], "expected 2 shares"),
+        ({"no_sub": 0.5, "cdm": 0.5}, "prior for no_sub, cdm; expected a share of each of no_sub, sub"),
+        ("trian", "prior = 'trian'; expected shares of no_sub, sub, or 'train'"),
+    ],
+)
+def test_a_prior_that_is_none_is_refused(exported, prior, message):
+    with pytest.raises(ValueError, match=message):
+        Predictor(exported, prior=prior)
+
+
+def test_a_network_of_balanced_classes_assumes_equal_shares(untold):
+    training = untold.card.training | {"class_weights": "balanced", "class_shares": [0.9, 0.1]}
+    card = untold.card.model_copy(update={"training": training})
+    np.testing.assert_allclose(prior_shift(card, "train"), np.log([1.8, 0.2]))
+    older = untold.card.model_copy(update={"training": {}})
+    with pytest.raises(ValueError, match="does not say how frequent its classes were; export it again"):
+        prior_shift(older, [0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("auc", "chance"), [((0.95, 0.9, 0.98), False), ((0.59, 0.55, 0.63), True), ((0.7, 0.49, 0.9), True)]
+)
+def test_a_network_at_chance_says_so_in_every_row(untold, image, auc, chance):
+    about = {"validation": {"auc": {"value": auc[0], "interval": list(auc[1:])}}}
+    card = untold.card.model_copy(update={"metrics": about})
+    (row,) = Predictor.of(card, untold.network, untold.distribution).predict([image]).to_dict("records")
+    assert ("network at chance: validation AUC" in row["note"]) == chance == bool(card.warning)

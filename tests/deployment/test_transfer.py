@@ -101,3 +101,10 @@ def test_images_that_do_not_fit(blobs, run_folder, tmp_path):
         train_on(write_deeplense(small, tmp_path / "small"), tmp_path / "out", run_folder)
     with pytest.raises(ValueError, match="no training here"):
         train_on(tmp_path / "small", tmp_path / "out", tmp_path)
+
+
+def test_one_class_is_said_at_once(blobs, tmp_path):
+    blobs.subset(np.flatnonzero(blobs.labels == 0)).save(tmp_path / "alone")
+    with pytest.raises(DataError, match=r"only one class \(no_sub\)"):
+        train_on(tmp_path / "alone", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -256,6 +256,16 @@ def test_a_calibration_is_never_more_confident_than_the_images_can_show():
     assert evaluation.calibrate(wrong, sure).temperature > 10
 
 
+def test_a_balanced_calibration_is_that_of_as_many_images_of_each_class():
+    generator = np.random.default_rng(3)
+    probabilities = generator.dirichlet([1, 1], size=60)
+    labels = np.array([0] * 40 + [1] * 20)
+    twice = np.concatenate([np.arange(60), np.arange(40, 60)])  # the rare class once more
+    expected = evaluation.calibrate(labels[twice], probabilities[twice]).temperature
+    assert evaluation.calibrate(labels, probabilities, balanced=True).temperature == pytest.approx(expected)
+    assert evaluation.calibrate(labels, probabilities).temperature != pytest.approx(expected)
+
+
 def test_the_largest_change_is_that_of_any_probability():
     first, second = np.array([[0.5, 0.5], [0.9, 0.1]]), np.array([[0.4, 0.6], [0.9, 0.1]])
     assert evaluation.largest_change([first, second, first]) == pytest.approx([0.1, 0.0])

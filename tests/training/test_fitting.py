@@ -808,3 +808,33 @@ def test_the_last_layer_begins_anew_where_the_classes_are_others(blobs, tmp_path
     second = training.fit(others, settings, folder=tmp_path / "second", start_from=first)
     assert not torch.allclose(weights(second)["classifier.weight"], weights(first)["classifier.weight"])
     torch.testing.assert_close(weights(second)["body.conv1.weight"], weights(first)["body.conv1.weight"])
+
+
+def test_rare_classes_count_as_much_as_others_where_weights_are_balanced(blobs, tmp_path, quiet):
+    """The loss of the first step is the mean over classes of the mean over their images."""
+    rare = blobs.subset(np.flatnonzero((blobs.labels == 0) | (np.arange(len(blobs)) % 5 == 0)))
+    part = rare.part("train")
+    settings = {"epochs": 1, "learning_rate": 1e-9, "batch_size": len(part), "augmentation": False}
+    found, cards = {}, {}
+    for weights in ("none", "balanced"):
+        run = training.fit(rare, with_(class_weights=weights, **settings), folder=tmp_path / weights)
+        found[weights] = pd.read_csv(run / "history.csv")["train_loss"][0]
+        cards[weights] = json.loads((run / "card.json").read_text())
+    counts = np.bincount(part.labels)
+    assert cards["none"]["class_shares"] == pytest.approx(counts / counts.sum()) and counts[1] < counts[0] / 2
+    run = load_run(tmp_path / "none")
+    run.network.train()
+    with torch.no_grad():
+        logits = run.network(run.preprocess(np.array(part.images)))
+    each = torch.nn.functional.cross_entropy(logits, torch.from_numpy(part.labels), reduction="none").numpy()
+    assert found["none"] == pytest.approx(each.mean(), rel=1e-3)
+    by_class = [each[part.labels == k].mean() for k in (0, 1)]
+    assert found["balanced"] == pytest.approx(np.mean(by_class), rel=1e-3)
+    assert abs(by_class[0] - by_class[1]) > 0.01, "or the two would agree anyway"
+
+
+def test_one_class_is_refused_before_anything_is_trained(blobs, tmp_path):
+    alone = blobs.subset(np.flatnonzero(blobs.labels == 0))
+    with pytest.raises(DataError, match=r"only one class \(no_sub\); training needs images of two or more"):
+        training.fit(alone, with_(epochs=1), folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
