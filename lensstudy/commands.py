@@ -75,6 +75,7 @@ def predict(
     ] = True,
     band: Annotated[int | None, typer.Option(min=0, help="band to use of images with several, from 0")] = None,
     fill: Annotated[bool, typer.Option("--fill", help="fill NaN pixels with sky and its noise")] = False,
+    html: Annotated[Path | None, typer.Option(help="page to write beside the table, with pictures")] = None,
     prior: Annotated[
         str | None, typer.Option(help="frequency of each class: 0.99,0.005,0.005, a file of 'class,share', or train")
     ] = None,
@@ -86,6 +87,10 @@ def predict(
     if out.suffix.lower() not in TABLES:
         _refuse(f"--out {out}: the answers are a table; name it {' or '.join(TABLES)}")
     _check_free("--out", out, force)
+    if html:
+        if html.suffix.lower() not in (".html", ".htm"):
+            _refuse(f"--html {html}: is a page; name it .html")
+        _check_free("--html", html, force)
     try:
         check_network(model)
     except ValueError as error:
@@ -93,6 +98,9 @@ def predict(
     if not any(map(exists, paths)):
         _refuse(f"{', '.join(paths)}: nothing exists at {'this path' if len(paths) == 1 else 'these paths'}")
     from lensstudy.deployment.predictor import STATES, Predictor
+
+    if html:
+        from lensstudy.report.predictions import MOST_ROWS, thumbnail, write_predictions
 
     try:
         options: dict = {"resample": resample, "band": band, "fill": fill, "prior": _shares(prior)}
@@ -102,12 +110,16 @@ def predict(
     except (ValueError, OSError, ImportError) as error:
         _refuse(str(error))
     progress = not os.environ.get("LENSSTUDY_BATCH")
-    counts = dict.fromkeys(STATES, 0)
+    counts, shown = dict.fromkeys(STATES, 0), []
     with open(out, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, predictor.columns)
         table.writerow({name: _as_cell(name) for name in predictor.columns})
         extension = int(extension) if extension and extension.isdigit() else extension
-        for row in predictor.predict_files(paths, extension, progress):
+        for row in predictor.predict_files(paths, extension, progress, with_input=html is not None):
+            if html and len(shown) < MOST_ROWS:
+                seen = row.pop("input", None)
+                shown.append(row | ({} if seen is None else {"thumbnail": thumbnail(seen)}))
+            row.pop("input", None)
             # The first of each kind is said at once.
             if row["state"] in ("rejected", "pixel scale unknown") and not counts[row["state"]]:
                 typer.echo(f"{row['file']}: {row['reason'].removeprefix(row['file'] + ': ')}", err=True)
@@ -115,6 +127,9 @@ def predict(
             table.writerow({name: _as_cell(value) for name, value in row.items()})
     said = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
     typer.echo(f"{out}: {said or 'no images'}")
+    if html:
+        write_predictions(html, shown, predictor.card, counts, str(out))
+        typer.echo(f"{html}: a page of them")
     _warn(predictor.card.warning)
     if predictor.distribution is None:
         typer.echo("This network cannot tell which images are out of distribution: judge that yourself.", err=True)

@@ -324,12 +324,17 @@ class Predictor:
         return ["file", "image", "prediction", "state", *self.classes, "ood_score", "in_distribution", "reason", "note"]
 
     def predict_files(
-        self, paths: Iterable[str | Path], extension: str | int | None = None, progress: bool = False
+        self,
+        paths: Iterable[str | Path],
+        extension: str | int | None = None,
+        progress: bool = False,
+        with_input: bool = False,
     ) -> Iterator[dict]:
         """A row for every image at `paths`: files, folders, tars, zips, HDF5 and data sets, or patterns such as
         `cutouts/*.fits`. Rows come as they are made, so that memory stays bounded. A file that cannot be used is a row
-        with its `reason`. `extension` names the FITS extension, HDF5 dataset or npz key."""
-        yield from self._rows(find(paths, extension, progress))
+        with its `reason`. `extension` names the FITS extension, HDF5 dataset or npz key; `with_input` adds `input` to
+        the row of an image that the network saw, what it saw of it `(C, size, size)`."""
+        yield from self._rows(find(paths, extension, progress), with_input)
 
     def images(self, paths: Iterable[str | Path], at_most: int) -> dict[str, np.ndarray]:
         """The first images at `paths` that the network can take, `at_most` so many, `(C, H, W)` by file and number."""
@@ -345,7 +350,7 @@ class Predictor:
                 break
         return found
 
-    def _rows(self, images: Iterable[_Image]) -> Iterator[dict]:
+    def _rows(self, images: Iterable[_Image], with_input: bool = False) -> Iterator[dict]:
         waiting: list[tuple[_Image, np.ndarray | None]] = []
         for one in images:
             pixels = None
@@ -359,19 +364,22 @@ class Predictor:
             one.pixels = None
             shapes = {other.shape for _, other in waiting if other is not None}
             if len(waiting) >= self.batch_size or (pixels is not None and shapes - {pixels.shape}):
-                yield from self._answered(waiting)
+                yield from self._answered(waiting, with_input)
                 waiting = []
             waiting.append((one, pixels))
-        yield from self._answered(waiting)
+        yield from self._answered(waiting, with_input)
 
-    def _answered(self, waiting: list[tuple[_Image, np.ndarray | None]]) -> Iterator[dict]:
+    def _answered(self, waiting: list[tuple[_Image, np.ndarray | None]], with_input: bool) -> Iterator[dict]:
         usable = [pixels for _, pixels in waiting if pixels is not None]
         answers = zip(*self.answers(np.stack(usable)), strict=True) if usable else iter(())
         for one, pixels in waiting:
             row = {"file": one.file, "image": one.index, "prediction": "", "reason": one.reason, "note": one.note}
             row["state"] = "skipped" if one.skipped else "rejected"
             known = one.pixel_scale or self.pixel_scale or not self.card.images.pixel_scale
-            yield row if pixels is None else row | self._answer(*next(answers), bool(known))
+            if pixels is not None:
+                row |= self._answer(*next(answers), bool(known))
+                row |= {"input": self.seen(pixels[None])[0].numpy()} if with_input else {}
+            yield row
 
     def _answer(self, probabilities: np.ndarray, ood_score: float, scale_known: bool) -> dict:
         if not np.isfinite(probabilities).all():

@@ -1,7 +1,7 @@
 // A click on a column's name sorts by it, a second one the other way round. Numbers sort as numbers, by their start.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
-  heads.forEach((head, column) => head.querySelector("button").onclick = () => {
+  heads.forEach((head, column) => (head.querySelector("button") ?? {}).onclick = () => {
     const up = head.getAttribute("aria-sort") !== "ascending";
     heads.forEach(other => other.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", up ? "ascending" : "descending");
