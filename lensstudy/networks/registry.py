@@ -472,6 +472,7 @@ def build_network(
             network = build_network(image_size=image_size, n_classes=n_classes, seed=seed, **baseline)
             network.name = name
             return network
+    check_name(name)  # names the registered ones too
     configuration = _configuration(name)
     options = configuration.options | options
     channels = [max(1, round(c * width / CHANNELS_MULTIPLE)) * CHANNELS_MULTIPLE for c in configuration.channels]
