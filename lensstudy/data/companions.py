@@ -194,7 +194,8 @@ def companions(names: Iterable[str]) -> dict[str, str]:
 
 def _kind(name: str, role: str) -> str:
     words = [word for part in (stem(name), *PurePosixPath(name).parts[:-1]) for word in _words(part)]
-    return role if role != "other" else next((word for word in words if _ROLE_OF.get(word) == role), role)
+    said = (word for word in words if _ROLE_OF.get(word) == role or (role == "other" and word in ANOTHER))
+    return role if role != "other" else next(said, "") or " ".join(word for word in words if word in _ROLE_OF)
 
 
 def _places(name: str) -> Iterator[tuple[tuple, str, tuple[str, ...]]]:

@@ -24,11 +24,12 @@ __all__ = ["hdf5_scale", "header_scale"]
 
 KEYS = {  # as a header or an attribute has them, without punctuation and capitals, and the unit of a bare number
     **dict.fromkeys(("pixscale", "pixelscale", "pixelscl", "pixscl", "pixscay", "pixscax", "gsscale"), "arcsec"),
-    **dict.fromkeys(("secpix", "secpix1", "pixscal1", "pixscalx", "pixelscalearcsec", "d001scal"), "arcsec"),
+    **dict.fromkeys(("secpix", "secpix1", "pixscal1", "pixscalx", "pixscal", "pscale", "d001scal"), "arcsec"),
     **dict.fromkeys(("arcsecperpixel", "arcsecperpix", "pixelsizearcsec", "platescale", "deltapix"), "arcsec"),
     "pixara2": "arcsec2",
     "pixarsr": "sr",
 }
+ENDINGS = r"(arcsec|mas|deg)$"
 UNITS = ("unit", "units")  # endings of an attribute that holds the unit of another
 WIDEST_PIXEL = 36.0  # arcsec; a matrix that means more in degrees, the unit of the standard, is in arcsec
 MATRIX_KEYS = tuple(f"{kind}{i}_{j}" for kind in ("CD", "PC") for i in (1, 2) for j in (1, 2))
@@ -109,7 +110,10 @@ def _scale_of_node(node) -> float | None:
 
 
 def _key(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+    """A name as `KEYS` have it: without the instrument before it (`ESO INS PIXSCALE`) and the unit behind it."""
+    word = re.sub(r"[^a-z0-9]", "", name.lower().split(" ")[-1])
+    bare = re.sub(ENDINGS, "", word)
+    return bare if bare in KEYS else word
 
 
 def _scale_of_keys(said: Mapping[str, Any], descriptions: Mapping[str, str]) -> float | None:
@@ -118,7 +122,8 @@ def _scale_of_keys(said: Mapping[str, Any], descriptions: Mapping[str, str]) -> 
     for key, unit in KEYS.items():
         if name := there.get(key):
             try:
-                scale = _arcsec(said[name], unit, descriptions.get(name, ""))
+                ending = re.search(ENDINGS, name.lower())
+                scale = _arcsec(said[name], unit, descriptions.get(name, "") or (f"[{ending[0]}]" if ending else ""))
             except (IndexError, TypeError, ValueError) as error:
                 raise ValueError(f"{name} = {said[name]!r}; expected a number of arcseconds") from error
             if scale:
