@@ -252,7 +252,10 @@ def _picture(data: bytes | Path) -> np.ndarray:
             )
         if (pages := getattr(picture, "n_frames", 1)) > 1:
             raise ValueError(f"{pages} pictures in one file, of which only the first would be seen; store them as .npy")
-        if picture.mode in ("P", "RGBA", "CMYK", "YCbCr"):
+        if picture.mode == "P":  # a GIF knows nothing else, grey ones included
+            colours = np.asarray(picture.convert("RGB"))
+            return colours[..., 0] if (colours == colours[..., :1]).all() else colours
+        if picture.mode in ("RGBA", "CMYK", "YCbCr"):
             return np.asarray(picture.convert("RGB"))
         return np.asarray(picture.convert("L") if picture.mode in ("1", "LA") else picture)
 

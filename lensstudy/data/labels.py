@@ -193,7 +193,7 @@ def _own_names(rests: dict, classes) -> dict[str, str]:
 
 def _own_folders(rests: dict[str, list[str]]) -> dict[str, str]:
     """The one level of folders that tells the files apart, as classes by the user's own names, numbers last."""
-    for keep in (_names_something, str.isdigit):
+    for keep in (_names_something, str.isdigit, lambda folder: _names_something(folder) or folder.isdigit()):
         kept = {name: [rest for rest in chain if keep(rest)] for name, chain in rests.items()}
         chains = {name: chain for name, chain in kept.items() if chain}
         depth = min(map(len, chains.values()), default=0)
