@@ -293,10 +293,21 @@ def inspect(
     labels: commands.Labels = None,
     label_columns: commands.Columns = None,
     extension: commands.Extension = None,
+    network: Annotated[
+        Path | None, typer.Option("--for", help="say of each image what `predict` would do, with this network")
+    ] = None,
+    pixel_scale: commands.Scale = None,
+    band: commands.Band = None,
+    fill: commands.Fill = False,
+    resample: commands.Resample = True,
 ) -> None:
-    """Say what lies at a path: layout, classes, shapes, values, and what would stop a study."""
+    """Say what lies at a path: layout, classes, shapes, values, and what would stop a study or, --for NETWORK, a
+    prediction."""
     if "$" not in str(path) and not commands.exists(str(path)):
         _fail(f"{path}: nothing exists at this path")
+    if network:
+        _inspect_for(network, path, extension, band, pixel_scale=pixel_scale, fill=fill, resample=resample)
+        return
     from lensstudy.data.dataset import DataError
     from lensstudy.data.inspection import inspect, inspect_text
 
@@ -309,6 +320,30 @@ def inspect(
         except DataError as error:  # nothing there that could be drawn, as the lines above say
             typer.echo(f"no contact sheet: {error}", err=True)
     if found["errors"]:
+        raise typer.Exit(1)
+
+
+def _inspect_for(network: Path, path: Path, extension: str | None, band: str | None, **options) -> None:
+    """One line an image: what `predict` would do with it, as far as that shows without running the network."""
+    from lensstudy.deployment.card import check_network
+
+    try:
+        check_network(network)
+        from lensstudy.deployment.predictor import STATES, Predictor
+
+        number, place = commands.image_of(extension, band)
+        predictor = Predictor(network, band=number, **options)
+    except (ValueError, OSError, ImportError) as error:
+        _fail(str(error))
+    counts = dict.fromkeys(STATES, 0)
+    for row in predictor.check_files([path], place, progress=sys.stderr.isatty()):
+        counts[row["state"]] += 1
+        name = f"{row['file']} {row['image'] or ''}".rstrip()
+        why = "; ".join(filter(None, (row["reason"].removeprefix(row["file"] + ": "), row["note"])))
+        typer.echo(f"{name}: {row['state']}" + (f", {why}" if why else ""))
+    said = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
+    typer.echo(f"{said or 'no images'}; whether they are in distribution, `predict` tells")
+    if not counts["ok"] + counts["pixel scale unknown"]:
         raise typer.Exit(1)
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-__all__ = ["export", "predict", "reading_options", "train"]
+__all__ = ["export", "image_of", "predict", "reading_options", "train"]
 
 FIRST = "d4-steerable-cnn"  # the default
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet takes for a formula
@@ -29,6 +29,11 @@ Columns = Annotated[str | None, typer.Option("--label-columns", help="its column
 Extension = Annotated[
     str | None, typer.Option("--extension", help="FITS extension, HDF5 dataset or npz key of the image")
 ]
+Resample = Annotated[
+    bool, typer.Option("--resample/--no-resample", help="bring other pixels to the network's, or reject the image")
+]
+Band = Annotated[str | None, typer.Option("--band", help="band to use of several: its number, from 0, or its name")]
+Fill = Annotated[bool, typer.Option("--fill", help="fill NaN pixels with sky and its noise")]
 Scale = Annotated[float | None, typer.Option("--pixel-scale", help="arcseconds of one pixel, where files do not say")]
 
 
@@ -67,14 +72,11 @@ def predict(
     out: Annotated[Path, typer.Option(help="table of the predictions")] = Path("predictions.csv"),
     rotations: Annotated[int, typer.Option(min=1, help="orientations of each image to average over")] = 1,
     pixel_scale: Scale = None,
-    extension: Annotated[str | None, typer.Option(help="FITS extension, HDF5 dataset or npz key of the image")] = None,
+    extension: Extension = None,
     batch_size: Annotated[int, typer.Option(min=1, help="images at a time")] = 256,
-    resample: Annotated[
-        bool,
-        typer.Option("--resample/--no-resample", help="bring other pixels to the network's, or reject the image"),
-    ] = True,
-    band: Annotated[int | None, typer.Option(min=0, help="band to use of images with several, from 0")] = None,
-    fill: Annotated[bool, typer.Option("--fill", help="fill NaN pixels with sky and its noise")] = False,
+    resample: Resample = True,
+    band: Band = None,
+    fill: Fill = False,
     html: Annotated[Path | None, typer.Option(help="page to write beside the table, with pictures")] = None,
     prior: Annotated[
         str | None, typer.Option(help="frequency of each class: 0.99,0.005,0.005, a file of 'class,share', or train")
@@ -103,7 +105,8 @@ def predict(
         from lensstudy.report.predictions import MOST_ROWS, thumbnail, write_predictions
 
     try:
-        options: dict = {"resample": resample, "band": band, "fill": fill, "prior": _shares(prior)}
+        number, place = image_of(extension, band)
+        options: dict = {"resample": resample, "band": number, "fill": fill, "prior": _shares(prior)}
         predictor = Predictor(model, rotations, pixel_scale, batch_size, **options)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text("")  # before an hour of predictions that have no place to go
@@ -114,8 +117,7 @@ def predict(
     with open(out, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, predictor.columns)
         table.writerow({name: _as_cell(name) for name in predictor.columns})
-        extension = int(extension) if extension and extension.isdigit() else extension
-        for row in predictor.predict_files(paths, extension, progress, with_input=html is not None):
+        for row in predictor.predict_files(paths, place, progress, with_input=html is not None):
             if html and len(shown) < MOST_ROWS:
                 seen = row.pop("input", None)
                 shown.append(row | ({} if seen is None else {"thumbnail": thumbnail(seen)}))
@@ -235,6 +237,15 @@ def exists(path: str) -> bool:
     """Whether a path as a shell would fill it in, or a pattern, leads anywhere."""
     text = os.path.expandvars(os.path.expanduser(path))
     return os.path.exists(text) or bool(glob.glob(text, recursive=True))
+
+
+def image_of(extension: str | None, band: str | None) -> tuple[int | None, str | int | None]:
+    """The number of a band within an image, and the place of the image in its file, as a command line gives them."""
+    if band and not band.isdigit():
+        if extension:
+            _refuse(f"--band {band} beside --extension {extension}: either names the image; leave one out")
+        band, extension = None, band
+    return int(band) if band else None, int(extension) if extension and extension.isdigit() else extension
 
 
 def reading_options(

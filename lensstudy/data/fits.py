@@ -13,6 +13,7 @@ import io
 import itertools
 import lzma
 import math
+import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -93,7 +94,7 @@ def image_index(hdus, extension: str | int | None = None) -> int:
 
     Args:
         hdus: an open FITS file.
-        extension: name or number of the HDU that is asked for.
+        extension: name or number of the HDU that is asked for, or the band in its name (`VIS` for `VIS_BGSUB`).
 
     Returns:
         That of `extension`, else the one whose name says image (`SCI`, `VIS_FLUX`), else the first HDU, else the only
@@ -107,6 +108,10 @@ def image_index(hdus, extension: str | int | None = None) -> int:
         try:
             return range(len(hdus))[hdus.index_of(extension)]
         except (KeyError, IndexError):
+            band = tuple(re.split(r"[_. -]+", str(extension).lower()))
+            of_band = [i for i, name in planes.items() if role_and_key(name) == ("image", band)]
+            if len(of_band) == 1:
+                return of_band[0]
             known = ", ".join(name or str(i) for i, name in planes.items())
             raise ValueError(f"no FITS extension '{extension}'; there are {known}") from None
     if not planes:

@@ -336,6 +336,17 @@ class Predictor:
         the row of an image that the network saw, what it saw of it `(C, size, size)`."""
         yield from self._rows(find(paths, extension, progress), with_input)
 
+    def check_files(
+        self, paths: Iterable[str | Path], extension: str | int | None = None, progress: bool = False
+    ) -> Iterator[dict]:
+        """What `predict_files` would do with every image at `paths`, without running the network: rows with `file`,
+        `image`, `state`, `reason` and `note`. An image that is `ok` here may still be out of distribution."""
+        for one in find(paths, extension, progress):
+            state = "skipped" if one.skipped else "rejected"
+            if self._prepared(one) is not None:
+                state, one.reason = ("ok", "") if self._knows_scale(one) else ("pixel scale unknown", self._unscaled)
+            yield {"file": one.file, "image": one.index, "state": state, "reason": one.reason, "note": one.note}
+
     def images(self, paths: Iterable[str | Path], at_most: int) -> dict[str, np.ndarray]:
         """The first images at `paths` that the network can take, `at_most` so many, `(C, H, W)` by file and number."""
         found: dict[str, np.ndarray] = {}
@@ -353,15 +364,7 @@ class Predictor:
     def _rows(self, images: Iterable[_Image], with_input: bool = False) -> Iterator[dict]:
         waiting: list[tuple[_Image, np.ndarray | None]] = []
         for one in images:
-            pixels = None
-            if one.pixels is not None:
-                try:
-                    pixels, note = self.prepare(one.pixels, one.pixel_scale)
-                    chance = self.card.at_chance and f"network at chance: {self.card.at_chance}"
-                    one.note = "; ".join(filter(None, (one.note, note, chance)))
-                except ValueError as error:
-                    one.reason = str(error)
-            one.pixels = None
+            pixels = self._prepared(one)
             shapes = {other.shape for _, other in waiting if other is not None}
             if len(waiting) >= self.batch_size or (pixels is not None and shapes - {pixels.shape}):
                 yield from self._answered(waiting, with_input)
@@ -369,15 +372,40 @@ class Predictor:
             waiting.append((one, pixels))
         yield from self._answered(waiting, with_input)
 
+    def _prepared(self, one: _Image) -> np.ndarray | None:
+        """The pixels of an image as the network takes them, or None; its reason and note then say what happened."""
+        given, one.pixels = one.pixels, None
+        if given is None:
+            return None
+        try:
+            pixels, note = self.prepare(given, one.pixel_scale)
+        except ValueError as error:
+            one.reason = str(error)
+            return None
+        chance = self.card.at_chance and f"network at chance: {self.card.at_chance}"
+        one.note = "; ".join(filter(None, (one.note, note, chance)))
+        return pixels
+
+    def _knows_scale(self, one: _Image) -> bool:
+        return bool(one.pixel_scale or self.pixel_scale or not self.card.images.pixel_scale)
+
+    @property
+    def _unscaled(self) -> str:
+        """Why no class is named where the pixel scale is unknown."""
+        arcsec = f"{self.card.images.pixel_scale:.4g}"
+        return (
+            f"the size of its pixels is unknown, and these probabilities hold only if it is {arcsec} arcsec, as in the "
+            f"training images; if it is, say --pixel-scale {arcsec}"
+        )
+
     def _answered(self, waiting: list[tuple[_Image, np.ndarray | None]], with_input: bool) -> Iterator[dict]:
         usable = [pixels for _, pixels in waiting if pixels is not None]
         answers = zip(*self.answers(np.stack(usable)), strict=True) if usable else iter(())
         for one, pixels in waiting:
             row = {"file": one.file, "image": one.index, "prediction": "", "reason": one.reason, "note": one.note}
             row["state"] = "skipped" if one.skipped else "rejected"
-            known = one.pixel_scale or self.pixel_scale or not self.card.images.pixel_scale
             if pixels is not None:
-                row |= self._answer(*next(answers), bool(known))
+                row |= self._answer(*next(answers), self._knows_scale(one))
                 row |= {"input": self.seen(pixels[None])[0].numpy()} if with_input else {}
             yield row
 
@@ -391,12 +419,7 @@ class Predictor:
             reason += "" if scale_known else "; the size of its pixels is unknown, which may be why"
             return row | {"in_distribution": False, "state": "out of distribution", "reason": reason}
         if not scale_known:
-            arcsec = f"{self.card.images.pixel_scale:.4g}"
-            reason = (
-                f"the size of its pixels is unknown, and these probabilities hold only if it is {arcsec} arcsec, as in "
-                f"the training images; if it is, say --pixel-scale {arcsec}"
-            )
-            return row | {"state": "pixel scale unknown", "reason": reason}
+            return row | {"state": "pixel scale unknown", "reason": self._unscaled}
         row |= {} if np.isnan(ood_score) else {"in_distribution": True}
         return row | {"state": "ok", "prediction": self.classes[int(probabilities.argmax())]}
 

@@ -358,6 +358,17 @@ def test_commands(exported, run_folder, blobs, tmp_path, monkeypatch):
     wrong = lensstudy("predict", tmp_path, "good.npy", "--out", "new.csv")
     assert wrong.exit_code == 2 and "neither an exported network nor a finished training" in wrong.output
     assert lensstudy("export", tmp_path / "nowhere").exit_code == 2
+    told = lensstudy("inspect", ".", "--for", "network", "--pixel-scale", "0.1")
+    assert told.exit_code == 0 and "good.npy: ok\n" in told.output, told.output
+    assert "colour.npy: rejected, the network takes one band, and the image has 3" in told.output
+    assert "whether they are in distribution, `predict` tells" in told.output
+    assert lensstudy("inspect", "colour.npy", "--for", "network").exit_code == 1
+    assert "netwrok: there is no such folder" in lensstudy("inspect", ".", "--for", "netwrok").output
+    assert (
+        "colour.npy: ok" in lensstudy("inspect", ".", "--for", "network", "--band", "1", "--pixel-scale", "0.1").output
+    )
+    wrong = lensstudy("predict", "network", "good.npy", "--out", "new.csv", "--band", "VIS", "--extension", "SCI")
+    assert wrong.exit_code == 2 and "leave one out" in wrong.output
     Path("shares.csv").write_text("class,share\nsub,0.1\nno_sub,0.9\n")
     tables = []
     for number, prior in enumerate(("0.9,0.1", "sub=0.1,no_sub=0.9", "shares.csv")):

@@ -579,3 +579,31 @@ def test_a_network_at_chance_says_so_in_every_row(untold, image, auc, chance):
     card = untold.card.model_copy(update={"metrics": about})
     (row,) = Predictor.of(card, untold.network, untold.distribution).predict([image]).to_dict("records")
     assert ("network at chance: validation AUC" in row["note"]) == chance == bool(card.warning)
+
+
+def test_what_would_become_of_an_image_is_told_without_the_network(predictor, image, tmp_path):
+    """The same states and reasons as a prediction's, but for what only the network can tell."""
+    colour = np.random.default_rng(0).normal(size=(3, 16, 16))
+    for name, array in (("good", image), ("colour", colour), ("narrow", image[:, :9]), ("good_rms", image)):
+        np.save(tmp_path / f"{name}.npy", array)
+    with_scale(np.pad(image, 20, mode="reflect"), 0.06).writeto(tmp_path / "fine.fits")
+    (tmp_path / "broken.npy").write_bytes(b"no image")
+    told = {row["file"]: row for row in predictor.check_files([tmp_path])}
+    done = {row["file"]: row for row in predictor.predict_files([tmp_path])}
+    assert list(told) == list(done) and len(told) == 6
+    for file, row in done.items():
+        state = "ok" if row["state"] == "out of distribution" else row["state"]
+        assert told[file]["state"] == state and told[file]["note"] == row["note"]
+        assert told[file]["reason"] == (row["reason"] if state != "ok" else "")
+    assert {row["state"] for row in told.values()} == {"ok", "rejected", "skipped"}
+
+
+def test_a_band_is_found_by_its_name_among_extensions(predictor, image, tmp_path):
+    noise = np.random.default_rng(0).normal(size=image.shape)
+    planes = [("DES_G_BGSUB", noise), ("VIS_BGSUB", image), ("VIS_PSF", noise[:5, :5]), ("VIS_RMS", noise)]
+    hdus = [fits.ImageHDU(array, name=name) for name, array in planes]
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "lens.fits")
+    (row,) = predictor.predict_files([tmp_path / "lens.fits"], "VIS")
+    assert row["sub"] == pytest.approx(predictor.predict([image])["sub"][0])
+    (row,) = predictor.predict_files([tmp_path / "lens.fits"], "NIR_Y")
+    assert "no FITS extension 'NIR_Y'; there are DES_G_BGSUB, VIS_BGSUB" in row["reason"]
