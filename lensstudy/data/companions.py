@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import posixpath
 import re
 from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from lensstudy.data.dataset import DataError
 from lensstudy.files import FileError, read_json
@@ -57,6 +58,7 @@ LENSTRONOMY = "image_data"  # beside which lenstronomy's HDF5 holds exposure tim
 
 _ROLE_OF = {word: role for role, words in ROLES.items() for word in words}
 _KNOWN = {*_ROLE_OF, *FILLERS, *ANOTHER, *INVERSE}
+_ANY = re.compile("|".join(_KNOWN))
 _LONG = "|".join(sorted((word for word in _KNOWN if len(word) > 2), key=len, reverse=True))
 
 
@@ -67,7 +69,7 @@ def stem(name: str) -> str:
         >>> stem("lens/J1NoiseMap.fits.fz")
         'J1NoiseMap'
     """
-    name = PurePosixPath(name).name
+    name = name.rpartition("/")[2]
     packed = next((ending for ending in COMPRESSED if name.lower().endswith(ending)), "")
     return name[: len(name) - len(packed)].rsplit(".", 1)[0]
 
@@ -111,8 +113,8 @@ def _words(name: str) -> list[str]:
     """The words of a name in lower case; what stands between known ones in one piece is a word of its own."""
     words: list[str] = []
     for token in re.split(r"[\s_.+-]+", name):
-        rest = ""
-        for piece in [token] if token.lower() in _KNOWN else _pieces(token):
+        rest = "" if _ANY.search(token.lower()) else token.lower()
+        for piece in [] if rest else [token] if token.lower() in _KNOWN else _pieces(token):
             known = [piece.lower()] if piece.lower() in _KNOWN else _parts(piece.lower())
             if known:
                 words += [rest, *known]
@@ -183,17 +185,17 @@ def companions(names: Iterable[str]) -> dict[str, str]:
                 beginnings.setdefault(place, set()).update(key[:i] for i in range(len(key) + 1))
             else:
                 maps.append((name, place, role, key))
-    by_lenstronomy = {PurePosixPath(name).parent for name in names if PurePosixPath(name).name == LENSTRONOMY}
-    found = {name: "array" for name in names if PurePosixPath(name).parent in by_lenstronomy}
+    by_lenstronomy = {posixpath.dirname(name) for name in names if posixpath.basename(name) == LENSTRONOMY}
+    found = {name: "array" for name in names if by_lenstronomy and posixpath.dirname(name) in by_lenstronomy}
     for name, place, role, key in maps:
         near = images.get(place, set())
         if key in beginnings.get(place, ()) or any(key[:i] in near for i in range(len(key))):  # as in `belongs`
             found[name] = {"psf": "PSF", "mask": "mask"}.get(role) or f"{_kind(name, role)} map"
-    return {name: role for name, role in found.items() if PurePosixPath(name).name != LENSTRONOMY}
+    return {name: role for name, role in found.items() if posixpath.basename(name) != LENSTRONOMY}
 
 
 def _kind(name: str, role: str) -> str:
-    words = [word for part in (stem(name), *PurePosixPath(name).parts[:-1]) for word in _words(part)]
+    words = [word for part in (stem(name), *name.split("/")[:-1]) for word in _words(part)]
     said = (word for word in words if _ROLE_OF.get(word) == role or (role == "other" and word in ANOTHER))
     return role if role != "other" else next(said, "") or " ".join(word for word in words if word in _ROLE_OF)
 
@@ -201,13 +203,13 @@ def _kind(name: str, role: str) -> str:
 def _places(name: str) -> Iterator[tuple[tuple, str, tuple[str, ...]]]:
     """Where a file could belong, its role and its words: in its folder, and beside every folder above that has a role
     for a name."""
-    path = PurePosixPath(name)
-    role, key = role_and_key(stem(name))
-    yield (path.parent,), role, key
-    for i, folder in enumerate(path.parts[:-1]):
+    *folders, file = name.split("/")
+    role, key = role_and_key(stem(file))
+    yield (*folders,), role, key
+    for i, folder in enumerate(folders):
         role_of_folder, more = role_and_key(folder)
-        if not more and (role_of_folder != "image" or says_image(folder)):
-            yield (path.parts[:i], path.parts[i + 1 : -1]), role_of_folder, key
+        if folder and not more and (role_of_folder != "image" or says_image(folder)):
+            yield ((*folders[:i],), (*folders[i + 1 :],)), role_of_folder, key
 
 
 def information(file: Path) -> dict:
