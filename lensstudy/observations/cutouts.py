@@ -110,8 +110,8 @@ def read_observation(
             `VIS_PSF`, `VIS_RMS`), or an HDF5 file of lenstronomy.
         band: which one, where there are several.
         pixel_scale: in arcseconds, for files that do not hold it.
-        mask_bits: numbers, from 0, of the bits that make a pixel useless, for a mask of bits whose header does not name
-            them (`MP_SAT`); `[]` for none.
+        mask_bits: numbers, from 0, of the bits that make a pixel useless, where the mask's header does not name them
+            (`MP_SAT`) or others shall count; `[]` for none.
 
     Returns:
         The observation. `notes` say what was assumed: a missing noise map is estimated, a variance or weights become
@@ -506,26 +506,27 @@ def _mask(where: str, plane: _Plane, mask_bits: Sequence[int] | None, notes: lis
     array = np.squeeze(np.nan_to_num(plane.array))
     lowest, highest = float(array.min()), float(array.max())
     names = {str(key)[3:]: bit for key, bit in plane.header.items() if str(key).startswith("MP_")}
+    whole = array.dtype.kind in "iu"
+    if not names and lowest >= 0 and highest <= 1 and (mask_bits is None or not whole):
+        return array > 0.5
     if mask_bits is None and not names:
-        if lowest >= 0 and highest <= 1:
-            return array > 0.5
         if set(np.unique(array)) == {0, 255}:
             return array > 0
-        if array.dtype.kind in "iu" or (array == np.round(array)).all():
+        if whole or (array == np.round(array)).all():
             raise DataError(
                 f"{where}: a mask of bits (values up to {highest:.0f}) whose header names none (MP_BAD, MP_SAT); say "
                 "which make a pixel useless: read_observation(..., mask_bits=[0, 1]), or mask_bits=[] for none"
             )
-    if array.dtype.kind not in "iu" and (lowest < 0 or (array != np.round(array)).any()):
+    if not whole and (lowest < 0 or (array != np.round(array)).any()):
         raise DataError(f"{where}: a mask with values from {lowest:g} to {highest:g}; expected 0 and 1, or bits")
     if mask_bits is None:
         defects = {name: bit for name, bit in names.items() if re.fullmatch(DEFECTS, name)}
         others = ", ".join(name for name in names if name not in defects)
         notes.append(f"masked by the planes {', '.join(defects) or 'none'}; not by {others or 'others'}")
         mask_bits = list(defects.values())
-    if not all(isinstance(bit, int) and 0 <= bit < 63 for bit in mask_bits):
+    if not all(isinstance(bit, int | np.integer) and 0 <= bit < 63 for bit in mask_bits):
         raise DataError(f"{where}: bits of a mask {list(mask_bits)}; expected numbers from 0 to 62")
-    return (array.astype(np.int64) & sum(1 << bit for bit in set(mask_bits))) != 0
+    return (array.astype(np.int64) & sum(1 << int(bit) for bit in set(mask_bits))) != 0
 
 
 def _centred(where: str, psf: np.ndarray, notes: list[str]) -> np.ndarray:

@@ -224,6 +224,18 @@ def test_a_mask_of_two_values_is_one(tmp_path, value):
     assert np.argwhere(read_observation(exposure(tmp_path / "lens.fits", mask)).mask).tolist() == [[3, 4]]
 
 
+def test_bits_are_asked_of_masks_of_bits_alone(tmp_path):
+    """A folder can hold a mask of 0 and 1 too, and planes with names from which others shall count."""
+    plain = np.zeros((40, 40), np.float32)
+    plain[3, 4] = 1
+    bits = np.zeros((40, 40), np.int32)
+    bits[5, 6], bits[7, 8] = 1 << 5, 1
+    exposure(tmp_path / "plain.fits", plain)
+    exposure(tmp_path / "planes.fits", bits, **PLANES)
+    found = {one.name: np.argwhere(one.mask).tolist() for one in read_observations(tmp_path, mask_bits=[np.int8(5)])[0]}
+    assert found == {"plain": [[3, 4]], "planes": [[5, 6]]}
+
+
 def test_a_mask_of_other_numbers_is_refused(tmp_path):
     with pytest.raises(DataError, match="a mask with values from -.*; expected 0 and 1, or bits"):
         read_observation(exposure(tmp_path / "lens.fits", noise_image()))
