@@ -547,7 +547,7 @@ def _centred(where: str, psf: np.ndarray, notes: list[str]) -> np.ndarray:
         if np.abs(step).max() < 1e-3:
             break
     nearest = np.round(center)
-    between = np.abs(center - nearest).max() >= OFF_CENTRE
+    between = np.abs(center - nearest).max() >= OFF_CENTRE / 4  # what has to be moved is moved well
     height, width = psf.shape
     psf = _around(psf, center if between else nearest)
     how = "interpolated to" if between else "moved to"
