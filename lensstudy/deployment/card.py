@@ -18,7 +18,7 @@ from lensstudy.text import nearest
 
 __all__ = ["CARD_VERSION", "Card", "CardError", "Images", "check_network", "file_hash"]
 
-CARD_VERSION = 3
+CARD_VERSION = 4
 LEAST_AUC = 0.6  # on the validation images, below which a network counts as one that guesses
 FORMAT: Final = "lensstudy-network"
 FORMATS = ("onnx", "int8")  # of the network in it

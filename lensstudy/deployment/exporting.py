@@ -25,7 +25,8 @@ from lensstudy.data.preprocess import Preprocess
 from lensstudy.deployment.card import FORMAT, FORMATS, Card, CardError, Images, file_hash
 from lensstudy.deployment.onnx_network import INT8_FILE, ONNX_FILE, OnnxNetwork, write_int8, write_onnx
 from lensstudy.evaluation.calibration import calibrate
-from lensstudy.evaluation.ood import METHOD, QUANTILE, OODDetector, image_statistics
+from lensstudy.evaluation.odd_images import count_named
+from lensstudy.evaluation.ood import METHOD, QUANTILE, OODDetector, image_statistics, thumbnails
 
 if TYPE_CHECKING:
     from lensstudy.networks.registry import Network
@@ -235,8 +236,11 @@ def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, 
         train, validation = (data.part(name) for name in ("train", "validation"))
         rows = np.linspace(0, len(train) - 1, min(SAMPLE, len(train))).astype(int)
         known, held_out = (outputs(card, network, part)[1:] for part in (train.images[rows], validation.images))
-        OODDetector.fit(*known, train.labels[rows], held_out).save(folder / "distribution.safetensors")
+        detector = OODDetector.fit(*known, train.labels[rows], held_out)
+        detector.save(folder / "distribution.safetensors")
         card.in_distribution = {"method": METHOD, "quantile": QUANTILE, "validation_images": len(validation)}
+        card.in_distribution["odd_images"] = _odd_images(card, network, detector, data)
+        card.limits.append(_named(card.in_distribution["odd_images"]))
     if card.warning:
         card.limits.insert(0, card.warning)
     card.files = {file.name: file_hash(file) for file in sorted(folder.iterdir())}
@@ -261,16 +265,17 @@ def _check_equality(exported: OnnxNetwork, network: Network) -> dict[str, float]
 
 
 @torch.no_grad()
-def outputs(card: Card, network: OnnxNetwork, images) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Calibrated probabilities, features before the last layer, and image statistics of images `(N, C, H, W)`."""
+def outputs(card: Card, network: OnnxNetwork, images) -> tuple[np.ndarray, ...]:
+    """Calibrated probabilities of images `(N, C, H, W)`, and what an `OODDetector` judges them by: features before the
+    last layer, image statistics and thumbnails."""
     preprocess, found = Preprocess.from_dict(card.images.model_dump()), []
     for start in range(0, len(images), PIECE):
         seen = preprocess(np.asarray(images[start : start + PIECE]))
         logits, features = network.features(seen)
         probabilities = torch.softmax(logits.double() / card.calibration["temperature"], dim=1).numpy()
-        found.append((probabilities, features.numpy().astype(np.float64), image_statistics(seen.numpy())))
-    probabilities, features, statistics = (np.concatenate(part) for part in zip(*found, strict=True))
-    return probabilities, features, statistics
+        inputs = seen.numpy()
+        found.append((probabilities, features.numpy().astype(np.float64), image_statistics(inputs), thumbnails(inputs)))
+    return tuple(np.concatenate(part) for part in zip(*found, strict=True))
 
 
 def _rounded(folder: Path, card: Card, network: OnnxNetwork, trained: Network, data: LensDataset) -> OnnxNetwork:
@@ -301,6 +306,28 @@ def _rounded(folder: Path, card: Card, network: OnnxNetwork, trained: Network, d
         "largest_change": float(change.max()),
     }
     return rounded
+
+
+# Odd images -----------------------------------------------------------------------------------------------------------
+
+
+def _odd_images(card: Card, network: OnnxNetwork, detector: OODDetector, data: LensDataset) -> dict:
+    """Which share of odd images still gets a class, by kind, and which share of clean ones gets none. They are of the
+    test images, which nothing was fitted to, or of the validation images where there are none."""
+    of = "test" if len(data.part("test")) else "validation"
+    found = count_named(lambda images: detector.score(*outputs(card, network, images)[1:]), data.part(of).images)
+    return {"of": f"{of} images"} | found
+
+
+def _named(odd: dict) -> str:
+    """A sentence about odd images for the limits of a card."""
+    worst = sorted(odd["named"].items(), key=lambda item: -item[1])[:6]
+    kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in worst if share)
+    most = f", most often: {kinds}" if kinds else ""
+    return (
+        f"It still gives a class to {odd['overall']:.1%} of odd images ({len(odd['named'])} kinds of {odd['each']}, "
+        f"seed {odd['seed']}){most}; {odd['false_alarms']:.1%} of {odd['images']} clean {odd['of']} get none."
+    )
 
 
 # What the card says ---------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from lensstudy.data.rotation import centre_crop
 from lensstudy.data.scanning import Scan, beside_images, scan
 from lensstudy.deployment.card import Card
 from lensstudy.deployment.onnx_network import AT_ONCE, INT8_FILE, ONNX_FILE, OnnxNetwork
-from lensstudy.evaluation.ood import OODDetector, image_statistics
+from lensstudy.evaluation.ood import OODDetector, image_statistics, thumbnails
 from lensstudy.files import printable
 from lensstudy.lensing.populations import preset_named
 from lensstudy.lensing.presets import LensingError
@@ -187,11 +187,11 @@ class Predictor:
         others = [self.probabilities(images, 360 * rotation / self.rotations) for rotation in range(1, self.rotations)]
         return np.mean([self._tempered(logits), *others], axis=0), ood_score
 
-    def _noticed(self, seen: torch.Tensor) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+    def _noticed(self, seen: torch.Tensor) -> tuple[torch.Tensor, np.ndarray, np.ndarray, np.ndarray]:
         """Logits, features and image statistics; the statistics are measured while the network computes."""
         looked = self.pool.map(image_statistics, [part.numpy() for part in seen.split(AT_ONCE)])
         logits, features = self.network.features(seen)
-        return logits, features.numpy().astype(np.float64), np.concatenate(list(looked))
+        return logits, features.numpy().astype(np.float64), np.concatenate(list(looked)), thumbnails(seen.numpy())
 
     def _tempered(self, logits: torch.Tensor) -> np.ndarray:
         return torch.softmax(logits.double() / self.temperature + torch.from_numpy(self.log_shift), dim=1).numpy()

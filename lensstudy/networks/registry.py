@@ -202,7 +202,7 @@ class BottleneckBlock(nn.Module):
     """The block of the deeper ResNets of He et al. (2016): 1x1, 3x3 and 1x1, with a quarter of the channels between.
     The stride is in the 3x3 convolution, as in torchvision."""
 
-    def __init__(self, layers, inputs: int, outputs: int, **stride):
+    def __init__(self, layers, inputs, outputs, **stride):
         super().__init__()
         self.conv1, self.norm1 = layers.conv(inputs, outputs // 4, 1), layers.norm(outputs // 4)
         self.conv2, self.norm2 = layers.conv(outputs // 4, outputs // 4, 3, **stride), layers.norm(outputs // 4)

@@ -20,7 +20,7 @@ from lensstudy.data import mixture
 from lensstudy.data.dataset import DataError, LensDataset, sky_and_noise
 from lensstudy.deployment.card import FORMAT, CardError
 from lensstudy.evaluation.attribution import attribute
-from lensstudy.evaluation.ood import OODDetector, image_statistics
+from lensstudy.evaluation.ood import OODDetector, image_statistics, thumbnails
 from lensstudy.observations.cutouts import Observation, network_input
 from lensstudy.training.run import TrainedNetwork, load_run
 
@@ -53,19 +53,18 @@ def open_network(folder: str | Path) -> TrainedNetwork:
 
 
 @torch.no_grad()
-def features(trained: TrainedNetwork, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Features `(N, F)` before the last layer, of images `(N, C, H, W)`, and the `image_statistics` `(N, L)` of the
-    network's inputs.
+def features(trained: TrainedNetwork, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features `(N, F)` before the last layer, of images `(N, C, H, W)`, and the `image_statistics` `(N, L)` and
+    `thumbnails` `(N, T * T)` of the network's inputs.
     """
-    seen: list[np.ndarray] = []
-    inputs: list[np.ndarray] = []
-
+    found = []
     trained.network.eval()
     for start in range(0, len(images), 128):
         given = trained.preprocess(np.asarray(images[start : start + 128]))
-        seen.append(trained.network.features(given).double().numpy())
-        inputs.append(image_statistics(given.numpy()))
-    return np.concatenate(seen), np.concatenate(inputs)
+        inputs = given.numpy()
+        found.append((trained.network.features(given).double().numpy(), image_statistics(inputs), thumbnails(inputs)))
+    seen, statistics, small = (np.concatenate(part) for part in zip(*found, strict=True))
+    return seen, statistics, small
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class TrainingDistribution:
         return cls(trained, detector, np.sort(detector.score(*others)))
 
     def score(self, images: np.ndarray) -> np.ndarray:
-        """OOD score `(N,)` of each image: above 1 is what one held-out image in a hundred exceeds."""
+        """OOD score `(N,)` of each image: above 1 is what three held-out images in a hundred exceed."""
         return self.detector.score(*features(self.trained, images))
 
     def p_value(self, images: np.ndarray) -> np.ndarray:

@@ -15,14 +15,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from lensstudy.cli import app
 from lensstudy.data.dataset import DataError
 from lensstudy.deployment import exporting as deployment
-from lensstudy.deployment.card import CARD_VERSION, Card, CardError
+from lensstudy.deployment.card import CARD_VERSION, Card, CardError, file_hash
 from lensstudy.deployment.onnx_network import OnnxNetwork, write_int8, write_onnx
 from lensstudy.deployment.predictor import Predictor
+from lensstudy.evaluation.odd_images import KINDS, odd_images
 from lensstudy.networks import registry as networks
 from lensstudy.study import Study
 from lensstudy.training.fitting import fit
@@ -81,6 +83,33 @@ def test_card_describes_the_training(exported, run_folder, blobs):
     assert 0 <= low <= card.metrics["validation"]["auc"]["value"] <= high <= 1
     assert max(card.equality.values()) < 1e-5
     assert set(card.files) == {f.name for f in exported.iterdir()} - {"card.json"}
+
+
+def test_card_says_how_many_odd_images_still_get_a_class(exported, blobs):
+    card, predictor = Card.read(exported), Predictor(exported)
+    odd = card.in_distribution["odd_images"]
+    assert set(odd["named"]) == set(KINDS) and odd["of"] == "test images" and odd["images"] == len(blobs.part("test"))
+    clean = blobs.part("test").images[:]
+    assert odd["false_alarms"] == pytest.approx((predictor.answers(clean)[1] > 1).mean())
+    rows = np.linspace(0, len(clean) - 1, odd["each"]).astype(int)
+    for kind in ("gradient", "two lenses"):
+        scores = predictor.answers(odd_images(clean[rows], kind, odd["seed"]))[1]
+        assert odd["named"][kind] == pytest.approx((scores <= 1).mean())
+    assert odd["overall"] == pytest.approx(np.mean(list(odd["named"].values())))
+    assert any(
+        f"a class to {odd['overall']:.1%} of odd images (23 kinds of {odd['each']}," in one for one in card.limits
+    )
+
+
+def test_an_export_with_a_detector_of_an_earlier_version_is_refused(exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "old")
+    arrays = load_file(folder / "distribution.safetensors")
+    save_file({name: one for name, one in arrays.items() if "ranges" not in name}, folder / "distribution.safetensors")
+    card = Card.read(exported)
+    card.files["distribution.safetensors"] = file_hash(folder / "distribution.safetensors")
+    card.write(folder)
+    with pytest.raises(ValueError, match="distribution.safetensors: has no 'ranges.middle'; export the network again"):
+        Predictor(folder)
 
 
 def test_exported_probabilities_are_those_of_the_training(run_folder, blobs, tmp_path):
@@ -209,7 +238,7 @@ def cut_card(folder):
 DAMAGES = {
     "a file is missing": (remove_weights, "'distribution.safetensors' is missing"),
     "one bit is altered": (alter_weights, "network.onnx: has been altered"),
-    "the card is older": (edit_card(format_version=2), "version 2, .*export the network again"),
+    "the card is older": (edit_card(format_version=3), "version 3, .*export the network again"),
     "the card is newer": (edit_card(format_version=CARD_VERSION + 1), f"version {CARD_VERSION + 1}.*update lensstudy"),
     "the classes are exchanged": (edit_card(classes=["sub", "no_sub"]), "card.json: has been altered"),
     "the temperature is altered": (edit_card(calibration={"temperature": 0.01}), "its seal is broken"),

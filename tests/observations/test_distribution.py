@@ -70,7 +70,7 @@ def test_a_rotated_image_has_the_same_score(judge):
 
 def test_features_are_the_inputs_of_the_last_layer(judge):
     images = simulations_like(judge.trained, 3, 6).images
-    found, statistics = features(judge.trained, images)
+    found, statistics, _ = features(judge.trained, images)
     logits = judge.trained.network.classifier(torch.as_tensor(found, dtype=torch.float32)).softmax(1)
     np.testing.assert_allclose(logits.detach().numpy(), judge.trained.predict(images), atol=1e-5)
     assert len(statistics) == len(images)
