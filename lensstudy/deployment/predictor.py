@@ -229,12 +229,12 @@ class Predictor:
             notes.append(f"{int(bad.sum())} NaN or infinite pixels filled with sky and its noise")
         if scale and about.pixel_scale and not abs(scale / about.pixel_scale - 1) <= SCALE_TOLERANCE:  # nor for NaN
             image = self._resampled(image, scale, generator)
-            given += f" of {scale:.4g} arcsec, which are {image.shape[-1]} of the network's {about.pixel_scale:.4g},"
+            given += f" of {scale:.4g} arcsec, which are {image.shape[-1]} of the network's {about.pixel_scale:.4g}"
             notes.append(f"resampled from {scale:.4g} to {about.pixel_scale:.4g} arcsec a pixel")
             scale = about.pixel_scale
         height = image.shape[-1]
         if height < about.crop:
-            raise ValueError(f"{given} and the network sees the central {about.crop} x {about.crop}; cut out more")
+            raise ValueError(f"{given}, and the network sees the central {about.crop} x {about.crop}; cut out more")
         if height != about.image_size and not (scale and about.pixel_scale):
             asked = f"{about.pixel_scale:.4g} arcsec a pixel" if about.pixel_scale else "an unknown pixel scale"
             raise ValueError(
