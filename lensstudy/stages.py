@@ -152,7 +152,9 @@ def _read(study: Study, folder: Path) -> LensDataset:
         raise DataError(f"filtering = {study.filtering}: {error}; known rules: {known}") from None
     options = {"folder": folder, "progress": not in_batch(), "pixel_scale": study.pixel_scale or None}
     options |= {"classes": study.classes or None, "labels": study.labels or None, "extension": study.extension or None}
-    return filter_images(read(study.data_path, label_columns=_columns(study.label_columns), **options), rules)
+    dataset = read(study.data_path, label_columns=_columns(study.label_columns), **options)
+    dataset.check_classes()
+    return filter_images(dataset, rules)
 
 
 def _columns(names: list[str]) -> tuple[str, str] | None:

@@ -1,5 +1,6 @@
 """What a notebook starts from: made once, opened again, whatever subset of the parameters it declares."""
 
+import numpy as np
 import pytest
 
 from lensstudy import stages
@@ -96,3 +97,15 @@ def test_studies_across_presets():
         stages.across_presets(Study(preset="mixture", population={"presets": [{"preset": "model_1"}]}))
     with pytest.raises(DataError, match="leave it empty"):
         stages.across_presets(Study(data_path="somewhere"))
+
+
+def test_one_class_is_said_before_anything_else_is_judged(tmp_path, monkeypatch):
+    """Images of nothing but noise would be filtered out, and the filter would be blamed."""
+    monkeypatch.setenv("LENSSTUDY_HOME", str(tmp_path))
+    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+    (tmp_path / "data/cdm").mkdir(parents=True)
+    for number in range(12):
+        image = np.random.default_rng(number).normal(size=(32, 32)).astype("f4")
+        np.save(tmp_path / f"data/cdm/{number}.npy", image)
+    with pytest.raises(DataError, match=r"only one class \(cdm\)"):
+        stages.dataset(Study(study="one", data_path=str(tmp_path / "data")))
