@@ -5,6 +5,7 @@
 # runs/X/dataset and runs/X/training is not declared here: Snakemake removes a declared file before a job runs again,
 # and a training that is still what its parameters ask for must not be done twice.
 
+from os.path import relpath
 from pathlib import Path
 from shlex import quote
 
@@ -27,8 +28,14 @@ def command(notebook):
     return f"lensstudy notebook {notebook} {FILE}"
 
 
+def seen_from_here(files):
+    """Paths from the working folder: Snakemake takes braces in the name of a folder above it for wildcards."""
+    return [relpath(file) for file in files]
+
+
 def source(notebook, *modules):
-    return [NOTEBOOKS / f"{notebook}.ipynb", *module_files("stages", "figures.plots", *modules), *PLUGINS]
+    files = [NOTEBOOKS / f"{notebook}.ipynb", *module_files("stages", "figures.plots", *modules), *PLUGINS]
+    return seen_from_here(files)
 
 
 def values(*groups, of=study):
@@ -114,7 +121,7 @@ rule train:
 
 rule train_share:
     input:
-        [*module_files("stages"), *PLUGINS],
+        seen_from_here([*module_files("stages"), *PLUGINS]),
         f"{RUNS}/notebooks/01-explore-data.ipynb",
     output:
         touch(f"{RUNS}/trained/{{network}}-s{{seed}}-{{share}}pct"),

@@ -122,7 +122,7 @@ def test_a_changed_parameter_runs_what_depends_on_it_and_no_more(finished, tmp_p
 
 
 def test_a_finished_training_survives_and_a_network_that_left_the_study_leaves_its_report(finished, tmp_path):
-    home = tmp_path / "with a space"
+    home = tmp_path / "with a space, {braces} and [brackets]" / "it's"
     shutil.copytree(finished, home)
     weights = home / "runs/tiny/training/d4-steerable-cnn-s1/weights.safetensors"
     before = weights.stat().st_mtime_ns
