@@ -5,7 +5,6 @@ Each command is a few lines over the package; heavy imports wait until a command
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -192,13 +191,13 @@ def fit(
     _check_names(study_file, study, [settings.network])
     from lensstudy import stages
     from lensstudy.training.fitting import TrainingDiverged, fit
-    from lensstudy.training.run import load_run
+    from lensstudy.training.run import load_run, read_metrics
 
     try:
         folder = fit(stages.dataset(study), settings, folder=settings.training_folder())
     except (ValueError, TrainingDiverged) as error:  # what a user can mend: parameters, data, a rate too high
         _fail(f"{study_file}: {error}")
-    found = json.loads((folder / "metrics.json").read_text())
+    found = read_metrics(folder)
     typer.echo(
         f"{_shown(folder)}: {load_run(folder).card['training_images']} images, validation AUC "
         f"{found['validation_auc']:.4f}, {found['seconds']:.0f} s of training"

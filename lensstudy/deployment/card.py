@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lensstudy.files import FileError, read_json
 from lensstudy.text import nearest
 
 __all__ = ["CARD_VERSION", "Card", "CardError", "Images", "check_network", "file_hash"]
@@ -31,12 +32,12 @@ class CardError(ValueError):
 class Images(BaseModel):
     """What the network takes. Sizes in pixels along one side, the pixel scale in arcseconds."""
 
-    channels: int = Field(description="bands of an image")
-    image_size: int = Field(description="pixels of the images it was trained on")
-    crop: int = Field(description="central pixels that it sees")
-    binning: int = Field(description="pixels along each side averaged into one")
-    size: int = Field(description="pixels of the network's input: crop / binning")
-    pixel_scale: float | None = Field(description="arcseconds of one pixel before binning, null where not known")
+    channels: int = Field(ge=1, description="bands of an image")
+    image_size: int = Field(ge=1, description="pixels of the images it was trained on")
+    crop: int = Field(ge=1, description="central pixels that it sees")
+    binning: int = Field(ge=1, description="pixels along each side averaged into one")
+    size: int = Field(ge=1, description="pixels of the network's input: crop / binning")
+    pixel_scale: float | None = Field(gt=0, description="arcseconds of one pixel before binning, null where not known")
     scaling: dict[str, Any] = Field(description="how brightness is stretched: kind and parameters")
     brightness: dict[str, float] = Field(description="median of the training images' minimum, mean and maximum")
 
@@ -69,14 +70,14 @@ class Card(BaseModel):
         """The card of the exported network in `folder`, after every file was checked. Raises `CardError`."""
         folder = Path(folder)
         try:
-            content = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+            content = read_json(folder / "card.json")
         except OSError:
             raise CardError(
                 f"{folder}: no card.json, so this is neither an exported network nor a finished training; name one"
             ) from None
-        except ValueError as error:
-            raise CardError(f"{folder / 'card.json'}: is damaged ({error}); export the network again") from None
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        except FileError as error:
+            raise CardError(f"{error}; export the network again") from None
+        if content.get("format") != FORMAT:
             raise CardError(
                 f"{folder}: this card.json is not that of an exported network. If it is the folder of a training, "
                 f"`lensstudy export {folder}` exports it"
@@ -87,7 +88,7 @@ class Card(BaseModel):
                 f"{CARD_VERSION}; update lensstudy, or export the network again with the one that is installed"
             )
         try:
-            card = cls(**content)
+            card = cls.model_validate(content)
         except ValidationError as error:
             where = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise CardError(f"{folder / 'card.json'}: is incomplete or altered ({where}); export again") from None

@@ -7,7 +7,6 @@ the rest. It needs neither e2cnn nor anything of the study, and nothing in it ca
 
 from __future__ import annotations
 
-import json
 import shutil
 from contextlib import suppress
 from dataclasses import asdict
@@ -19,14 +18,17 @@ from uuid import uuid4
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import BaseModel
 
-from lensstudy.data.dataset import SCALE_TOLERANCE, DataError, LensDataset
+from lensstudy.data.dataset import SCALE_TOLERANCE, About, DataError, LensDataset
 from lensstudy.data.preprocess import Preprocess
 from lensstudy.deployment.card import FORMAT, FORMATS, Card, CardError, Images, file_hash
 from lensstudy.deployment.onnx_network import INT8_FILE, ONNX_FILE, OnnxNetwork, write_int8, write_onnx
 from lensstudy.evaluation.calibration import calibrate
 from lensstudy.evaluation.odd_images import count_named
 from lensstudy.evaluation.ood import METHOD, QUANTILE, OODDetector, image_statistics, thumbnails
+from lensstudy.files import FileError, read_json, regular
+from lensstudy.training.run import read_card
 
 if TYPE_CHECKING:
     from lensstudy.networks.registry import Network
@@ -165,7 +167,7 @@ def exported(run: str | Path) -> Path:
         card = Card.read(run / CACHE)
     except CardError:  # none there, or one that must not be used
         return export(run)
-    training = json.loads((run / "card.json").read_text(encoding="utf-8"))
+    training = read_card(run)
     current = card.weights == file_hash(run / "weights.safetensors") and ONNX_FILE in card.files
     current = current and card.training == _settings(training)
     return run / CACHE if current and (card.in_distribution or not _has_its_data(run, training)) else export(run)
@@ -180,8 +182,8 @@ def _has_its_data(run: Path, training: dict) -> bool:
     """Whether the data set of a training lies where its study left it."""
     about = _data_folder(run) / "dataset.json"
     try:
-        return json.loads(about.read_text(encoding="utf-8"))["fingerprint"] == training["data_fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):  # none, or none that could be used
+        return read_json(about, About).fingerprint == training["data_fingerprint"]
+    except (OSError, FileError):  # none, or none that could be used
         return False
 
 
@@ -192,7 +194,7 @@ def _data_folder(run: Path) -> Path:
 def _check_free(out: Path) -> None:
     """Raises `CardError` unless `out` is empty, missing, or an earlier export, which is replaced."""
     try:
-        card = json.loads((out / "card.json").read_text(encoding="utf-8"))
+        card = read_json(out / "card.json")
         own = {*card["files"], "card.json"} if card["format"] == FORMAT else set()
     except (OSError, ValueError, KeyError, TypeError):  # no card, or one of something else, such as a training
         own = set()
@@ -335,8 +337,12 @@ def _named(odd: dict) -> str:
 
 def _validation(run: Path, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Labels of the validation images, and the probabilities that the training kept."""
-    table = pd.read_parquet(run / "predictions.parquet")
-    return table["class"].map(classes.index).to_numpy(), table[list(classes)].to_numpy()
+    file = run / "predictions.parquet"
+    try:
+        table = pd.read_parquet(regular(file))
+        return table["class"].map(classes.index).to_numpy(int), table[list(classes)].to_numpy(float)
+    except Exception as error:  # whatever a damaged file makes pandas raise
+        raise CardError(f"{file}: is damaged ({error}); `fit` with the study of this training makes it again") from None
 
 
 def _training_set(run: Path, trained: TrainedNetwork, dataset: LensDataset | str | Path | None) -> LensDataset | None:
@@ -355,6 +361,19 @@ def _training_set(run: Path, trained: TrainedNetwork, dataset: LensDataset | str
         f"{run}: was trained on other images (fingerprint {trained.card['data_fingerprint']}) than those of this data "
         f"set ({dataset.fingerprint}); give the data set of its study"
     )
+
+
+class TestScores(BaseModel):
+    """A row of the table that the analysis of a study leaves."""
+
+    network: str
+    perturbation: str | None = None
+    auc: float | None = None
+    auc_low: float | None = None
+    auc_high: float | None = None
+    accuracy: float | None = None
+    accuracy_low: float | None = None
+    accuracy_high: float | None = None
 
 
 def _brightness(dataset: LensDataset) -> dict[str, float]:
@@ -382,7 +401,8 @@ def _metrics(run: Path, trained: TrainedNetwork, labels: np.ndarray, probabiliti
     found: dict = {"validation": validation}
     table = run.resolve().parent.parent / "analysis" / "table.json"
     if table.exists() and trained.card.get("share", 100) == 100:  # what the study analyses saw all images
-        of_network = [row for row in json.loads(table.read_text()) if row["network"] == trained.card["network"]]
+        rows = read_json(table, list[TestScores])
+        of_network = [row.model_dump() for row in rows if row.network == trained.card["network"]]
         found["test"] = {"of": "mean over the seeds of the study"} | {
             row["perturbation"]: {
                 name: {"value": row[name], "interval": [row[f"{name}_low"], row[f"{name}_high"]]}

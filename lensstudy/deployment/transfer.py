@@ -6,15 +6,16 @@ folder, splits it, and fits with the settings of the network that it fine-tunes.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from lensstudy.data.dataset import DataError
 from lensstudy.data.filtering import filter_images
 from lensstudy.data.reading import read
 from lensstudy.deployment.card import FORMAT
+from lensstudy.files import read_json
 from lensstudy.study import Study
 from lensstudy.training.fitting import fit, in_batch
+from lensstudy.training.run import read_card, read_metrics
 
 __all__ = ["train_on"]
 
@@ -84,18 +85,18 @@ def train_on(
     dataset.check_leaks()
     dataset.save(out / "dataset")
     run = fit(dataset, study, folder=folder, start_from=begin)
-    return run, json.loads((run / "metrics.json").read_text())
+    return run, read_metrics(run)
 
 
 def _card(run: Path) -> dict:
     """The card of a finished training."""
     if not (run / "card.json").exists():
         raise ValueError(f"{run}: no training here (card.json is missing); give a run folder of a study")
-    card = json.loads((run / "card.json").read_text())
+    card = read_json(run / "card.json")
     if card.get("format") == FORMAT:
         raise ValueError(
             f"{run}: is an exported network, whose filters are fixed; give the run folder that it was exported from"
         )
     if not (run / "metrics.json").exists():
         raise ValueError(f"{run}: this training is not finished (metrics.json is missing)")
-    return card
+    return read_card(run)

@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lensstudy.files import whole_file
+from lensstudy.files import regular, whole_file
 from lensstudy.networks import names
 from lensstudy.networks.batchnorm import FieldBatchNorm, release_scratch
 from lensstudy.networks.folding import folded
@@ -689,10 +689,10 @@ def load_weights(network: Network, path: str | Path) -> Network:
     Raises `ValueError` if the file is no safetensors file or belongs to another network.
     """
     try:
-        weights = load_file(path)
+        weights = load_file(regular(path))
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {}).get("network", "{}"))
-    except SafetensorError as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path}: not a file of weights that save_weights wrote ({error})") from error
     own = {key: value.shape for key, value in network.state_dict().items()}
     if own != {key: value.shape for key, value in weights.items()}:

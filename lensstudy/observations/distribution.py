@@ -6,7 +6,6 @@ among those of held-out simulations: of images like the training ones, a share p
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from lensstudy.data.dataset import DataError, LensDataset, sky_and_noise
 from lensstudy.deployment.card import FORMAT, CardError
 from lensstudy.evaluation.attribution import attribute
 from lensstudy.evaluation.ood import OODDetector, image_statistics, thumbnails
+from lensstudy.files import read_json
 from lensstudy.observations.cutouts import Observation, network_input
 from lensstudy.training.run import TrainedNetwork, load_run
 
@@ -41,7 +41,7 @@ def open_network(folder: str | Path) -> TrainedNetwork:
     """
     folder = Path(os.path.expandvars(os.path.expanduser(folder)))
     try:
-        exported = json.loads((folder / "card.json").read_text(encoding="utf-8")).get("format") == FORMAT
+        exported = read_json(folder / "card.json").get("format") == FORMAT
     except (OSError, ValueError):
         exported = False
     if not exported:

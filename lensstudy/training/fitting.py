@@ -20,7 +20,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +32,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.tuner import Tuner
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.multiprocessing import ProcessRaisedException
 from torch.nn.functional import cross_entropy
@@ -39,6 +40,7 @@ from torchmetrics.functional.classification import multiclass_auroc
 
 from lensstudy.data.dataset import LensDataset
 from lensstudy.data.preprocess import Preprocess, as_tensor
+from lensstudy.files import FileError, read_json, regular
 from lensstudy.networks import groups as symmetry
 from lensstudy.networks import registry as networks
 from lensstudy.provenance import code_hash
@@ -47,7 +49,7 @@ from lensstudy.training.batches import InOrder, Rows, loader, training_loader
 from lensstudy.training.distributed import place, synchronise
 from lensstudy.training.optimisation import averaged_network, optimizer_of, plateau_of, schedule_of
 from lensstudy.training.recording import Progress, Recorder, WholeCheckpoints, in_batch, write_json
-from lensstudy.training.run import TrainedNetwork, build, load_run
+from lensstudy.training.run import TrainedNetwork, build, load_run, read_card, read_metrics
 
 __all__ = [
     "SIMULATOR",
@@ -84,6 +86,7 @@ def fit(
     """Train a network on the train part of a data set; the validation part chooses the best checkpoint.
 
     A folder that already holds this very training, finished, is left as it is; one that holds its beginning goes on.
+    What is damaged there is made again from what is not, with a warning.
 
     Args:
         dataset: images and classes, split into parts.
@@ -115,14 +118,15 @@ def fit(
     dataset.check_classes()
     networks.load_plugins(settings.plugins)
     card = card_of(dataset, settings, start_from, network)
-    if (folder / "metrics.json").exists() and json.loads((folder / "card.json").read_text()) == card:
+    begun = _is_of(folder, card)
+    if begun and (folder / "metrics.json").exists() and _whole(folder, card, settings, dataset, network):
         return folder
     _check_split(dataset)
     lightning.seed_everything(settings.seed, verbose=False)
     torch.set_num_threads(settings.threads)
     module = _Fit(card, settings, dataset, start_from, network)
     batches = module.training_batches()
-    _clear_unless_same(folder, card)  # only now that nothing is wrong with the parameters
+    _clear(folder, card, begun)  # only now that nothing is wrong with the parameters
     last = folder / "last.ckpt"
     callbacks: list[Callback] = [
         Recorder(folder, settings, dataset, watch),
@@ -401,9 +405,12 @@ _leak_free: set[str] = set()  # fingerprints of data sets that this process has 
 def _fine_tune_from(network: torch.nn.Module, run: Path, classes: Sequence[str]) -> None:
     """Give `network` the weights of a finished training; the last layer begins anew where it tells other classes
     apart, or the same in another order."""
-    given, own = load_file(run / "weights.safetensors"), network.state_dict()
+    try:
+        given, own = load_file(regular(run / "weights.safetensors")), network.state_dict()
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{run / 'weights.safetensors'}: no weights of a training ({error})") from None
     fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
-    if json.loads((run / "card.json").read_text())["classes"] != list(classes):
+    if read_card(run)["classes"] != list(classes):
         fitting = {name: value for name, value in fitting.items() if not name.startswith("classifier")}
     if left := [name for name in own if name not in fitting and not name.startswith("classifier")]:
         raise ValueError(
@@ -483,15 +490,69 @@ def _without_code(parameters: dict) -> dict:
     return {name: value for name, value in parameters.items() if name not in ("code", "data_state")}
 
 
-def _clear_unless_same(folder: Path, card: dict) -> None:
-    """Keep the beginning of this very training; remove what another one left in its folder."""
-    beginning = folder / "card.json"
-    if not beginning.exists() or json.loads(beginning.read_text()) != card:
-        for name in ("metrics.json", "last.ckpt", "weights.safetensors", "history.csv", "predictions.parquet"):
+PARTS = ("metrics.json", "weights.safetensors", "history.csv", "predictions.parquet")  # of a finished training
+
+
+def _is_of(folder: Path, card: dict) -> bool:
+    """Whether a folder holds this very training, or its beginning."""
+    try:
+        return read_json(folder / "card.json") == card
+    except FileNotFoundError:
+        return False
+    except FileError as error:
+        warnings.warn(f"{error}; the training begins anew", stacklevel=3)
+        return False
+
+
+def _whole(folder: Path, card: dict, settings: Study, dataset: LensDataset, network: torch.nn.Module | None) -> bool:
+    """Whether the files of a finished training can be read. Metrics and predictions are made again from the weights and
+    the history; where these are damaged, nothing of the training is left."""
+    try:
+        history = pd.read_csv(regular(folder / "history.csv"))
+        if not len(history) or history[["epoch", "validation_loss", "images_per_second"]].isna().any(axis=None):
+            raise ValueError("history.csv is cut")
+        with suppress(FileError):
+            if read_metrics(folder)["epochs"] != len(history):
+                raise ValueError("history.csv and metrics.json differ in the number of epochs")
+        kept = build(card) if network is None else copy.deepcopy(network)
+        networks.load_weights(kept, folder / "weights.safetensors")
+    except Exception as error:  # whatever a damaged file makes its reader raise
+        warnings.warn(f"{folder}: the training is damaged and begins anew ({error})", stacklevel=3)
+        (folder / "metrics.json").unlink()
+        return False
+    try:
+        read_metrics(folder)
+        predictions = pd.read_parquet(regular(folder / "predictions.parquet"))
+        if len(predictions[["name", "class", *dataset.classes]]) != len(dataset.part("validation")):
+            raise ValueError("predictions.parquet is of other images")
+    except Exception as error:  # whatever a damaged file makes its reader raise
+        warnings.warn(f"{folder}: metrics and predictions are made again from the weights ({error})", stacklevel=3)
+        trained = TrainedNetwork(kept, Preprocess.from_dict(card), dataset.classes, card)
+        np.save(folder / "validation.npy", trained.predict(dataset.part("validation").images))
+        recorder = Recorder(folder, settings, dataset)
+        recorder.history = history.to_dict("records")
+        recorder.finish()
+    return True
+
+
+def _clear(folder: Path, card: dict, begun: bool) -> None:
+    """Keep the beginning of this very training, if its checkpoint can be read; remove what another one, or a damaged
+    one, left in its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    last = folder / "last.ckpt"
+    if begun and last.exists():
+        try:
+            torch.load(regular(last), weights_only=True, map_location="cpu")["callbacks"]
+            load_file(regular(folder / "weights.safetensors"))
+            np.load(regular(folder / "validation.npy"), allow_pickle=False)
+        except Exception as error:  # whatever a damaged checkpoint makes its reader raise
+            warnings.warn(f"{last}: cannot be gone on from, so the training begins anew ({error})", stacklevel=3)
+            begun = False
+    if not (begun and last.exists()):
+        for name in (*PARTS, "last.ckpt", "validation.npy"):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(beginning, card)
+    write_json(folder / "card.json", card)
 
 
 @contextmanager

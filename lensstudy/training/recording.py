@@ -90,7 +90,8 @@ class Recorder(Callback):
             if self.best()["epoch"] == row["epoch"]:
                 networks.save_weights(module.judged, self.folder / "weights.safetensors")
                 probabilities = torch.cat(module.logits).double().softmax(1).cpu().numpy()
-                np.save(self.folder / "validation.npy", probabilities)
+                with whole_file(self.folder / "validation.npy") as partial:
+                    np.save(partial, probabilities)
             history = pd.DataFrame(self.history)
             with whole_file(self.folder / "history.csv") as partial:
                 history.to_csv(partial, index=False)
@@ -114,7 +115,8 @@ class Recorder(Callback):
         part = self.dataset.part("validation")
         predictions = part.catalogue[["name", "class"]].copy()
         predictions[list(self.dataset.classes)] = np.load(self.folder / "validation.npy")
-        predictions.to_parquet(self.folder / "predictions.parquet")
+        with whole_file(self.folder / "predictions.parquet") as partial:
+            predictions.to_parquet(partial)
         best = self.best()
         metrics = {
             "best_epoch": best["epoch"],

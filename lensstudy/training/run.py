@@ -5,19 +5,66 @@ Opening a run folder runs nothing that is inside it: weights are safetensors, th
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, Field
 
 from lensstudy.data.preprocess import Preprocess
+from lensstudy.files import FileError, read_json, validated
 from lensstudy.networks import registry as networks
 from lensstudy.provenance import plugin_files
 
-__all__ = ["TrainedNetwork", "build", "load_run", "options_of"]
+__all__ = ["Metrics", "TrainedNetwork", "build", "load_run", "options_of", "read_card", "read_metrics"]
+
+
+class RunCard(BaseModel):
+    """What the `card.json` of a training must say for its network to be built again; it says more."""
+
+    network: str
+    classes: list[str] = Field(min_length=2)
+    in_channels: int = Field(ge=1)
+    image_size: int = Field(ge=1, le=4096)
+    size: int = Field(ge=1, le=4096)
+    crop: int = Field(ge=1)
+    binning: int = Field(ge=1)
+    scaling: dict[str, Any]
+    width: float = Field(gt=0, le=16)
+    depth: int = Field(1, ge=1, le=8)
+    seed: int
+    data: dict[str, Any]
+    data_fingerprint: str
+    module: dict[str, Any] = {}
+
+
+class Metrics(BaseModel):
+    """What `metrics.json` says of a finished training."""
+
+    best_epoch: int = Field(ge=1)
+    epochs: int = Field(ge=1)
+    validation_loss: float
+    validation_auc: float
+    validation_accuracy: float
+    overfitting_gap: float
+    clipped_share: float
+    seconds: float
+    images_per_second: float
+
+
+def read_card(folder: str | Path) -> dict[str, Any]:
+    """The card of a training. Raises `FileError` where it is damaged, and `FileNotFoundError`."""
+    card = read_json(Path(folder) / "card.json")
+    validated(card, RunCard, Path(folder) / "card.json")
+    return card
+
+
+def read_metrics(folder: str | Path) -> dict[str, Any]:
+    """What `metrics.json` says of a finished training. Raises `FileError` or `FileNotFoundError`."""
+    return read_json(Path(folder) / "metrics.json", Metrics).model_dump()
 
 
 def build(card: dict) -> torch.nn.Module:
@@ -78,7 +125,7 @@ def load_run(folder: str | Path, network: torch.nn.Module | None = None) -> Trai
     Raises:
         FileNotFoundError: there is no finished training in the folder.
         ValueError: it is that of a module, and none is given; the plugins of its study cannot be found, or have
-            changed; or the weights do not fit.
+            changed; a file is damaged; or the weights do not fit.
 
     Example:
         >>> load_run("no-such-folder")
@@ -88,7 +135,8 @@ def load_run(folder: str | Path, network: torch.nn.Module | None = None) -> Trai
     folder = Path(folder)
     if not (folder / "metrics.json").exists():
         raise FileNotFoundError(f"{folder}: no finished training here (metrics.json is missing); run 03-train first")
-    card = json.loads((folder / "card.json").read_text())
+    read_metrics(folder)
+    card = read_card(folder)
     if network is None:
         if "module" in card:
             raise ValueError(
@@ -100,7 +148,11 @@ def load_run(folder: str | Path, network: torch.nn.Module | None = None) -> Trai
         network = build(card)
     networks.load_weights(network, folder / "weights.safetensors")
     network = networks.as_network(network, card["network"], card["size"], card["in_channels"]).eval()
-    return TrainedNetwork(network, Preprocess.from_dict(card), tuple(card["classes"]), card)
+    try:
+        preprocess = Preprocess.from_dict(card)
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileError(f"{folder / 'card.json'}: is incomplete or altered (scaling: {error})") from None
+    return TrainedNetwork(network, preprocess, tuple(card["classes"]), card)
 
 
 def _register_again(card: dict, folder: Path) -> None:

@@ -25,6 +25,7 @@ from lensstudy.files import whole_file
 from lensstudy.provenance import code_hash
 from lensstudy.study import ParameterError, Study, home
 from lensstudy.training.fitting import NO_PART, SIMULATOR, TrainingDiverged, fit
+from lensstudy.training.run import read_metrics
 
 __all__ = ["alternatives", "best_settings", "importances", "search", "search_of", "trials", "write_best"]
 
@@ -151,7 +152,9 @@ def alternatives(study: Study, dataset: LensDataset, network: str) -> pd.DataFra
         changed = {"learning_rates": {}} if "learning_rate" in changes else {}
         settings = study.model_dump() | changed | changes | {"network": network, "seed": SEED}
         try:
-            metrics = _metrics(fit(unseen, Study.of(settings | {"epochs": study.search_epochs}, label), folder=folder))
+            metrics = read_metrics(
+                fit(unseen, Study.of(settings | {"epochs": study.search_epochs}, label), folder=folder)
+            )
         except TrainingDiverged:
             metrics = {"validation_auc": None, "validation_loss": None}
         rows.append({"settings": label, "auc": metrics["validation_auc"], "loss": metrics["validation_loss"]})
@@ -172,7 +175,7 @@ def _validation_auc(trial: optuna.Trial, study: Study, dataset: LensDataset, net
     name = f"{network}-{trial.study.study_name.rpartition('/')[2]}-{trial.number}"
     try:
         folder = fit(dataset, settings, folder=study.folder / "improvement" / "trials" / name, watch=watch)
-        return _metrics(folder)["validation_auc"]
+        return read_metrics(folder)["validation_auc"]
     except TrainingDiverged as problem:
         raise optuna.TrialPruned(str(problem)) from None
 
@@ -225,10 +228,6 @@ def _check_space(study: Study) -> None:
 
 def _without_test(dataset: LensDataset) -> LensDataset:
     return dataset.subset((dataset.catalogue["part"] != "test").to_numpy())
-
-
-def _metrics(folder: Path) -> dict:
-    return json.loads((folder / "metrics.json").read_text())
 
 
 def _file_name(label: str) -> str:
