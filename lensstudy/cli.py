@@ -11,21 +11,44 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+import typer.core
 
 from lensstudy import __version__, commands
-from lensstudy.files import FileError
+from lensstudy.files import FileError, printable, whole_file
 from lensstudy.provenance import data_state
 from lensstudy.study import BUNDLE, ParameterError, Study, home, notebook_parameters, study_file
 from lensstudy.text import nearest
 
 __all__ = ["app"]
 
+
+class _Commands(typer.core.TyperGroup):
+    """What the system or a file refuses is one line: no rights, a full disk, a folder where a file was expected."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # of a pager that has been left, which typer knows about
+            raise
+        except (FileError, ParameterError, MemoryError) as error:
+            _fail(str(error) or "out of memory")
+        except OSError as error:
+            name = error.filename2 or error.filename  # the second is what a file was to be called
+            _fail(f"{name}: {error.strerror}" if name and error.strerror else str(error))
+        except ValueError as error:
+            if not type(error).__module__.startswith("lensstudy."):
+                raise
+            _fail(str(error))
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -50,7 +73,7 @@ StudyFile = Annotated[
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"lensstudy {__version__}")
+        commands.echo(f"lensstudy {__version__}")
         raise typer.Exit
 
 
@@ -61,6 +84,7 @@ def main(
     ] = False,
 ) -> None:
     """What does symmetry buy? Equivariant networks for dark matter in gravitational lenses."""
+    warnings.formatwarning = lambda message, *_, **__: printable(f"lensstudy: {message}\n", lines=True)
 
 
 @app.command()
@@ -77,7 +101,7 @@ def start(
         _fail(f"{folder}: is a file; name a new folder")
     for part in parts:
         shutil.copytree(BUNDLE / part, folder / part, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    typer.echo(
+    commands.echo(
         f"{_shown(folder.resolve())}: now `cd` there; `jupyter lab notebooks` or `lensstudy run params/smoke.yml`"
     )
 
@@ -96,7 +120,7 @@ def run(
         _check_page(page)
     for group in ("data", *FOREIGN_FILES.values()):
         if changes := data_state(study, group).changes():
-            typer.echo(f"{study.study}: files of the {group} have changed: {changes}; what they made is made again")
+            commands.echo(f"{study.study}: files of the {group} have changed: {changes}; what they made is made again")
     folder = home()
     cores = cores or _processors()
     command = [sys.executable, "-m", "snakemake", "--snakefile", BUNDLE / "Snakefile", "--directory", folder]
@@ -134,7 +158,7 @@ def run(
     index = _index(study)
     if job.returncode:
         _fail(_failures(study, log))
-    typer.echo(f"{study.study}: done. The report is {_shown(index)}")
+    commands.echo(f"{study.study}: done. The report is {_shown(index)}")
 
 
 @app.command()
@@ -198,7 +222,7 @@ def fit(
     except (ValueError, TrainingDiverged) as error:  # what a user can mend: parameters, data, a rate too high
         _fail(f"{study_file}: {error}")
     found = read_metrics(folder)
-    typer.echo(
+    commands.echo(
         f"{_shown(folder)}: {load_run(folder).card['training_images']} images, validation AUC "
         f"{found['validation_auc']:.4f}, {found['seconds']:.0f} s of training"
     )
@@ -221,7 +245,7 @@ def report(
 
     if mark_outdated:
         for page in pages.mark_outdated(home() / "reports" / "reference", _notebooks()):
-            typer.echo(f"{_shown(page)}: made with an earlier version of its notebook")
+            commands.echo(f"{_shown(page)}: made with an earlier version of its notebook")
         return
     if not names:
         _fail("no study has run yet; `lensstudy run params/quick.yml` runs one")
@@ -237,14 +261,14 @@ def report(
                     executed.append(one)
                 except FileError as error:
                     broken += 1
-                    typer.echo(f"{name}: {error}; run the study again", err=True)
+                    commands.echo(f"{name}: {error}; run the study again", err=True)
         if not executed:
-            typer.echo(f"{name}: no finished notebook in {_shown(runs / 'notebooks')}; skipped", err=True)
+            commands.echo(f"{name}: no finished notebook in {_shown(runs / 'notebooks')}; skipped", err=True)
             continue
         only = None
         if reference and not all(stamp.get("redistributable", False) for stamp in stamps):
             only = [TABLES_ONLY]
-            typer.echo(
+            commands.echo(
                 f"{name}: its images may not be published, so only {TABLES_ONLY} is written, without them", err=True
             )
         for one in executed:
@@ -253,8 +277,8 @@ def report(
                     pages.render(one, reports / name / f"{one.stem}.html", parameter_file=file, committed=reference)
                 except ValueError as error:  # a notebook that nobody has stamped, or a picture that is none
                     broken += 1
-                    typer.echo(f"{name}: no page of {one.stem} ({error})", err=True)
-        typer.echo(f"{name}: {_shown(pages.write_index(runs, reports / name, committed=reference, only=only))}")
+                    commands.echo(f"{name}: no page of {one.stem} ({error})", err=True)
+        commands.echo(f"{name}: {_shown(pages.write_index(runs, reports / name, committed=reference, only=only))}")
         if reference:  # what the README quotes
             for part in ("summary.json", "headline.png"):
                 found = pages.summary_folder(runs) / part
@@ -281,7 +305,7 @@ def compare(
         page = pages.compare(runs[0], runs[1], home() / "reports" / f"{first}-and-{second}.html")
     except FileNotFoundError as error:
         _fail(str(error))
-    typer.echo(_shown(page))
+    commands.echo(_shown(page))
 
 
 @app.command()
@@ -312,12 +336,12 @@ def inspect(
 
     reading = commands.reading_options(classes, labels, label_columns, extension)
     found = inspect(path, progress=sys.stderr.isatty(), **reading)
-    typer.echo(inspect_text(found), err=bool(found["errors"]))
+    commands.echo(inspect_text(found), err=bool(found["errors"]))
     if sheet:
         try:
-            typer.echo(f"contact sheet: {_shown(_contact_sheet(path, sheet, reading))}")
+            commands.echo(f"contact sheet: {_shown(_contact_sheet(path, sheet, reading))}")
         except DataError as error:  # nothing there that could be drawn, as the lines above say
-            typer.echo(f"no contact sheet: {error}", err=True)
+            commands.echo(f"no contact sheet: {error}", err=True)
     if found["errors"]:
         raise typer.Exit(1)
 
@@ -339,9 +363,9 @@ def _inspect_for(network: Path, path: Path, extension: str | None, band: str | N
         counts[row["state"]] += 1
         name = f"{row['file']} {row['image'] or ''}".rstrip()
         why = "; ".join(filter(None, (row["reason"].removeprefix(row["file"] + ": "), row["note"])))
-        typer.echo(f"{name}: {row['state']}" + (f", {why}" if why else ""))
+        commands.echo(f"{name}: {row['state']}" + (f", {why}" if why else ""))
     said = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
-    typer.echo(f"{said or 'no images'}; whether they are in distribution, `predict` tells")
+    commands.echo(f"{said or 'no images'}; whether they are in distribution, `predict` tells")
     if not counts["ok"] + counts["pixel scale unknown"]:
         raise typer.Exit(1)
 
@@ -379,7 +403,7 @@ def simulate(
             write_deeplense(dataset, out)
     except (DataError, ValueError, OSError) as error:
         _fail(str(error))
-    typer.echo(f"{len(dataset):,} images in {_shown(out)}; fingerprint {dataset.fingerprint}")
+    commands.echo(f"{len(dataset):,} images in {_shown(out)}; fingerprint {dataset.fingerprint}")
 
 
 @app.command()
@@ -388,8 +412,8 @@ def networks() -> None:
     from lensstudy.networks.names import NETWORKS
 
     for name, purpose in NETWORKS.items():
-        typer.echo(f"{name:22} {purpose}")
-    typer.echo(
+        commands.echo(f"{name:22} {purpose}")
+    commands.echo(
         "\nAny group goes in front: c16-resnet, d6-steerable-cnn. With -matched or -matched-parameters behind, a name "
         "is the plain\nnetwork with as many channels or parameters. Networks of your own: docs/extending.md"
     )
@@ -401,8 +425,8 @@ def presets() -> None:
     from lensstudy.lensing.presets import PRESETS
 
     for name, purpose in PRESETS.items():
-        typer.echo(f"{name:12} {purpose}")
-    typer.echo("\nIn a study, `preset: mixture` mixes several, and `population` changes what `realistic` draws.")
+        commands.echo(f"{name:12} {purpose}")
+    commands.echo("\nIn a study, `preset: mixture` mixes several, and `population` changes what `realistic` draws.")
 
 
 for command in (commands.train, commands.export, commands.predict):
@@ -424,7 +448,8 @@ def _contact_sheet(path: Path, sheet: Path, reading: dict) -> Path:
         some = images.subset(np.concatenate([r[np.unique(np.linspace(0, len(r) - 1, 6).astype(int))] for r in rows]))
         drawn = figures.png(figures.examples(some.images, some.labels, some.classes, columns=6))
     sheet.parent.mkdir(parents=True, exist_ok=True)
-    sheet.write_bytes(drawn)
+    with whole_file(sheet) as partial:
+        partial.write_bytes(drawn)
     return sheet
 
 
@@ -501,7 +526,7 @@ def _shown(path: Path) -> str:
 
 
 def _fail(message: str) -> NoReturn:
-    typer.echo(f"lensstudy: {message}", err=True)
+    commands.echo(f"lensstudy: {message}", err=True)
     raise typer.Exit(1)
 
 

@@ -15,6 +15,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from lensstudy.files import printable, whole_file
+
 __all__ = ["export", "image_of", "predict", "reading_options", "train"]
 
 FIRST = "d4-steerable-cnn"  # the default
@@ -37,6 +39,11 @@ Fill = Annotated[bool, typer.Option("--fill", help="fill NaN pixels with sky and
 Scale = Annotated[float | None, typer.Option("--pixel-scale", help="arcseconds of one pixel, where files do not say")]
 
 
+def echo(text: str, err: bool = False) -> None:
+    """Print text, whatever the names of files in it hold: none moves the cursor or colours the terminal."""
+    typer.echo(printable(text, lines=True), err=err)
+
+
 def export(
     run: Annotated[Path, typer.Argument(help="run folder, such as runs/quick/training/d4-steerable-cnn-s1")],
     format: Annotated[str, typer.Option(help="onnx, or int8 (rounded and faster)")] = "onnx",
@@ -57,13 +64,13 @@ def export(
         card = deployment.Card.read(folder)
     except (ValueError, OSError, ImportError) as error:
         _refuse(str(error))
-    typer.echo(f"{card.network} for {', '.join(card.classes)}, in {folder}")
+    echo(f"{card.network} for {', '.join(card.classes)}, in {folder}")
     _warn(card.warning)
     if rounded := card.metrics.get("int8"):
-        typer.echo(f"  In int8 it names the same class for {rounded['same_class']:.1%} of validation images.")
+        echo(f"  In int8 it names the same class for {rounded['same_class']:.1%} of validation images.")
     for limit in card.limits:
         if limit != card.warning:
-            typer.echo(f"  {limit}")
+            echo(f"  {limit}")
 
 
 def predict(
@@ -109,12 +116,11 @@ def predict(
         options: dict = {"resample": resample, "band": number, "fill": fill, "prior": _shares(prior)}
         predictor = Predictor(model, rotations, pixel_scale, batch_size, **options)
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text("")  # before an hour of predictions that have no place to go
     except (ValueError, OSError, ImportError) as error:
         _refuse(str(error))
     progress = not os.environ.get("LENSSTUDY_BATCH")
     counts, shown = dict.fromkeys(STATES, 0), []
-    with open(out, "w", newline="", encoding="utf-8") as file:
+    with whole_file(out) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, predictor.columns)
         table.writerow({name: _as_cell(name) for name in predictor.columns})
         for row in predictor.predict_files(paths, place, progress, with_input=html is not None):
@@ -124,21 +130,19 @@ def predict(
             row.pop("input", None)
             # The first of each kind is said at once.
             if row["state"] in ("rejected", "pixel scale unknown") and not counts[row["state"]]:
-                typer.echo(f"{row['file']}: {row['reason'].removeprefix(row['file'] + ': ')}", err=True)
+                echo(f"{row['file']}: {row['reason'].removeprefix(row['file'] + ': ')}", err=True)
             counts[row["state"]] += 1
             table.writerow({name: _as_cell(value) for name, value in row.items()})
     said = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
-    typer.echo(f"{out}: {said or 'no images'}")
+    echo(f"{out}: {said or 'no images'}")
     if html:
         write_predictions(html, shown, predictor.card, counts, str(out))
-        typer.echo(f"{html}: a page of them")
+        echo(f"{html}: a page of them")
     _warn(predictor.card.warning)
     if predictor.distribution is None:
-        typer.echo("This network cannot tell which images are out of distribution: judge that yourself.", err=True)
+        echo("This network cannot tell which images are out of distribution: judge that yourself.", err=True)
     if not predictor.card.images.pixel_scale:
-        typer.echo(
-            "This network does not know how large its pixels are: check yourself that yours are as large.", err=True
-        )
+        echo("This network does not know how large its pixels are: check yourself that yours are as large.", err=True)
     judged = counts["ok"] + counts["out of distribution"]
     if not judged + counts["pixel scale unknown"]:
         raise typer.Exit(2)
@@ -193,7 +197,7 @@ def train(
         folder, metrics = train_on(data, out, begin, pixel_scale, reading, **settings)
     except (ValueError, RuntimeError, OSError) as error:
         _refuse(str(error))
-    typer.echo(
+    echo(
         f"{folder}: validation AUC {metrics['validation_auc']:.4f}, accuracy {metrics['validation_accuracy']:.3f} "
         f"after epoch {metrics['best_epoch']}; `lensstudy predict {folder} IMAGES` asks it"
     )
@@ -272,5 +276,5 @@ def _as_cell(value: object) -> object:
 
 
 def _refuse(message: str) -> NoReturn:
-    typer.echo(f"lensstudy: {message}", err=True)
+    echo(f"lensstudy: {message}", err=True)
     raise typer.Exit(2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import unicodedata
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,11 +117,16 @@ def _depth(content: Any) -> int:
     return deepest
 
 
-def printable(text: object) -> str:
+def printable(text: object, lines: bool = False) -> str:
     """Text as a terminal and a table can take it: control characters, which a name of a file may hold, and what is no
-    UTF-8 are written out."""
+    UTF-8 are written out. `lines` keeps line ends and tabs, of a message that has some."""
     shown = str(text).encode("utf-8", "backslashreplace").decode()
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in shown)
+    return "".join(
+        ascii(letter)[1:-1]
+        if unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp") and not (lines and letter in "\n\t")
+        else letter
+        for letter in shown
+    )
 
 
 @dataclass

@@ -9,7 +9,7 @@ the groups that a stage uses decide when it is stale.
 from __future__ import annotations
 
 import ast
-import json
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from lensstudy.files import FileError, printable, read_json, read_text
 from lensstudy.text import nearest
 
 __all__ = ["BUNDLE", "PAGES", "ParameterError", "Study", "home", "notebook_parameters", "study_file"]
@@ -59,7 +60,46 @@ _observations = partial(Field, json_schema_extra={"group": "observations"})
 _application = partial(Field, json_schema_extra={"group": "application"})
 
 
+LAST_SEED = 2**32 - 1  # the last that every generator of random numbers takes
+MANY = 10_000_000  # more images, epochs or resamplings than these are a slip
+YAML_LIMIT, REFERENCES = 2**20, 100  # bytes and references in the file of a study
 NETWORK = r"^[a-z0-9][a-z0-9-]*$"  # names of networks are names of folders and pages
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as a study may have it: names are text and stand there once, and references are few and none refers to
+    others, because a few lines of references to references mean more than any memory holds."""
+
+    def __init__(self, stream):
+        super().__init__(stream)
+        self.references, self.open, self.referring = 0, [], set()  # open: anchors of the nodes around this one
+
+    def compose_node(self, parent, index):
+        anchor = self.peek_event().anchor
+        if self.check_event(yaml.AliasEvent):
+            self.references += 1
+            self.referring.update(name for name in self.open if name)
+            if anchor in self.referring:
+                raise yaml.YAMLError(f"*{printable(anchor)} refers to what refers on; write out what it stands for")
+            if self.references > REFERENCES:
+                raise yaml.YAMLError(f"more than {REFERENCES} references such as *{printable(anchor)}; write them out")
+            return super().compose_node(parent, index)
+        self.open.append(anchor)
+        node = super().compose_node(parent, index)
+        self.open.pop()
+        return node
+
+    def construct_mapping(self, node, deep=False):
+        names = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != MERGE]
+        for name in names:
+            if not isinstance(name, str):
+                raise yaml.YAMLError(f"{name!r} is no name of a parameter; YAML reads on, off, dates and numbers so")
+            if names.count(name) > 1:
+                raise yaml.YAMLError(f"'{printable(name)}' stands there twice; remove one")
+        return super().construct_mapping(node, deep)
+
+
+MERGE = "tag:yaml.org,2002:merge"  # the key << of YAML
 
 
 class Study(BaseModel):
@@ -80,7 +120,7 @@ class Study(BaseModel):
         {'width': 2.0, 'seeds': [1, 2]}
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     study: str = Field(
         "smoke", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the study and its folders"
@@ -105,16 +145,18 @@ class Study(BaseModel):
     split: Literal["random", "given"] = _data("random", description="given: keep the parts in which the images came")
     preset: str = _data("model_3", description="preset of the simulator; mixture: several, listed in population")
     population: dict[str, Any] = _data({}, description="changes to the population of the preset")
-    images_per_class: int = _data(60, ge=10, description="simulated images of each class")
+    images_per_class: int = _data(60, ge=10, le=MANY, description="simulated images of each class")
     image_size: int = _data(32, ge=16, le=1024, description="pixels along one side of a simulated image")
     noise_level: float = _data(
         0.02, ge=0, le=10, description="noise in units of each image's peak; 0: the preset's own"
     )
-    data_seed: int = _data(1, ge=0, description="seed of the images and of the split")
+    data_seed: int = _data(1, ge=0, le=LAST_SEED, description="seed of the images and of the split")
     filtering: dict[str, Any] = _data(
         {}, description="changes to the thresholds by which read images are excluded; null switches a rule off"
     )
-    preset_images: int = _exploration(30, ge=10, description="images of each class for the comparison of presets")
+    preset_images: int = _exploration(
+        30, ge=10, le=MANY, description="images of each class for the comparison of presets"
+    )
     test_fraction: float = _data(0.1, gt=0, lt=1, description="share of the images kept for the test")
     validation_fraction: float = _data(
         0.1, gt=0, lt=1, description="share of the rest on which the best checkpoint is chosen"
@@ -143,16 +185,16 @@ class Study(BaseModel):
     seeds: list[int] = _repetition(
         [1], min_length=1, description="seeds of weights, order and augmentation, one training each"
     )
-    seed: int = _training(1, ge=0, description="the seed of one training")
+    seed: int = _training(1, ge=0, le=LAST_SEED, description="the seed of one training")
     shares: list[float] = _repetition(
         [100.0], min_length=1, description="percent of the training images, for learning curves; nested subsets"
     )
     share: float = _training(100.0, gt=0, le=100, description="percent of the training images of one training")
     epochs: int = _training(
-        2, ge=1, description="passes over the training images; a share of them is shown as many steps"
+        2, ge=1, le=MANY, description="passes over the training images; a share of them is shown as many steps"
     )
-    batch_size: int = _training(32, ge=1, description="images in one step")
-    accumulate: int = _training(1, ge=1, description="batches whose gradients are averaged before one step")
+    batch_size: int = _training(32, ge=1, le=MANY, description="images in one step")
+    accumulate: int = _training(1, ge=1, le=MANY, description="batches whose gradients are averaged before one step")
     optimizer: Literal["adamw", "sgd"] = _training("adamw", description="AdamW, or SGD with Nesterov momentum 0.9")
     learning_rate: float = _training(0.003, gt=0, le=10, description="highest learning rate of the schedule")
     learning_rates: dict[str, float] = _comparison(
@@ -165,7 +207,9 @@ class Study(BaseModel):
     )
     warmup_fraction: float = _training(0.2, ge=0, lt=1, description="share of the steps in which the rate rises")
     decay_factor: float = _training(0.1, gt=0, lt=1, description="what step and plateau multiply the rate with")
-    decay_patience: int = _training(2, ge=0, description="epochs without progress before plateau lowers the rate")
+    decay_patience: int = _training(
+        2, ge=0, le=MANY, description="epochs without progress before plateau lowers the rate"
+    )
     class_weights: Literal["none", "balanced"] = _training(
         "none", description="weight of a class in the loss: one, or one over its share of the training images"
     )
@@ -178,27 +222,31 @@ class Study(BaseModel):
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = _training(
         "32-true", description="arithmetic of the training; the mixed ones need a GPU"
     )
-    threads: int = _training(1, ge=1, description="processor threads of one training")
+    threads: int = _training(1, ge=1, le=1024, description="processor threads of one training")
     accelerator: Literal["auto", "cpu", "gpu"] = _training("auto", description="what a training runs on")
-    devices: int = _training(1, ge=1, description="GPUs, or processes on processors, of one training on each node")
-    nodes: int = _training(1, ge=1, description="machines of one training")
+    devices: int = _training(
+        1, ge=1, le=1024, description="GPUs, or processes on processors, of one training on each node"
+    )
+    nodes: int = _training(1, ge=1, le=4096, description="machines of one training")
     strategy: str = Field("auto", description="how several devices work together, in Lightning's words")
     augmentation: bool = _training(True, description="rotate by any angle and reflect at random while training")
-    patience: int = _training(0, ge=0, description="epochs without progress before training stops; 0: never")
+    patience: int = _training(0, ge=0, le=MANY, description="epochs without progress before training stops; 0: never")
     monitor: Literal["validation_loss", "validation_auc", "last"] = _training(
         "validation_loss", description="what chooses the best checkpoint; last: the last epoch"
     )
     tensorboard: bool = Field(False, description="also write the history for TensorBoard, beside history.csv")
     fresh_images: int = _training(
-        0, ge=0, description="images simulated anew for each epoch, in place of the training part; 0: none"
+        0, ge=0, le=MANY, description="images simulated anew for each epoch, in place of the training part; 0: none"
     )
     curriculum: list[list[float]] = _training(
         [], description="with fresh images: [epochs, factor on the substructure's mass, factor on the photons], ..."
     )
-    range_test_steps: int = _diagnostics(20, ge=10, description="steps of the learning-rate range test of 03-train")
+    range_test_steps: int = _diagnostics(
+        20, ge=10, le=MANY, description="steps of the learning-rate range test of 03-train"
+    )
 
     # analysis
-    random_rotations: int = _analysis(1, ge=1, description="random rotations of every test image")
+    random_rotations: int = _analysis(1, ge=1, le=MANY, description="random rotations of every test image")
     orientations: int = _analysis(8, ge=2, le=360, description="angles over which the rotation consistency is taken")
     perturbation_shift: float = _analysis(2.0, ge=0, description="shift of the perturbed test images in pixels")
     perturbation_noise: float = _analysis(
@@ -208,11 +256,13 @@ class Study(BaseModel):
     perturbation_zoom: float = _analysis(
         1.1, gt=0.2, lt=5, description="size of the lens in the perturbed test images, as a multiple of its own"
     )
-    bootstrap_samples: int = _analysis(200, ge=50, description="resamplings of the test images for an interval")
+    bootstrap_samples: int = _analysis(
+        200, ge=50, le=MANY, description="resamplings of the test images for an interval"
+    )
 
     # improvement, on the validation part only
-    trials: int = _improvement(2, ge=1, description="trials of each network in 05-improve")
-    search_epochs: int = _improvement(1, ge=1, description="epochs of one trial")
+    trials: int = _improvement(2, ge=1, le=MANY, description="trials of each network in 05-improve")
+    search_epochs: int = _improvement(1, ge=1, le=MANY, description="epochs of one trial")
     search_space: dict[str, list] = _improvement(
         {"learning_rate": [0.001, 0.02], "width": [0.25, 0.5]},
         description="what trials vary: [lowest, highest] of a number with a decimal point, else choices",
@@ -233,10 +283,10 @@ class Study(BaseModel):
     )
     run_folders: list[str] = _observations([], description="run folders to put beside this study's own")
     reference_images: int = _observations(
-        60, ge=50, description="simulated images of each class that define what is in distribution"
+        60, ge=50, le=MANY, description="simulated images of each class that define what is in distribution"
     )
     noise_draws: int = _observations(
-        12, ge=4, description="draws of noise for smooth counterparts and for each injected mass"
+        12, ge=4, le=MANY, description="draws of noise for smooth counterparts and for each injected mass"
     )
     abstain_below: float = _observations(
         0.01, gt=0, lt=0.5, description="p-value below which an image is out of distribution"
@@ -250,7 +300,7 @@ class Study(BaseModel):
         0.0, ge=0, description="arcseconds of one pixel, where the files do not say; 0: unknown"
     )
     apply_rotations: int = _application(
-        1, ge=1, description="orientations of each of these images to average over, evenly spaced"
+        1, ge=1, le=360, description="orientations of each of these images to average over, evenly spaced"
     )
 
     @field_validator("networks", "seeds", "shares", "new_seeds")
@@ -258,8 +308,8 @@ class Study(BaseModel):
     def _each_once(cls, values: list) -> list:
         if repeated := sorted({str(value) for value in values if values.count(value) > 1}):
             raise ValueError(f"{', '.join(repeated)} stands there twice, which is no second training")
-        if wrong := [value for value in values if isinstance(value, int) and value < 0]:
-            raise ValueError(f"{wrong[0]} is no seed; they start at 0")
+        if wrong := [value for value in values if isinstance(value, int) and not 0 <= value <= LAST_SEED]:
+            raise ValueError(f"{wrong[0]} is no seed; they are integers from 0 to {LAST_SEED}")
         return values
 
     @field_validator("shares")
@@ -298,6 +348,8 @@ class Study(BaseModel):
                     cls._numbers_are_no_text(one)
             elif not isinstance(value, str | bool | int | float | None):
                 raise ValueError(f"{name} = {value!r} is neither a number, a text nor true or false")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} = {value} is not finite")
             if isinstance(value, str) and (number := _as_number(value)) is not None:
                 raise ValueError(f"{name} = {value!r} is text for YAML; write {_yaml_number(number)}")
         return values
@@ -342,15 +394,16 @@ class Study(BaseModel):
         """
         file = study_file(study)
         try:
-            values = yaml.safe_load(file.read_text(encoding="utf-8"))
+            values = yaml.load(read_text(file, YAML_LIMIT), _Loader)
         except OSError as error:
             raise ParameterError(f"{file}: cannot be read ({error.strerror}); params/ holds the studies") from None
-        except yaml.YAMLError as error:
-            raise ParameterError(f"{file}: is no valid YAML: {error}") from None
+        except FileError as error:
+            raise ParameterError(f"{error}; params/smoke.yml shows what a study looks like") from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            reason = "lists within lists without end" if isinstance(error, RecursionError) else error
+            raise ParameterError(f"{file}: is no valid YAML: {reason}") from None
         if not isinstance(values, dict):
             raise ParameterError(f"{file}: holds no 'name: value' lines; params/smoke.yml shows all of them")
-        if wrong := [key for key in values if not isinstance(key, str)]:
-            raise ParameterError(f"{file}: {wrong[0]!r} is no name of a parameter; YAML reads on, off and numbers so")
         given = {name: value for name, value in overrides.items() if value is not None}
         injected = _injected(study)
         changed = injected | given
@@ -440,11 +493,19 @@ def study_file(study: str | Path) -> Path:
 
 def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
     """The names that a notebook's `parameters` cell assigns, with their defaults."""
-    cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
-    tagged = ("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", ()))
-    source = next(tagged, "")
-    lines: list[Any] = [line for line in ast.parse(source).body if isinstance(line, ast.AnnAssign)]
-    return {line.target.id: ast.literal_eval(line.value) for line in lines}
+    try:
+        cells = read_json(notebook)["cells"]
+        tagged = ("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", ()))
+        source = next(tagged, "")
+        lines: list[Any] = [line for line in ast.parse(source).body if isinstance(line, ast.AnnAssign)]
+        return {line.target.id: ast.literal_eval(line.value) for line in lines}
+    except FileError as error:
+        raise ParameterError(f"{error}; bring the notebook back") from None
+    except (AttributeError, KeyError, SyntaxError, TypeError, ValueError) as error:
+        raise ParameterError(
+            f"{notebook}: its parameters cannot be read ({error}); expected lines such as `epochs: int = 2` in the "
+            "cell that is tagged `parameters`"
+        ) from None
 
 
 def _is_rate_of_all(given: Mapping[str, Any], injected: Mapping[str, Any], values: Mapping[str, Any]) -> bool:

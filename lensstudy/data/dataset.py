@@ -280,10 +280,7 @@ class LensDataset:
         own = getattr(self.images, "filename", None)
         if own is None or Path(own).resolve() != images.resolve():  # a memory map of this very file stays
             with whole_file(images) as partial:
-                target = np.lib.format.open_memmap(partial, "w+", self.images.dtype, self.images.shape)
-                for start in range(0, len(self), PIECE):
-                    target[start : start + PIECE] = self.images[start : start + PIECE]
-                target.flush()
+                _write_images(self.images, partial)
         with whole_file(folder / "catalogue.parquet") as partial:
             self.catalogue.to_parquet(partial)
         about = {"classes": self.classes, "fingerprint": self.fingerprint, "description": self.description}
@@ -314,6 +311,15 @@ class LensDataset:
         """Raise `DataError` if this set, loaded from `folder`, is not the one that was saved there."""
         if read_json(folder / "dataset.json", About).fingerprint != self.fingerprint:
             raise DataError(f"{folder}: the images or labels are not those that were saved (the fingerprint differs)")
+
+
+def _write_images(images: np.ndarray | Rows, file: Path) -> None:
+    """Write images as `.npy`, piece by piece; not through a memory map, of which a full disk ends the process."""
+    about = {"descr": np.lib.format.dtype_to_descr(images.dtype), "fortran_order": False, "shape": images.shape}
+    with open(file, "wb") as opened:
+        np.lib.format.write_array_header_1_0(opened, about)
+        for start in range(0, len(images), PIECE):
+            opened.write(np.ascontiguousarray(images[start : start + PIECE]).tobytes())
 
 
 def is_redistributable(description: dict) -> bool:

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import multiprocessing
+import os
 import shutil
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -78,15 +79,29 @@ def simulate(
         raise DataError(f"processes = {processes}; expected 1 or more, at best as many as processors")
     names = tuple(canonical_class(name) for name in classes) if classes else None
     request = checked_request(preset, images_per_class, seed, image_size, noise_level, names, population, mode)
+    size = request.image_size
+    _check_room(len(request.classes) * images_per_class * size**2 * 4, Path(folder) if folder else None)
     if folder is not None:
         return simulate_to_folder(request, Path(folder), processes, progress)
-    size = request.image_size
     images = np.empty((len(request.classes) * images_per_class, 1, size, size), dtype=np.float32)
     rows = []
     for piece, truth in pieces_of(request, request.chunks(), processes, progress):
         images[len(rows) : len(rows) + len(piece)] = piece
         rows += truth
     return LensDataset(images, pd.DataFrame(rows), request.classes, describe(request))
+
+
+def _check_room(needed: int, folder: Path | None) -> None:
+    """Raise `DataError` where `needed` bytes of images do not fit the disk of `folder`, or without one, the memory."""
+    if folder is None:
+        room, where = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "the memory has"
+    else:
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        begun = folder / "images.npy"  # what a run that was interrupted has written is not needed again
+        room, where = shutil.disk_usage(there).free, f"the disk of {folder} has"
+        room += begun.stat().st_blocks * 512 if begun.exists() else 0
+    if needed > room:
+        raise DataError(f"the images take {needed / 1e9:,.0f} GB, and {where} {room / 1e9:,.0f}; simulate fewer")
 
 
 def pieces_of(

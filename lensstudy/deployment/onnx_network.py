@@ -10,6 +10,7 @@ import contextlib
 import copy
 import io
 import logging
+import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,12 +22,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lensstudy.deployment.card import CardError
+from lensstudy.files import printable, regular
+
 if TYPE_CHECKING:
     from lensstudy.networks.registry import Network
 
-__all__ = ["INT8_FILE", "ONNX_FILE", "OnnxNetwork", "write_int8", "write_onnx"]
+__all__ = ["INT8_FILE", "ONNX_FILE", "OnnxNetwork", "check_onnx", "write_int8", "write_onnx"]
 
 ONNX_FILE, INT8_FILE = "network.onnx", "network.int8.onnx"
+# What our exports are made of, and what a module of one's own may be made of besides: each operation computes once and
+# ends. Loops, branches and functions are not among them.
+OURS = """Add Cast Concat Constant Conv DequantizeLinear Div Expand Gemm MaxPool Mul Pow QuantizeLinear ReduceMax
+ReduceMean ReduceSum Relu Reshape Shape Sigmoid Slice Sqrt Squeeze Sub Unsqueeze"""
+OTHERS = """Abs And ArgMax Atan AveragePool BatchNormalization CastLike Ceil Clip ConstantOfShape ConvTranspose Cos
+CumSum Einsum Elu Equal Erf Exp Flatten Floor Gather GatherElements Gelu GlobalAveragePool GlobalLpPool GlobalMaxPool
+Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization LayerNormalization
+LeakyRelu Less LessOrEqual Log LogSoftmax LpPool MatMul Max Min Mish Neg Not Or PRelu Pad Range Reciprocal ReduceL1
+ReduceL2 ReduceLogSumExp ReduceMin ReduceProd Round Selu Sign Sin Size Softmax Softplus Softsign Split Tanh
+ThresholdedRelu Transpose Trilu Where"""
+OPERATIONS = frozenset(f"{OURS} {OTHERS}".split())
+NODES, LARGEST = 10_000, 2**27  # operations in one network, numbers in one array for one image
 AT_ONCE = 16  # images in one part of a batch
 CORRECTION_IMAGES, CORRECTION_BATCH = 64, 32  # images over which biases are corrected
 
@@ -40,12 +56,31 @@ class OnnxNetwork:
             import onnxruntime
         except ImportError as error:
             raise ImportError("an ONNX file needs onnxruntime: pip install onnxruntime") from error
+        check_onnx(file)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         # x86 processors without VNNI add int8 products in pairs of 16 bits, which overflow: slower there, and right.
         options.add_session_config_entry("session.x64quantprecision", "0" if _has_vnni() else "1")
-        self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        try:
+            self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has kinds of its own
+            reason = str(error).splitlines()[0]
+            raise CardError(f"{printable(file)}: onnxruntime cannot open it ({reason}); export again") from None
+        self.file = file
         self.pool = ThreadPoolExecutor(threads or torch.get_num_threads())
+
+    def check(self, channels: int, size: int, classes: int, features: int | None = None) -> None:
+        """Raise `CardError` unless it maps `images` `(B, channels, size, size)` to `logits` `(B, classes)` and
+        `features` `(B, features)`, as the files beside it say."""
+        nodes = {node.name: node.shape[1:] for node in (*self.session.get_inputs(), *self.session.get_outputs())}
+        expected = {"images": [channels, size, size], "logits": [classes], "features": [features]}
+        if features is None:
+            expected["features"] = nodes.get("features")
+        if nodes != expected:
+            raise CardError(
+                f"{printable(self.file)}: takes and gives {nodes}, where the files beside it expect {expected}; this "
+                "folder is made of parts of several networks: copy it again, or export again"
+            )
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `(B, classes)` and the features before the last layer `(B, F)` of network inputs `(B, C, S, S)`."""
@@ -53,6 +88,51 @@ class OnnxNetwork:
         outputs = list(self.pool.map(lambda part: self.session.run(["logits", "features"], {"images": part}), parts))
         logits, features = (torch.from_numpy(np.concatenate(both)) for both in zip(*outputs, strict=True))
         return logits, features
+
+
+def check_onnx(file: Path) -> None:
+    """Raise `CardError` unless an ONNX file holds an ordinary network and nothing besides: no loop that need not end,
+    no data in other files, no array that is too large to be one of an image's."""
+    import onnx
+
+    try:
+        if file.stat().st_size > onnx.checker.MAXIMUM_PROTOBUF:
+            raise ValueError("larger than 2 GB")
+        model = onnx.load_model_from_string(regular(file).read_bytes())
+    except Exception as error:  # whatever a damaged file makes protobuf raise
+        raise CardError(f"{printable(file)}: is no ONNX file ({error}); export again") from None
+    graph = model.graph
+    held = [*graph.initializer, *(one.t for node in graph.node for one in node.attribute if one.HasField("t"))]
+    kinds = {f"{node.domain}.{node.op_type}".removeprefix(".").removeprefix("ai.onnx.") for node in graph.node}
+    inner = [one for node in graph.node for one in node.attribute if one.HasField("g") or one.graphs]
+    if others := sorted(kinds - OPERATIONS):
+        found = f"the operation {printable(others[0])}"
+    elif inner or model.functions or graph.sparse_initializer or model.training_info:
+        found = "a graph within the graph"
+    elif len(graph.node) > NODES:
+        found = f"{len(graph.node):,} operations"
+    elif any(one.data_location == onnx.TensorProto.EXTERNAL or one.external_data for one in held):
+        found = "data in another file"
+    elif (size := _largest(model)) > LARGEST:
+        found = f"an array of {size:,} numbers"
+    else:
+        return
+    raise CardError(
+        f"{printable(file)}: has {found}, which no network exported by lensstudy has; it was not run. Export again, or "
+        "use onnxruntime yourself if you trust it"
+    )
+
+
+def _largest(model) -> int:
+    """Numbers in the largest array of one pass with one image, as far as shapes can be told in advance."""
+    import onnx
+
+    try:
+        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except Exception:  # shapes that contradict each other, which onnxruntime finds too
+        return 0
+    shapes = [value.type.tensor_type.shape.dim for value in (*graph.value_info, *graph.input, *graph.output)]
+    return max((math.prod(side.dim_value or 1 for side in shape) for shape in shapes), default=0)
 
 
 def _has_vnni() -> bool:

@@ -127,6 +127,8 @@ class Predictor:
         network = OnnxNetwork(folder / (INT8_FILE if INT8_FILE in card.files else ONNX_FILE), threads)
         known = card.in_distribution is not None
         distribution = OODDetector.load(folder / "distribution.safetensors") if known else None
+        features = distribution.features.deviations.size if distribution else None
+        network.check(card.images.channels, card.images.size, len(card.classes), features)
         self._set(card, network, distribution, rotations, pixel_scale, batch_size, threads, resample, band, fill, prior)
 
     @classmethod

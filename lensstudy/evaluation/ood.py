@@ -17,7 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import scipy.fft
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+
+from lensstudy.files import regular
 
 __all__ = ["Gaussians", "OODDetector", "PrincipalComponents", "Ranges", "image_statistics", "thumbnails"]
 
@@ -356,12 +359,23 @@ class OODDetector:
         Raises:
             ValueError: the file holds something else, such as the detector of an earlier version.
         """
-        arrays = load_file(file)
+        try:
+            arrays = load_file(regular(file))
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{file}: is damaged ({error}); export the network again") from None
         try:
             fitted = [kind(*(arrays[f"{name}.{part.name}"] for part in fields(kind))) for name, kind in _PARTS.items()]
-            return cls(*fitted, arrays["limits"])
+            detector = cls(*fitted, arrays["limits"])
         except KeyError as error:
             raise ValueError(f"{file}: has no {error}; export the network again") from error
+        measured = detector.features.deviations, detector.statistics.deviations, detector.components.mean
+        try:  # whether the parts fit each other
+            distances = detector._distances(*(np.zeros((1, values.size)) for values in measured))
+            if detector.limits.shape != distances.shape[1:]:
+                raise ValueError(f"{detector.limits.size} limits of {distances.shape[1]} distances")
+        except (IndexError, TypeError, ValueError) as error:
+            raise ValueError(f"{file}: has parts that do not fit each other ({error}); export again") from None
+        return detector
 
 
 _PARTS = {"features": Gaussians, "statistics": Gaussians, "ranges": Ranges, "components": PrincipalComponents}

@@ -41,14 +41,14 @@ def device(path):
 
 @pytest.mark.parametrize("make", [pipe, plug, device])
 @pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.fits", "x.fits.gz", "x.png", "x.h5"])
-def test_what_is_no_file_is_skipped_by_name(classes, make, name):
+def test_what_is_no_file_is_rejected_by_name(classes, make, name):
     make(classes / "cdm" / name)
-    with pytest.warns(UserWarning, match="skipped"):
+    with pytest.warns(UserWarning, match="rejected"):
         found = read(classes)
     assert len(found) == 6
-    (skipped,) = found.description["skipped"]
-    assert skipped["name"] == f"cdm/{name}" and "not a file" in skipped["reason"]
-    assert any(name in text and "not a file" in text for text in inspect(classes)["warnings"])
+    (rejected,) = found.description["rejected"]
+    assert rejected["name"] == f"cdm/{name}" and "not a file" in rejected["reason"]
+    assert name in str(inspect(classes)) and "not a file" in str(inspect(classes))
 
 
 @pytest.mark.parametrize("make", [pipe, plug, device])
@@ -140,7 +140,7 @@ def test_a_fits_file_of_thousands_of_hdus_is_refused(tmp_path):
         decode("x.fits", tmp_path / "x.fits")
 
 
-@pytest.mark.parametrize("shape", [(40, 300, 400), (40, 3, 300, 400), (40, 300, 400, 3)])
+@pytest.mark.parametrize("shape", [(40, 300, 400), (40, 3, 300, 400), (40, 350, 350, 3)])
 def test_a_large_stack_is_read_and_not_mapped(tmp_path, shape):
     """The same images as numpy's, and an error instead of a killed process where the file is cut meanwhile."""
     array = np.random.default_rng(1).random(shape).astype(np.float32)
