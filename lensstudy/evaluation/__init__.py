@@ -32,6 +32,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "truth": ["physical_parameters", "accuracy_along", "detection_rate"],
         "learning": ["learning_curve", "images_to_match"],
         "attribution": ["attribute", "group_averaged", "integrated_gradients", "share_on_light"],
-        "ood": ["OODDetector", "image_statistics"],
+        "ood": ["OODDetector", "image_statistics", "thumbnails"],
     },
 )

@@ -320,7 +320,8 @@ class OODDetector:
         )
         distances = cls(*fitted, np.ones(5))._distances(*held_out)
         limits = np.quantile(distances, QUANTILE, axis=0)
-        return cls(*fitted, limits * np.quantile((distances / limits).max(axis=1), QUANTILE))
+        share = min(1, QUANTILE * (1 + 1 / len(distances)))  # of few images the quantile itself is exceeded too often
+        return cls(*fitted, limits * np.quantile((distances / limits).max(axis=1), share, method="higher"))
 
     def score(self, features: np.ndarray, statistics: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
         """Score images by how far they are from the training images.

@@ -34,6 +34,16 @@ def test_heavy_tails_of_the_features_do_not_hide_what_else_is_unusual():
     assert detector.score(features[:1], statistics[:1] * np.nan, thumbnails[:1])[0] == np.inf
 
 
+def test_of_few_held_out_images_the_limit_is_not_exceeded_more_often():
+    """The mean share over draws of 60 held-out images, of which one or two lie beyond the limit."""
+    draw, shares = np.random.default_rng(0).normal, []
+    for _ in range(40):
+        known, held_out, others = ([draw(size=(n, m)) for m in (4, 3, 16)] for n in (100, 60, 400))
+        detector = OODDetector.fit(*known, np.zeros(100), held_out)
+        shares.append((detector.score(*others) > 1).mean())
+    assert np.mean(shares) < 0.03
+
+
 def test_a_statistic_that_never_changes_raises_no_alarm_by_rounding():
     values = np.random.default_rng(0).normal(size=(300, 5))
     values[:, 2] = 1
