@@ -23,6 +23,7 @@ FIRST = "d4-steerable-cnn"  # the default
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet takes for a formula
 TABLES = (".csv", ".txt")
 Force = Annotated[bool, typer.Option("--force", help="replace files that are there already")]
+SUBMISSIONS = {"sub": ("has_substructure", True), "lens": ("is_lens", False)}  # column, and whether it is a decision
 Classes = Annotated[str | None, typer.Option("--classes", help="names of the classes in order, with commas between")]
 Labels = Annotated[
     str | None, typer.Option("--labels", help="CSV file with the class of each image, or an attribute of HDF5")
@@ -88,6 +89,9 @@ def predict(
     prior: Annotated[
         str | None, typer.Option(help="frequency of each class: 0.99,0.005,0.005, a file of 'class,share', or train")
     ] = None,
+    submission: Annotated[
+        Path | None, typer.Option(help="CSV of two columns for a challenge: Roman's (sub) or a lens finding one (lens)")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Predict the class of every image; where none can be named, a row says why."""
@@ -96,6 +100,8 @@ def predict(
     if out.suffix.lower() not in TABLES:
         _refuse(f"--out {out}: the answers are a table; name it {' or '.join(TABLES)}")
     _check_free("--out", out, force)
+    if submission:
+        _check_free("--submission", submission, force)
     if html:
         if html.suffix.lower() not in (".html", ".htm"):
             _refuse(f"--html {html}: is a page; name it .html")
@@ -115,11 +121,16 @@ def predict(
         number, place = image_of(extension, band)
         options: dict = {"resample": resample, "band": number, "fill": fill, "prior": _shares(prior)}
         predictor = Predictor(model, rotations, pixel_scale, batch_size, **options)
+        if submission and predictor.classes[-1] not in SUBMISSIONS:
+            raise ValueError(
+                f"--submission {submission}: the challenges ask for substructure or for lenses, and this network tells "
+                f"{', '.join(predictor.classes)} apart"
+            )
         out.parent.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError, ImportError) as error:
         _refuse(str(error))
     progress = not os.environ.get("LENSSTUDY_BATCH")
-    counts, shown = dict.fromkeys(STATES, 0), []
+    counts, shown, submitted = dict.fromkeys(STATES, 0), [], []
     with whole_file(out) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, predictor.columns)
         table.writerow({name: _as_cell(name) for name in predictor.columns})
@@ -132,9 +143,13 @@ def predict(
             if row["state"] in ("rejected", "pixel scale unknown") and not counts[row["state"]]:
                 echo(f"{row['file']}: {row['reason'].removeprefix(row['file'] + ': ')}", err=True)
             counts[row["state"]] += 1
+            if submission and row["state"] != "skipped":
+                submitted.append((row["file"], row.get(predictor.classes[-1])))
             table.writerow({name: _as_cell(value) for name, value in row.items()})
     said = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
     echo(f"{out}: {said or 'no images'}")
+    if submission:
+        _write_submission(submission, predictor.classes[-1], submitted)
     if html:
         write_predictions(html, shown, predictor.card, counts, str(out))
         echo(f"{html}: a page of them")
@@ -148,6 +163,22 @@ def predict(
         raise typer.Exit(2)
     if counts["rejected"] + counts["pixel scale unknown"]:
         raise typer.Exit(1)
+
+
+def _write_submission(file: Path, name: str, rows: list[tuple[str, float | None]]) -> None:
+    """The table that a challenge takes: what each image is called, and the decision or the probability."""
+    column, decided = SUBMISSIONS[name]
+    with whole_file(file) as partial, open(partial, "w", newline="", encoding="utf-8") as target:
+        table = csv.writer(target)
+        table.writerow(("ID", column))
+        for image, probability in rows:
+            if probability is not None:
+                value = probability > 0.5 if decided else f"{probability:.4f}"
+                table.writerow((_as_cell(Path(image.rsplit(":", 1)[-1]).stem), value))
+    without = sum(probability is None for _, probability in rows)
+    typer.echo(
+        f"{file}: {len(rows) - without:,} rows" + (f"; {without:,} rejected images have none" if without else "")
+    )
 
 
 def train(

@@ -9,6 +9,7 @@ neither e2cnn nor Lightning; the folder of a training is exported first, which n
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import os
@@ -25,7 +26,8 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from lensstudy.data.dataset import SCALE_TOLERANCE, DataError, canonical_class, sky_and_noise
+from lensstudy.data.dataset import SCALE_TOLERANCE, DataError, sky_and_noise
+from lensstudy.data.labels import class_of, part_of
 from lensstudy.data.preprocess import Preprocess
 from lensstudy.data.resampling import resample, resample_with_noise
 from lensstudy.data.rotation import centre_crop
@@ -574,12 +576,14 @@ def _images_of(place: Path, listed: Scan, bar: tqdm) -> Iterator[_Image]:
 
 
 def class_by_folder(file: str, classes: Sequence[str]) -> str:
-    """The one of `classes` by whose name, or another name of it, the folder of `file` goes; empty where none does."""
-    try:
-        name = canonical_class(PurePosixPath(file.replace(":", "/")).parent.name)
-    except DataError:
-        return ""
-    return name if name in classes else ""
+    """The one of `classes` by whose name, or another name of it, a folder above `file` goes, the nearest first; empty
+    where none does."""
+    for folder in reversed(PurePosixPath(file.replace(":", "/")).parent.parts):
+        with contextlib.suppress(DataError):
+            name = class_of(part_of(folder)[1] or folder, classes=classes)
+            if name in classes:
+                return name
+    return ""
 
 
 def _expanded(path: str | Path) -> list[Path]:
