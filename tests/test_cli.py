@@ -313,7 +313,7 @@ def test_what_there_is_is_listed(tmp_path):
 
 def test_text_that_looks_like_a_formula_is_text_in_a_table():
     cells = ["=cmd()", "+1", "-2", "@SUM(A1)", "\t=1", "lens.png", -0.5, ""]
-    expected = ["'=cmd()", "'+1", "'-2", "'@SUM(A1)", "'\t=1", "lens.png", -0.5, ""]
+    expected = ["'=cmd()", "'+1", "'-2", "'@SUM(A1)", "'\t=1", "lens.png", "-0.5000", ""]
     assert [commands._as_cell(one) for one in cells] == expected
 
 
