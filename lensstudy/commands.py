@@ -230,7 +230,7 @@ def train(
         _refuse(str(error))
     echo(
         f"{folder}: validation AUC {metrics['validation_auc']:.4f}, accuracy {metrics['validation_accuracy']:.3f} "
-        f"after epoch {metrics['best_epoch']}; `lensstudy predict {folder} IMAGES` asks it"
+        f"after epoch {metrics['best_epoch']}; `lensstudy predict {folder} IMAGES` predicts with it"
     )
     if metrics["validation_auc"] < LEAST_AUC:
         _warn("THIS NETWORK IS AT CHANCE, where guessing gives an AUC of 0.50: train it longer, or on more images.")
@@ -238,7 +238,7 @@ def train(
 
 def _warn(text: str) -> None:
     if text:
-        typer.secho(f"\n  {text}\n", err=True, fg=typer.colors.RED, bold=True)
+        typer.secho(f"\n  {printable(text)}\n", err=True, fg=typer.colors.RED, bold=True)
 
 
 def _shares(prior: str | None) -> list[float] | dict[str, float] | str | None:

@@ -108,7 +108,7 @@ def pairs(listing: Listing, extension: str | int | None, where: str) -> list[Pai
             images = [one for some in by_key.values() for one in some] or (others if len(others) == 1 else [])
         if len(images) != 1:
             several = f"to {', '.join(images)}" if images else f"to none of {', '.join(others[:8]) or 'no other array'}"
-            raise DataError(f"{where}: '{name}' could be the labels {several}; name the images with extension=")
+            raise DataError(f"{where}: '{name}' could be the labels {several}; name the images with --extension")
         part = next((PARTS[word] for word in _words(name) if word in PARTS), None)
         found.append(Pair(images[0], name, part))
     return found

@@ -8,6 +8,7 @@ The order of the class names is data: it is stored, and it is the order of a net
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ __all__ = [
     "batches",
     "canonical_class",
     "ellipticity",
+    "npy_header",
     "sky_and_noise",
 ]
 
@@ -315,11 +317,18 @@ class LensDataset:
 
 def _write_images(images: np.ndarray | Rows, file: Path) -> None:
     """Write images as `.npy`, piece by piece; not through a memory map, of which a full disk ends the process."""
-    about = {"descr": np.lib.format.dtype_to_descr(images.dtype), "fortran_order": False, "shape": images.shape}
     with open(file, "wb") as opened:
-        np.lib.format.write_array_header_1_0(opened, about)
+        opened.write(npy_header(images.shape, images.dtype))
         for start in range(0, len(images), PIECE):
             opened.write(np.ascontiguousarray(images[start : start + PIECE]).tobytes())
+
+
+def npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    """Header of an .npy file; NumPy pads it, so it is as long for a million images as for none."""
+    header = io.BytesIO()
+    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, about)
+    return header.getvalue()
 
 
 def is_redistributable(description: dict) -> bool:

@@ -118,12 +118,12 @@ def image_index(hdus, extension: str | int | None = None) -> int:
         raise ValueError("a FITS file without an image")
     images = _images(planes)
     if not images:
-        raise ValueError(f"no image among its extensions {', '.join(planes.values())}; choose one with extension=")
+        raise ValueError(f"no image among its extensions {', '.join(planes.values())}; choose one with --extension")
     if 0 in images and not says_image(next(iter(images.values()))):
         return 0
     if len(images) == 1:
         return next(iter(images))
-    raise ValueError(f"{len(images)} extensions could be the image ({_listed(images)}); choose one with extension=")
+    raise ValueError(f"{len(images)} extensions could be the image ({_listed(images)}); choose one with --extension")
 
 
 def choice_note(hdus, extension: str | int | None = None) -> str:
@@ -134,7 +134,7 @@ def choice_note(hdus, extension: str | int | None = None) -> str:
         return ""
     taken = image_index(hdus)
     others.pop(taken)
-    return f"the image of HDU {taken} was taken; choose another ({_listed(others)}) with extension="
+    return f"the image of HDU {taken} was taken; choose another ({_listed(others)}) with --extension"
 
 
 def bands(hdus) -> tuple[dict[str, dict[str, int]], list[str]]:
@@ -231,7 +231,7 @@ def _cells(hdus, extension: str | int | None) -> np.ndarray:
         return found[str(extension)]
     if len(found) != 1:
         known = ", ".join(found) or "none"
-        raise ValueError(f"a FITS file without an image; columns with images: {known}; choose one with extension=")
+        raise ValueError(f"a FITS file without an image; columns with images: {known}; choose one with --extension")
     return next(iter(found.values()))
 
 

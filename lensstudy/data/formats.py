@@ -30,7 +30,6 @@ __all__ = [
     "READABLE",
     "Stored",
     "decode",
-    "npy_header",
     "own_pixels",
     "read_npy",
     "stacked",
@@ -166,14 +165,6 @@ class Stored:
         return self[...].astype(dtype or self.dtype, copy=False)
 
 
-def npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
-    """Header of an .npy file; NumPy pads it, so it is as long for a million images as for none."""
-    header = io.BytesIO()
-    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(header, about)
-    return header.getvalue()
-
-
 def _image_and_label(content: Any) -> tuple[np.ndarray, dict]:
     """What DeepLense's object arrays hold: `[image]`, `[image, axion mass in eV]`, `[image, class]`, the rows of one
     image, many such pairs, or a dict of them; the image, and the `axion_mass` or the `label` beside it."""
@@ -288,7 +279,7 @@ def _hdf5(data: bytes | Path, extension: str | int | None) -> tuple[np.ndarray, 
         key = extension or (found[0] if len(found) == 1 else next((k for k in found if "image" in k.lower()), None))
         if key is None or key not in file:
             wanted = f"no dataset '{key}'" if key else "no dataset is called image"
-            raise ValueError(f"{wanted}; there are {', '.join(found) or 'none'}: choose one with extension=")
+            raise ValueError(f"{wanted}; there are {', '.join(found) or 'none'}: choose one with --extension")
         pixels = own_pixels(file[key])[...]
     scale = hdf5_scale(data, str(key))
     return pixels, {"pixel_scale": scale} if scale else {}
@@ -300,7 +291,7 @@ def _npz(data: bytes | Path, name: str, extension: str | int | None) -> tuple[np
         key = extension or (keys[0] if len(keys) == 1 else next((k for k in keys if "image" in k.lower()), None))
         if key not in keys:
             wanted = f"no array '{key}'" if key else "no array is called image"
-            raise ValueError(f"{wanted}; there are {', '.join(keys)}: choose one with extension=")
+            raise ValueError(f"{wanted}; there are {', '.join(keys)}: choose one with --extension")
         if archive.getinfo(f"{key}.npy").file_size > ARRAY_LIMIT:
             raise ValueError("more than 1 GiB in one array; store it as .npy")
         return read_npy(archive.read(f"{key}.npy"), name)

@@ -20,8 +20,7 @@ import numpy as np
 import pandas as pd
 
 from lensstudy.data.containers import resolve
-from lensstudy.data.dataset import PIECE, SCALE_TOLERANCE, DataError, LensDataset
-from lensstudy.data.formats import npy_header
+from lensstudy.data.dataset import PIECE, SCALE_TOLERANCE, DataError, LensDataset, npy_header
 from lensstudy.data.labels import UNLABELLED, class_of, class_order
 from lensstudy.data.scanning import Found, Scan, load_saved, scan
 from lensstudy.files import whole_file
@@ -274,11 +273,10 @@ def _sorted(rows: list[dict]) -> tuple[pd.DataFrame, np.ndarray, bool]:
 
 def _reorder(file: Path, order: np.ndarray) -> None:
     images = np.load(file, mmap_mode="r", allow_pickle=False)
-    with whole_file(file) as partial:
-        target = np.lib.format.open_memmap(partial, "w+", images.dtype, images.shape)
+    with whole_file(file) as partial, open(partial, "wb") as target:
+        target.write(npy_header(images.shape, images.dtype))
         for start in range(0, len(order), PIECE):
-            target[start : start + PIECE] = images[order[start : start + PIECE]]
-        target.flush()
+            target.write(images[order[start : start + PIECE]].tobytes())
 
 
 def _unique_names(catalogue: pd.DataFrame) -> pd.Series:

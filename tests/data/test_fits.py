@@ -62,7 +62,9 @@ def test_a_first_image_counts_unless_another_is_called_image():
 
 
 def test_several_extensions_that_could_be_the_image_are_named():
-    with pytest.raises(ValueError, match=r"4 extensions could be the image \(1, 2, 3, 4\); choose one with extension="):
+    with pytest.raises(
+        ValueError, match=r"4 extensions could be the image \(1, 2, 3, 4\); choose one with --extension"
+    ):
         read_image(file_of("", "", "", ""))
     assert read_image(file_of("", "", "", ""), 3)[0, 0] == 3
     with pytest.raises(ValueError, match="no image among its extensions ERR, MASK"):
@@ -106,7 +108,7 @@ def test_a_choice_that_no_name_made_is_said():
             return choice_note(hdus, extension)
 
     first = np.zeros((8, 8))
-    said = "the image of HDU 0 was taken; choose another (1, 2 G) with extension="
+    said = "the image of HDU 0 was taken; choose another (1, 2 G) with --extension"
     assert note(file_of("", "G", "ERR", first=first)) == said
     assert note(file_of("", "G", "ERR", first=first), 1) == ""
     assert note(file_of("MASK", "UNCERT", first=first)) == note(file_of("SCI", "OTHER")) == note(file_of("G")) == ""
