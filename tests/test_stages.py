@@ -109,3 +109,37 @@ def test_one_class_is_said_before_anything_else_is_judged(tmp_path, monkeypatch)
         np.save(tmp_path / f"data/cdm/{number}.npy", image)
     with pytest.raises(DataError, match=r"only one class \(cdm\)"):
         stages.dataset(Study(study="one", data_path=str(tmp_path / "data")))
+
+
+def test_a_study_reads_images_as_its_parameters_say(monkeypatch, tmp_path):
+    """Classes and labels of one's own, the pixel scale, and the parts in which the images came."""
+    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+    monkeypatch.setenv("LENSSTUDY_HOME", str(tmp_path))
+    for part, count in (("train", 30), ("test", 10)):
+        (tmp_path / "data" / part).mkdir(parents=True)
+        for i in range(count):
+            ring = np.hypot(*(np.mgrid[:32, :32] - 15.5)) - 8 - i % 2
+            noise = np.random.default_rng((part == "test", i)).normal(0, 0.02, (32, 32))
+            np.save(tmp_path / "data" / part / f"{part}{i}.npy", np.exp(-(ring**2)) + noise)
+    rows = [
+        f"{part}{i},{('round', 'square')[i % 2]}" for part, count in (("train", 30), ("test", 10)) for i in range(count)
+    ]
+    (tmp_path / "labels.csv").write_text("lens,shape\n" + "\n".join(rows))
+    study = Study(
+        study="own",
+        data_path=str(tmp_path / "data"),
+        labels=str(tmp_path / "labels.csv"),
+        label_columns=["lens", "shape"],
+        classes=["square", "round"],
+        pixel_scale=0.2,
+        split="given",
+    )
+    made = stages.dataset(study)
+    assert made.classes == ("square", "round") and made.description["pixel_scale"] == 0.2
+    assert made.catalogue["part"].value_counts().to_dict() == {"train": 27, "test": 10, "validation": 3}
+    assert (made.catalogue["name"].str.startswith("test") == (made.catalogue["part"] == "test")).all()
+    (tmp_path / "labels.csv").write_text("lens,shape\n" + "\n".join(rows).replace("train0,round", "train0,square"))
+    with pytest.warns(UserWarning, match="labels.csv"):
+        assert (stages.dataset(study).labels == 0).sum() == (made.labels == 0).sum() + 1
+    with pytest.raises(DataError, match=r"label_columns = \['lens'\]: expected two"):
+        stages.dataset(study.model_copy(update={"label_columns": ["lens"]}))
