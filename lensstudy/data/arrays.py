@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lensstudy.data.containers import Listing
+from lensstudy.data.containers import H5_ERRORS, Listing
 from lensstudy.data.dataset import DataError
 from lensstudy.data.formats import own_pixels, read_npy
 from lensstudy.data.labels import BAND, LABEL_COLUMNS, PARTS
@@ -53,7 +53,9 @@ def whole(content: Any, name: str) -> np.ndarray:
         if isinstance(content, Exception):
             raise content
         return read_npy(content, name)[0] if isinstance(content, bytes | Path) else np.asarray(content)
-    except (ValueError, OSError) as error:
+    except DataError:
+        raise
+    except H5_ERRORS as error:
         raise DataError(f"'{name}' cannot be read: {error}") from error
 
 
@@ -161,19 +163,24 @@ def attribute_labels(path: Path, names: Collection[str], wanted: str | None = No
     above; empty where not all of them have one. `wanted` names the attribute."""
     import h5py
 
+    try:
+        with h5py.File(path) as file:
+            return _attributes(file, names, wanted)
+    except H5_ERRORS as error:
+        raise DataError(f"{path.name}: its attributes cannot be read ({error}). Fetch it again.") from error
+
+
+def _attributes(file: Any, names: Collection[str], wanted: str | None) -> dict[str, str]:
     found: dict[str, str] = {}
-    with h5py.File(path) as file:
-        for name in names:
-            node = file[name]
-            while name not in found:
-                key = next(
-                    (key for key in node.attrs if key == wanted or (not wanted and key.lower() in ATTRIBUTES)), None
-                )
-                if key:
-                    found[name] = _label(key, node.attrs[key])
-                elif node.name == "/":
-                    return {}
-                node = node.parent
+    for name in names:
+        node = file[name]
+        while name not in found:
+            key = next((key for key in node.attrs if key == wanted or (not wanted and key.lower() in ATTRIBUTES)), None)
+            if key:
+                found[name] = _label(key, node.attrs[key])
+            elif node.name == "/":
+                return {}
+            node = node.parent
     return found
 
 

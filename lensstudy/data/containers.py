@@ -21,9 +21,10 @@ from lensstudy.data.dataset import DataError
 from lensstudy.data.formats import HDF5, READABLE, own_pixels
 from lensstudy.files import FileError, is_hidden, printable, regular, tree
 
-__all__ = ["ARCHIVES", "Listing", "list_path", "parents", "resolve"]
+__all__ = ["ARCHIVES", "H5_ERRORS", "Listing", "list_path", "parents", "resolve"]
 
 TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tbz2", ".txz")
+H5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py raises of a damaged file
 ARCHIVES = (*TARS, ".zip", ".7z", ".rar")
 
 # A set that unpacks to more than this and to more than 200 times its size is no data set. JPEGs and photon noise hardly
@@ -208,7 +209,7 @@ def _list_hdf5(path: Path) -> Listing:
         with h5py.File(path) as file:
             link = file.visititems_links(lambda name, link: None if isinstance(link, h5py.HardLink) else name)
             file.visititems(note)
-    except OSError as error:
+    except H5_ERRORS as error:
         raise DataError(f"{path.name}: not a whole HDF5 file ({error}). Fetch it again.") from error
     if link:
         raise DataError(
