@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 STUDY ?= quick
-TWO := -n 2 --dist loadfile  # tests in two processes; one file, or one notebook, stays in one
+TWO := -n 2 --dist loadfile --no-loadscope-reorder --durations=20  # two processes; one file stays in one
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # One thread a process and as many processes as cores: two threads of torch stall whenever anything else runs.
 export OMP_NUM_THREADS = 1

@@ -29,8 +29,8 @@ def command(notebook):
 
 
 def seen_from_here(files):
-    """Paths from the working folder: Snakemake takes braces in the name of a folder above it for wildcards."""
-    return [relpath(file) for file in files]
+    """Paths with braces from the working folder: Snakemake takes those of the folders above it for wildcards."""
+    return [relpath(file) if "{" in str(file) else file for file in files]
 
 
 def source(notebook, *modules):

@@ -11,7 +11,7 @@ import glob
 import os
 import re
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -285,7 +285,7 @@ def image_of(extension: str | None, band: str | None) -> tuple[int | None, str |
 
 def reading_options(
     classes: str | None, labels: str | None, label_columns: str | None, extension: str | None
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """The options of `read` as a command line gives them."""
     columns = tuple(name.strip() for name in label_columns.split(",")) if label_columns else None
     if columns and len(columns) != 2:

@@ -11,6 +11,7 @@ import shutil
 import warnings
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -150,7 +151,7 @@ def _read(study: Study, folder: Path) -> LensDataset:
     except TypeError as error:
         known = ", ".join(field.name for field in fields(Rules))
         raise DataError(f"filtering = {study.filtering}: {error}; known rules: {known}") from None
-    options = {"folder": folder, "progress": not in_batch(), "pixel_scale": study.pixel_scale or None}
+    options: dict[str, Any] = {"folder": folder, "progress": not in_batch(), "pixel_scale": study.pixel_scale or None}
     options |= {"classes": study.classes or None, "labels": study.labels or None, "extension": study.extension or None}
     dataset = read(study.data_path, label_columns=_columns(study.label_columns), **options)
     dataset.check_classes()

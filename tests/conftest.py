@@ -10,6 +10,12 @@ import pytest
 from lensstudy.data.dataset import LensDataset
 
 ROOT = Path(__file__).parent.parent
+LONGEST = ("test_cli.py", "test_notebooks.py", "test_docs.py", "test_fitting.py")  # minutes each
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that of two processes none is left with one of them at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")

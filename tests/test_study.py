@@ -1,7 +1,6 @@
 """A slip in a parameter is an error before anything runs, and the three places that name parameters agree."""
 
 import ast
-import copy
 import json
 import subprocess
 import sys
@@ -9,7 +8,6 @@ import sys
 import nbformat
 import pytest
 import yaml
-from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
 from lensstudy.data.mixture import components_of
@@ -211,34 +209,6 @@ def test_a_slip_stops_papermill(papermill):
     status, study, output = papermill("-p", "epohcs", "3")
     assert status != 0 and not study
     assert "parameter 'epohcs' is unknown; did you mean 'epochs'?" in output
-
-
-@pytest.fixture(scope="module")
-def tiny_home(tmp_path_factory):
-    home = tmp_path_factory.mktemp("tiny")
-    changes = {"study": "tiny", "images_per_class": 25, "networks": ["plain-cnn"], "network": "plain-cnn"}
-    changes |= {"width": 0.25, "epochs": 1, "batch_size": 16, "bootstrap_samples": 50, "preset_images": 10}
-    changes |= {"reference_images": 50, "noise_draws": 4, "trials": 1, "range_test_steps": 10, "orientations": 2}
-    (home / "tiny.yml").write_text(yaml.safe_dump(changes))
-    return home
-
-
-@pytest.mark.parametrize("notebook", NOTEBOOKS)
-def test_a_notebook_runs_twice_in_one_kernel(root, tiny_home, monkeypatch, notebook):
-    """With the same parameters and the same guarded results, whatever names its cells have assigned meanwhile."""
-    monkeypatch.setenv("LENSSTUDY_HOME", str(tiny_home))
-    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
-    once = code_cells(root, notebook)
-    for cell in once:
-        cell.source = cell.source.replace('study: str = "smoke"', f"study: str = {str(tiny_home / 'tiny.yml')!r}")
-    once.append(new_code_cell("print(parameters)", metadata={"tags": ["nbval-check-output"]}))
-    twice = new_notebook(cells=[*once, *copy.deepcopy(once)])
-    NotebookClient(twice, kernel_name="python3", timeout=100).execute()
-    guarded = [cell for cell in twice.cells if "nbval-check-output" in cell.metadata.get("tags", [])]
-    # A kernel sends what a cell prints in as many pieces as it likes.
-    texts = ["".join(output.get("text", "") for output in cell.outputs) for cell in guarded]
-    first, second = texts[: len(texts) // 2], texts[len(texts) // 2 :]
-    assert first == second and "study='tiny'" in first[-1]
 
 
 def test_home_is_the_nearest_folder_with_notebooks_and_params(tmp_path, monkeypatch):

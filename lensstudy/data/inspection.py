@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,7 +56,7 @@ def inspect(
     """
     where = Path(path).resolve().name
     report: dict = {"path": where, "errors": [], "warnings": [], "classes": {}, "samples": {}, "images": 0}
-    options = {"extension": extension, "processes": processes, "progress": progress}
+    options: dict[str, Any] = {"extension": extension, "processes": processes, "progress": progress}
     try:
         path = resolve(path)
         try:

@@ -15,6 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -88,8 +89,9 @@ def read(
         scale = common_scale([(path.name, saved.description.get("pixel_scale"))], pixel_scale, path.name)
         saved.description |= {"pixel_scale": scale} if scale else {}
         return saved
-    options = {"labelled": labelled, "classes": classes, "labels": labels, "label_columns": label_columns}
-    listed = scan(path, **options, extension=extension, processes=processes, progress=progress)
+    options: dict[str, Any] = {"labelled": labelled, "classes": classes, "labels": labels}
+    options |= {"label_columns": label_columns, "extension": extension}
+    listed = scan(path, **options, processes=processes, progress=progress)
     where = listed.where
     folder = Path(folder) if folder else None
     try:
@@ -222,7 +224,8 @@ def _append(files: Iterable[Found], pixels: _Pixels, skipped: dict[str, str]) ->
         if reason:
             rejected.append({"name": found.name, "reason": reason})
             continue
-        images = found.images.astype(_natural(found.images.dtype), copy=False)
+        images = np.asarray(found.images)
+        images = images.astype(_natural(images.dtype), copy=False)
         pixels.append(images)
         about = {"source_part": found.part, "lens": found.lens, "pixel_scale": None}
         about |= {key: value for key, value in found.about.items() if key != "note"}

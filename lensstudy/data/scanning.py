@@ -135,16 +135,16 @@ def scan(
                     yield Found(found.name, "rejected", reason=str(scale))
                     continue
                 found.about["pixel_scale"] = scale
-                own = found.about.pop("label", None)
+                own, count = found.about.pop("label", None), len(found.images)
                 if not labelled:
-                    found.labels = [UNLABELLED] * len(found.images)
+                    found.labels = [UNLABELLED] * count
                 elif found.name in known:
-                    found.labels = [known[found.name].text] * len(found.images)
+                    found.labels = [known[found.name].text] * count
                     found.part = known[found.name].part
                 elif unclear is None:
                     found = Found(found.name, "rejected", reason=f"{Path(str(labels)).name} has no label for it")
                 elif own is not None:
-                    found.labels = own if isinstance(own, list) else [own] * len(found.images)
+                    found.labels = own if isinstance(own, list) else [own] * count
                 else:
                     raise unclear
             yield found
@@ -181,7 +181,7 @@ def _scales(path: Path, listing: Listing) -> dict[str, float | DataError | None]
         return {}
     root = path.parent if listing.kind == "file" else path
     named = [name for name in listing.ignored if PurePosixPath(name).name == "info.json"]
-    found: dict[str, float | DataError] = {}
+    found: dict[str, float | DataError | None] = {}
     for name in named if listing.kind == "folder" else ["info.json"]:
         try:
             found[_folder(name)] = information(root / name).get("pixel_scale")

@@ -80,9 +80,9 @@ def simulate(
     names = tuple(canonical_class(name) for name in classes) if classes else None
     request = checked_request(preset, images_per_class, seed, image_size, noise_level, names, population, mode)
     size = request.image_size
-    _check_room(len(request.classes) * images_per_class * size**2 * 4, Path(folder) if folder else None)
     if folder is not None:
         return simulate_to_folder(request, Path(folder), processes, progress)
+    _check_memory(len(request.classes) * images_per_class * size**2 * 4)
     images = np.empty((len(request.classes) * images_per_class, 1, size, size), dtype=np.float32)
     rows = []
     for piece, truth in pieces_of(request, request.chunks(), processes, progress):
@@ -91,17 +91,14 @@ def simulate(
     return LensDataset(images, pd.DataFrame(rows), request.classes, describe(request))
 
 
-def _check_room(needed: int, folder: Path | None) -> None:
-    """Raise `DataError` where `needed` bytes of images do not fit the disk of `folder`, or without one, the memory."""
-    if folder is None:
-        room, where = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "the memory has"
-    else:
-        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-        begun = folder / "images.npy"  # what a run that was interrupted has written is not needed again
-        room, where = shutil.disk_usage(there).free, f"the disk of {folder} has"
-        room += begun.stat().st_blocks * 512 if begun.exists() else 0
-    if needed > room:
-        raise DataError(f"the images take {needed / 1e9:,.0f} GB, and {where} {room / 1e9:,.0f}; simulate fewer")
+def _check_memory(needed: int) -> None:
+    """Raise `DataError` where `needed` bytes of images are more than the machine's memory."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise DataError(
+            f"the images take {needed / 1e9:,.0f} GB, and the memory has {memory / 1e9:,.0f}; simulate fewer, or write "
+            "them to a folder (folder=)"
+        )
 
 
 def pieces_of(

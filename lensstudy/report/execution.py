@@ -148,8 +148,8 @@ def execute(
     try:
         with _log_of_papermill(log):
             papermill.execute_notebook(
-                notebook,
-                partial,
+                _literal(notebook),
+                _literal(partial),
                 given,
                 kernel_name="python3",
                 language="python",
@@ -192,6 +192,11 @@ def source_hash(notebook: str | Path | NotebookNode) -> str:
 def tags(cell: NotebookNode) -> set[str]:
     """The tags of a cell."""
     return set(cell.metadata.get("tags", []))
+
+
+def _literal(path: Path) -> str:
+    """A path as papermill takes it, which fills parameters into the braces of any."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 @contextmanager
