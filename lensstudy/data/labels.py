@@ -38,9 +38,15 @@ ORDER = ("no_sub", "cdm", "wdm", "sidm", "axion", "sub", "nonlens", "lens", UNLA
 # Folders that say how files are kept, and not what is in them.
 PLAIN = re.compile(
     r"(?:batch|band|part|chunk|shard|images?|imgs?|data|dataset|files?|fits|npy|png|jpe?g|tiff?|cutouts?|stamps?|raw"
-    r"|all|set|samples?|sims?|simulations?|model)?[_ -]?(?:\d+|[ivx]+)?"
+    r"|all|set|samples?|sims?|simulations?|model|runs?|jobs?|tasks?|folds?|seeds?|tiles?|outputs?)?"
+    r"[_ -]?(?:\d+|[ivx]+)?"
 )
-BAND = re.compile(r"band_?\d+|[ugrizyjhk]s?|f\d{3,4}(?:[wmnlp]p?)?|vis|nir[-_]?[yjh]", re.IGNORECASE)
+BAND = re.compile(
+    r"band[-_]?(?:\d+|[ugrizyjhk])|[ugrizyjhk][-_]?band|[ugrizyjhk]s?|f\d{3,4}(?:[wmnlp]p?)?|vis|nir[-_]?[yjh]",
+    re.IGNORECASE,
+)
+# The pieces of a name, where the name of a band is one: `NIR-Y`, `band_g`.
+_SEPARATE = re.compile(r"((?<![^_\-. ])(?:band[-_]\w|\w[-_]band|nir[-_][yjh])(?![^_\-. ])|[_\-. ])", re.IGNORECASE)
 NAME_COLUMNS = ("name", "file", "filename", "file_name", "image", "image_name", "path", "id", "image_id", "object_id")
 LABEL_COLUMNS = ("label", "class", "class_name", "target", "type", "kind", "y", "is_lens")
 
@@ -216,15 +222,13 @@ def _names_something(folder: str) -> bool:
 
 
 def lenses(names: Iterable[str]) -> dict[str, str]:
-    """Which files show one lens in several bands: those whose names differ only in the name of a band."""
-    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    """Which files show one lens in several bands: those whose names differ only in the names of bands."""
+    found: dict[str, dict[tuple[str, ...], list[str]]] = defaultdict(lambda: defaultdict(list))
     for name in names:
         path = PurePosixPath(name)
-        pieces = [*path.parent.parts, *re.split(r"([_\-. ])", path.name.rsplit(".", 1)[0])]
-        bands = [k for k, piece in enumerate(pieces) if BAND.fullmatch(piece)]
-        if bands:
-            key = "/".join([*pieces[: bands[-1]], "*", *pieces[bands[-1] + 1 :]])
-            found[key][pieces[bands[-1]].lower()].append(name)
+        pieces = [*path.parent.parts, *filter(None, _SEPARATE.split(path.name.rsplit(".", 1)[0]))]
+        if bands := tuple(piece.lower() for piece in pieces if BAND.fullmatch(piece)):
+            found["/".join("*" if BAND.fullmatch(piece) else piece for piece in pieces)][bands].append(name)
     return {
         name: key for key, of_band in found.items() if len(of_band) > 1 for some in of_band.values() for name in some
     }

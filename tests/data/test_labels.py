@@ -79,6 +79,10 @@ def test_a_folder_for_each_lens_is_no_class():
         texts([f"J{i}/data.fits" for i in range(6)])
 
 
+def test_folders_of_runs_are_no_classes():
+    assert set(texts([f"{c}/run_{r}/0.npy" for c in ("spiral", "ring") for r in (1, 2)]).values()) == {"spiral", "ring"}
+
+
 def test_a_file_beside_the_class_folders_is_refused():
     with pytest.raises(DataError, match="'stray.npy' lies beside"):
         texts(["cdm/0.npy", "no_sub/0.npy", "stray.npy"])
@@ -96,6 +100,21 @@ def test_bands_of_one_lens_belong_together_and_letters_do_not():
     assert len(set(lenses([f"Band{b}/{i}.fits" for b in range(1, 5) for i in range(7)]).values())) == 7
     assert len(set(lenses([f"J{i}_F{b}W.fits" for i in range(2) for b in (555, 814)]).values())) == 2
     assert lenses([f"lens_{i}.npy" for i in range(9)]) == {}
+
+
+@pytest.mark.parametrize(
+    "pattern, bands",
+    [
+        ("EUCL_{}_{{}}.fits", ("VIS", "NIR-Y", "NIR_J", "nir-h")),
+        ("band_{}/{{}}.npy", "griz"),
+        ("{}-band/lens/{{}}.npy", "griz"),
+        ("{0}/EUC_{0}-{{}}.fits", ("Band1", "Band2")),
+        ("{{}}_band_{}.npy", "gri"),
+    ],
+)
+def test_a_band_is_known_however_it_is_written(pattern, bands):
+    found = lenses([pattern.format(band).format(i) for band in bands for i in range(1, 5)])
+    assert len(found) == 4 * len(bands) and len(set(found.values())) == 4
 
 
 def test_a_table_of_labels(tmp_path):
