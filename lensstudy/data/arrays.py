@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lensstudy.data.companions import role_and_key
 from lensstudy.data.containers import H5_ERRORS, Listing
 from lensstudy.data.dataset import DataError
 from lensstudy.data.formats import own_pixels, read_npy
@@ -146,7 +147,8 @@ def bands_of_groups(names: Collection[str]) -> dict[str, list[str]]:
     below: dict[str, list[str]] = defaultdict(list)
     for name in names:
         group, _, own = name.rpartition("/")
-        below[group].append(own)
+        if role_and_key(own)[0] in ("image", "other"):  # the Roman challenge calls its images exposures
+            below[group].append(own)
     found = {}
     for group, own in below.items():
         bands = [

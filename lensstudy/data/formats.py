@@ -121,7 +121,11 @@ def read_npy(payload: bytes | Path, name: str) -> tuple[np.ndarray, dict]:
         shape, fortran, dtype = header(file)
         start = file.tell()
         if dtype.hasobject:
-            return _image_and_label(_unpickle(file.read(), name))
+            content = _unpickle(file.read(), name)
+            texts = content.ravel().tolist() if isinstance(content, np.ndarray) and content.ndim == 1 else []
+            if texts and all(isinstance(text, str) for text in texts):  # labels, as pandas keeps them
+                return np.array(texts), {}
+            return _image_and_label(content)
         stored, expected = file.seek(0, io.SEEK_END) - start, int(np.prod(shape, dtype=object)) * dtype.itemsize
         order: Literal["F", "C"] = "F" if fortran else "C"
         if isinstance(payload, Path) and stored >= expected > 2**24 and not fortran:

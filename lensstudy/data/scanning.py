@@ -279,6 +279,9 @@ def _of_arrays(path, listing: Listing, where: str, labelled: bool, classes, labe
         names = [name for name in names if name not in skipped]
     bands = arrays.bands_of_groups(names) if listing.kind == "hdf5" and extension is None and not paired else {}
     members = {name for some in bands.values() for name in some}
+    beside = [name for name in names if name.rpartition("/")[0] in bands and name not in members]
+    skipped |= {name: "a map beside the bands of a lens, and no image itself" for name in beside}
+    names = [name for name in names if name not in skipped]
     units = [*bands, *(name for name in names if name not in members)]
     if extension is not None and not paired:
         chosen = [name for name in units if extension in (name, PurePosixPath(name).stem)]
@@ -345,6 +348,9 @@ def _pieces(path, listing, name: str, members: list[str], texts, many: bool) -> 
         with closing(listing.stream(members)) as stream:
             # No more than the members are asked for: at its end the stream closes their file.
             stacks = [arrays.checked(content, name) for _, content in itertools.islice(stream, len(members))]
+            if not many and len(members) == 1 and stacks[0].ndim < 2:
+                yield Found(name, "skipped", reason="an array of numbers in a row, and no image")
+                return
             if len(members) > 1:
                 planes = [stacked(np.asarray(plane[...])) for plane in stacks]
                 yield Found(name, images=np.concatenate(planes, axis=1), about=about)

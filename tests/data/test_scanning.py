@@ -313,6 +313,26 @@ def test_labels_in_attributes_and_bands_in_groups(tmp_path):
         read(plain, labels="yours")
 
 
+def test_a_psf_beside_the_bands_of_a_group_is_no_band(tmp_path):
+    names = [f"images/lens_{i}/{name}" for i in range(4) for name in ("exposure_F106", "exposure_F158", "psf_F106")]
+    attributes = {f"images/lens_{i}": {"is_lens": i % 2 == 1} for i in range(4)}
+    path = hdf5(tmp_path / "set.h5", {name: image(i) for i, name in enumerate(names)}, attributes)
+    dataset = read(path)
+    assert dataset.images.shape == (4, 2, SIZE, SIZE) and dataset.classes == ("nonlens", "lens")
+    np.testing.assert_array_equal(dataset.images[1], [image(3), image(4)])
+    images = [found for found in find([path]) if found.pixels is not None]
+    assert inspect(path)["images"] == len(images) == 4 and inspect(path)["files"]["skipped"] == 4
+
+
+def test_labels_of_object_dtype_and_numbers_beside_images(tmp_path):
+    labels = np.array(["cdm", "axion"] * 3, dtype=object)
+    np.savez(tmp_path / "set.npz", images=STACK, labels=labels, pixel_scale=0.05)
+    assert read(tmp_path / "set.npz").catalogue["class"].tolist() == labels.tolist()
+    found = list(find([tmp_path / "set.npz"]))
+    assert sum(one.pixels is not None for one in found) == 6 and sum(one.skipped for one in found) == 2
+    assert inspect(tmp_path / "set.npz")["files"] == {"found": 3, "rejected": 0, "skipped": 2, "read": 1}
+
+
 def test_stacks_with_labels_in_a_folder(tmp_path):
     write(tmp_path, {"X_train.npy": npy(STACK), "y_train.npy": npy(np.array([0, 1] * 3))})
     dataset = read(tmp_path, classes=("no_sub", "cdm"))
