@@ -229,6 +229,8 @@ def _cells(hdus, extension: str | int | None) -> np.ndarray:
                 found[column.name] = np.stack([cell.reshape(shape) for cell in cells])[:, None]
     if extension is not None and extension in found:
         return found[str(extension)]
+    images = {name: cells for name, cells in found.items() if role_and_key(name)[0] == "image"}
+    found = images if extension is None and images else found  # a PSF in the next column is none
     if len(found) != 1:
         known = ", ".join(found) or "none"
         raise ValueError(f"a FITS file without an image; columns with images: {known}; choose one with --extension")

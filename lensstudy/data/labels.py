@@ -252,7 +252,7 @@ def of_table(
         DataError: for a table that cannot be read, lacks such columns, or names two images at once.
     """
     try:
-        rows = pd.read_csv(table, dtype=str, keep_default_na=False, sep=None, engine="python")
+        rows = pd.read_csv(table, dtype=str, keep_default_na=False, sep=None, engine="python", encoding="utf-8-sig")
     except (OSError, ValueError, pd.errors.ParserError) as error:
         raise DataError(f"{table}: no table of labels ({error}); expected CSV with a header line") from None
     rows.columns = [str(column).strip() for column in rows.columns]

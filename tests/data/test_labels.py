@@ -136,3 +136,9 @@ def test_a_table_of_labels(tmp_path):
             of_table(table, names)
     with pytest.raises(DataError, match="no table of labels"):
         of_table(tmp_path / "nowhere.csv", ["0.npy"])
+
+
+def test_a_table_that_excel_wrote_is_read(tmp_path):
+    (tmp_path / "labels.csv").write_text("id,label\na,ring\nb,arc\n", encoding="utf-8-sig")
+    found, unused = of_table(tmp_path / "labels.csv", ["a.npy", "b.npy"])
+    assert {name: label.text for name, label in found.items()} == {"a.npy": "ring", "b.npy": "arc"} and unused == 0

@@ -333,6 +333,14 @@ def test_labels_of_object_dtype_and_numbers_beside_images(tmp_path):
     assert inspect(tmp_path / "set.npz")["files"] == {"found": 3, "rejected": 0, "skipped": 2, "read": 1}
 
 
+def test_a_psf_in_the_next_column_of_a_table_is_no_image(tmp_path):
+    columns = [fits.Column("psf", "49E", dim="(7,7)", array=np.ones((5, 7, 7)))]
+    columns += [fits.Column("image", f"{SIZE**2}E", dim=f"({SIZE},{SIZE})", array=STACK[:5])]
+    fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU.from_columns(columns)]).writeto(tmp_path / "lens.fits")
+    found = list(find([tmp_path / "lens.fits"]))
+    np.testing.assert_array_equal(np.stack([one.pixels[0] for one in found]), STACK[:5].astype("f4"))
+
+
 def test_stacks_with_labels_in_a_folder(tmp_path):
     write(tmp_path, {"X_train.npy": npy(STACK), "y_train.npy": npy(np.array([0, 1] * 3))})
     dataset = read(tmp_path, classes=("no_sub", "cdm"))
