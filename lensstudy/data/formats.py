@@ -214,10 +214,11 @@ def _mass_or_label(value: Any) -> dict:
 
 
 def _together(pairs: list[tuple[np.ndarray, dict]]) -> tuple[np.ndarray, dict]:
-    """Many images of one file as `(N, C, H, W)`, and the label of each."""
+    """Many images of one file as `(N, C, H, W)`, and the label or the axion mass of each."""
     images = np.concatenate([stacked(image) for image, _ in pairs])
-    labels = [about.get("label") for _, about in pairs]
-    return images, {"label": labels} if all(labels) else {}
+    labels, masses = ([about.get(key) for _, about in pairs] for key in ("label", "axion_mass"))
+    known = {"label": labels} if all(labels) else {}
+    return images, known | ({"axion_mass": masses} if any(masses) else {})
 
 
 def _tensor(data: bytes | Path) -> tuple[np.ndarray, dict]:

@@ -230,10 +230,9 @@ def _append(files: Iterable[Found], pixels: _Pixels, skipped: dict[str, str]) ->
         about = {"source_part": found.part, "lens": found.lens, "pixel_scale": None}
         about |= {key: value for key, value in found.about.items() if key != "note"}
         notes += [found.about["note"]] if "note" in found.about else []
-        rows += [
-            {"source": found.name, "index": found.first + i, "label": label} | about
-            for i, label in enumerate(found.labels)
-        ]
+        for i, label in enumerate(found.labels):
+            own = {key: value[i] if isinstance(value, list) else value for key, value in about.items()}
+            rows.append({"source": found.name, "index": found.first + i, "label": label} | own)
     for note, count in Counter(notes).items():
         warnings.warn(f"{count} files: {note}", stacklevel=4)
     return rows, rejected

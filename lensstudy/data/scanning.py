@@ -239,9 +239,8 @@ def _in_pieces(found: Found) -> Iterator[Found]:
         except DataError as error:
             yield Found(found.name, "rejected", first=start, reason=str(error))
             return
-        about = dict(found.about)
-        if isinstance(labels := about.get("label"), list):
-            about["label"] = labels[start : start + PIECE]
+        of_each = {key: value[start : start + PIECE] for key, value in found.about.items() if isinstance(value, list)}
+        about = found.about | of_each
         yield Found(found.name, images=piece, first=start, about=about)
 
 

@@ -137,6 +137,16 @@ def test_rows_of_pairs_are_a_set(tmp_path):
     np.testing.assert_array_equal(dataset.images[:, 0], [image(i) for i in range(6)])
 
 
+def test_many_images_with_their_masses_in_one_file(tmp_path):
+    rows = np.empty((300, 2), dtype=object)
+    for i in range(300):
+        rows[i, 0], rows[i, 1] = image(i), (i + 1) * 1e-24
+    (tmp_path / "axion").mkdir()
+    np.save(tmp_path / "axion" / "all.npy", rows, allow_pickle=True)
+    table = read(tmp_path).catalogue
+    np.testing.assert_allclose(table["axion_mass"], np.arange(1, 301) * 1e-24)
+
+
 def test_a_tensor_that_is_more_than_a_tensor_is_refused(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
     with pytest.raises(DataError, match="more than a tensor"):
