@@ -25,8 +25,13 @@ help:
 study: $(INSTALLED)
 	$(BIN)/lensstudy run params/$(STUDY).yml
 
-test: $(INSTALLED)
+test: $(INSTALLED)  # notebooks wait for their kernels half of the time, so they are validated beside the tests
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line test-package test-notebooks
+
+test-package: $(INSTALLED)
 	$(BIN)/python -m pytest $(TWO)
+
+test-notebooks: $(INSTALLED)
 	LENSSTUDY_BATCH=1 LENSSTUDY_HOME="$$(mktemp -d)" $(BIN)/python -m pytest -p no:cacheprovider --nbval-lax \
 		--nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
 
@@ -55,7 +60,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
 
-.PHONY: typecheck compat
+.PHONY: typecheck compat test-package test-notebooks
 
 typecheck: $(INSTALLED)
 	$(BIN)/python -m mypy

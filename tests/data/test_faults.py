@@ -50,7 +50,7 @@ def attempt(what, *arguments, **options):
             return None
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     kind=st.sampled_from(sorted(KINDS)),
     fault=st.sampled_from(sorted(FAULTS)),
@@ -90,7 +90,7 @@ def test_one_damaged_file_leaves_the_others_as_they_are(kind, fault, at, byte, c
     assert dataset.catalogue["source"].nunique() + counts["rejected"] == 10
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     kind=st.sampled_from(["set.tar", "set.tgz", "set.zip", "set.npz", "set.h5"]),
     fault=st.sampled_from(sorted(FAULTS)),

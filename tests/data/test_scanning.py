@@ -397,7 +397,7 @@ def content(kind: str, seed: int, dtype: str) -> tuple[str, bytes]:
     return ".fits", fits_file(image(seed, dtype), names)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     classes=CLASSES,
     place=PLACES,
