@@ -80,9 +80,9 @@ def simulate(
     names = tuple(canonical_class(name) for name in classes) if classes else None
     request = checked_request(preset, images_per_class, seed, image_size, noise_level, names, population, mode)
     size = request.image_size
+    _check_room(len(request.classes) * images_per_class * size**2 * 4, Path(folder) if folder else None)
     if folder is not None:
         return simulate_to_folder(request, Path(folder), processes, progress)
-    _check_memory(len(request.classes) * images_per_class * size**2 * 4)
     images = np.empty((len(request.classes) * images_per_class, 1, size, size), dtype=np.float32)
     rows = []
     for piece, truth in pieces_of(request, request.chunks(), processes, progress):
@@ -91,13 +91,18 @@ def simulate(
     return LensDataset(images, pd.DataFrame(rows), request.classes, describe(request))
 
 
-def _check_memory(needed: int) -> None:
-    """Raise `DataError` where `needed` bytes of images are more than the machine's memory."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > memory:
+def _check_room(needed: int, folder: Path | None) -> None:
+    """Raise `DataError` where `needed` bytes of images do not fit the disk of `folder`, or without one, the memory."""
+    if folder is None:
+        room, where = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "in memory"
+    else:
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        begun = folder / "images.npy"  # what a run that was interrupted has written is not needed again
+        room, where = shutil.disk_usage(there).free, f"on the disk of {folder}"
+        room += begun.stat().st_blocks * 512 if begun.exists() else 0
+    if needed > room:
         raise DataError(
-            f"the images take {needed / 1e9:,.0f} GB, and the memory has {memory / 1e9:,.0f}; simulate fewer, or write "
-            "them to a folder (folder=)"
+            f"the images need {needed / 1e9:,.2f} GB {where}, which has {room / 1e9:,.2f} GB left; simulate fewer"
         )
 
 
@@ -187,9 +192,6 @@ def begin(folder: Path, unfinished: Path, description: dict, shape: tuple[int, .
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: is a file; a data set needs a folder of its own, name another")
     folder.mkdir(parents=True, exist_ok=True)
-    needed, free = 4 * int(np.prod(shape)), shutil.disk_usage(folder).free
-    if needed > 0.95 * free:
-        raise DataError(f"{folder}: needs {needed / 1e9:.2f} GB, but the disk has {free / 1e9:.2f} GB left; free some")
     unfinished.mkdir(exist_ok=True)
     np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.float32, shape=shape)
     with whole_file(asked) as partial:
