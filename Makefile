@@ -26,7 +26,7 @@ study: $(INSTALLED)
 	$(BIN)/lensstudy run params/$(STUDY).yml
 
 test: $(INSTALLED)  # notebooks wait for their kernels half of the time, so they are validated beside the tests
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line test-package test-notebooks
+	@$(MAKE) --no-print-directory --jobs 2 test-package test-notebooks
 
 test-package: $(INSTALLED)
 	$(BIN)/python -m pytest $(TWO)
