@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -86,6 +87,7 @@ def _plain(text: str) -> str:
     return re.sub(r"[-_ ]+", "", text.strip().lower())
 
 
+@lru_cache(maxsize=4096)
 def _known(text: str) -> str | None:
     try:
         return canonical_class(text)
@@ -113,6 +115,7 @@ def _by_number(name: str) -> list:
 # ---- by place -------------------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=4096)
 def part_of(folder: str) -> tuple[str | None, str]:
     """The part that a folder is named for and the rest of its name: `train_lenses`, `test_set`, `Model_III_test`."""
     words = [word for word in re.split(r"[_\- ]+", folder) if word]
@@ -128,7 +131,9 @@ def of_place(names: Collection[str], where: str, classes: Sequence[str] | None =
 
     Raises `DataError` where nothing names a class, or where it is not clear which folders do.
     """
-    chains = {name: [part_of(folder) for folder in PurePosixPath(name).parent.parts] for name in names}
+    above = {name: name.rpartition("/")[0] for name in names}
+    of_folder = {one: [part_of(folder) for folder in PurePosixPath(one).parts] for one in set(above.values())}
+    chains = {name: of_folder[one] for name, one in above.items()}
     parts = {name: next((part for part, _ in reversed(chain) if part), None) for name, chain in chains.items()}
     rests = {name: [rest for _, rest in chain] for name, chain in chains.items()}
     texts = _known_folders(rests, classes)

@@ -124,7 +124,7 @@ def scan(
             unclear = error
         check_folders(listing, where, classes)
     scales = _scales(path, listing)
-    groups = lenses(names)
+    groups = {name: label.lens for name, label in known.items()} if known else lenses(names)
 
     def find() -> Iterator[Found]:
         for found in _decoded(listing, names, extension, processes, progress):
