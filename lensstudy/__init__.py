@@ -38,7 +38,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "deployment.predictor": ["Predictor", "predict"],
         "observations.cutouts": ["read_observation"],
         "observations.smooth_model": ["fit_lens"],
-        "figures.plots": ["show"],
+        "figures.style": ["show"],
         "figures": ["plots"],
     },
 )

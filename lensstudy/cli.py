@@ -440,13 +440,14 @@ def _contact_sheet(path: Path, sheet: Path, reading: dict) -> Path:
     import numpy as np
 
     from lensstudy.data.reading import read
-    from lensstudy.figures import plots as figures
+    from lensstudy.figures.data import examples
+    from lensstudy.figures.style import png
 
     with tempfile.TemporaryDirectory() as folder:  # so that a large set is not held in memory
         images = read(path, folder=folder, **reading)
         rows = [np.flatnonzero(images.labels == k) for k in range(len(images.classes))]
         some = images.subset(np.concatenate([r[np.unique(np.linspace(0, len(r) - 1, 6).astype(int))] for r in rows]))
-        drawn = figures.png(figures.examples(some.images, some.labels, some.classes, columns=6))
+        drawn = png(examples(some.images, some.labels, some.classes, columns=6))
     sheet.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(sheet) as partial:
         partial.write_bytes(drawn)

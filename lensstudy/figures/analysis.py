@@ -1,6 +1,6 @@
 """The figures of the analysis: scores under perturbations, calibration, cost, learning curves, truth, attribution.
 
-In the style and the colours of `figures.plots`, and shown with its `show`. Every interval is drawn, and where a bound
+In the style and the colours of `figures.style`, and shown with its `show`. Every interval is drawn, and where a bound
 of physics or a shortcut exists it is drawn beside the networks.
 """
 
@@ -11,23 +11,98 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from lensstudy.figures.plots import CHART, WIDTH, colour, draw_image
+from lensstudy.figures.style import CHART, WIDTH, colour, draw_image
 
 __all__ = [
     "along_truth",
     "attributions",
+    "comparison",
+    "confusion_matrices",
     "costs",
     "learning_curves",
     "mistakes",
     "reliability",
     "robustness",
+    "roc_curves",
+    "rotation_changes",
     "transfer",
 ]
 
 MARKERS = "osD^vP*X"
+
+
+def comparison(table: pd.DataFrame, metric: str = "auc", label: str = "test AUC") -> Figure:
+    """The headline: `metric` of every network under every perturbation of the test images, with intervals,
+    from `evaluation.summarise`."""
+    networks = list(dict.fromkeys(table["network"]))
+    perturbations = list(dict.fromkeys(table["perturbation"]))
+    figure, axes = plt.subplots(figsize=(WIDTH, 1 + 0.6 * len(networks)))
+    markers = ["o", "s", "D", "^"]
+    for y, network in enumerate(networks):
+        for k, name in enumerate(perturbations):
+            row = table[(table["network"] == network) & (table["perturbation"] == name)].iloc[0]
+            height = y + 0.2 * (k - (len(perturbations) - 1) / 2)
+            axes.plot([row[f"{metric}_low"], row[f"{metric}_high"]], [height] * 2, color=colour(network), lw=2)
+            axes.plot(row[metric], height, markers[k % 4], color=colour(network), ms=6, mfc="white" if k else None)
+    handles = [
+        plt.Line2D([], [], ls="", marker=markers[k % 4], color="0.3", mfc="white" if k else None, label=name)
+        for k, name in enumerate(perturbations)
+    ]
+    axes.legend(
+        handles=handles, title="test images", fontsize=8, title_fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
+    )
+    axes.set(yticks=range(len(networks)), xlabel=label, ylim=(len(networks) - 0.5, -0.5))
+    axes.set_yticklabels(networks)
+    return figure
+
+
+def roc_curves(curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> Figure:
+    """ROC curves, one panel a class; `curves[class][network] = (false positive rate, true positive rate)`."""
+    figure, axes = plt.subplots(1, len(curves), figsize=(min(3.6 * len(curves), WIDTH), 3), squeeze=False, sharey=True)
+    for axis, (title, networks) in zip(axes[0], curves.items(), strict=True):
+        for network, (false_positive, true_positive) in networks.items():
+            axis.plot(false_positive, true_positive, color=colour(network), label=network)
+        axis.plot([0, 1], [0, 1], color="0.6", lw=0.8, ls="--")
+        axis.set(title=f"{title} against the rest", xlabel="false positive rate", aspect="equal")
+    axes[0, 0].set_ylabel("true positive rate")
+    axes[0, -1].legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def confusion_matrices(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
+    """Share of each true class (rows) that a network called each class (columns)."""
+    figure, axes = plt.subplots(1, len(matrices), figsize=(min(2.8 * len(matrices), WIDTH), 2.7), squeeze=False)
+    for axis, (name, matrix) in zip(axes[0], matrices.items(), strict=True):
+        sns.heatmap(
+            matrix, annot=True, fmt=".2f", cmap="Blues", vmin=0, vmax=1, cbar=False, square=True, ax=axis,
+            xticklabels=classes, yticklabels=classes,
+        )  # fmt: skip
+        axis.set_gid(CHART)
+        axis.set(title=name, xlabel="predicted")
+        axis.set_ylabel("true" if axis is axes[0, 0] else "")
+    return figure
+
+
+def rotation_changes(changes: Mapping[str, np.ndarray], orientations: int) -> Figure:
+    """Share of images of which a probability changes by more than a given amount over rotations; the 95th percentile of
+    these changes is a network's rotation consistency."""
+    figure, axes = plt.subplots(figsize=(6.5, 3.4))
+    for name, values in changes.items():
+        values = np.sort(values)
+        axes.step(np.maximum(values, 1e-4), 1 - np.arange(len(values)) / len(values), color=colour(name), label=name)
+    axes.set(
+        xscale="log",
+        xlim=(1e-4, 1),
+        ylim=(0, 1.02),
+        xlabel=f"largest change of a probability over {orientations} orientations",
+        ylabel="share of images that change more",
+    )
+    axes.legend(fontsize=8)
+    return figure
 
 
 def robustness(table: pd.DataFrame, label: str = "test AUC") -> Figure:

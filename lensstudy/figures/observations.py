@@ -1,6 +1,6 @@
 """Figures of real lenses: observations and fits, changes of predictions, recovery, where a mass would help.
 
-A function draws and returns a matplotlib figure, in the style and colours of `figures.plots`, whose `show` displays it.
+A function draws and returns a matplotlib figure, in the style and colours of `figures.style`, whose `show` displays it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from lensstudy.figures.plots import IMAGES, WIDTH, colour
+from lensstudy.figures.style import IMAGES, WIDTH, colour
 
 __all__ = ["answers", "ood_scores", "gallery", "place_maps", "recovery_curves", "counterparts"]
 

@@ -16,7 +16,7 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
-from lensstudy.figures import plots
+from lensstudy.figures import style
 from lensstudy.report import execution, pages
 from lensstudy.report import index as report
 from lensstudy.report.execution import NotebookFailed, execute, source_hash
@@ -306,15 +306,15 @@ def test_stale_pages_are_found(home, page, tmp_path):
 
 
 DRAWS = """import matplotlib.pyplot as plt
-from lensstudy.figures import plots
+from lensstudy.figures import style
 
 def drawn_under_any_name(image):
     figure, axes = plt.subplots()
     axes.imshow(image) if image else axes.plot([0, 1])
     return figure
 
-plots.show(drawn_under_any_name([[0, 1], [1, 0]]), "Pixels of an image.", "pixels")
-plots.show(drawn_under_any_name(None), "A line.", "line")"""
+style.show(drawn_under_any_name([[0, 1], [1, 0]]), "Pixels of an image.", "pixels")
+style.show(drawn_under_any_name(None), "A line.", "line")"""
 
 
 @pytest.mark.parametrize(
@@ -354,10 +354,10 @@ def test_images_are_published_only_where_the_data_allow_it(tmp_path, about, give
 HOSTILE = """import pandas as pd
 import matplotlib.pyplot as plt
 from IPython.display import Latex
-from lensstudy.figures import plots
+from lensstudy.figures import style
 bad = "<script>alert(1)</script>"
 display(pd.DataFrame({bad: [bad]}), pd.DataFrame({bad: [bad]}).style.format(escape="html"))
-plots.show(plt.figure(), f"{bad} $x$ ${bad}$", f'" onload="alert(1)" {bad}')
+style.show(plt.figure(), f"{bad} $x$ ${bad}$", f'" onload="alert(1)" {bad}')
 print(bad)
 Latex(bad)"""
 
@@ -415,10 +415,10 @@ def test_a_picture_says_itself_whether_it_shows_images(tmp_path, drawn):
     figure, axes = plt.subplots()
     pixels = np.eye(4)
     if drawn == "chart":
-        axes.set_gid(plots.CHART)
+        axes.set_gid(style.CHART)
         axes.imshow(pixels)
     elif drawn == "inset":
-        axes.set_gid(plots.CHART)
+        axes.set_gid(style.CHART)
         axes.inset_axes([0, 0, 0.5, 0.5]).imshow(pixels)
     elif drawn == "annotation":
         axes.add_artist(AnnotationBbox(OffsetImage(pixels), (0.5, 0.5)))
@@ -427,7 +427,7 @@ def test_a_picture_says_itself_whether_it_shows_images(tmp_path, drawn):
     else:
         getattr(axes, drawn)(pixels)
     picture = tmp_path / "headline.png"
-    picture.write_bytes(plots.png(figure))
+    picture.write_bytes(style.png(figure))
     plt.close(figure)
     assert report.may_be_published(picture, [{}]) == (drawn in ("plot", "chart"))
     assert report.may_be_published(picture, [{"redistributable": True}])
