@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import posixpath
 import re
 import tarfile
 import zipfile
@@ -49,7 +50,7 @@ class Listing:
 
     def __post_init__(self):
         for name in self.names:
-            if any("\ud800" <= letter <= "\udfff" for letter in name):  # what Python makes of bytes that are no UTF-8
+            if not name.isascii() and re.search("[\ud800-\udfff]", name):  # Python's bytes that are no UTF-8
                 raise DataError(
                     f"{ascii(name)}: the name of this file is not UTF-8, so no table can hold it; rename it."
                 )
@@ -72,7 +73,7 @@ def resolve(path: str | Path) -> Path:
 
 
 def _is_hidden(name: str) -> bool:
-    return any(map(is_hidden, PurePosixPath(name).parts))
+    return any(is_hidden(part) for part in name.split("/") if part != ".")
 
 
 def _list_folder(root: Path) -> Listing:
@@ -87,13 +88,13 @@ def _list_folder(root: Path) -> Listing:
 
 
 def _check_member(archive: Path, name: str, total: int) -> None:
-    parts = PurePosixPath(name.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts or re.match(r"[A-Za-z]:", name):
+    parts = name.replace("\\", "/").split("/")
+    if not parts[0] and name or ".." in parts or re.match(r"[A-Za-z]:", name):
         raise DataError(
             f"{archive.name}: member '{printable(name)}' climbs out of the archive. No data set needs this; "
             "nothing of it was read. Repack the archive from inside its folder."
         )
-    if total > max(EXPANSION_FREE_BYTES, EXPANSION_LIMIT * archive.stat().st_size):
+    if total > EXPANSION_FREE_BYTES and total > EXPANSION_LIMIT * archive.stat().st_size:
         raise DataError(
             f"{archive.name}: {archive.stat().st_size:,} bytes that unpack to more than {total:,}, over "
             f"{EXPANSION_LIMIT} times as much. This looks like a decompression bomb; unpack it if you trust it."
@@ -127,7 +128,7 @@ def _open_tar(path: Path) -> tarfile.TarFile:
 
 
 def _list_tar(path: Path) -> Listing:
-    names, folders, ignored, total = {}, set(), [], 0
+    members, folders, ignored, total = {}, set(), [], 0
     try:
         with _open_tar(path) as tar:
             for member in tar:
@@ -138,13 +139,14 @@ def _list_tar(path: Path) -> Listing:
                         f"{path.name}: member '{printable(member.name)}' is a link or a device, not a file. "
                         "Links can point anywhere; repack the archive with the files themselves (tar --dereference)."
                     )
-                name = PurePosixPath(member.name).as_posix()
+                name = posixpath.normpath(member.name)
                 if _is_hidden(name):
                     continue
                 if member.isdir():
                     folders.add(name)
                 elif name.lower().endswith(READABLE):
-                    names[name] = member.offset  # of two members of one name the later counts, as in unpacking
+                    members.pop(name, None)  # of two members of one name the later counts, as in unpacking
+                    members[name] = member
                 else:
                     ignored.append(name)
     except (tarfile.TarError, EOFError, OSError, RecursionError, zlib.error, lzma.LZMAError) as error:
@@ -152,12 +154,11 @@ def _list_tar(path: Path) -> Listing:
 
     def stream(some):
         with _open_tar(path) as tar:
-            for member in tar:
-                name = PurePosixPath(member.name).as_posix()
-                if name in some and names.get(name) == member.offset:
+            for name, member in members.items():  # in the order of the archive, so that it is unpacked once
+                if name in some:
                     yield name, tar.extractfile(member).read()
 
-    return Listing("tar", list(names), folders | parents(names), ignored, stream)
+    return Listing("tar", list(members), folders | parents(members), ignored, stream)
 
 
 def _list_zip(path: Path) -> Listing:
@@ -227,7 +228,8 @@ def _list_hdf5(path: Path) -> Listing:
 
 def parents(names: Iterable[str]) -> set[str]:
     """All folders above the files `names`."""
-    return {parent.as_posix() for name in names for parent in PurePosixPath(name).parents} - {"."}
+    folders = {name.rpartition("/")[0] for name in names} - {""}
+    return {place.as_posix() for one in folders for place in PurePosixPath(one, "*").parents} - {"."}
 
 
 def list_path(path: Path, labelled: bool = True) -> Listing:

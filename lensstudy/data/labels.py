@@ -230,8 +230,8 @@ def lenses(names: Iterable[str]) -> dict[str, str]:
     """Which files show one lens in several bands: those whose names differ only in the names of bands."""
     found: dict[str, dict[tuple[str, ...], list[str]]] = defaultdict(lambda: defaultdict(list))
     for name in names:
-        path = PurePosixPath(name)
-        pieces = [*path.parent.parts, *filter(None, _SEPARATE.split(path.name.rsplit(".", 1)[0]))]
+        *folders, file = name.split("/")
+        pieces = [*folders, *filter(None, _SEPARATE.split(file.rsplit(".", 1)[0]))]
         if bands := tuple(piece.lower() for piece in pieces if BAND.fullmatch(piece)):
             found["/".join("*" if BAND.fullmatch(piece) else piece for piece in pieces)][bands].append(name)
     return {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import posixpath
 import re
 import warnings
 from collections import Counter
@@ -167,7 +168,7 @@ class _Pixels:
     def append(self, images: np.ndarray) -> None:
         if self.wanted is None and not np.can_cast(images.dtype, self.dtype, "safe"):
             self._widen(np.promote_types(self.dtype, images.dtype))
-        self.file.write(images.astype(self.dtype).tobytes())
+        self.file.write(np.ascontiguousarray(images, self.dtype).data)
         self.count += len(images)
 
     def _widen(self, dtype: np.dtype) -> None:
@@ -261,7 +262,7 @@ def _collect(listed: Scan, dtype, folder: Path | None) -> tuple[np.ndarray, pd.D
             if not in_order:
                 _reorder(partial, order)
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    hashes = (hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=8).hexdigest() for image in images)
+    hashes = (hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).hexdigest() for image in images)
     catalogue.insert(2, "hash", list(hashes))
     return images, catalogue, rejected
 
@@ -282,13 +283,13 @@ def _reorder(file: Path, order: np.ndarray) -> None:
 
 
 def _unique_names(catalogue: pd.DataFrame) -> pd.Series:
-    stems = catalogue["source"].map(lambda source: PurePosixPath(source).stem)
+    paths = catalogue["source"].map(lambda source: posixpath.splitext(source)[0])
     in_stacks = catalogue["index"].groupby(catalogue["source"]).transform("max") > 0
     numbers = np.where(in_stacks, "-" + catalogue["index"].astype(str).str.zfill(5), "")
-    for names in (stems + numbers, catalogue["source"].map(lambda s: str(PurePosixPath(s).with_suffix(""))) + numbers):
-        if names.is_unique:
-            return names
-    return catalogue["source"] + numbers
+    for names in (paths.map(posixpath.basename), paths, catalogue["source"]):
+        if (names + numbers).is_unique:
+            break
+    return names + numbers
 
 
 def _report(listed: Scan, rejected: list[dict], lost: set[str]) -> None:

@@ -200,7 +200,7 @@ def _has_labels_beside(listing: Listing, labels) -> bool:
 
 
 def _folder(name: str) -> str:
-    return str(PurePosixPath(name).parent)
+    return name.rpartition("/")[0]
 
 
 def _attempt(job: tuple) -> Found:
