@@ -163,16 +163,16 @@ rule improve:
 
 rule apply:
     input:
-        source("07-apply", "deployment.exporting", "evaluation.attribution"),
+        source("08-apply", "deployment.exporting", "evaluation.attribution"),
         f"{RUNS}/notebooks/04-analyse.ipynb",
     output:
-        f"{RUNS}/notebooks/07-apply.ipynb",
-        f"{REPORTS}/07-apply.html",
+        f"{RUNS}/notebooks/08-apply.ipynb",
+        f"{REPORTS}/08-apply.html",
     params:
         values(*TRAININGS, "application"),
         data_state(study, "application").digest,
     shell:
-        command("07-apply")
+        command("08-apply")
 
 
 rule validate:

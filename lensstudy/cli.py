@@ -54,7 +54,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 CELL_TIMEOUT_S = 24 * 3600
-FOREIGN_FILES = {"06-validate-on-real-lenses": "observations", "07-apply": "application"}  # group that names them
+FOREIGN_FILES = {"06-validate-on-real-lenses": "observations", "08-apply": "application"}  # group that names them
 TABLES_ONLY = "04-analyse"  # the page that needs no image of the data, which may not be ours to pass on
 
 

@@ -41,7 +41,7 @@ PAGES = (
     "04-analyse",
     "05-improve",
     "06-validate-on-real-lenses",
-    "07-apply",
+    "08-apply",
 )
 
 

@@ -131,8 +131,8 @@ NOTEBOOKS = (
     "04-analyse",
     "05-improve",
     "06-validate-on-real-lenses",
-    "07-apply",
-    "08-across-presets",
+    "08-apply",
+    "09-across-presets",
 )
 
 

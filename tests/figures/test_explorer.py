@@ -1,4 +1,4 @@
-"""The explorer of 07, moved as a front end moves it: by messages to its widgets in a running kernel, no browser."""
+"""The explorer of 08, moved as a front end moves it: by messages to its widgets in a running kernel, no browser."""
 
 import base64
 import io
@@ -55,9 +55,9 @@ class Explorer:
 
 @pytest.fixture(scope="module")
 def explorer(root, tmp_path_factory):
-    """07 with its default parameters and one network, run as far as its explorer, the kernel still alive."""
+    """08 with its default parameters and one network, run as far as its explorer, the kernel still alive."""
     home = tmp_path_factory.mktemp("home")
-    notebook = nbformat.read(root / "notebooks" / "07-apply.ipynb", as_version=4)
+    notebook = nbformat.read(root / "notebooks" / "08-apply.ipynb", as_version=4)
     last = next(i for i, cell in enumerate(notebook.cells) if "interactive" in cell.metadata.get("tags", ()))
     first = next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
     change = nbformat.v4.new_code_cell('networks = ["d4-steerable-cnn"]')
