@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from scipy.interpolate import make_interp_spline
 
 __all__ = ["resample", "resample_with_noise", "shares"]
 
@@ -84,6 +83,8 @@ def shares(
 ) -> np.ndarray:
     """How much of the flux of each of `count` pixels goes to each of `size` new ones, along one axis: `(size, count)`;
     the arguments are those of `resample`."""
+    from scipy.interpolate import make_interp_spline  # slow to import; not for images that have the right pixels
+
     old = (np.arange(count + 1) - count / 2) * pixel_scale - center
     new = (np.arange(size + 1) - size / 2) * new_scale
     up_to = np.tri(count + 1, count, -1)  # flux of each pixel below each edge

@@ -36,8 +36,7 @@ from lensstudy.deployment.card import Card
 from lensstudy.deployment.onnx_network import AT_ONCE, INT8_FILE, ONNX_FILE, OnnxNetwork
 from lensstudy.evaluation.ood import OODDetector, image_statistics, thumbnails
 from lensstudy.files import printable
-from lensstudy.lensing.populations import preset_named
-from lensstudy.lensing.presets import LensingError
+from lensstudy.lensing.presets import SCALING
 
 __all__ = ["STATES", "Predictor", "class_by_folder", "find", "predict"]
 
@@ -490,8 +489,8 @@ def _per_pixel(card: Card) -> bool:
     """Whether the brightness of the training images was flux a pixel, rather than relative to each image's own peak."""
     peak = card.images.brightness.get("maximum")
     try:
-        return preset_named(card.training["data"]["preset"]).scaling == "counts"
-    except (KeyError, TypeError, LensingError):  # images that were read, or a preset of another version
+        return SCALING[card.training["data"]["preset"]] == "counts"
+    except (KeyError, TypeError):  # images that were read, or a preset of another version
         return peak not in (1.0, 255.0)
 
 

@@ -26,7 +26,7 @@ from lensstudy.lensing.cosmology import (
     source_convention_factor,
 )
 from lensstudy.lensing.instruments import INSTRUMENTS, Instrument
-from lensstudy.lensing.presets import LensingError, RealisticPopulation, check_preset
+from lensstudy.lensing.presets import SCALING, LensingError, RealisticPopulation, check_preset
 from lensstudy.lensing.profiles import nfw_scales, sersic_total
 from lensstudy.lensing.sources import cutout_files
 
@@ -66,8 +66,7 @@ class Preset:
     """A population and its conventions: `draw(class_name, generator, population)` gives what is not zero of a row.
 
     `area_per_mass` is the squared Einstein radius of one solar mass in arcsec^2. A vortex is a chain of `vortex_points`
-    equal point masses, or a continuous line where that is 0. Images are `counts`, divided by their `peak`, or scaled so
-    that their `range` becomes 0 to 1.
+    equal point masses, or a continuous line where that is 0.
     """
 
     name: str
@@ -75,7 +74,11 @@ class Preset:
     draw: Callable[[str, np.random.Generator, dict], dict]
     area_per_mass: float
     vortex_points: int = 0
-    scaling: str = "counts"
+
+    @property
+    def scaling(self) -> str:
+        """How the brightness of its images is scaled: `counts`, `peak` or `range`."""
+        return SCALING[self.name]
 
 
 @functools.cache
@@ -84,7 +87,7 @@ def preset_named(name: str) -> Preset:
     check_preset(name)
     if name == "common_test":
         instrument = INSTRUMENTS["deeplense-common-test"]
-        return Preset(name, instrument, draw_common_test, area_per_mass(), scaling="range")
+        return Preset(name, instrument, draw_common_test, area_per_mass())
     if name == "realistic":
         instrument = INSTRUMENTS[RealisticPopulation().instrument]
         return Preset(name, instrument, draw_realistic, area_per_mass())
@@ -187,7 +190,7 @@ def deeplense_preset(name: str) -> Preset:
         factor, time = source_convention_factor(), (0.0, 0.0)
         amplitude = 2 * instrument.count_rate(20.0) / sersic_total(0.25, 1.0)
     draw = functools.partial(draw_deeplense, area=area, factor=factor, amplitude=amplitude, log_time=time)
-    return Preset(name, instrument, draw, area * factor, 100, "peak" if name == "model_3" else "counts")
+    return Preset(name, instrument, draw, area * factor, 100)
 
 
 def draw_deeplense(

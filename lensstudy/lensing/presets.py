@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-__all__ = ["PRESETS", "LensingError", "RealisticPopulation", "check_preset", "population_of"]
+__all__ = ["PRESETS", "SCALING", "LensingError", "RealisticPopulation", "check_preset", "population_of"]
 
 PRESETS = {
     "model_1": "DeepLense's model 1: photon and background noise, 150 pixels of 0.05 arcsec; all lenses alike",
@@ -19,6 +19,13 @@ PRESETS = {
     "model_3": "DeepLense's model 3: HST, no noise, divided by the peak, 64 pixels of 0.08 arcsec; all lenses alike",
     "common_test": "DeepLense's Common Test 1, as fitting recovered it: 150 pixels of 0.05 arcsec, scaled from 0 to 1",
     "realistic": "lenses that differ, classes told apart by substructure alone: HST or Euclid with noise, in counts",
+}
+SCALING = {  # images in counts, each divided by its own peak, or each scaled so that its range becomes 0 to 1
+    "model_1": "counts",
+    "model_2": "counts",
+    "model_3": "peak",
+    "common_test": "range",
+    "realistic": "counts",
 }
 
 
