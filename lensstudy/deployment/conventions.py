@@ -25,7 +25,7 @@ from lensstudy.data.dataset import DataError, LensDataset, canonical_class
 from lensstudy.data.preprocess import Preprocess
 
 if TYPE_CHECKING:
-    from lensstudy.networks.registry import Network
+    from lensstudy.networks.architectures import Network
 
 __all__ = [
     "CROPS",

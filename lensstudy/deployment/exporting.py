@@ -31,7 +31,7 @@ from lensstudy.files import FileError, read_json, regular
 from lensstudy.training.run import read_card
 
 if TYPE_CHECKING:
-    from lensstudy.networks.registry import Network
+    from lensstudy.networks.architectures import Network
     from lensstudy.training.fitting import TrainedNetwork
 
 __all__ = ["FORMATS", "Card", "CardError", "export", "exported", "outputs"]

@@ -26,7 +26,7 @@ from lensstudy.deployment.card import CardError
 from lensstudy.files import printable, regular
 
 if TYPE_CHECKING:
-    from lensstudy.networks.registry import Network
+    from lensstudy.networks.architectures import Network
 
 __all__ = ["INT8_FILE", "ONNX_FILE", "OnnxNetwork", "check_onnx", "write_int8", "write_onnx"]
 
@@ -175,8 +175,8 @@ class _OutputsOfOthers(nn.Module):
 
 
 def _outputs(network: nn.Module) -> nn.Module:
+    from lensstudy.networks.architectures import Network
     from lensstudy.networks.folding import folded
-    from lensstudy.networks.registry import Network
 
     return (_Outputs(folded(network)) if isinstance(network, Network) else _OutputsOfOthers(network)).eval()
 

@@ -9,7 +9,9 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "registry": ["Network", "build_network", "network_names", "register", "describe", "plain_baseline"],
+        "registry": ["build_network", "network_names", "register", "plain_baseline"],
+        "architectures": ["Network"],
+        "description": ["describe"],
         "groups": ["invariance_error", "SymmetryError"],
     },
 )

@@ -2,9 +2,9 @@
 
 An architecture (a stack of convolutions, a ResNet) is written once; a set of layers then decides which symmetry it
 has. Plain layers give none; regular fields of C_N or D_N, and irreducible fields of SO(2) or O(2), let every feature
-rotate with the image. The head is invariant for all: pooling over the group, the mean over the image, one linear layer.
-Total channels are the same whatever the group, so the networks of one architecture cost the same, and
-`plain_baseline` names the plain network to compare each one with, at equal channels or at equal parameters.
+rotate with the image. Total channels are the same whatever the group, so the networks of one architecture cost the
+same, and `plain_baseline` names the plain network to compare each one with, at equal channels or at equal parameters.
+`register` adds networks of one's own.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ import json
 import os
 import re
 import sys
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +26,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from lensstudy.files import regular, whole_file
 from lensstudy.networks import names
-from lensstudy.networks.batchnorm import FieldBatchNorm, release_scratch
-from lensstudy.networks.folding import folded
+from lensstudy.networks.architectures import Network, conv_network, resnet, strided_resnet
+from lensstudy.networks.description import count_parameters
 from lensstudy.networks.groups import SymmetryError
 from lensstudy.networks.layers import (
     POOLINGS,
@@ -42,67 +39,24 @@ from lensstudy.networks.layers import (
     PlainLayers,
     RegularLayers,
     RestrictedLayers,
-    SteerableConv,
-    Steps,
 )
 from lensstudy.provenance import plugin_files
 
 __all__ = [
-    "Network",
     "as_network",
     "build_network",
     "check_name",
-    "count_parameters",
-    "describe",
-    "feature_maps",
     "load_plugins",
     "load_weights",
-    "multiply_accumulates",
     "network_names",
-    "peak_memory",
+    "plain_baseline",
+    "recalibrate_batch_norm",
     "register",
     "save_weights",
-    "recalibrate_batch_norm",
-    "rotated_filters",
-    "plain_baseline",
+    "source_hash",
 ]
 
 CHANNELS_MULTIPLE = 16  # divisible by the order of every group up to D8, so all can have the same channels
-
-
-class Network(nn.Module):
-    """A classifier of `(B, in_channels, image_size, image_size)` float32 images; returns logits `(B, n_classes)`.
-
-    `name` is the registry's, `group` the symmetry under which the logits do not change ('' for none).
-    """
-
-    def __init__(self, body: nn.Module, layers: PlainLayers, fields, n_classes: int):
-        super().__init__()
-        self.body = body
-        self.invariant, n_features = layers.invariant(fields)
-        self.classifier = nn.Linear(n_features, n_classes)
-        self.name, self.group, self.n_classes = "", layers.group, n_classes
-        self.image_size, self.in_channels = 0, 1
-        self.at_once = 0  # images that an exported network takes at once on a processor; 0: all
-
-    def forward(self, images: Tensor) -> Tensor:
-        expected = (self.in_channels, self.image_size, self.image_size)
-        if tuple(images.shape[1:]) != expected:
-            raise ValueError(
-                f"network '{self.name}' takes images of shape (B, {', '.join(map(str, expected))}), but got "
-                f"{tuple(images.shape)}: crop or resample them, or build the network for their size"
-            )
-        if self.at_once and images.device.type == "cpu" and not torch.compiler.is_compiling():
-            return torch.cat([self._logits(piece) for piece in images.split(self.at_once)])
-        return self._logits(images)
-
-    def _logits(self, images: Tensor) -> Tensor:
-        return self.classifier(self.features(images))
-
-    def features(self, images: Tensor) -> Tensor:
-        """Return what the last layer gets: invariant features `(B, F)`, means over the image."""
-        maps = self.body(images.contiguous(memory_format=torch.channels_last))
-        return self.invariant(maps).mean((2, 3))
 
 
 def as_network(network: nn.Module, name: str, image_size: int, in_channels: int) -> nn.Module:
@@ -146,128 +100,6 @@ def _last_inputs(network: nn.Module, images: Tensor) -> Tensor:
     return caught[-1]
 
 
-# Architectures --------------------------------------------------------------------------------------------------------
-
-
-def _conv_network(
-    layers,
-    image_size: int,
-    n_classes: int,
-    in_channels: int,
-    channels: Sequence[int],
-    depth: int = 1,
-    kernel_sizes: Sequence[int] = (5, 5, 3, 3, 3),
-    pool_after: Sequence[int] = (1, 2, 3),
-    pooling: str = "average",
-) -> Network:
-    """Convolution, batch norm, nonlinearity, `depth` times for each of `channels`; pooled after the entries numbered in
-    `pool_after`."""
-    parts, size, inputs, number = OrderedDict(), image_size, layers.image(in_channels), 0
-    for step, (count, kernel_size) in enumerate(zip(channels, kernel_sizes, strict=True), start=1):
-        for _ in range(depth):
-            number += 1
-            outputs = layers.fields(count)
-            parts[f"conv{number}"] = layers.conv(inputs, outputs, kernel_size)
-            parts[f"norm{number}"] = layers.norm(outputs)
-            parts[f"relu{number}"], inputs = layers.activation(outputs)
-        if step in pool_after:
-            parts[f"pool{number}"] = POOLINGS[pooling](size)
-            size = parts[f"pool{number}"].size
-            layers, inputs = layers.after_pooling(inputs, list(pool_after).index(step) + 1)
-    return Network(Steps(parts), layers, inputs, n_classes)
-
-
-class ResidualBlock(nn.Module):
-    """The basic block of He et al. (2016): two 3x3 convolutions and a shortcut."""
-
-    def __init__(self, layers, inputs, outputs, **stride):
-        super().__init__()
-        self.conv1, self.norm1 = layers.conv(inputs, outputs, 3, **stride), layers.norm(outputs)
-        self.conv2, self.norm2 = layers.conv(outputs, outputs, 3), layers.norm(outputs)
-        self.shortcut = nn.Identity()
-        if stride or inputs != outputs:
-            self.shortcut = nn.Sequential(layers.conv(inputs, outputs, 1, **stride), layers.norm(outputs))
-
-    def forward(self, features: Tensor) -> Tensor:
-        change = self.conv1(features)
-        if isinstance(self.norm1, FieldBatchNorm):
-            change = self.norm1(change, relu=True)
-        else:
-            change = torch.relu_(self.norm1(change))
-        change = self.norm2(self.conv2(change))
-        return torch.relu_(change + self.shortcut(features))
-
-
-class BottleneckBlock(nn.Module):
-    """The block of the deeper ResNets of He et al. (2016): 1x1, 3x3 and 1x1, with a quarter of the channels between.
-    The stride is in the 3x3 convolution, as in torchvision."""
-
-    def __init__(self, layers, inputs, outputs, **stride):
-        super().__init__()
-        self.conv1, self.norm1 = layers.conv(inputs, outputs // 4, 1), layers.norm(outputs // 4)
-        self.conv2, self.norm2 = layers.conv(outputs // 4, outputs // 4, 3, **stride), layers.norm(outputs // 4)
-        self.conv3, self.norm3 = layers.conv(outputs // 4, outputs, 1), layers.norm(outputs)
-        self.shortcut = nn.Identity()
-        if stride or inputs != outputs:
-            self.shortcut = nn.Sequential(layers.conv(inputs, outputs, 1, **stride), layers.norm(outputs))
-
-    def forward(self, features: Tensor) -> Tensor:
-        change = torch.relu_(self.norm1(self.conv1(features)))
-        change = torch.relu_(self.norm2(self.conv2(change)))
-        return torch.relu_(self.norm3(self.conv3(change)) + self.shortcut(features))
-
-
-def _resnet(
-    layers,
-    image_size: int,
-    n_classes: int,
-    in_channels: int,
-    channels: Sequence[int],
-    depth: int = 1,
-    blocks: Sequence[int] = (2, 2, 2),
-    kernel_size: int = 5,
-    pooling: str = "average",
-) -> Network:
-    """A ResNet that pools symmetrically where others take strides: a stem, then `blocks[i] * depth` residual blocks of
-    `channels[i]` channels, each stage on half the pixels of the one before."""
-    stem = layers.fields(channels[0])
-    parts = OrderedDict(conv=layers.conv(layers.image(in_channels), stem, kernel_size), norm=layers.norm(stem))
-    parts["relu"], inputs = layers.activation(stem)
-    size = image_size
-    for stage, (count, number) in enumerate(zip(channels, blocks, strict=True), start=1):
-        parts[f"pool{stage}"] = POOLINGS[pooling](size)
-        size = parts[f"pool{stage}"].size
-        for block in range(1, number * depth + 1):
-            outputs = layers.fields(count)
-            parts[f"block{stage}-{block}"] = ResidualBlock(layers, inputs, outputs)
-            inputs = outputs
-    return Network(Steps(parts), layers, inputs, n_classes)
-
-
-def _strided_resnet(
-    layers,
-    image_size: int,
-    n_classes: int,
-    in_channels: int,
-    channels: Sequence[int],
-    depth: int = 1,
-    blocks: Sequence[int] = (2, 2, 2, 2),
-    bottleneck: bool = False,
-) -> Network:
-    """ResNet-18, -34 or, of bottlenecks, -50, as torchvision has them and DeepLense uses them, for any number of image
-    channels."""
-    parts = OrderedDict(conv=layers.conv(in_channels, channels[0], 7, stride=2), norm=layers.norm(channels[0]))
-    parts |= OrderedDict(relu=nn.ReLU(inplace=True), pool=nn.MaxPool2d(3, 2, 1))
-    inputs = channels[0]
-    for stage, (count, number) in enumerate(zip(channels, blocks, strict=True), start=1):
-        for block in range(1, number * depth + 1):
-            stride = {"stride": 2} if stage > 1 and block == 1 else {}
-            made, outputs = (BottleneckBlock, 4 * count) if bottleneck else (ResidualBlock, count)
-            parts[f"block{stage}-{block}"] = made(layers, inputs, outputs, **stride)
-            inputs = outputs
-    return Network(Steps(parts), layers, inputs, n_classes)
-
-
 # The registry ---------------------------------------------------------------------------------------------------------
 
 
@@ -286,17 +118,17 @@ class Configuration:
 _STACK = (32, 64, 128, 192, 192)
 _CLASSIC = {"kernel_sizes": (3,) * 6, "pool_after": (2, 4, 6)}
 _PLAIN = {
-    "resnet18": Configuration(_strided_resnet, (64, 128, 256, 512)),
-    "resnet34": Configuration(_strided_resnet, (64, 128, 256, 512), options={"blocks": (3, 4, 6, 3)}),
-    "plain-cnn": Configuration(_conv_network, _STACK),
-    "plain-antialiased-cnn": Configuration(_conv_network, _STACK, options={"pooling": "antialiased"}),
-    "plain-resnet": Configuration(_resnet, (32, 64, 128)),
-    "plain-wide-resnet": Configuration(_resnet, (64, 128, 256)),
-    "plain-classic-cnn": Configuration(_conv_network, (32, 32, 64, 64, 128, 128), options=_CLASSIC),
+    "resnet18": Configuration(strided_resnet, (64, 128, 256, 512)),
+    "resnet34": Configuration(strided_resnet, (64, 128, 256, 512), options={"blocks": (3, 4, 6, 3)}),
+    "plain-cnn": Configuration(conv_network, _STACK),
+    "plain-antialiased-cnn": Configuration(conv_network, _STACK, options={"pooling": "antialiased"}),
+    "plain-resnet": Configuration(resnet, (32, 64, 128)),
+    "plain-wide-resnet": Configuration(resnet, (64, 128, 256)),
+    "plain-classic-cnn": Configuration(conv_network, (32, 32, 64, 64, 128, 128), options=_CLASSIC),
 }
 _IRREDUCIBLE = {
-    "so2-harmonic": Configuration(_conv_network, _STACK, partial(IrrepLayers, "SO2", gated=False), "plain-cnn"),
-    "o2-gated": Configuration(_conv_network, _STACK, partial(IrrepLayers, "O2", gated=True), "plain-cnn"),
+    "so2-harmonic": Configuration(conv_network, _STACK, partial(IrrepLayers, "SO2", gated=False), "plain-cnn"),
+    "o2-gated": Configuration(conv_network, _STACK, partial(IrrepLayers, "O2", gated=True), "plain-cnn"),
 }
 _REGISTERED: dict[str, Callable[..., nn.Module]] = {}  # by name, what `register` was given
 NAME = r"[a-z0-9][a-z0-9-]*"  # of a network: it becomes the name of folders and pages
@@ -553,120 +385,6 @@ def recalibrate_batch_norm(network: nn.Module, images: Tensor) -> nn.Module:
     for layer, momentum in momenta.items():
         layer.momentum = momentum
     return network.train(training)
-
-
-# What a network is ----------------------------------------------------------------------------------------------------
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Number of learned weights."""
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def multiply_accumulates(network: Network) -> int:
-    """Multiplications of one image's pass through convolutions and the classifier."""
-    return sum(row["multiply_accumulates"] for row in describe(network))
-
-
-def peak_memory(step: Callable[[], object]) -> int:
-    """The most bytes that tensors on the processor take at one time during `step()`, beyond those there before."""
-    release_scratch()
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler announces itself otherwise
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return max(accumulate((event.nbytes() for event in sorted(events, key=lambda e: e.start_ns())), initial=0))
-
-
-def describe(network: Network) -> list[dict]:
-    """List the layers of a network in order of use.
-
-    Args:
-        network: a network of `build_network`.
-
-    Returns:
-        One row a layer: `layer`, `type`, `fields` (how its channels move when the image is rotated), `channels`, `size`
-        (pixels a side of its output), `parameters`, `multiply_accumulates` (for one image).
-
-    Example:
-        >>> rows = describe(build_network("d4-steerable-cnn", 33, 3, width=0.25))
-        >>> rows[0]["layer"], rows[0]["channels"]
-        ('body.conv1', 16)
-    """
-    rows, known, multiplications = [], {}, _multiplications(network)
-
-    def note(name, layer, inputs, output):
-        channels, *size = output.shape[1:]
-        kept = known.get(inputs[0].shape[1], "") if inputs[0].shape[1] == channels else ""  # norm, ReLU and pooling
-        fields = getattr(layer, "fields", "" if isinstance(layer, nn.Conv2d) else kept) or f"{channels} scalars"
-        known[channels] = fields
-        rows.append(
-            {
-                "layer": name,
-                "type": type(layer).__name__,
-                "fields": fields,
-                "channels": channels,
-                "size": size[0] if size else 1,
-                "parameters": count_parameters(layer),
-                "multiply_accumulates": multiplications.get(name, 0),
-            }
-        )
-
-    _watch(network, note, _blank(network))
-    return rows
-
-
-def _blank(network: Network) -> Tensor:
-    return next(network.parameters()).new_zeros(1, network.in_channels, network.image_size, network.image_size)
-
-
-@torch.no_grad()
-def _multiplications(network: Network) -> dict[str, int]:
-    """Multiply-accumulates of one image by layer, as torch counts them in the folded network: what expands a steerable
-    filter belongs to training and not to an image."""
-    with FlopCounterMode(display=False) as counter:
-        folded(network)(_blank(network))
-    counts = {name.partition(".")[2]: sum(found.values()) // 2 for name, found in counter.get_flop_counts().items()}
-    return {name: count for name, count in counts.items() if name}
-
-
-def feature_maps(network: Network, images: Tensor) -> dict[str, Tensor]:
-    """The output `(B, C, H, W)` of each step of the network's body, by name, in evaluation mode."""
-    maps = {}
-    steps = {id(layer): name for name, layer in network.body.named_children()}
-
-    def note(_name, layer, _inputs, output):
-        if id(layer) in steps:
-            maps[steps[id(layer)]] = output.clone()  # the next ReLU may work in place
-
-    _watch(network, note, images, every=True)
-    return maps
-
-
-@torch.no_grad()
-def _watch(network: Network, note: Callable, images: Tensor, every: bool = False):
-    """One pass in evaluation mode; calls `note(name, layer, inputs, output)` for each innermost (or every) layer."""
-    hooks = [
-        layer.register_forward_hook(partial(note, name))
-        for name, layer in network.named_modules()
-        if every or not list(layer.children())
-    ]
-    training = network.training
-    network.eval()
-    try:
-        network(images)
-    finally:
-        network.train(training)
-        for hook in hooks:
-            hook.remove()
-
-
-@torch.no_grad()
-def rotated_filters(conv: SteerableConv, field: int = 0, channel: int = 0) -> Tensor:
-    """One learned filter and its copies under the group, `(|G|, k, k)`: those of output field `field` of a steerable
-    convolution to regular fields, acting on input channel `channel`."""
-    order = conv.out_channels // int(conv.fields.split()[0])
-    return conv.filter()[field * order : (field + 1) * order, channel]
 
 
 # Weights --------------------------------------------------------------------------------------------------------------

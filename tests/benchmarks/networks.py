@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from lensstudy.networks.architectures import Network
 from lensstudy.networks.batchnorm import FieldBatchNorm
 from lensstudy.networks.folding import folded
 from lensstudy.networks.groups import e2cnn, gspace, invariance_error, rotate
 from lensstudy.networks.layers import AntialiasedPool, SteerableConv, SymmetricPool
-from lensstudy.networks.registry import Network, build_network, network_names, plain_baseline, recalibrate_batch_norm
+from lensstudy.networks.registry import build_network, network_names, plain_baseline, recalibrate_batch_norm
 
 NAME, IMAGE_SIZE, CLASSES = "d4-steerable-cnn", 64, 3
 enn = e2cnn.nn

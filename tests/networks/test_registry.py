@@ -1,29 +1,20 @@
 """Every network of the registry: invariant where it says so, small on disk, the same after loading."""
 
-import io
 import itertools
-import pickle
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from lensstudy.networks.folding import folded
-from lensstudy.networks.groups import SymmetryError, invariance_error, rotate
-from lensstudy.networks.layers import SteerableConv
+from lensstudy.networks.description import count_parameters, multiply_accumulates
+from lensstudy.networks.groups import SymmetryError, invariance_error
 from lensstudy.networks.registry import (
     build_network,
     check_name,
-    count_parameters,
-    describe,
-    feature_maps,
     load_weights,
-    multiply_accumulates,
     network_names,
-    peak_memory,
     plain_baseline,
     recalibrate_batch_norm,
-    rotated_filters,
     save_weights,
 )
 from tests.benchmarks.networks import StraightforwardNetwork, blobs, digits_error
@@ -134,39 +125,6 @@ def test_images_of_another_size_are_refused():
         build_network("d4-steerable-cnn", 64, 3)(torch.zeros(1, 1, 72, 72))
 
 
-def test_description_adds_up():
-    network = build_network("d4-steerable-cnn", 64, 3)
-    rows = describe(network)
-    assert sum(row["parameters"] for row in rows) == count_parameters(network)
-    assert rows[0] == {
-        "layer": "body.conv1",
-        "type": "SteerableConv",
-        "fields": "4 regular(D4)",
-        "channels": 32,
-        "size": 64,
-        "parameters": 44,
-        "multiply_accumulates": 64**2 * 5**2 * 32,
-    }
-    assert rows[1]["fields"] == "4 regular(D4)" and network.training
-
-
-def test_peak_of_memory_is_the_most_at_one_time():
-    megabyte = 2**20
-
-    def step():
-        first = torch.ones(megabyte // 4)
-        second = first.repeat(2)
-        del first
-        return second.repeat(2)  # two beside four
-
-    assert peak_memory(step) == pytest.approx(6 * megabyte, rel=0.01)
-    assert peak_memory(lambda: None) == 0
-    network, images = build_network("d4-steerable-cnn", 32, 3), torch.randn(8, 1, 32, 32)
-    first, again = (peak_memory(lambda: network(images).sum().backward()) for _ in range(2))
-    largest_map = 4 * 8 * 32 * 32**2
-    assert first == pytest.approx(again, rel=0.1) and first > 2 * largest_map
-
-
 def test_weights_survive_a_file_in_either_mode(tmp_path):
     network, images = build_network("d4-steerable-cnn", 32, 3, seed=1), torch.randn(4, 1, 32, 32)
     network(images)  # moves the averages of batch norm
@@ -184,24 +142,6 @@ def test_wrong_weights_are_refused(tmp_path):
     path.write_bytes(b"not weights at all")
     with pytest.raises(ValueError, match="not a file of weights"):
         load_weights(build_network("c4-steerable-cnn", 32, 3), path)
-
-
-def test_parameters_of_a_steerable_network_by_hand():
-    """A steerable filter is a sum of circular harmonics on rings of pixels: one on the centre, 1 + 2 * 2 on each ring
-    around it (frequencies up to 2). That makes 6 free numbers for 3x3 pixels and 11 for 5x5; between regular fields,
-    one such filter for each of the 8 relative orientations of D4."""
-    fields, harmonics = [4, 8, 16, 24, 24], [11, 11, 6, 6, 6]
-    first = harmonics[0] * fields[0]
-    others = sum(8 * h * a * b for h, a, b in zip(harmonics[1:], fields[:-1], fields[1:], strict=True))
-    norms, classifier = 2 * sum(fields), 24 * 3 + 3
-    assert count_parameters(build_network("d4-steerable-cnn", 64, 3)) == first + others + norms + classifier
-
-
-def test_parameters_of_a_classic_network_by_hand():
-    """P4M: nine free pixels a filter, eight orientations in, one filter stored for all orientations out."""
-    fields = [4, 4, 8, 8, 16, 16]
-    convolutions = 9 * fields[0] + sum(9 * 8 * a * b for a, b in zip(fields[:-1], fields[1:], strict=True))
-    assert count_parameters(build_network("p4m-cnn", 64, 3)) == convolutions + 2 * sum(fields) + 16 * 3 + 3
 
 
 def test_resnet18_has_the_parameters_of_he_et_al():
@@ -249,41 +189,6 @@ def test_plain_networks_have_no_plain_baseline():
         plain_baseline("d4-resnet", "cost")
 
 
-@pytest.mark.parametrize("name", network_names())
-def test_export_is_the_same_function_in_plain_convolutions(name):
-    network, images = build_network(name, 33, 3, width=0.25), blobs(8, 33)
-    exported = folded(recalibrate_batch_norm(network, images))
-    expected = network.eval()(images)
-    assert torch.allclose(exported(images), expected, atol=1e-5 * expected.abs().max().item())
-    assert not any(isinstance(layer, SteerableConv) for layer in exported.modules())
-    file = io.BytesIO(pickle.dumps(exported))
-    assert torch.equal(pickle.loads(file.getvalue())(images), exported(images))
-
-
-def test_export_can_be_traced():
-    network, images = build_network("d4-resnet", 32, 3, width=0.5).eval(), blobs(4, 32)
-    batch = torch.export.Dim("batch", min=1, max=64)
-    program = torch.export.export(folded(network), (images,), dynamic_shapes=({0: batch},))
-    assert torch.allclose(program.module()(images[:3]), network(images[:3]), atol=1e-6)
-
-
-def test_export_takes_large_batches_in_pieces():
-    network, images = build_network("d4-steerable-cnn", 32, 3).eval(), blobs(7, 32)
-    exported = folded(network)
-    exported.at_once = 3
-    assert torch.allclose(exported(images), network(images), atol=1e-5)
-    assert folded(build_network("c4-steerable-cnn", 400, 3, width=0.25)).at_once == 1
-
-
-def test_export_follows_the_weights_of_its_moment():
-    network, images = build_network("d4-steerable-cnn", 32, 3), blobs(4, 32)
-    before = folded(recalibrate_batch_norm(network, images))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.mul_(1.1)
-    assert network.training and not torch.allclose(before(images), folded(network)(images))
-
-
 @pytest.mark.parametrize(("name", "size"), [("d4-steerable-cnn", 32), ("d4-antialiased-cnn", 33)])
 def test_network_is_that_of_e2cnn(name, size):
     network, images = build_network(name, size, 3), blobs(6, size)
@@ -294,23 +199,6 @@ def test_network_is_that_of_e2cnn(name, size):
     convolutions = [layer for layer in reference.body.modules() if hasattr(layer, "basisexpansion")]
     assert torch.allclose(network.body.conv3.weight.grad, convolutions[2].weights.grad, atol=1e-5)
     assert torch.allclose(network.eval()(images), reference.eval()(images), atol=1e-5)
-
-
-def test_feature_maps_rotate_with_the_image():
-    network, image = build_network("d4-steerable-cnn", 32, 3), blobs(1, 32)
-    recalibrate_batch_norm(network, blobs(6, 32))
-    upright, rotated = feature_maps(network, image), feature_maps(network, rotate(image, 90))
-    assert list(upright) == [name for name, _ in network.body.named_children()]
-    field, moved = upright["relu2"][:, :8], rotated["relu2"][:, :8]  # eight orientations of the first field
-    assert torch.allclose(moved[:, 1:4], rotate(field[:, 0:3], 90), atol=1e-6)
-    assert network.training
-
-
-def test_filters_rotate_by_the_group():
-    filters = rotated_filters(build_network("d4-steerable-cnn", 32, 3).body.conv1, field=2)
-    assert filters.shape == (8, 5, 5)
-    assert torch.allclose(filters[1], torch.rot90(filters[0], 1), atol=1e-6)
-    assert torch.allclose(filters[4], filters[0].flip(-1), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", network_names())

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from lensstudy.data.dataset import DataError
 from lensstudy.networks import groups as symmetry
 from lensstudy.networks import registry
+from lensstudy.networks.description import describe
 from lensstudy.provenance import plugin_files
 from lensstudy.study import ParameterError, Study
 from lensstudy.training import fitting as training
@@ -754,7 +755,7 @@ def test_a_registered_network_has_all_that_one_of_ours_has(plugins):
         for network in (registry.build_network(name, 8, 3), copy.deepcopy(registry.build_network(name, 8, 3))):
             assert torch.equal(network.features(images), images.flatten(1))
             assert (network.name, network.group, network.image_size, network.in_channels) == (name, "", 8, 1)
-            assert [row["parameters"] for row in registry.describe(network)] == [0, 64 * 3 + 3]
+            assert [row["parameters"] for row in describe(network)] == [0, 64 * 3 + 3]
     network = registry.build_network("plain", 8, 3)
     changed = copy.deepcopy(network)
     changed[1] = torch.nn.Identity()
