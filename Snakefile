@@ -163,7 +163,7 @@ rule improve:
 
 rule apply:
     input:
-        source("08-apply", "deployment.exporting", "evaluation.attribution"),
+        source("08-apply", "deployment.application", "deployment.exporting"),
         f"{RUNS}/notebooks/04-analyse.ipynb",
     output:
         f"{RUNS}/notebooks/08-apply.ipynb",

@@ -22,15 +22,18 @@ from lensstudy.data.dataset import DataError, LensDataset, ellipticity
 from lensstudy.data.filtering import Rules, filter_images
 from lensstudy.data.reading import read
 from lensstudy.data.simulation import simulate
+from lensstudy.deployment.application import Application
+from lensstudy.deployment.exporting import export
+from lensstudy.deployment.predictor import Predictor
 from lensstudy.lensing.presets import PRESETS
 from lensstudy.networks.registry import load_plugins
 from lensstudy.provenance import code_hash, data_state
 from lensstudy.study import Study
 from lensstudy.training.fitting import fit
 from lensstudy.training.recording import in_batch
-from lensstudy.training.run import TrainedNetwork, load_run
+from lensstudy.training.run import TrainedNetwork, load_run, read_metrics
 
-__all__ = ["across_presets", "dataset", "presets", "trained", "trainings"]
+__all__ = ["across_presets", "application", "best_on_validation", "dataset", "presets", "trained", "trainings"]
 
 
 def dataset(study: Study) -> LensDataset:
@@ -75,6 +78,26 @@ def trained(study: Study, network: str, seed: int, share: float = 100.0) -> Trai
 def trainings(study: Study, share: float = 100.0) -> list[TrainedNetwork]:
     """Every network and seed of a study, in the order of its parameters, trained on `share` percent of the images."""
     return [trained(study, network, seed, share) for network in study.networks for seed in study.seeds]
+
+
+def best_on_validation(study: Study) -> TrainedNetwork:
+    """The trained network of a study with the highest validation AUC, of equal ones that with the lowest loss."""
+
+    def rank(run: TrainedNetwork) -> tuple[float, float]:
+        metrics = read_metrics(study.training_folder(run.card["network"], run.card["seed"]))
+        return metrics["validation_auc"], -metrics["validation_loss"]
+
+    return max(trainings(study), key=rank)
+
+
+def application(study: Study) -> Application:
+    """The best network of a study by its validation part, exported to `runs/<study>/application/network`, and what it
+    predicts for the images at `apply_to`, or for the test part where there are none."""
+    images, best, folder = dataset(study), best_on_validation(study), study.folder / "application"
+    training = study.training_folder(best.card["network"], best.card["seed"])
+    exported = export(training, folder / "network", "onnx", images)
+    predictor = Predictor(exported, study.apply_rotations, study.apply_pixel_scale or None)
+    return Application(predictor, best.network, study.apply_to or images.part("test"), folder, progress=not in_batch())
 
 
 def presets(images_per_class: int, seed: int) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -115,6 +116,11 @@ class Card(BaseModel):
             f"THIS NETWORK IS AT CHANCE: {self.at_chance}, where guessing gives 0.50. Its predictions mean nothing; "
             "train it longer, on more images, or on substructure that is easier to see."
         )
+
+    @property
+    def difference(self) -> float:
+        """A power of ten, at least 1e-5, below which every logit differs from that of the network that was trained."""
+        return 10.0 ** max(math.floor(math.log10(max(*self.equality.values(), 1e-12))) + 1, -5)
 
     @property
     def prior(self) -> list[float] | None:

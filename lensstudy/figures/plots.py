@@ -36,6 +36,7 @@ from lensstudy.figures.observations import (
     place_maps,
     recovery_curves,
 )
+from lensstudy.figures.predictions import explanations, predictions, rotations
 from lensstudy.figures.style import draw_image, image_row, show, strip
 from lensstudy.figures.training import (
     alternatives,
@@ -59,6 +60,7 @@ __all__ = [
     "counterparts",
     "draw_image",
     "examples",
+    "explanations",
     "gallery",
     "image_row",
     "invariance_curves",
@@ -69,6 +71,7 @@ __all__ = [
     "orientation",
     "place_maps",
     "populations",
+    "predictions",
     "radial_profiles",
     "range_test",
     "recalls",
@@ -78,6 +81,7 @@ __all__ = [
     "robustness",
     "roc_curves",
     "rotation_changes",
+    "rotations",
     "schedule",
     "show",
     "slices",

@@ -6,11 +6,18 @@ shows its first state. Pictures are drawn as PNG by `style.strip` or `style.png`
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
-__all__ = ["explorer"]
+from lensstudy.figures.style import strip
+
+if TYPE_CHECKING:
+    from lensstudy.deployment.application import Application
+
+__all__ = ["explore_predictions", "explorer"]
 
 HEIGHT = 260  # pixels of a picture: controls, picture and the cell above fit a window of 700
 
@@ -36,3 +43,25 @@ def explorer(controls: Sequence[widgets.Widget], draw: Callable[..., bytes | tup
     return widgets.VBox(
         [widgets.HBox(list(controls), layout=widgets.Layout(flex_flow="row wrap")), widgets.HBox([canvas, words])]
     )
+
+
+def explore_predictions(application: Application) -> widgets.Widget:
+    """Choose an image, rotate it, add noise: what the network sees, the share of each pixel and what it predicts."""
+    names = list(application.images)
+    controls = [
+        widgets.Dropdown(options=[(name.split("/")[-1], i) for i, name in enumerate(names)], description="image"),
+        widgets.FloatSlider(min=0, max=360, step=5, description="rotation [°]"),
+        widgets.FloatSlider(min=0, max=0.5, step=0.01, description="noise/peak"),
+    ]
+
+    def draw(index: int, degrees: float, noise: float) -> tuple[bytes, str]:
+        image, probabilities, ood_score = application.predict(names[index], degrees, noise)
+        bars = "".join(
+            f"{html.escape(name)} <meter value='{p:.3f}' aria-label='{html.escape(name)}'></meter> {p:.3f}<br>"
+            for name, p in zip(application.card.classes, probabilities, strict=True)
+        )
+        reason = "out of distribution: no class is named" if ood_score > 1 else application.row(names[index])["reason"]
+        said = f"{bars}OOD score {ood_score:.2f}<br>{html.escape(reason)}"
+        return strip(application.explain(image, steps=2), [False, True], HEIGHT), said
+
+    return explorer(controls, draw)
