@@ -145,7 +145,7 @@ class Application:
         return np.array([np.abs(one - rotated[0]).max(1).mean() for one in rotated])
 
     def predict(self, name: str, degrees: float, noise: float) -> tuple[np.ndarray, np.ndarray, float]:
-        """One of `images` rotated, with noise of `noise` times its range: the image, its probabilities, its OOD score."""
+        """One of `images` rotated, with noise of `noise` times its range: image, probabilities and OOD score."""
         image = self.images[name]
         draw = np.random.default_rng(0).normal(size=image.shape).astype(np.float32)
         image = rotate(torch.from_numpy(image + noise * np.ptp(image) * draw)[None], degrees)[0].numpy()

@@ -18,16 +18,18 @@ def table(frame: pd.DataFrame, caption: str, formats: Mapping[str, Any] | None =
     Args:
         frame: one row a line; an index that has a name becomes the first column, any other is dropped.
         caption: what the rows are, and what brackets mean; everything in `frame` and `caption` is escaped.
-        formats: format of a column's numbers, such as `{"accuracy": "{:.1%}"}` (default: three significant digits for
-            numbers that are no integers, and a comma for thousands).
+        formats: format of a column's numbers, such as `{"accuracy": "{:.1%}"}` (default: three decimals for shares,
+            three digits for other numbers, a comma for thousands).
         missing: what stands where there is no number.
     """
     frame = frame.reset_index() if any(frame.index.names) else frame
     frame = frame.rename_axis(columns=None)
-    numbers = {c: "{:,}" for c in frame.select_dtypes("integer")} | {
-        c: "{:.3g}" for c in frame.select_dtypes("floating")
-    }
-    chosen = numbers | dict(formats or {})
-    return (
-        frame.style.hide(axis="index").set_caption(html.escape(caption)).format(chosen, na_rep=missing, escape="html")
-    )
+    chosen = {name: "{:,}" for name in frame.select_dtypes("integer")}
+    chosen |= {name: _rounded(frame[name]) for name in frame.select_dtypes("floating")} | dict(formats or {})
+    return frame.style.hide().set_caption(html.escape(caption)).format(chosen, na_rep=missing, escape="html")
+
+
+def _rounded(numbers: pd.Series) -> str:
+    """Shares with three decimals; what is larger than 1, or partly too small to be seen so, with three digits."""
+    sizes = numbers.abs()[numbers != 0]
+    return "{:.3f}" if sizes.between(5e-4, 1).all() else "{:.3g}"
