@@ -34,7 +34,7 @@ def seen_from_here(files):
 
 
 def source(notebook, *modules):
-    files = [NOTEBOOKS / f"{notebook}.ipynb", *module_files("stages", "figures.plots", *modules), *PLUGINS]
+    files = [NOTEBOOKS / f"{notebook}.ipynb", *module_files("stages", "figures.plots", "figures.tables", *modules), *PLUGINS]
     return seen_from_here(files)
 
 
@@ -80,7 +80,7 @@ rule all:
 
 rule explore:
     input:
-        source("01-explore-data"),
+        source("01-explore-data", "figures.widgets"),
     output:
         f"{RUNS}/notebooks/01-explore-data.ipynb",
         f"{REPORTS}/01-explore-data.html",

@@ -447,7 +447,7 @@ def _contact_sheet(path: Path, sheet: Path, reading: dict) -> Path:
         images = read(path, folder=folder, **reading)
         rows = [np.flatnonzero(images.labels == k) for k in range(len(images.classes))]
         some = images.subset(np.concatenate([r[np.unique(np.linspace(0, len(r) - 1, 6).astype(int))] for r in rows]))
-        drawn = png(examples(some.images, some.labels, some.classes, columns=6))
+        drawn = png(examples(some, columns=6))
     sheet.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(sheet) as partial:
         partial.write_bytes(drawn)

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-from lensstudy.data.dataset import DataError, LensDataset
+from lensstudy.data.dataset import GROUPS, DataError, LensDataset, groups_of
 
-__all__ = ["FEATURES", "baseline_auc", "baseline_scores", "ring_moments", "total_flux"]
+__all__ = ["FEATURES", "baseline_auc", "baseline_scores", "fitted_scores", "halves", "ring_moments", "total_flux"]
 
 BACKGROUND_SHARE = 0.1  # pixels fainter than this share of the peak are left out: their noise would drown the moments
 
@@ -73,15 +74,34 @@ def baseline_auc(
 def baseline_scores(dataset: LensDataset, features: str = "ring_moments", *, part: str = "test") -> np.ndarray:
     """What a quadratic ridge on `features`, fitted on the train part, says of the images of another, `(N, classes)`: in
     the place of probabilities for AUC and accuracy, though it may leave 0 to 1. Raises `DataError` before `split`."""
+    check_features(features)
+    return fitted_scores(dataset.part("train"), dataset.part(part), features)
+
+
+def fitted_scores(train: LensDataset, judged: LensDataset, features: str) -> np.ndarray:
+    """What a quadratic ridge on the features of `train` says of the images of `judged`, `(N, classes)`."""
+    model = make_pipeline(StandardScaler(), PolynomialFeatures(2, include_bias=False), StandardScaler(), Ridge(10.0))
+    model.fit(described(train, features), np.eye(len(train.classes))[train.labels])
+    return model.predict(described(judged, features))
+
+
+def halves(dataset: LensDataset) -> tuple[LensDataset, LensDataset]:
+    """Two halves of a data set with equal shares of every class; images of one group (copies, bands of one lens) stay
+    together."""
+    together = groups_of(dataset.catalogue, dataset.description.get("grouped_by", GROUPS))
+    split = StratifiedGroupKFold(2, shuffle=True, random_state=0).split(together, dataset.labels, together)
+    first, second = next(split)
+    return dataset.subset(first), dataset.subset(second)
+
+
+def check_features(features: str) -> None:
+    """Raise `DataError` for features that are unknown."""
     if features not in FEATURES:
         raise DataError(f"features '{features}' are unknown; known: {', '.join(FEATURES)}")
-    train = dataset.part("train")
-    model = make_pipeline(StandardScaler(), PolynomialFeatures(2, include_bias=False), StandardScaler(), Ridge(10.0))
-    model.fit(described(train, features), np.eye(len(dataset.classes))[train.labels])
-    return model.predict(described(dataset.part(part), features))
 
 
 def described(dataset: LensDataset, features: str, piece: int = 1024) -> np.ndarray:
     """The features of all images, computed in pieces so that a memory map is never read whole."""
+    check_features(features)
     pieces = [FEATURES[features](dataset.images[start : start + piece]) for start in range(0, len(dataset), piece)]
     return np.concatenate(pieces)

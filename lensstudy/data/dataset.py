@@ -33,6 +33,7 @@ __all__ = [
     "batches",
     "canonical_class",
     "ellipticity",
+    "groups_of",
     "npy_header",
     "sky_and_noise",
 ]
@@ -189,7 +190,7 @@ class LensDataset:
         part = np.full(len(self), "excluded", dtype=object)
         kept = np.flatnonzero(_kept(self.catalogue))
         _, first, group = np.unique(
-            _groups(self.catalogue.iloc[kept], group_by), return_index=True, return_inverse=True
+            groups_of(self.catalogue.iloc[kept], group_by), return_index=True, return_inverse=True
         )
         labels = self.labels[kept[first]]
         try:
@@ -252,7 +253,7 @@ class LensDataset:
         rows = used.catalogue[["name", "part"]]
         for what, key in {
             "copies of one image": used.orientation_free_hash(),
-            "of one group": _groups(used.catalogue, group_by),
+            "of one group": groups_of(used.catalogue, group_by),
         }.items():
             leaking = rows[rows["part"].groupby(key).transform("nunique") > 1]
             if len(leaking):
@@ -374,7 +375,7 @@ def _kept(catalogue: pd.DataFrame) -> np.ndarray:
     return (catalogue["excluded_because"].fillna("") == "").to_numpy()
 
 
-def _groups(catalogue: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
+def groups_of(catalogue: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
     """A number for each row, the same for rows that agree, directly or through others, in any of the `columns`."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

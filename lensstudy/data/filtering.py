@@ -40,12 +40,20 @@ class Rules:
     """Thresholds of the rules that can be chosen; None leaves a rule out. Images that are not finite or constant, and
     exact copies, are always excluded."""
 
-    saturated: float | None = 0.02  # share of the pixels that sit at the image's own maximum
-    clipped: float | None = 0.5  # brightest smoothed pixel on the border over the brightest of all, above the sky
-    near_duplicate: float | None = 0.3  # distance to a copy over the typical distance to the nearest neighbour
-    off_centre: float | None = 0.6  # distance of the centre of light from the centre, in half-widths of the image
-    signal_to_noise: float | None = 6.0  # of the brightest 3 x 3 pixels; the brightest of pure noise reaches about 4.5
-    largest_share: float = 0.1  # a rule that takes more than this of the images stops instead
+    # Share of the pixels at the image's own maximum: a healthy image has a few, a clipped detector a whole patch.
+    saturated: float | None = 0.02
+    # Brightest pixel on the border over the brightest of all, smoothed and above the sky: an arc half as bright at the
+    # border as anywhere goes on outside the image.
+    clipped: float | None = 0.5
+    # Distance to a copy over the typical distance to the nearest other image: different lenses lie near 1, interpolated
+    # copies well below. In noise-free sets of one and the same lens a few per cent of different images come this near.
+    near_duplicate: float | None = 0.3
+    # Distance of the centre of light from the centre in half-widths of the image: a ring that fits stays well within.
+    off_centre: float | None = 0.6
+    # Of the brightest 3 x 3 pixels; the brightest of pure noise reaches about 4.5.
+    signal_to_noise: float | None = 6.0
+    # A rule that takes more than this share stops instead: the threshold or the data are not what they seem.
+    largest_share: float = 0.1
 
 
 # ---- quality --------------------------------------------------------------------------------------------------------

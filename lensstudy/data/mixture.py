@@ -9,7 +9,7 @@ twice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from lensstudy.data.simulation import simulate
 from lensstudy.lensing.presets import PRESETS
 from lensstudy.lensing.simulation import draw_batch
 
-__all__ = ["MIXTURE", "Component", "draw", "make", "components_of"]
+__all__ = ["MIXTURE", "Component", "components", "components_of", "draw", "make"]
 
 MIXTURE = "mixture"
 TAG = 0x6D6978  # so that no component of a mixture has the seed of fresh images
@@ -113,6 +113,18 @@ def join(parts: Sequence[LensDataset], population: dict, noise_level: float | No
     about |= {"pixel_scale": scales[0]} if np.allclose(scales, scales[0], rtol=1e-6) else {}
     images = np.concatenate([part.images for part in parts])
     return LensDataset(images, pd.concat(catalogues, ignore_index=True), parts[0].classes, about)
+
+
+def components(dataset: LensDataset) -> list[LensDataset]:
+    """The simulated sets of one preset each that a data set was joined from: itself if it has one preset, and none if
+    its images were not simulated."""
+    about = dataset.description
+    if about.get("source") == "mixed":
+        own = dataset.catalogue["preset"].str.split(" ").str[0].astype(int)
+        return [
+            replace(dataset.subset((own == k).to_numpy()), description=one) for k, one in enumerate(about["presets"])
+        ]
+    return [dataset] if about.get("source") == "simulated" else []
 
 
 def draw(

@@ -20,10 +20,12 @@ from lensstudy.figures.analysis import (
 from lensstudy.figures.data import (
     class_means,
     examples,
+    excluded,
     orientation,
     populations,
     radial_profiles,
     residuals,
+    shortcuts,
 )
 from lensstudy.figures.networks import (
     invariance_curves,
@@ -60,6 +62,7 @@ __all__ = [
     "counterparts",
     "draw_image",
     "examples",
+    "excluded",
     "explanations",
     "gallery",
     "image_row",
@@ -83,6 +86,7 @@ __all__ = [
     "rotation_changes",
     "rotations",
     "schedule",
+    "shortcuts",
     "show",
     "slices",
     "strip",

@@ -27,6 +27,7 @@ from matplotlib.image import _ImageBase
 __all__ = [
     "CHART",
     "IMAGES",
+    "Note",
     "PALETTE",
     "WIDTH",
     "captioned",
@@ -111,14 +112,18 @@ def captioned(figure: Figure, caption: str, alt: str = "") -> Figure:
     return figure
 
 
-def show(figure: Figure, caption: str = "", alt: str = "", save_as: str | Path | None = None) -> None:
+class Note(str):
+    """A sentence in the place of a figure for which nothing is known: `show` writes it."""
+
+
+def show(figure: Figure | Note, caption: str = "", alt: str = "", save_as: str | Path | None = None) -> None:
     """Show a figure in a notebook, with its caption and alternative text.
 
     The output carries a mark that says whether the figure shows pixels of images. A page that may not show the images
     of its data leaves out every picture whose mark does not say that it shows none.
 
     Args:
-        figure: a matplotlib figure; it is closed.
+        figure: a matplotlib figure, which is closed, or a `Note`.
         caption: what is seen, with `$...$` for mathematics (default: what `plots` wrote for its figure).
         alt: the figure in words, for who cannot see it (default: what `plots` wrote, else the caption).
         save_as: also keep the PNG in this file.
@@ -132,6 +137,9 @@ def show(figure: Figure, caption: str = "", alt: str = "", save_as: str | Path |
         >>> show(figure, "Nothing yet.", "empty axes")  # doctest: +ELLIPSIS
         <IPython.core.display.HTML object>
     """
+    if isinstance(figure, Note):
+        display(HTML(f"<p><em>{html.escape(figure)}</em></p>"), metadata={"lensstudy": {"shows_images": False}})
+        return
     alt = alt or caption or getattr(figure, "alt", "")  # words for another caption would not fit this one
     caption = caption or getattr(figure, "caption", "")
     if not caption:

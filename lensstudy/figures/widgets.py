@@ -11,14 +11,22 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
+import numpy as np
 
+from lensstudy.data.dataset import LensDataset
 from lensstudy.figures.style import strip
+from lensstudy.lensing.rendering import render
 
 if TYPE_CHECKING:
     from lensstudy.deployment.application import Application
 
-__all__ = ["explore_predictions", "explorer"]
+__all__ = ["browse_images", "build_lens", "explore_predictions", "explorer"]
 
+KNOWN = {
+    "einstein_radius": "Einstein radius [arcsec]",
+    "substructure_mass": "substructure [solar masses]",
+    "detectability_refit": "detectability after re-fitting the macromodel [sigma]",
+}
 HEIGHT = 260  # pixels of a picture: controls, picture and the cell above fit a window of 700
 
 
@@ -65,3 +73,46 @@ def explore_predictions(application: Application) -> widgets.Widget:
         return strip(application.explain(image, steps=2), [False, True], HEIGHT), said
 
     return explorer(controls, draw)
+
+
+def browse_images(dataset: LensDataset) -> widgets.Widget:
+    """Leaf through a data set: choose a class and an image, and see it with what the catalogue says of it."""
+    rows = {name: np.flatnonzero(dataset.catalogue["class"] == name) for name in dataset.classes}
+    most = max(len(of_class) for of_class in rows.values())
+    controls = [
+        widgets.Dropdown(options=dataset.classes, description="class"),
+        widgets.IntSlider(max=most - 1, description="image"),
+    ]
+
+    def draw(name: str, number: int) -> tuple[bytes, str]:
+        row = rows[name][min(number, len(rows[name]) - 1)]
+        about = dataset.catalogue.iloc[row].dropna()
+        said = [html.escape(str(about[key])) for key in ("name", "part", "excluded_because") if about.get(key)]
+        said += [f"{words}: {about[key]:.3g}" for key, words in KNOWN.items() if key in about]
+        return strip([np.nan_to_num(dataset.images[row].mean(0))], height=HEIGHT), "<br>".join(said)
+
+    return explorer(controls, draw)
+
+
+def build_lens() -> widgets.Widget:
+    """Build a lens with a vortex by hand: its image, and beside it what the substructure adds to it."""
+    sliders = {
+        "einstein_radius": widgets.FloatSlider(1.2, min=0.3, max=2, step=0.05, description="θ_E [arcsec]"),
+        "lens_e1": widgets.FloatSlider(0.1, min=-0.4, max=0.4, step=0.02, description="ellipticity"),
+        "shear_1": widgets.FloatSlider(0.05, min=-0.3, max=0.3, step=0.01, description="shear"),
+        "source_x": widgets.FloatSlider(0.05, min=-1, max=1, step=0.01, description="source x"),
+        "source_y": widgets.FloatSlider(0.1, min=-1, max=1, step=0.01, description="source y"),
+        "source_radius": widgets.FloatSlider(0.25, min=0.05, max=0.8, step=0.01, description="source R"),
+        "vortex_mass": widgets.FloatLogSlider(1e10, min=8, max=11.5, step=0.1, description="vortex [M☉]"),
+        "vortex_half_length": widgets.FloatSlider(0.8, min=0.03, max=3, step=0.01, description="half-length"),
+        "vortex_angle": widgets.FloatSlider(0.5, min=0, max=3.14, step=0.02, description="direction"),
+    }
+
+    def draw(*values: float) -> tuple[bytes, str]:
+        lens = dict(zip(sliders, values, strict=True)) | {"source_amplitude": 1.0, "source_index": 1.0}
+        image, smooth = (render(lens, image_size=64, smooth=smooth)[0, 0] for smooth in (False, True))
+        share = np.abs(image - smooth).max() / image.max()
+        words = f"left: the lens<br>right: what the vortex adds,<br>at most {share:.1%} of the peak"
+        return strip([image, image - smooth], [False, True], HEIGHT), words
+
+    return explorer(list(sliders.values()), draw)
