@@ -37,7 +37,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "evaluation.ood": ["OODDetector"],
         "deployment.exporting": ["export"],
         "deployment.predictor": ["Predictor", "predict"],
-        "observations.cutouts": ["read_observation"],
+        "observations.reading": ["read_observation"],
         "observations.smooth_model": ["fit_lens"],
         "figures.style": ["show"],
         "figures": ["plots"],

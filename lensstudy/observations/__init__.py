@@ -9,7 +9,8 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "cutouts": ["Observation", "read_observation", "read_observations"],
+        "reading": ["read_observation", "read_observations"],
+        "cutouts": ["Observation"],
         "lens_light": ["fit_lens_light", "subtract_lens_light", "ring_radius"],
         "smooth_model": ["fit_lens", "SmoothModel", "Subhalo", "expected"],
         "recovery": ["recovered_share", "least_mass", "evidence_for_subhalo"],

@@ -12,7 +12,6 @@ from lensstudy.data.preprocess import Preprocess
 from lensstudy.data.simulation import simulate
 from lensstudy.networks.groups import rotate
 from lensstudy.networks.registry import build_network, recalibrate_batch_norm
-from lensstudy.observations.cutouts import read_observations, write_simulated
 from lensstudy.observations.distribution import (
     SubstructureNetwork,
     TrainingDistribution,
@@ -21,6 +20,8 @@ from lensstudy.observations.distribution import (
     open_network,
     simulations_like,
 )
+from lensstudy.observations.reading import read_observations
+from lensstudy.observations.writing import write_simulated
 from lensstudy.training.run import TrainedNetwork
 
 SIZE = 32

@@ -1,6 +1,8 @@
-"""What observations come with, or without: noise, PSF, mask, several HDUs; each as instruments and codes write it."""
+"""Real cutouts: one lens or a folder, several HDUs in a file; what cannot be used is refused with the way out."""
 
 import io
+import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -8,238 +10,223 @@ import pytest
 from astropy.io import fits
 
 from lensstudy.data.dataset import DataError
-from lensstudy.observations.cutouts import read_observation, read_observations
+from lensstudy.observations.reading import read_observation, read_observations
+from tests.observations.images import gaussian, noise_image, write_fits
 
 
-def noise_image(size=40, seed=0):
-    return np.random.default_rng(seed).normal(0, 1.0, (size, size))
+def test_files_beside_an_image_belong_to_it_by_name(tmp_path):
+    for name, level in (("ours", 2.0), ("theirs", 3.0)):
+        write_fits(tmp_path / f"{name}.fits", noise_image(), PIXSCALE=0.1)
+        write_fits(tmp_path / f"{name}_rms.fits", np.full((40, 40), level))
+    write_fits(tmp_path / "psf.fits", np.ones((5, 5)))
+    found = {one.name: one for one in read_observations(tmp_path)[0]}
+    assert sorted(found) == ["ours", "theirs"]
+    assert (found["ours"].noise == 2.0).all() and (found["theirs"].noise == 3.0).all()
+    assert found["ours"].psf.sum() == pytest.approx(1)
 
 
-def write_fits(file, array, **header):
-    fits.PrimaryHDU(array, fits.Header(header)).writeto(file)
-    return file
-
-
-# Noise where it is not written down
-
-
-def footprint(kind: str, size=96) -> np.ndarray:
-    """Where a cutout holds data: a chip's edge, a drizzled square that stands on its corner, a round stamp, a hole."""
-    y, x = np.mgrid[:size, :size] - (size - 1) / 2
-    return {
-        "all": np.ones((size, size), bool),
-        "one side": x > -30,
-        "three sides": (x > -30) & (np.abs(y) < 33),
-        "one row": y > -size / 2 + 1,
-        "square on its corner": np.abs(x) + np.abs(y) < 60,
-        "circle": np.hypot(x, y) < 40,
-        "hole": np.hypot(x - 5, y) > 8,
-    }[kind]
-
-
-@pytest.mark.parametrize("empty", [np.nan, np.inf, 0.0, -99.0])
-@pytest.mark.parametrize("kind", ["all", "one side", "three sides", "one row", "square on its corner", "circle"])
-def test_noise_is_estimated_where_there_is_an_image(tmp_path, kind, empty):
-    image = 0.3 + 2.5 * noise_image(96, seed=4)
-    there = footprint(kind)
-    one = read_observation(write_fits(tmp_path / "lens.fits", np.where(there, image, empty), PIXSCALE=0.1))
-    assert one.noise[0, 0] == pytest.approx(2.5, rel=0.06)
-    np.testing.assert_array_equal(one.mask, ~there)
-
-
-@pytest.mark.parametrize("counts", [1.0, 5.0, 40.0])
-def test_zeros_among_counted_photons_are_values(tmp_path, counts):
-    image = np.random.default_rng(1).poisson(counts, (64, 64)).astype(float)
-    one = read_observation(write_fits(tmp_path / "lens.fits", image, PIXSCALE=0.1))
-    assert not one.mask.any() and one.noise[0, 0] == pytest.approx(np.sqrt(counts), rel=0.3)
-
-
-def test_a_hole_inside_is_no_side(tmp_path):
-    """Its surroundings are bright: what lies there says nothing of the sky."""
-    y, x = np.mgrid[:96, :96] - 47.5
-    image = noise_image(96) + np.where(np.hypot(x, y) < 15, 500 * noise_image(96, seed=2), 0)
-    image[~footprint("hole")] = np.nan
-    one = read_observation(write_fits(tmp_path / "lens.fits", image, PIXSCALE=0.1))
-    assert one.noise[0, 0] == pytest.approx(1, rel=0.06)
-
-
-def test_zeros_with_a_noise_map_are_what_the_map_says(tmp_path):
-    image = noise_image()
-    image[:8] = 0
-    write_fits(tmp_path / "data.fits", image, PIXSCALE=0.1)
-    write_fits(tmp_path / "noise_map.fits", np.ones((40, 40)))
-    assert not read_observation(tmp_path).mask.any()
-
-
-@pytest.mark.parametrize(
-    ("name", "power", "unit", "header", "said"),
-    [
-        ("ERR", 1, 1.0, {}, ""),
-        ("RMS", 1, 1.0, {}, ""),
-        ("STD", 1, 1.0, {}, ""),
-        ("UNCERT", 1, 1.0, {"UTYPE": "StdDevUncertainty"}, ""),
-        ("UNCERT", 2, 1.0, {"UTYPE": "VarianceUncertainty"}, "the square root of the variance"),
-        ("UNCERT", -2, 1.0, {"UTYPE": "InverseVariance"}, "one over the square root of the inverse variance"),
-        ("VARIANCE", 2, 1.0, {}, "the square root of the variance"),
-        ("IVAR", -2, 1.0, {}, "one over the square root of the inverse variance"),
-        ("INVVAR", -2, 1.0, {}, "one over the square root of the inverse variance"),
-        ("WHT", -2, 1.0, {}, "as the noise at the border confirms"),
-        ("WHT", -2, 550.0, {}, "the noise at the border says what their unit does not"),
-        ("WHT", 2, 1.0, {}, "which the noise at the border shows to be variances"),
-        ("wt", 2, 1.0, {}, "the square root of the variance"),
-    ],
-)
-@pytest.mark.parametrize("beside", [False, True])
-def test_what_stands_for_the_noise_becomes_it(tmp_path, name, power, unit, header, said, beside):
-    """As an extension and as a file beside the image, whose noise is 0.5 in the lower half and 1.0 in the upper one."""
-    noise = np.repeat([0.5, 1.0], 32)[:, None] * np.ones((64, 64))
-    values = unit * noise**power
-    values[0, 0] = 0 if power < 0 else np.nan
-    main = fits.PrimaryHDU(noise * noise_image(64), fits.Header({"PIXSCALE": 0.1}))
-    other = fits.ImageHDU(values, fits.Header(header), name="" if beside else name)
-    fits.HDUList([main] if beside else [main, other]).writeto(tmp_path / "J1.fits")
-    if beside:
-        fits.PrimaryHDU(values, fits.Header(header)).writeto(tmp_path / f"J1_{name.lower()}.fits")
-    one = read_observation(tmp_path)
-    tolerance = 1e-6 if unit == 1 else 0.06
-    assert one.noise[5, 5] == pytest.approx(0.5, rel=tolerance)
-    assert one.noise[40, 5] == pytest.approx(1.0, rel=tolerance)
-    assert np.argwhere(one.mask).tolist() == [[0, 0]]
-    notes = [note for note in one.notes if note.startswith("noise: ")]
-    assert len(notes) == bool(said) and all(said in note for note in notes)
-
-
-def test_a_noise_map_comes_before_weights(tmp_path):
-    planes = {"SCI": noise_image(), "WHT": np.full((40, 40), 7.0), "VARIANCE": np.full((40, 40), 9.0)}
-    planes |= {"ERR": np.full((40, 40), 1.5), "SNR": np.full((40, 40), 5.0), "MODEL": noise_image()}
-    units = [fits.PrimaryHDU(), *(fits.ImageHDU(array, name=name) for name, array in planes.items())]
-    units[1].header["PIXSCALE"] = 0.1
+def test_extensions_of_one_file_are_bands(tmp_path):
+    coordinates = {"CTYPE1": "RA---TAN", "CD1_1": -0.1 / 3600, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": 0.1 / 3600}
+    units = [fits.PrimaryHDU()]
+    for band in ("VIS", "NIR_H"):
+        for role, array in (("FLUX", noise_image()), ("PSF", np.ones((7, 7))), ("RMS", np.full((40, 40), 1.0))):
+            units.append(fits.ImageHDU(array, name=f"{band}_{role}"))
+            units[-1].header.update(coordinates)
     fits.HDUList(units).writeto(tmp_path / "lens.fits")
-    assert (read_observation(tmp_path / "lens.fits").noise == 1.5).all()
+    assert [one.band for one in read_observations(tmp_path)[0]] == ["NIR_H", "VIS"]
+    assert read_observation(tmp_path / "lens.fits", "VIS").pixel_scale == pytest.approx(0.1)
+    with pytest.raises(DataError, match="2 images, of the bands VIS, NIR_H; pass band='VIS'"):
+        read_observation(tmp_path / "lens.fits")
+    with pytest.raises(DataError, match="band 'R' is not there; there are 'VIS', 'NIR_H'"):
+        read_observation(tmp_path / "lens.fits", "R")
 
 
-# PSFs
+def test_lenstronomys_noise_is_sky_and_photons(tmp_path):
+    image = np.abs(noise_image()) * 10
+    with h5py.File(tmp_path / "image_lens1_F390W.h5", "w") as stored:
+        stored["image_data"], stored["background_rms"] = image, 0.5
+        stored["exposure_time"], stored["transform_pix2angle"] = np.full((40, 40), 100.0), [[-0.04, 0], [0, 0.04]]
+    with h5py.File(tmp_path / "psf_lens1_F390W.h5", "w") as stored:
+        stored["kernel_point_source"] = np.ones((3, 3))
+    (one,), _ = read_observations(tmp_path)
+    np.testing.assert_allclose(one.noise, np.sqrt(0.25 + image / 100))
+    assert (one.name, one.band, one.pixel_scale) == ("lens1", "F390W", pytest.approx(0.04))
+    assert one.psf.shape == (3, 3)
 
 
-def gaussian(size, row, column, sigma=1.6):
-    y, x = np.mgrid[: size[0], : size[1]]
-    return np.exp(-((y - row) ** 2 + (x - column) ** 2) / (2 * sigma**2))
+def test_useless_pixels_are_masked_and_said(tmp_path):
+    image, noise = noise_image(), np.full((40, 40), 1.0)
+    image[:3] = np.nan
+    noise[20, 20:22] = 1e16
+    write_fits(tmp_path / "data.fits", image, PIXSCALE=0.1)
+    write_fits(tmp_path / "noise_map.fits", noise)
+    one = read_observation(tmp_path)
+    assert one.mask.sum() == 3 * 40 + 2 and one.mask[:3].all() and one.mask[20, 20:22].all()
+    assert np.isfinite(one.image).all() and one.noise.max() == 1.0
+    assert "122 pixels" in one.notes[0]
+
+
+def test_a_missing_noise_map_is_estimated_and_said(tmp_path):
+    one = read_observation(write_fits(tmp_path / "lens.fits", 3 * noise_image(100), PIXSCALE=0.1))
+    assert one.noise[0, 0] == pytest.approx(3, rel=0.1)
+    assert "no noise map" in one.notes[0] and "no PSF" in one.notes[1]
+
+
+def test_the_shared_lenses_are_read(evaluation_data):
+    everything, refused = read_observations(evaluation_data / "lenses")
+    assert not refused
+    assert {one.name for one in everything} >= {"slacs0946+1006", "cosmos_web_ring", "lens_system1", "lens_system3"}
+    assert all(one.psf is not None and not any("no noise" in note for note in one.notes) for one in everything)
+    vis = next(one for one in everything if one.band == "VIS" and one.notes)
+    assert vis.mask.any() and vis.noise.max() < 1  # 1e16 marks bad pixels
 
 
 @pytest.mark.parametrize(
-    ("size", "row", "column", "said"),
+    ("image", "header", "message"),
     [
-        ((20, 20), 9.5, 9.5, True),
-        ((24, 24), 12.0, 12.0, True),
-        ((24, 24), 11.0, 11.0, True),
-        ((21, 21), 10.0, 10.0, False),
-        ((21, 21), 9.5, 10.5, True),
-        ((21, 21), 10.3, 10.0, True),
-        ((25, 31), 12.0, 15.0, False),
-        ((22, 25), 10.5, 12.0, True),
-        ((26, 26), 12.15, 12.85, True),
-        ((41, 41), 17.4, 22.0, True),
-        ((1, 20, 20), 9.5, 9.5, True),
+        (noise_image(), {}, r"pixel scale is nowhere.*read_observation\(..., pixel_scale=0.05\)"),
+        (noise_image(), {"PIXSCALE": 1e-5}, "in degrees"),
+        (np.stack([noise_image()] * 3), {"PIXSCALE": 0.1}, r"shape \(3, 40, 40\); expected one band"),
+        (noise_image(8), {"PIXSCALE": 0.1}, "8x8 pixels; expected at least 16"),
+        (np.zeros((40, 40)), {"PIXSCALE": 0.1}, "no noise map, and the border has no noise"),
+        (np.full((40, 40), np.nan), {"PIXSCALE": 0.1}, "add a noise map"),
     ],
 )
-def test_the_middle_of_a_psf_is_its_centre_of_light(tmp_path, size, row, column, said):
+def test_an_image_that_cannot_be_used_is_refused(tmp_path, image, header, message):
+    with pytest.raises(DataError, match=message):
+        read_observation(write_fits(tmp_path / "lens.fits", image, **header))
+
+
+def test_other_mistakes_are_told(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        read_observation(tmp_path / "absent")
+    with pytest.raises(DataError, match="no image in it"):
+        read_observation(tmp_path)
+    (tmp_path / "lens.fits").write_text("not FITS")
+    with pytest.raises(DataError, match="cannot be read as FITS"):
+        read_observation(tmp_path)
+    (tmp_path / "lens.fits").unlink()
     write_fits(tmp_path / "data.fits", noise_image(), PIXSCALE=0.1)
+    write_fits(tmp_path / "noise_map.fits", np.ones((30, 30)))
+    with pytest.raises(DataError, match=r"noise map of shape \(30, 30\)"):
+        read_observation(tmp_path)
+    holes = noise_image()
+    holes[10:30] = np.nan
+    for name in ("data", "noise_map"):
+        (tmp_path / f"{name}.fits").unlink()
+    write_fits(tmp_path / "data.fits", holes, PIXSCALE=0.1)
     write_fits(tmp_path / "noise_map.fits", np.ones((40, 40)))
-    write_fits(tmp_path / "psf.fits", 7 * gaussian(size[-2:], row, column).reshape(size))
-    one = read_observation(tmp_path)
-    height, width = one.psf.shape
-    assert height % 2 and width % 2 and one.psf.sum() == pytest.approx(1)
-    expected = gaussian(one.psf.shape, height // 2, width // 2)
-    np.testing.assert_allclose(one.psf, expected / expected.sum(), atol=0.02 * one.psf.max())
-    y, x = np.indices(one.psf.shape)
-    assert (one.psf * y).sum() == pytest.approx(height // 2, abs=0.05)
-    assert (one.psf * x).sum() == pytest.approx(width // 2, abs=0.05)
-    assert [note[:6] for note in one.notes] == ["PSF of"] * said
+    with pytest.raises(DataError, match="100% of the central pixels are masked"):
+        read_observation(tmp_path)
 
 
-def test_an_asymmetric_psf_of_odd_size_stays_as_it_is(tmp_path):
-    psf = gaussian((21, 21), 10, 10) + 0.05 * gaussian((21, 21), 12, 13)
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("psf.fits", b"nothing", "psf.fits: no array can be read"),
+        ("psf.h5", b"nothing", "psf.h5: no array can be read"),
+        ("info.json", b"{", "info.json: .*expected JSON"),
+        ("info.json", b"[1]", "info.json: .*expected JSON"),
+        ("info.json", b'{"pixel_scale": "small"}', "info.json: .*expected JSON"),
+    ],
+)
+def test_what_lies_beside_an_image_is_named_where_it_is_damaged(tmp_path, name, content, message):
     write_fits(tmp_path / "data.fits", noise_image(), PIXSCALE=0.1)
-    write_fits(tmp_path / "psf.fits", psf)
-    np.testing.assert_allclose(read_observation(tmp_path).psf, psf / psf.sum())
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_observations(tmp_path)
 
 
-def test_a_psf_in_other_pixels_is_said(tmp_path):
+def test_files_without_arrays_beside_an_image(tmp_path):
     write_fits(tmp_path / "data.fits", noise_image(), PIXSCALE=0.1)
-    write_fits(tmp_path / "psf.fits", gaussian((21, 21), 10, 10), PIXELSCL=0.025)
-    (note,) = [note for note in read_observation(tmp_path).notes if "PSF" in note]
-    assert note == "the PSF's header says 0.025 arcsec a pixel, the image's 0.1: taken as the image's"
+    fits.PrimaryHDU().writeto(tmp_path / "psf.fits")
+    with pytest.raises(DataError, match="psf.fits: no array can be read from it .it is empty"):
+        read_observation(tmp_path)
 
 
-# Masks
+def test_numbers_in_quotes_are_numbers(tmp_path):
+    write_fits(tmp_path / "data.fits", noise_image())
+    (tmp_path / "info.json").write_text('{"pixel_scale": "0.05"}')
+    assert read_observation(tmp_path).pixel_scale == 0.05
 
 
-def exposure(file, mask, variance=4.0, **header):
-    """As HSC and LSST write one: image, planes of bits, variance."""
-    units = [fits.PrimaryHDU(), fits.ImageHDU(noise_image(len(mask)), name="IMAGE")]
-    units += [fits.ImageHDU(mask, fits.Header(header), name="MASK")]
-    units += [fits.ImageHDU(np.full(mask.shape, variance), name="VARIANCE")]
-    units[1].header["PIXSCALE"] = 0.168
-    fits.HDUList(units).writeto(file)
-    return file
+def test_of_several_lenses_none_is_taken_by_chance(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_fits(tmp_path / name / "data.fits", noise_image(), PIXSCALE=0.1)
+    with pytest.raises(DataError, match="several lenses, one and two"):
+        read_observation(tmp_path)
+    assert len(read_observations(tmp_path)[0]) == 2
 
 
-PLANES = {"MP_BAD": 0, "MP_SAT": 1, "HIERARCH MP_NO_DATA": 8, "HIERARCH MP_DETECTED": 5, "HIERARCH MP_BRIGHT_OBJECT": 9}
+def test_one_bad_file_does_not_end_the_reading_of_a_folder(tmp_path):
+    """A damaged file, a damaged companion and a band of another shape: each is named with its reason."""
+    for name in ("bad", "good", "lonely"):
+        (tmp_path / name).mkdir()
+        write_fits(tmp_path / name / "data.fits", noise_image(), PIXSCALE=0.1)
+    (tmp_path / "bad" / "data.fits").write_bytes(b"SIMPLE, but no FITS")
+    (tmp_path / "lonely" / "psf.fits").write_bytes(b"nothing")
+    units = [fits.PrimaryHDU()]
+    for band, shape in (("G", (40, 40)), ("R", (3, 40, 40)), ("Z", (40, 40))):
+        units.append(fits.ImageHDU(np.broadcast_to(noise_image(), shape), name=f"{band}_FLUX"))
+        units[-1].header["PIXSCALE"] = 0.1
+    fits.HDUList(units).writeto(tmp_path / "bands.fits")
+    found, refused = read_observations(tmp_path)
+    assert [str(one) for one in found] == ["bands G", "bands Z", "good"]
+    assert {where.removeprefix(f"{tmp_path}/"): reason.split(": ", 1)[1][:20] for where, reason in refused.items()} == {
+        "bad/data.fits": "cannot be read as FI",
+        "lonely/data.fits": "no array can be read",
+        "bands.fits R": "an image of shape (3",
+    }
+    (tmp_path / "bands.fits").unlink()
+    (tmp_path / "good" / "data.fits").unlink()
+    with pytest.raises(DataError, match="(?s)cannot be read as FITS.*no array can be read"):
+        read_observations(tmp_path)
 
 
-@pytest.mark.parametrize("kind", [np.int32, np.int16, np.int64, np.float32])
-def test_planes_of_defects_mask_and_detections_do_not(tmp_path, kind):
-    mask = np.full((40, 40), 1 << 5, kind)
-    mask[0, 0], mask[1, 1], mask[2, 2], mask[3, 3] = 1, 2 + 32, 256, 512
-    one = read_observation(exposure(tmp_path / "lens.fits", mask, **PLANES))
-    assert np.argwhere(one.mask).tolist() == [[0, 0], [1, 1], [2, 2]] and (one.noise == 2).all()
-    assert "masked by the planes BAD, SAT, NO_DATA; not by DETECTED, BRIGHT_OBJECT" in one.notes
+def test_weights_and_flags_of_a_drizzled_image_are_no_bands(tmp_path):
+    arrays = {"SCI": noise_image(), "WHT": np.ones((40, 40)), "CTX": np.ones((40, 40), dtype=np.int32)}
+    units = [fits.PrimaryHDU(), *(fits.ImageHDU(array, name=name) for name, array in arrays.items())]
+    units[1].header["PIXSCALE"] = 0.1
+    fits.HDUList(units).writeto(tmp_path / "lens_drz.fits")
+    assert read_observation(tmp_path / "lens_drz.fits").band == ""
 
 
-def test_the_numbers_of_the_planes_are_the_headers(tmp_path):
-    mask = np.zeros((40, 40), np.int32)
-    mask[4, 4], mask[5, 5] = 1, 8
-    other = {"HIERARCH MP_DETECTED": 0, "MP_CR": 3}
-    assert np.argwhere(read_observation(exposure(tmp_path / "lens.fits", mask, **other)).mask).tolist() == [[5, 5]]
+def test_what_is_called_a_noise_map_of_no_image_is_named(tmp_path):
+    for name in ("one", "two_rms", "sigma_cygni"):
+        write_fits(tmp_path / f"{name}.fits", noise_image(), PIXSCALE=0.1)
+    found, refused = read_observations(tmp_path)
+    assert [one.name for one in found] == ["one"]
+    assert {Path(file).name for file in refused} == {"two_rms.fits", "sigma_cygni.fits"}
+    assert all("called a noise, but of no image beside it" in reason for reason in refused.values())
 
 
-def test_bits_without_names_are_asked_for(tmp_path):
-    mask = np.zeros((40, 40), np.int32)
-    mask[10:30, 10:30], mask[4, 4] = 32, 2
-    file = exposure(tmp_path / "lens.fits", mask)
-    with pytest.raises(DataError, match=r"mask of bits .values up to 32.*mask_bits=\[0, 1\]"):
-        read_observation(file)
-    assert np.argwhere(read_observation(file, mask_bits=[1]).mask).tolist() == [[4, 4]]
-    assert not read_observation(file, mask_bits=[]).mask.any()
-    found, refused = read_observations(tmp_path, mask_bits=[0, 1])
-    assert len(found) == 1 and not refused
-    for wrong in ([-1], [64], ["BAD"]):
-        with pytest.raises(DataError, match="expected numbers from 0 to 62"):
-            read_observation(file, mask_bits=wrong)
+def test_damaged_lenstronomy_files_and_headers_do_not_end_the_reading(tmp_path):
+    write_fits(tmp_path / "good.fits", noise_image(), PIXSCALE=0.1)
+    write_fits(tmp_path / "half.fits", noise_image(), CTYPE1="RA---TAN", CDELT1=1e-5)
+    with h5py.File(tmp_path / "image_bad.h5", "w") as stored:
+        stored["image_data"], stored["background_rms"] = noise_image(), 0.5
+        stored["exposure_time"] = np.ones((3, 3))
+    (tmp_path / "other").mkdir()
+    write_fits(tmp_path / "other" / "data.fits", noise_image())
+    (tmp_path / "other" / "info.json").mkdir()
+    found, refused = read_observations(tmp_path)
+    assert [one.name for one in found] == ["good"]
+    assert {Path(file).name for file in refused} == {"half.fits", "image_bad.h5", "data.fits"}
 
 
-@pytest.mark.parametrize("value", [np.uint8(1), np.uint8(255), np.int16(1), np.float32(1)])
-def test_a_mask_of_two_values_is_one(tmp_path, value):
-    mask = np.zeros((40, 40), value.dtype)
-    mask[3, 4] = value
-    assert np.argwhere(read_observation(exposure(tmp_path / "lens.fits", mask)).mask).tolist() == [[3, 4]]
+def test_a_scale_in_the_information_beside_the_image_counts(tmp_path):
+    write_fits(tmp_path / "data.fits", noise_image())
+    (tmp_path / "info.json").write_text(json.dumps({"pixel_scale": 0.05, "redshift_lens": 0.2}))
+    assert read_observation(tmp_path).pixel_scale == 0.05
+    assert read_observation(tmp_path, pixel_scale=0.07).pixel_scale == 0.07
 
 
-def test_bits_are_asked_of_masks_of_bits_alone(tmp_path):
-    """A folder can hold a mask of 0 and 1 too, and planes with names from which others shall count."""
-    plain = np.zeros((40, 40), np.float32)
-    plain[3, 4] = 1
-    bits = np.zeros((40, 40), np.int32)
-    bits[5, 6], bits[7, 8] = 1 << 5, 1
-    exposure(tmp_path / "plain.fits", plain)
-    exposure(tmp_path / "planes.fits", bits, **PLANES)
-    found = {one.name: np.argwhere(one.mask).tolist() for one in read_observations(tmp_path, mask_bits=[np.int8(5)])[0]}
-    assert found == {"plain": [[3, 4]], "planes": [[5, 6]]}
-
-
-def test_a_mask_of_other_numbers_is_refused(tmp_path):
-    with pytest.raises(DataError, match="a mask with values from -.*; expected 0 and 1, or bits"):
-        read_observation(exposure(tmp_path / "lens.fits", noise_image()))
+def test_the_coordinates_of_an_image_come_before_a_word_on_its_pixels(tmp_path):
+    """Whoever resamples an image keeps its coordinates right."""
+    cards = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CDELT1": -0.05 / 3600, "CDELT2": 0.05 / 3600}
+    one = read_observation(write_fits(tmp_path / "lens.fits", noise_image(), PIXSCALE=0.1, **cards))
+    assert one.pixel_scale == pytest.approx(0.05)
 
 
 # Everything in one file

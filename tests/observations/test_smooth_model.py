@@ -14,9 +14,10 @@ from lensstudy.lensing.populations import MACRO
 from lensstudy.lensing.profiles import nfw_scales, point_mass, truncated_nfw
 from lensstudy.lensing.rendering import render
 from lensstudy.observations import recovery, smooth_model
-from lensstudy.observations.cutouts import read_observations, write_simulated
 from lensstudy.observations.lens_light import fit_lens_light, ring_radius, subtract_lens_light
+from lensstudy.observations.reading import read_observations
 from lensstudy.observations.smooth_model import Subhalo, expected, fit_lens, subhalo_deflection
+from lensstudy.observations.writing import write_simulated
 
 GRID = torch.linspace(-2, 2, 41, dtype=torch.float64)
 X, Y = GRID[None, :], GRID[:, None]
