@@ -1,7 +1,7 @@
 """What can be set in a study, in one typed and flat schema.
 
 A study is one YAML file of `params/`. Its keys are the fields of `Study`, and they carry the same names in the
-notebooks' `parameters` cells and in the reports. The defaults are those of the `smoke` study, which takes seconds.
+notebooks' `parameters` cells and in the reports. The defaults are those of the `smoke` study, which learns in a minute.
 Unknown keys, wrong types and values out of range are errors before anything runs. Every field belongs to a group, and
 the groups that a stage uses decide when it is stale.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lensstudy.files import FileError, printable, read_json, read_text
 from lensstudy.text import nearest
@@ -100,6 +100,30 @@ class _Loader(yaml.SafeLoader):
 
 
 MERGE = "tag:yaml.org,2002:merge"  # the key << of YAML
+# Lenses that differ little, bright, with substructure far heavier than expected: a network learns them in a minute.
+EASY = {
+    "einstein_radius_min": 1.0,
+    "einstein_radius_max": 1.2,
+    "ellipticity_max": 0.05,
+    "shear_max": 0.02,
+    "source_magnitude_min": 19.0,
+    "source_magnitude_max": 20.0,
+    "source_radius_min": 0.2,
+    "source_radius_max": 0.4,
+    "source_index_min": 1.0,
+    "source_index_max": 2.0,
+    "source_axis_ratio_min": 0.8,
+    "source_offset_max": 0.1,
+    "subhalo_density_min": 0.1,
+    "subhalo_density_max": 0.2,
+    "subhalo_mass_min": 2e9,
+    "subhalo_profile": "point",
+    "subhalo_radius_max": 1.5,
+    "axion_fraction_min": 0.1,
+    "axion_fraction_max": 0.2,
+    "vortex_half_length_min": 0.5,
+    "vortex_offset_max": 0.5,
+}
 
 
 class Study(BaseModel):
@@ -143,13 +167,11 @@ class Study(BaseModel):
     extension: str = _data("", description="FITS extension, HDF5 dataset or npz key of the images; empty: found")
     pixel_scale: float = _data(0.0, ge=0, description="arcseconds of one pixel, where the files do not say; 0: unknown")
     split: Literal["random", "given"] = _data("random", description="given: keep the parts in which the images came")
-    preset: str = _data("model_3", description="preset of the simulator; mixture: several, listed in population")
-    population: dict[str, Any] = _data({}, description="changes to the population of the preset")
-    images_per_class: int = _data(60, ge=10, le=MANY, description="simulated images of each class")
+    preset: str = _data("realistic", description="preset of the simulator; mixture: several, listed in population")
+    population: dict[str, Any] = _data(EASY, description="changes to the population of the preset")
+    images_per_class: int = _data(200, ge=10, le=MANY, description="simulated images of each class")
     image_size: int = _data(32, ge=16, le=1024, description="pixels along one side of a simulated image")
-    noise_level: float = _data(
-        0.02, ge=0, le=10, description="noise in units of each image's peak; 0: the preset's own"
-    )
+    noise_level: float = _data(0.0, ge=0, le=10, description="noise in units of each image's peak; 0: the preset's own")
     data_seed: int = _data(1, ge=0, le=LAST_SEED, description="seed of the images and of the split")
     filtering: dict[str, Any] = _data(
         {}, description="changes to the thresholds by which read images are excluded; null switches a rule off"
@@ -173,7 +195,7 @@ class Study(BaseModel):
 
     # networks
     networks: list[Annotated[str, Field(pattern=NETWORK)]] = _comparison(
-        ["d4-steerable-cnn", "resnet18"], min_length=1, description="networks to compare"
+        ["d4-steerable-cnn", "d4-steerable-cnn-matched"], min_length=1, description="networks to compare"
     )
     network: str = _network("d4-steerable-cnn", pattern=NETWORK, description="the network of one training")
     plugins: list[str] = Field([], description="modules that register networks of your own, from the working folder")
@@ -191,12 +213,12 @@ class Study(BaseModel):
     )
     share: float = _training(100.0, gt=0, le=100, description="percent of the training images of one training")
     epochs: int = _training(
-        2, ge=1, le=MANY, description="passes over the training images; a share of them is shown as many steps"
+        8, ge=1, le=MANY, description="passes over the training images; a share of them is shown as many steps"
     )
     batch_size: int = _training(32, ge=1, le=MANY, description="images in one step")
     accumulate: int = _training(1, ge=1, le=MANY, description="batches whose gradients are averaged before one step")
     optimizer: Literal["adamw", "sgd"] = _training("adamw", description="AdamW, or SGD with Nesterov momentum 0.9")
-    learning_rate: float = _training(0.003, gt=0, le=10, description="highest learning rate of the schedule")
+    learning_rate: float = _training(0.005, gt=0, le=10, description="highest learning rate of the schedule")
     learning_rates: dict[str, float] = _comparison(
         {}, description="learning_rate of single networks, chosen on validation; the others take learning_rate"
     )
@@ -303,6 +325,13 @@ class Study(BaseModel):
         1, ge=1, le=360, description="orientations of each of these images to average over, evenly spaced"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _population_belongs_to_the_preset(cls, values: Any) -> Any:
+        """Whoever names a preset and no population means the preset as it is, not the changes made here to another."""
+        alone = isinstance(values, dict) and "preset" in values and "population" not in values
+        return values | {"population": {}} if alone else values
+
     @field_validator("networks", "seeds", "shares", "new_seeds")
     @classmethod
     def _each_once(cls, values: list) -> list:
@@ -379,7 +408,8 @@ class Study(BaseModel):
         Args:
             study: name of a file in `params/`, such as `"quick"`, or the path of a YAML file.
             **overrides: values of single parameters; `None` leaves a parameter as the study has it. A `learning_rate`
-                holds for every network, those named in the study's `learning_rates` too.
+                holds for every network, those named in the study's `learning_rates` too, and another `preset` comes
+                with its own population, unless `population` is given beside it.
 
         Returns:
             The checked parameters. Without a key `study` in the file, the study is named after it.
@@ -390,7 +420,7 @@ class Study(BaseModel):
         Example:
             >>> parameters = Study.read("smoke", epochs=3, learning_rate=None)
             >>> parameters.epochs, parameters.learning_rate
-            (3, 0.003)
+            (3, 0.005)
         """
         file = study_file(study)
         try:
@@ -409,6 +439,8 @@ class Study(BaseModel):
         changed = injected | given
         if _is_rate_of_all(given, injected, values):
             changed["learning_rates"] = {}
+        if _is_another_preset(changed, values) and "population" not in given:
+            changed["population"] = {}
         where = f"{file}, {', '.join(changed)} changed" if changed else str(file)
         return cls.of({"study": file.stem, **values, **changed}, where)
 
@@ -517,6 +549,14 @@ def _is_rate_of_all(given: Mapping[str, Any], injected: Mapping[str, Any], value
     if "learning_rates" not in injected:
         return True
     return injected["learning_rates"] == values.get("learning_rates") and rate != values.get("learning_rate")
+
+
+def _is_another_preset(changed: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Whether `changed` asks for another preset than the `values` of the file do, for which their population, which
+    `papermill -f` repeats, was not made."""
+    own = values.get("preset", Study.model_fields["preset"].default)
+    repeated = changed.get("population", values.get("population")) == values.get("population")
+    return changed.get("preset", own) != own and repeated
 
 
 def _injected(study: str | Path) -> dict[str, Any]:

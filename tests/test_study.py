@@ -205,6 +205,27 @@ def test_a_learning_rate_given_to_papermill_is_that_of_every_network(root, paper
         assert study["learning_rates"] == {} and study["learning_rate"] == float(words[-1])
 
 
+def test_another_preset_comes_with_its_own_population(tmp_path):
+    """Whoever names it in a file, in code or in a notebook; changes made for one preset are not carried to another."""
+    assert Study().population and Study(preset="model_1").population == Study(preset="realistic").population == {}
+    assert Study.read("smoke", preset="realistic").population == Study().population
+    assert Study.read("smoke", preset="model_1").population == {}
+    given = {"shear_max": 0.05}
+    assert Study.read("smoke", preset="mixture", population=given).population == given
+    (tmp_path / "mine.yml").write_text("preset: model_2\nepochs: 3\n")
+    assert Study.read(tmp_path / "mine.yml").population == {}
+    (tmp_path / "mine.yml").write_text("epochs: 3\n")
+    assert Study.read(tmp_path / "mine.yml").population == Study().population
+    assert Study.read(tmp_path / "mine.yml", preset="model_2").population == {}
+
+
+def test_another_preset_given_to_papermill_comes_with_its_own_population(root, papermill):
+    """`-f` repeats the file's population, which is no choice; `-p` makes one."""
+    quick = str(root / "params/quick.yml")
+    assert papermill("-f", quick)[1]["population"] == Study.read("quick").population
+    assert papermill("-f", quick, "-p", "preset", "model_1")[1]["population"] == {}
+
+
 def test_a_slip_stops_papermill(papermill):
     status, study, output = papermill("-p", "epohcs", "3")
     assert status != 0 and not study
