@@ -12,9 +12,9 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
@@ -464,9 +464,10 @@ def _study(study_file: Path) -> Study:
 def _check_names(study_file: Path, study: Study, networks: Iterable[str]) -> None:
     """Networks, presets and populations that are unknown end a command, most of them before heavy imports."""
     from lensstudy.lensing.presets import population_of
-    from lensstudy.networks.names import check_name
+    from lensstudy.networks import names
 
-    components = [{"preset": study.preset, "population": study.population}]
+    check_name: Callable[[str], None] = names.check_name
+    components: list[dict[str, Any]] = [{"preset": study.preset, "population": study.population}]
     if study.preset == "mixture":
         given = study.population.get("presets")
         components = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []

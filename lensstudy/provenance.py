@@ -167,9 +167,11 @@ def plugin_files(module: str) -> list[Path]:
     package, or where it is not installed, from its folder. Nothing is imported for it; empty if it cannot be found."""
     top = module.partition(".")[0]
     folder = _folder_of(top)
+    if folder is None:
+        return []
     installed = folder in {Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}
     found: set[Path] = set()
-    waiting = [module] if folder else []
+    waiting = [module]
     while waiting:
         name = waiting.pop()
         own = name.partition(".")[0]

@@ -141,7 +141,7 @@ def _polar_grid(size: int) -> tuple[csr_array, np.ndarray]:
 def polar_spectrum(images: np.ndarray) -> np.ndarray:
     """Angular Fourier coefficients of each image on 16 rings, `(N, rings, orders)`, complex, of unit length.
 
-    Rotating an image by an angle multiplies order m by exp(-i m angle), and mirroring it conjugates all: the moduli are
+    Rotating an image by an angle multiplies order m by exp(-i m angle), and a reflection conjugates all: the moduli are
     the same for every copy. Mean and contrast are divided out, so that a rescaled copy counts as well. Images are first
     averaged down to between 48 and 96 pixels, channels too.
     """

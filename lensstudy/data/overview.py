@@ -135,8 +135,8 @@ def counterparts(dataset: LensDataset) -> Counterparts:
             for stack, image in zip(stacks, (lens.images[0], *(a[0] for a in smooth_counterpart(lens))), strict=False):
                 stack.append(image[0])
             stacks[3].append(mass)
-    arrays = [np.array(stack).reshape(-1, size, size) for stack in stacks]
-    return Counterparts(titles, *arrays, pixel_scale=dataset.description.get("pixel_scale"))
+    observed, noise_free, smooth, masses = (np.array(stack).reshape(-1, size, size) for stack in stacks)
+    return Counterparts(titles, observed, noise_free, smooth, masses, dataset.description.get("pixel_scale"))
 
 
 @dataclass(frozen=True)

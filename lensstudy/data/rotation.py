@@ -69,11 +69,11 @@ def _rotated_grid(images: Tensor, degrees: float | Tensor, reflect: bool | Tenso
     count, width = len(images), images.shape[-1]
     like: dict[str, Any] = {"dtype": images.dtype, "device": images.device}
     angle = torch.deg2rad(torch.as_tensor(degrees, **like)).expand(count)
-    mirror = 1 - 2 * torch.as_tensor(reflect, **like).expand(count)
+    sign = 1 - 2 * torch.as_tensor(reflect, **like).expand(count)
     offset = (torch.arange(size, **like) - (size - 1) / 2) * (2 / width)
     x, y = offset.view(1, 1, -1), offset.view(1, -1, 1)  # y grows downwards, as rows do
     cos, sin = torch.cos(angle).view(-1, 1, 1), torch.sin(angle).view(-1, 1, 1)
-    return torch.stack([(cos * x - sin * y) * mirror.view(-1, 1, 1), sin * x + cos * y], dim=-1)
+    return torch.stack([(cos * x - sin * y) * sign.view(-1, 1, 1), sin * x + cos * y], dim=-1)
 
 
 def random_rotation(

@@ -136,7 +136,7 @@ class Application:
         shares = group_averaged(lambda x: self.network(x)[:, label], seen, sky, steps)
         return seen[0].mean(0).numpy(), shares[0].mean(0).numpy()
 
-    def rotation_changes(self, degrees: Sequence[float]) -> np.ndarray:
+    def rotation_changes(self, degrees: Sequence[float] | np.ndarray) -> np.ndarray:
         """Largest change of a probability of `few` images at each angle against the first, mean over the images."""
         images = [self.images[name][None] for name in self.few]
         rotated = [

@@ -31,7 +31,7 @@ from lensstudy.files import FileError, read_json, regular
 from lensstudy.training.run import read_card
 
 if TYPE_CHECKING:
-    from lensstudy.networks.architectures import Network
+    from lensstudy.networks.architectures import Classifier
     from lensstudy.training.fitting import TrainedNetwork
 
 __all__ = ["FORMATS", "Card", "CardError", "export", "exported", "outputs"]
@@ -253,7 +253,7 @@ def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, 
 
 
 @torch.no_grad()
-def _check_equality(exported: OnnxNetwork, network: Network) -> dict[str, float]:
+def _check_equality(exported: OnnxNetwork, network: Classifier) -> dict[str, float]:
     """Largest difference of the exported logits to the trained network's, relative to the largest logit. Judged on
     noise, which reaches everything, by the written file. Raises `CardError` where it is not small."""
     generator = torch.Generator().manual_seed(0)
@@ -267,7 +267,7 @@ def _check_equality(exported: OnnxNetwork, network: Network) -> dict[str, float]
 
 
 @torch.no_grad()
-def outputs(card: Card, network: OnnxNetwork, images) -> tuple[np.ndarray, ...]:
+def outputs(card: Card, network: OnnxNetwork, images) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Calibrated probabilities of images `(N, C, H, W)`, and what an `OODDetector` judges them by: features before the
     last layer, image statistics and thumbnails."""
     preprocess, found = Preprocess.from_dict(card.images.model_dump()), []
@@ -277,10 +277,11 @@ def outputs(card: Card, network: OnnxNetwork, images) -> tuple[np.ndarray, ...]:
         probabilities = torch.softmax(logits.double() / card.calibration["temperature"], dim=1).numpy()
         inputs = seen.numpy()
         found.append((probabilities, features.numpy().astype(np.float64), image_statistics(inputs), thumbnails(inputs)))
-    return tuple(np.concatenate(part) for part in zip(*found, strict=True))
+    probabilities, features, statistics, small = (np.concatenate(part) for part in zip(*found, strict=True))
+    return probabilities, features, statistics, small
 
 
-def _rounded(folder: Path, card: Card, network: OnnxNetwork, trained: Network, data: LensDataset) -> OnnxNetwork:
+def _rounded(folder: Path, card: Card, network: OnnxNetwork, trained: Classifier, data: LensDataset) -> OnnxNetwork:
     """The network in int8, written into `folder`; the card then says how near it is to the trained one on the
     validation images. Raises `CardError` where it is not near."""
     from lensstudy.evaluation import scores as evaluation
@@ -419,7 +420,7 @@ def _limits(trained: TrainedNetwork, pixel_scale: float | None, dataset: LensDat
     limits = [*LIMITS, f"Probabilities assume that the classes are {frequent}; say --prior where yours are not."]
     if pixel_scale is None:
         limits.append(
-            "Its training data does not say how large a pixel is: images of another size are refused, and of others "
+            "Its training data does not say how large a pixel is: images of another size are rejected, and of others "
             "it cannot tell whether their pixels are as large."
         )
     if dataset is None:

@@ -26,7 +26,7 @@ from lensstudy.deployment.card import CardError
 from lensstudy.files import printable, regular
 
 if TYPE_CHECKING:
-    from lensstudy.networks.architectures import Network
+    from lensstudy.networks.architectures import Classifier, Network
 
 __all__ = ["INT8_FILE", "ONNX_FILE", "OnnxNetwork", "check_onnx", "write_int8", "write_onnx"]
 
@@ -166,7 +166,7 @@ def _depthwise(pool, channels: int) -> nn.Conv2d:
 class _OutputsOfOthers(nn.Module):
     """Logits and features of a network that lensstudy did not build; onnxruntime computes what they share once."""
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: Classifier):
         super().__init__()
         self.network = network
 
@@ -174,7 +174,7 @@ class _OutputsOfOthers(nn.Module):
         return self.network(images), self.network.features(images)
 
 
-def _outputs(network: nn.Module) -> nn.Module:
+def _outputs(network: Classifier) -> nn.Module:
     from lensstudy.networks.architectures import Network
     from lensstudy.networks.folding import folded
 
@@ -182,20 +182,20 @@ def _outputs(network: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def write_onnx(network: Network, file: Path) -> Path:
+def write_onnx(network: Classifier, file: Path) -> Path:
     """Write `network`, as it is now and in evaluation mode, as ONNX for batches of any size. Returns `file`."""
     return _write(_outputs(network), network, file)
 
 
 @torch.no_grad()
-def _write(outputs: nn.Module, network: Network, file: Path) -> Path:
-    from lensstudy.networks.layers import POOLINGS
+def _write(outputs: nn.Module, network: Classifier, file: Path) -> Path:
+    from lensstudy.networks.layers import AntialiasedPool, SymmetricPool
 
     outputs = copy.deepcopy(outputs).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     images = torch.zeros(2, network.in_channels, network.image_size, network.image_size)
     channels: dict[nn.Module, int] = {}
     for module in outputs.modules():
-        if isinstance(module, tuple(POOLINGS.values())):
+        if isinstance(module, SymmetricPool | AntialiasedPool):
             module.register_forward_pre_hook(lambda pool, given: channels.setdefault(pool, given[0].shape[1]) and None)
     outputs(images)
     for module in list(outputs.modules()):
@@ -225,7 +225,7 @@ def _write(outputs: nn.Module, network: Network, file: Path) -> Path:
     return file
 
 
-def write_int8(network: Network, images: Tensor, file: Path) -> Path:
+def write_int8(network: Classifier, images: Tensor, file: Path) -> Path:
     """Write `network` as ONNX whose convolutions compute in int8, by onnxruntime's static quantisation.
 
     Each channel of a filter has a scale of its own, so rotated copies of a filter are rounded alike and the symmetry of
@@ -279,22 +279,23 @@ def _bias_corrected(outputs: nn.Module, images: Tensor) -> nn.Module:
     """`outputs` with biases that make up for the rounding of its filters, in the mean over `images` (Nagel et al. 2019,
     arXiv:1906.04721), each in the eight orientations of the square, so that rotated filters keep equal biases."""
     images = images[:CORRECTION_IMAGES]
-    convolutions = [one for one in outputs.modules() if isinstance(one, nn.Conv2d) and one.bias is not None]
-    missing = {one: torch.zeros_like(one.bias) for one in convolutions}
+    convolutions = [one for one in outputs.modules() if isinstance(one, nn.Conv2d)]
+    biases = {one: one.bias for one in convolutions if one.bias is not None}
+    missing = {one: torch.zeros_like(bias) for one, bias in biases.items()}
 
     def note(lost: Tensor, conv: nn.Conv2d, given: tuple[Tensor], _output: Tensor):
         change = F.conv2d(given[0], lost, stride=conv.stride, padding=conv.padding).mean((0, 2, 3))
         missing[conv] += change * len(given[0]) / (8 * len(images))
 
-    hooks = [one.register_forward_hook(partial(note, one.weight - _rounded(one.weight))) for one in convolutions]
+    hooks = [one.register_forward_hook(partial(note, one.weight - _rounded(one.weight))) for one in biases]
     for part in images.split(CORRECTION_BATCH):
         for reflected in (part, part.flip(3)):
             for quarter in range(4):
                 outputs(reflected.rot90(quarter, (2, 3)).contiguous())
     for hook in hooks:
         hook.remove()
-    for one in convolutions:
-        one.bias += missing[one]
+    for one, bias in biases.items():
+        bias.add_(missing[one])
     return outputs
 
 

@@ -520,11 +520,10 @@ def predict(network: str | Path | Predictor, images: np.ndarray | str | Path | S
     if isinstance(network, Predictor) and options:
         raise TypeError(f"{', '.join(options)}: a Predictor has its options already; give them to it, or give a folder")
     predictor = network if isinstance(network, Predictor) else Predictor(network, **options)
-    if isinstance(images, str | Path):
-        images = [images]
-    if len(images) and all(isinstance(one, str | Path) for one in images):
-        return pd.DataFrame(list(predictor.predict_files(images)), columns=predictor.columns)
-    return predictor.predict(images)
+    given: list = [images] if isinstance(images, str | Path) else list(images)
+    if given and all(isinstance(one, str | Path) for one in given):
+        return pd.DataFrame(list(predictor.predict_files(given)), columns=predictor.columns)
+    return predictor.predict(given)
 
 
 def find(paths: Iterable[str | Path], extension: str | int | None = None, progress: bool = False) -> Iterator[_Image]:

@@ -199,9 +199,10 @@ def _white_noise(images: _Images, generator: np.random.Generator) -> np.ndarray:
 def _galaxy_alone(images: _Images, generator: np.random.Generator) -> np.ndarray:
     """An elliptical galaxy with an exponential profile, in the middle."""
     down, right = images.distances(images.places(0, 0.05, generator))
-    angle, axis_ratio = (generator.uniform(*limits, (len(images.pixels), 1, 1, 1)) for limits in ((0, np.pi), (0.5, 1)))
+    each = (len(images.pixels), 1, 1, 1)
+    angle, axis_ratio = generator.uniform(0, np.pi, each), generator.uniform(0.5, 1, each)
     along, across = right * np.cos(angle) + down * np.sin(angle), down * np.cos(angle) - right * np.sin(angle)
-    scale = generator.uniform(0.06, 0.15, angle.shape) * images.pixels.shape[-1]
+    scale = generator.uniform(0.06, 0.15, each) * images.pixels.shape[-1]
     profile = np.exp(-np.hypot(along * axis_ratio**0.5, across / axis_ratio**0.5) / scale)
     return images.sky_noise(generator) + images.peak * profile
 

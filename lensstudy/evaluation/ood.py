@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import scipy.fft
@@ -347,7 +348,7 @@ class OODDetector:
         """Write to a `.safetensors` file."""
         arrays = {
             f"{name}.{part}": np.ascontiguousarray(array)
-            for name in _PARTS
+            for name in ("features", "statistics", "ranges", "components")
             for part, array in vars(getattr(self, name)).items()
         }
         save_file(arrays | {"limits": self.limits}, file)
@@ -365,8 +366,13 @@ class OODDetector:
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{file}: is damaged ({error}); export the network again") from None
         try:
-            fitted = [kind(*(arrays[f"{name}.{part.name}"] for part in fields(kind))) for name, kind in _PARTS.items()]
-            detector = cls(*fitted, arrays["limits"])
+            detector = cls(
+                _part(Gaussians, arrays, "features"),
+                _part(Gaussians, arrays, "statistics"),
+                _part(Ranges, arrays, "ranges"),
+                _part(PrincipalComponents, arrays, "components"),
+                arrays["limits"],
+            )
         except KeyError as error:
             raise ValueError(f"{file}: has no {error}; export the network again") from error
         measured = detector.features.deviations, detector.statistics.deviations, detector.components.mean
@@ -379,4 +385,9 @@ class OODDetector:
         return detector
 
 
-_PARTS = {"features": Gaussians, "statistics": Gaussians, "ranges": Ranges, "components": PrincipalComponents}
+Part = TypeVar("Part", Gaussians, Ranges, PrincipalComponents)
+
+
+def _part(kind: type[Part], arrays: dict[str, np.ndarray], name: str) -> Part:
+    """The part of a detector that is called `name`. Raises `KeyError` where an array of it is missing."""
+    return kind(*(arrays[f"{name}.{one.name}"] for one in fields(kind)))

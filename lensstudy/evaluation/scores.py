@@ -159,7 +159,7 @@ def labels_of(labels: np.ndarray | LensDataset) -> np.ndarray:
 
 def runs_of(probabilities: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
     """Probabilities `(N, classes)` of each seed, given as a list of them or, of one seed, as such."""
-    return [probabilities] if np.ndim(probabilities) == 2 else list(probabilities)
+    return [np.asarray(probabilities)] if np.ndim(probabilities) == 2 else list(probabilities)
 
 
 def confidence(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

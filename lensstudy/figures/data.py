@@ -76,8 +76,8 @@ def residuals(lenses: Counterparts) -> Figure | Note:
         return Note("These images were not simulated: what their dark matter does is not known.")
     figure, axes = plt.subplots(len(lenses.titles), 4, figsize=(WIDTH, 1.95 * len(lenses.titles)), squeeze=False)
     arrays = (lenses.observed, lenses.noise_free, lenses.noise_free - lenses.smooth, lenses.mass)
-    for row, title, *pictures in zip(axes, lenses.titles, *arrays, strict=True):
-        _draw_counterpart(row, *pictures, lenses.pixel_scale)
+    for row, title, observed, clean, difference, mass in zip(axes, lenses.titles, *arrays, strict=True):
+        _draw_counterpart(row, observed, clean, difference, mass, lenses.pixel_scale)
         row[0].set_ylabel(title)
     for axis, title in zip(
         axes[0], ["observed", "without noise", "minus smooth counterpart", "substructure"], strict=True
@@ -137,7 +137,7 @@ def _draw_histograms(axis: Axes, values: list[pd.Series]) -> None:
     bins = np.geomspace(low, high * 1.001, 25) if logarithmic else np.linspace(low, high * 1.001 + 1e-9, 25)
     for k, mine in enumerate(values):
         if len(mine):
-            axis.hist(mine, bins=bins, histtype="step", lw=1.6, color=PALETTE[k])
+            axis.hist(mine, bins=bins.tolist(), histtype="step", lw=1.6, color=PALETTE[k])
     if logarithmic:
         axis.set_xscale("log")
 

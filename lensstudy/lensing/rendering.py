@@ -323,11 +323,11 @@ def checked_size(image_size: int) -> int:
 def detectability(
     rows: Sequence[dict], expected: np.ndarray, preset: Preset, instrument: Instrument, noise_level: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How many sigma the substructure makes in each image `(N, H, W)` of expected counts, bare and after a refit.
+    """How many sigma the substructure makes in each image `(N, H, W)` of expected counts, alone and after re-fitting.
 
-    Bare: chi of the image against its smooth counterpart at its own noise. Refit: what is left of it when the smooth
-    lens, the source and the lens light have been adjusted to first order, `min_t |(delta - J t)/sigma|` with J the
-    derivatives of the smooth image by every macro and source parameter. Both are infinite where a preset has no noise.
+    Alone: chi of the image against its smooth counterpart at its own noise. After re-fitting: what is left of it when
+    the macromodel, the source and the lens light have been adjusted to first order, `min_t |(delta - J t)/sigma|` with
+    J the derivatives of the smooth image by every macro and source parameter. Both are infinite without noise.
     """
     if kind_of(rows, preset) == "none":
         return np.zeros(len(rows)), np.zeros(len(rows))

@@ -8,7 +8,7 @@ the mean over the image, one linear layer.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +16,25 @@ from torch import Tensor, nn
 from lensstudy.networks.batchnorm import FieldBatchNorm
 from lensstudy.networks.layers import POOLINGS, PlainLayers, Steps
 
-__all__ = ["BottleneckBlock", "Network", "ResidualBlock", "conv_network", "resnet", "strided_resnet"]
+__all__ = ["BottleneckBlock", "Classifier", "Network", "ResidualBlock", "conv_network", "resnet", "strided_resnet"]
 
 
-class Network(nn.Module):
-    """A classifier of `(B, in_channels, image_size, image_size)` float32 images; returns logits `(B, n_classes)`.
+class Classifier(nn.Module):
+    """What every network of a study has, lensstudy's own or one that `registry.as_network` completes: `forward` returns
+    logits `(B, n_classes)` of images `(B, in_channels, image_size, image_size)`, `features` what its last layer gets.
 
     `name` is the registry's, `group` the symmetry under which the logits do not change ('' for none).
     """
+
+    name: str
+    group: str
+    image_size: int
+    in_channels: int
+    features: Callable[[Tensor], Tensor]
+
+
+class Network(Classifier):
+    """A classifier of `(B, in_channels, image_size, image_size)` float32 images; returns logits `(B, n_classes)`."""
 
     def __init__(self, body: nn.Module, layers: PlainLayers, fields, n_classes: int):
         super().__init__()

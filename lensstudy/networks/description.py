@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lensstudy.networks.architectures import Network
+from lensstudy.networks.architectures import Classifier, Network
 from lensstudy.networks.batchnorm import release_scratch
 from lensstudy.networks.folding import folded
 from lensstudy.networks.layers import SteerableConv
@@ -24,7 +24,7 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def multiply_accumulates(network: Network) -> int:
+def multiply_accumulates(network: Classifier) -> int:
     """Multiplications of one image's pass through convolutions and the classifier."""
     return sum(row["multiply_accumulates"] for row in describe(network))
 
@@ -39,7 +39,7 @@ def peak_memory(step: Callable[[], object]) -> int:
     return max(accumulate((event.nbytes() for event in sorted(events, key=lambda e: e.start_ns())), initial=0))
 
 
-def describe(network: Network) -> list[dict]:
+def describe(network: Classifier) -> list[dict]:
     """List the layers of a network in order of use.
 
     Args:
@@ -78,12 +78,12 @@ def describe(network: Network) -> list[dict]:
     return rows
 
 
-def _blank(network: Network) -> Tensor:
+def _blank(network: Classifier) -> Tensor:
     return next(network.parameters()).new_zeros(1, network.in_channels, network.image_size, network.image_size)
 
 
 @torch.no_grad()
-def _multiplications(network: Network) -> dict[str, int]:
+def _multiplications(network: Classifier) -> dict[str, int]:
     """Multiply-accumulates of one image by layer, as torch counts them in the folded network: what expands a steerable
     filter belongs to training and not to an image."""
     with FlopCounterMode(display=False) as counter:
@@ -106,7 +106,7 @@ def feature_maps(network: Network, images: Tensor) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _watch(network: Network, note: Callable, images: Tensor, every: bool = False):
+def _watch(network: Classifier, note: Callable, images: Tensor, every: bool = False):
     """One pass in evaluation mode; calls `note(name, layer, inputs, output)` for each innermost (or every) layer."""
     hooks = [
         layer.register_forward_hook(partial(note, name))

@@ -40,7 +40,7 @@ def folded(network: Any) -> Any:
                 if norm:
                     setattr(module, next_name, nn.Identity())
     exported.at_once = max(1, PIXELS_AT_ONCE // network.image_size**2)
-    return exported.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return exported.requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def _plain_convolution(conv, norm):

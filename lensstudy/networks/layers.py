@@ -118,7 +118,7 @@ def _he_deviations(expansion, in_blocks: dict) -> Tensor:
 
 
 class Steps(nn.Sequential):
-    """Layers one after the other; batch norm over fields does the ReLU and the pooling behind it in the same go."""
+    """Layers one after the other; batch norm over fields is fused with the ReLU and the pooling behind it."""
 
     def forward(self, features: Tensor) -> Tensor:
         layers = [*self, None, None]
@@ -181,7 +181,8 @@ class AntialiasedPool(nn.Module):
         return f"kernel_size={self.kernel_size}, stride=2, padding={self.padding}"
 
 
-POOLINGS = {"average": SymmetricPool, "antialiased": AntialiasedPool}  # by the name a study gives them
+# By the name a study gives them.
+POOLINGS: dict[str, type[SymmetricPool | AntialiasedPool]] = {"average": SymmetricPool, "antialiased": AntialiasedPool}
 
 
 class GroupPool(nn.Module):

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from lensstudy.files import regular, whole_file
 from lensstudy.networks import names
-from lensstudy.networks.architectures import Network, conv_network, resnet, strided_resnet
+from lensstudy.networks.architectures import Classifier, Network, conv_network, resnet, strided_resnet
 from lensstudy.networks.description import count_parameters
 from lensstudy.networks.groups import SymmetryError
 from lensstudy.networks.layers import (
@@ -59,20 +59,19 @@ __all__ = [
 CHANNELS_MULTIPLE = 16  # divisible by the order of every group up to D8, so all can have the same channels
 
 
-def as_network(network: nn.Module, name: str, image_size: int, in_channels: int) -> nn.Module:
+def as_network(network: nn.Module, name: str, image_size: int, in_channels: int) -> Classifier:
     """Give a network from elsewhere what one of lensstudy has beside `forward`: a method `features`, its name, its
     group ('' unless it says one) and the images it takes. One whose layers are called `features` is wrapped."""
     own = getattr(network, "features", None)
-    if isinstance(own, nn.Module):
-        network = _Wrapped(network)
-    elif not callable(own):
-        network.features = partial(_last_inputs, network)  # type: ignore[assignment]
-    network.group = getattr(network, "group", "")
-    network.name, network.image_size, network.in_channels = name, image_size, in_channels  # type: ignore[assignment]
-    return network
+    completed = _Wrapped(network) if isinstance(own, nn.Module) else cast(Classifier, network)
+    if not callable(own):
+        completed.features = partial(_last_inputs, network)
+    completed.group = getattr(completed, "group", "")
+    completed.name, completed.image_size, completed.in_channels = name, image_size, in_channels
+    return completed
 
 
-class _Wrapped(nn.Module):
+class _Wrapped(Classifier):
     """A network with a part called `features`, as torchvision has them, behind the methods of one of lensstudy."""
 
     def __init__(self, network: nn.Module):
@@ -264,7 +263,7 @@ def check_name(name: str) -> None:
 
 def build_network(
     name: str, image_size: int, n_classes: int, *, in_channels: int = 1, width: float = 1.0, seed: int = 0, **options
-) -> Network:
+) -> Classifier:
     """Build a network for square images, with random weights drawn from `seed`.
 
     Args:

@@ -103,13 +103,13 @@ def read_observations(
     """
     attempts = list(_attempts(_place(path), pixel_scale, mask_bits))
     found = sorted((one for _, one in attempts if isinstance(one, Observation)), key=str)
-    refused = {where: str(error) for where, error in attempts if isinstance(error, DataError)}
+    rejected = {where: str(error) for where, error in attempts if isinstance(error, DataError)}
     for file in _without_image(_place(path)):
         role = role_and_key(stem(file.name))[0].replace("other", "map")
-        refused[str(file)] = f"{file}: called a {role}, but of no image beside it; if it is an image, rename it"
+        rejected[str(file)] = f"{file}: called a {role}, but of no image beside it; if it is an image, rename it"
     if not found:
-        raise DataError("\n".join(refused.values()))
-    return found, refused
+        raise DataError("\n".join(rejected.values()))
+    return found, rejected
 
 
 def _place(path: str | Path) -> Path:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 from lensstudy.data.preprocess import Preprocess
 from lensstudy.files import FileError, read_json, validated
 from lensstudy.networks import registry as networks
+from lensstudy.networks.architectures import Classifier
 from lensstudy.provenance import plugin_files
 
 __all__ = ["Metrics", "TrainedNetwork", "build", "load_run", "options_of", "read_card", "read_metrics"]
@@ -67,7 +68,7 @@ def read_metrics(folder: str | Path) -> dict[str, Any]:
     return read_json(Path(folder) / "metrics.json", Metrics).model_dump()
 
 
-def build(card: dict) -> torch.nn.Module:
+def build(card: dict) -> Classifier:
     """The network that a card describes, with the weights it began with."""
     return networks.build_network(
         card["network"],
@@ -90,7 +91,7 @@ def options_of(card: dict) -> dict:
 class TrainedNetwork:
     """A network with everything that belongs to it: how its images are preprocessed, its classes by name."""
 
-    network: torch.nn.Module  # with `features(images)` beside `forward`
+    network: Classifier
     preprocess: Preprocess
     classes: tuple[str, ...]
     card: dict
