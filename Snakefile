@@ -177,7 +177,7 @@ rule apply:
 
 rule validate:
     input:
-        source("06-validate-on-real-lenses", "figures.observations", "observations.lens_light", "observations.distribution"),
+        source("06-validate-on-real-lenses", "observations.validation", "observations.sample"),
         f"{RUNS}/notebooks/04-analyse.ipynb",
     output:
         f"{RUNS}/notebooks/06-validate-on-real-lenses.ipynb",
@@ -187,6 +187,20 @@ rule validate:
         data_state(study, "observations").digest,
     shell:
         command("06-validate-on-real-lenses")
+
+
+rule known_subhalo:
+    input:
+        source("07-known-subhalo", "observations.known_subhalo"),
+        f"{RUNS}/notebooks/04-analyse.ipynb",
+    output:
+        f"{RUNS}/notebooks/07-known-subhalo.ipynb",
+        f"{REPORTS}/07-known-subhalo.html",
+    params:
+        values(*TRAININGS, "observations"),
+        data_state(study, "observations").digest,
+    shell:
+        command("07-known-subhalo")
 
 
 rule own:

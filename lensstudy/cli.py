@@ -54,7 +54,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 CELL_TIMEOUT_S = 24 * 3600
-FOREIGN_FILES = {"06-validate-on-real-lenses": "observations", "08-apply": "application"}  # group that names them
+FOREIGN_FILES = {  # group of parameters that names them
+    "06-validate-on-real-lenses": "observations",
+    "07-known-subhalo": "observations",
+    "08-apply": "application",
+}
 TABLES_ONLY = "04-analyse"  # the page that needs no image of the data, which may not be ours to pass on
 
 
@@ -118,7 +122,7 @@ def run(
     _check_names(study_file, study, study.networks)
     for page in study.pages:
         _check_page(page)
-    for group in ("data", *FOREIGN_FILES.values()):
+    for group in dict.fromkeys(("data", *FOREIGN_FILES.values())):
         if changes := data_state(study, group).changes():
             commands.echo(f"{study.study}: files of the {group} have changed: {changes}; what they made is made again")
     folder = home()

@@ -41,6 +41,7 @@ PAGES = (
     "04-analyse",
     "05-improve",
     "06-validate-on-real-lenses",
+    "07-known-subhalo",
     "08-apply",
 )
 

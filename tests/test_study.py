@@ -131,6 +131,7 @@ NOTEBOOKS = (
     "04-analyse",
     "05-improve",
     "06-validate-on-real-lenses",
+    "07-known-subhalo",
     "08-apply",
     "09-across-presets",
 )

@@ -1,19 +1,287 @@
-"""Figures of real lenses: observations and fits, changes of predictions, recovery, where a mass would help.
+"""Figures of real lenses: observations and fits, perturbed predictions, recovery, a known subhalo.
 
-A function draws and returns a matplotlib figure, in the style and colours of `figures.style`, whose `show` displays it.
+A function takes what `lensstudy.observations` found, draws and returns a matplotlib figure that knows its caption;
+`figures.style.show` displays it. Nothing is imported from there, so that pages without real lenses do not depend on it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from lensstudy.figures.style import IMAGES, WIDTH, colour
+from lensstudy.figures.style import IMAGES, WIDTH, captioned, colour, image_row
 
-__all__ = ["answers", "ood_scores", "gallery", "place_maps", "recovery_curves", "counterparts"]
+__all__ = [
+    "counterparts",
+    "lens_light",
+    "network_inputs",
+    "ood_scores",
+    "orientations",
+    "perturbed_predictions",
+    "recovery_curves",
+    "smooth_models",
+    "subhalo_attributions",
+    "subhalo_map",
+]
+
+SKY_BLUE = "#56B4E9"
+MOST_COLUMNS = 3  # panels of networks side by side
+
+
+def lens_light(lenses: Sequence[Any]) -> Figure:
+    """Draw every lens as observed, the fitted light of its galaxy, what is left, and what goes on.
+
+    Args:
+        lenses: `observations.lens.Lens` each.
+    """
+    rows = {
+        str(lens): [
+            lens.observation.image,
+            lens.light.model,
+            (lens.observation.image - lens.light.model) / lens.observation.noise,
+            np.where(lens.bare.mask, 0, lens.bare.image),
+        ]
+        for lens in lenses
+    }
+    return captioned(
+        _gallery(rows, ["observed", "lens light", "left over [sigma]", "goes on"], residual=2, limit=10),
+        "Every image, the fitted light of the lens galaxy, what is left in units of the noise (red and blue: 10 "
+        "sigma), and what goes on, masked pixels empty.",
+        "Rows of images: observed lens, model of its light, residuals and the arcs that are left.",
+    )
+
+
+def smooth_models(lenses: Sequence[Any]) -> Figure:
+    """Draw the arcs of every lens, its smooth model, and what the model leaves.
+
+    Args:
+        lenses: `observations.lens.Lens` each, with a smooth model.
+    """
+    rows = {}
+    for lens in lenses:
+        cut, used, image = lens.model.observation, lens.model.used, lens.model.image
+        left = np.where(used, (cut.image - image) / cut.noise, 0)
+        rows[str(lens)] = [np.where(cut.mask, 0, cut.image), image, left]
+    return captioned(
+        _gallery(rows, ["lens light subtracted", "smooth model", "left over [sigma]"], residual=2, limit=5),
+        "The deepest band of every lens, its smooth model, and what is left in units of the noise, within the fitted "
+        "disc (red and blue: 5 sigma).",
+        "Rows of images: arcs, fitted model and residuals.",
+    )
+
+
+def network_inputs(network: Any, lenses: Sequence[Any], most: int = 6) -> Figure:
+    """Draw what a network was trained on, one image of each class, and what it is given of the lenses.
+
+    Args:
+        network: an `observations.distribution.SubstructureNetwork`.
+        lenses: `observations.lens.Lens` each; the first `most` are shown.
+    """
+    images = [image[0] for image in network.examples.values()]
+    images += [lens.seen_by(network)[0, 0] for lens in lenses[:most]]
+    titles = [*(f"trained on:\n{name}" for name in network.examples), *(_short(str(lens)) for lens in lenses[:most])]
+    return captioned(
+        image_row([np.arcsinh(image / network.noise / 3) for image in images], titles),
+        f"What {network.label} was trained on, and what it is given now, on one brightness scale (asinh).",
+        "A row of lenses like the training images, then the observed ones in the same pixels.",
+    )
+
+
+def ood_scores(check: Any) -> Figure:
+    """Draw the OOD scores of held-out images as a histogram, one panel a network, and those of the lenses as marks.
+
+    Args:
+        check: an `observations.validation.DistributionCheck`.
+    """
+    count = len(check.held_out)
+    figure, axes = plt.subplots(count, 1, figsize=(WIDTH, 1.6 * count + 0.4), squeeze=False, sharex=True)
+    for axis, (network, values) in zip(axes[:, 0], check.held_out.items(), strict=True):
+        scores = check.scores[network].to_numpy()
+        edges = np.geomspace(max(values.min(), 1e-3) * 0.9, max(values.max(), *scores) * 1.1, 50)
+        axis.hist(values, edges, color=colour(network.split(" ")[0]), alpha=0.5)
+        axis.axvline(check.threshold[network], color="0.3", ls="--", lw=0.9)
+        axis.plot(scores, axis.get_ylim()[1] * (0.9 - 0.8 * np.arange(len(scores)) / len(scores)), "kv", ms=5)
+        axis.set(xscale="log", ylabel="images")
+        axis.set_title(network, fontsize=8, loc="left")
+    axes[-1, 0].set_xlabel("OOD score")
+    return captioned(
+        figure,
+        "OOD scores of held-out images like those of the training (bars) and of the lenses (triangles); beyond the "
+        "dashed line the network abstains.",
+        "Histograms of OOD scores, one panel a network, with those of the lenses marked.",
+    )
+
+
+def perturbed_predictions(network: str, lenses: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """Draw one network's predictions for every lens (a panel each) under every kind of change (a line each).
+
+    Args:
+        network: its label.
+        lenses: probabilities by lens and kind of change, the lens as observed first; see `observations.consistency`.
+    """
+    figure, axes = plt.subplots(1, len(lenses), figsize=(WIDTH, 2.8), sharey=True, sharex=True, squeeze=False)
+    for axis, (lens, kinds) in zip(axes[0], lenses.items(), strict=True):
+        for line, values in enumerate(kinds.values()):
+            axis.plot(values, np.full(len(values), line), "o", ms=4, alpha=0.6, color=colour(network.split(" ")[0]))
+        axis.axvline(np.mean(next(iter(kinds.values()))), color="0.4", ls="--", lw=0.8)
+        axis.set(xlim=(-0.05, 1.05), xticks=[0, 1])
+        axis.set_title(_short(lens, max(84 // len(lenses), 6)), fontsize=6)
+    kinds = list(dict.fromkeys(kind for lens in lenses.values() for kind in lens))
+    axes[0, 0].set(yticks=range(len(kinds)), ylim=(len(kinds) - 0.5, -0.5))
+    axes[0, 0].set_yticklabels(kinds)
+    figure.supxlabel("probability of substructure", fontsize=9)
+    return captioned(
+        figure,
+        f"{network}: its predictions for each lens (panels) as the image changes in ways that have nothing to do with "
+        "dark matter (lines). Dashed: the image as observed.",
+        "Dots of probabilities from 0 to 1, one panel a lens, one line a kind of change.",
+    )
+
+
+def recovery_curves(recovery: Any, known_mass: float | None = None) -> Figure:
+    """Draw the share recovered against the mass put in: a panel a lens, a line a network.
+
+    Args:
+        recovery: an `observations.recovery.Recovery`.
+        known_mass: of a subhalo that is known, in solar masses, drawn as a vertical line.
+    """
+    curves = recovery.shares
+    figure, axes = plt.subplots(1, len(curves), figsize=(WIDTH, 2.6), sharey=True, squeeze=False)
+    for axis, (lens, lines) in zip(axes[0], curves.items(), strict=True):
+        for network, shares in lines.items():
+            axis.plot(recovery.masses, shares, "o-", ms=3, lw=1.2, color=colour(network.split(" ")[0]), label=network)
+        axis.axhline(recovery.false_alarms, color="0.5", ls=":", lw=0.9)
+        axis.axhline(0.5, color="0.5", ls="--", lw=0.9)
+        if known_mass:
+            axis.axvline(known_mass, color="0.2", lw=1.2)
+        axis.set(xscale="log", ylim=(-0.03, 1.03))
+        axis.tick_params(axis="x", labelsize=7)
+        axis.set_title(_short(lens, max(84 // len(curves), 6)), fontsize=6)
+    axes[0, 0].set_ylabel("share recovered")
+    handles, labels = axes[0, -1].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=7, loc="outside upper center", ncols=2)
+    figure.supxlabel("mass of the subhalo [solar masses]", fontsize=9)
+    return captioned(
+        figure,
+        f"Share of subhalos recovered against their mass, {recovery.draws} places and draws of noise each (standard "
+        f"error near one half: {recovery.error:.0%}). Dotted: what chance gives; dashed: one half"
+        + ("; vertical: the mass of the known subhalo." if known_mass else "."),
+        "Curves of the share recovered against mass, one panel a lens and one line a network.",
+    )
+
+
+def orientations(orientation: Any) -> Figure:
+    """Draw how much a subhalo would improve the fit in each of the eight frames, and at random places on the arcs.
+
+    Args:
+        orientation: an `observations.known_subhalo.Orientation`.
+    """
+    table = orientation.table.sort_values("chi square falls by")
+    figure, axis = plt.subplots(figsize=(WIDTH, 2.9))
+    best = table["published frame"] == orientation.frame
+    axis.barh(table["published frame"], table["chi square falls by"], color=np.where(best, "#0072B2", "0.75"))
+    axis.plot(orientation.chance, np.full(len(orientation.chance), -1), "|", color="0.3", ms=9, alpha=0.5)
+    axis.set(yticks=range(-1, len(table)), xlabel="chi square falls by")
+    axis.set_yticklabels(["random places on the arcs", *table["published frame"]])
+    axis.set_xscale("symlog", linthresh=max(float(np.median(orientation.chance)), 1.0))
+    axis.set_xlim(left=0)
+    return captioned(
+        figure,
+        "How much a mass at the published place would improve the smooth model, for each way in which the published "
+        "frame may lie in the file (bars; the best in blue), and at random places on the arcs (strokes).",
+        f"Bars for eight frames; the longest, {orientation.frame}, at {orientation.gains.max():.0f}, the next at "
+        f"{orientation.runner_up:.0f}.",
+    )
+
+
+def subhalo_map(orientation: Any) -> Figure:
+    """Draw where in the image a mass would improve the smooth model, and where the published place may lie.
+
+    Args:
+        orientation: an `observations.known_subhalo.Orientation`.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, WIDTH / 2 + 0.2), sharex=True, sharey=True)
+    cut, reach = orientation.lens.model.observation, orientation.reach
+    half = cut.field_of_view / 2
+    arcs = np.clip(np.where(cut.mask, 0, cut.image), 0, None)
+    axes[0].imshow(np.arcsinh(arcs / np.median(cut.noise) / 3), cmap=IMAGES, origin="lower", extent=[-half, half] * 2)
+    axes[1].imshow(orientation.map, cmap=IMAGES, origin="lower", extent=[-reach, reach] * 2, interpolation="nearest")
+    for axis, title in zip(axes, ("arcs", "chi square falls by"), strict=True):
+        axis.plot(*orientation.places.T, "o", mfc="none", color=SKY_BLUE, ms=5, mew=0.8)
+        axis.plot(*orientation.place, "x", color=SKY_BLUE, ms=9, mew=1.8)
+        axis.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel="x [arcsec]")
+        axis.set_title(title, fontsize=8)
+        axis.grid(False)
+    axes[0].set_ylabel("y [arcsec]")
+    return captioned(
+        figure,
+        "The arcs, and how much a mass at each place would improve the smooth model (brighter: more). Circles: the "
+        "published place under the eight rotations and reflections; cross: the one that is taken.",
+        "Image of the arcs and map of the improvement of the fit, with eight circles and a cross.",
+    )
+
+
+def counterparts(responses: Any) -> Figure:
+    """Draw what smooth counterparts of a lens are given, as a histogram a network, and its image as a line.
+
+    Args:
+        responses: an `observations.known_subhalo.Responses`.
+    """
+    figure, axes = _panels(len(responses.smooth), 2.2)
+    for axis, (network, values) in zip(axes, responses.smooth.items(), strict=False):
+        axis.hist(values, np.linspace(0, 1, 41), color=colour(network.split(" ")[0]), alpha=0.6)
+        axis.axvline(responses.observed[network], color="black", lw=1.5)
+        axis.set(xlim=(0, 1), xlabel="probability of substructure", ylabel="smooth counterparts")
+        axis.set_title(network, fontsize=8)
+    medians = [
+        f"{network}: image {responses.observed[network]:.2f}, smooth counterparts {np.median(values):.2f} in the median"
+        for network, values in responses.smooth.items()
+    ]
+    return captioned(
+        figure,
+        f"What smooth counterparts of {responses.lens} are given (bars), and what its image is given (line).",
+        "; ".join(medians),
+    )
+
+
+def subhalo_attributions(attributions: Any) -> Figure:
+    """Draw what each pixel adds to the log odds of substructure, a panel a network, with a cross at the known subhalo.
+
+    Args:
+        attributions: an `observations.known_subhalo.Attributions`.
+    """
+    figure, axes = _panels(len(attributions.maps), WIDTH / 3 + 0.2)
+    for axis, (network, (found, half)) in zip(axes, attributions.maps.items(), strict=False):
+        limit = np.quantile(np.abs(found), 0.998) or 1
+        shades = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "nearest"}
+        axis.imshow(found, origin="lower", extent=[-half, half] * 2, **shades)
+        axis.plot(*attributions.place, "x", color="black", ms=9, mew=1.8)
+        axis.set(xlim=(-half, half), ylim=(-half, half), xlabel="x [arcsec]")
+        axis.set_title(network, fontsize=8)
+        axis.grid(False)
+    axes[0].set_ylabel("y [arcsec]")
+    off = attributions.table["peak is off by [arcsec]"]
+    return captioned(
+        figure,
+        "What each pixel adds to the log odds of substructure (red: for it, blue: against it), averaged over rotations "
+        "and reflections; the cross is the known subhalo.",
+        "Attribution maps; "
+        + "; ".join(f"{name}: peak {far:.2f} arcsec from the known subhalo" for name, far in off.items()),
+    )
+
+
+def _panels(count: int, height: float) -> tuple[Figure, np.ndarray]:
+    """A figure of `count` panels in rows of at most three, `height` inches each."""
+    columns = min(count, MOST_COLUMNS)
+    rows = -(-count // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, height * rows), squeeze=False)
+    for axis in axes.ravel()[count:]:
+        axis.set_visible(False)
+    return figure, axes.ravel()
 
 
 def _short(name: str, longest: int = 14) -> str:
@@ -22,17 +290,14 @@ def _short(name: str, longest: int = 14) -> str:
     return f"{lens if len(lens) <= longest else lens[: longest - 1] + '…'}\n{band}".rstrip()
 
 
-def gallery(
-    rows: Mapping[str, Sequence[np.ndarray]], columns: Sequence[str], residuals: Sequence[int] = (), limit: float = 5
-) -> Figure:
-    """One row of images `(H, W)` a lens, under the names of the `columns`; those numbered in `residuals` in red and
-    blue from -`limit` to `limit`, the others with an asinh stretch of their own."""
-    shape = (len(rows), len(columns))
+def _gallery(rows: Mapping[str, Sequence[np.ndarray]], columns: Sequence[str], residual: int, limit: float) -> Figure:
+    """One row of images `(H, W)` a lens, under the names of the `columns`; the one numbered `residual` in red and blue
+    from -`limit` to `limit`, the others with an asinh stretch of their own."""
     side = WIDTH / (len(columns) + 0.8)
-    figure, axes = plt.subplots(*shape, figsize=(WIDTH, side * len(rows) + 0.3), squeeze=False)
+    figure, axes = plt.subplots(len(rows), len(columns), figsize=(WIDTH, side * len(rows) + 0.3), squeeze=False)
     for row, (name, images) in zip(axes, rows.items(), strict=True):
         for number, (axis, image) in enumerate(zip(row, images, strict=True)):
-            if number in residuals:
+            if number == residual:
                 axis.imshow(image, cmap="RdBu_r", origin="lower", vmin=-limit, vmax=limit, interpolation="nearest")
             else:
                 softening = max(np.quantile(np.abs(image), 0.5), 1e-3 * np.abs(image).max(), 1e-12)
@@ -42,95 +307,4 @@ def gallery(
         row[0].set_ylabel(_short(name), fontsize=7)
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title, fontsize=8)
-    return figure
-
-
-def answers(variants: Mapping[str, Mapping[str, np.ndarray]], label: str) -> Figure:
-    """Probabilities of every lens (a panel each) under every kind of change (a line each), as dots; the first line is
-    the image as it is, and goes on as a dashed line through the others."""
-    figure, axes = plt.subplots(1, len(variants), figsize=(WIDTH, 2.8), sharey=True, sharex=True, squeeze=False)
-    for axis, (lens, kinds) in zip(axes[0], variants.items(), strict=True):
-        for line, values in enumerate(kinds.values()):
-            axis.plot(values, np.full(len(values), line), "o", ms=4, alpha=0.6, color="#0072B2")
-        first = next(iter(kinds.values()))
-        axis.axvline(np.mean(first), color="0.4", ls="--", lw=0.8)
-        axis.set(xlim=(-0.05, 1.05), xticks=[0, 1])
-        axis.set_title(_short(lens, max(84 // len(variants), 6)), fontsize=6)
-    kinds = list(dict.fromkeys(kind for lens in variants.values() for kind in lens))
-    axes[0, 0].set(yticks=range(len(kinds)), ylim=(len(kinds) - 0.5, -0.5))
-    axes[0, 0].set_yticklabels(kinds)
-    figure.supxlabel(label, fontsize=9)
-    return figure
-
-
-def ood_scores(held_out: Mapping[str, np.ndarray], scores: Mapping[str, Mapping[str, float]], threshold) -> Figure:
-    """OOD scores of held-out simulations as a histogram, one panel a network, and those of the lenses as marks."""
-    figure, axes = plt.subplots(
-        len(held_out), 1, figsize=(WIDTH, 1.6 * len(held_out) + 0.4), squeeze=False, sharex=True
-    )
-    for axis, (network, values) in zip(axes[:, 0], held_out.items(), strict=True):
-        reach = max(values.max(), *scores[network].values())
-        edges = np.geomspace(max(values.min(), 1e-3) * 0.9, reach * 1.1, 50)
-        axis.hist(values, edges, color=colour(network), alpha=0.5)
-        axis.axvline(threshold[network], color="0.3", ls="--", lw=0.9)
-        height = axis.get_ylim()[1]
-        for number, (_, score) in enumerate(scores[network].items()):
-            axis.plot(score, height * (0.9 - 0.8 * number / max(len(scores[network]), 1)), "kv", ms=5)
-        axis.set(xscale="log", ylabel="simulations")
-        axis.set_title(network, fontsize=8, loc="left")
-    axes[-1, 0].set_xlabel("OOD score")
-    return figure
-
-
-def recovery_curves(masses: np.ndarray, curves: Mapping[str, Mapping[str, np.ndarray]], false_alarms: float) -> Figure:
-    """Share recovered against the mass put in: a panel a lens, a line a network."""
-    figure, axes = plt.subplots(1, len(curves), figsize=(WIDTH, 2.6), sharey=True, squeeze=False)
-    for axis, (lens, lines) in zip(axes[0], curves.items(), strict=True):
-        for network, shares in lines.items():
-            axis.plot(masses, shares, "o-", ms=3, lw=1.2, color=colour(network.split(" ")[0]), label=network)
-        axis.axhline(false_alarms, color="0.5", ls=":", lw=0.9)
-        axis.axhline(0.5, color="0.5", ls="--", lw=0.9)
-        axis.set(xscale="log", ylim=(-0.03, 1.03))
-        axis.tick_params(axis="x", labelsize=7)
-        axis.set_title(_short(lens, max(84 // len(curves), 6)), fontsize=6)
-    axes[0, 0].set_ylabel("share recovered")
-    handles, labels = axes[0, -1].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=7, loc="outside upper center", ncols=2)
-    figure.supxlabel("mass of the subhalo [solar masses]", fontsize=9)
-    return figure
-
-
-def counterparts(null: Mapping[str, np.ndarray], observed: Mapping[str, float], label: str) -> Figure:
-    """Scores of the smooth counterparts of a lens, as a histogram a network, and that of its image as a line."""
-    figure, axes = plt.subplots(1, len(null), figsize=(WIDTH, 2.4), squeeze=False)
-    for axis, (network, values) in zip(axes[0], null.items(), strict=True):
-        axis.hist(values, np.linspace(0, 1, 41), color=colour(network.split(" ")[0]), alpha=0.6)
-        axis.axvline(observed[network], color="black", lw=1.5)
-        axis.set(xlim=(0, 1), xlabel=label, ylabel="smooth counterparts")
-        axis.set_title(network, fontsize=8)
-    return figure
-
-
-def place_maps(
-    maps: Mapping[str, np.ndarray],
-    reach: float,
-    place: tuple[float, float] | None,
-    others: np.ndarray | None = None,
-    symmetric: Sequence[str] = (),
-) -> Figure:
-    """Maps `(H, W)` over x and y from -`reach` to `reach` arcseconds, with a cross at `place` and dots at `others`."""
-    figure, axes = plt.subplots(1, len(maps), figsize=(WIDTH, WIDTH / max(len(maps), 2) + 0.2), squeeze=False)
-    for axis, (title, image) in zip(axes[0], maps.items(), strict=True):
-        limit = np.quantile(np.abs(image), 0.998) or 1
-        shades = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if title in symmetric else {"cmap": IMAGES}
-        axis.imshow(image, origin="lower", extent=(-reach, reach, -reach, reach), interpolation="nearest", **shades)
-        ink = "black" if title in symmetric else "#56B4E9"
-        if others is not None:
-            axis.plot(others[:, 0], others[:, 1], "o", mfc="none", color=ink, ms=5, mew=0.8)
-        if place is not None:
-            axis.plot(*place, "x", color=ink, ms=9, mew=1.8)
-        axis.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel="x [arcsec]")
-        axis.set_title(title, fontsize=8)
-        axis.grid(False)
-    axes[0, 0].set_ylabel("y [arcsec]")
     return figure

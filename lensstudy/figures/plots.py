@@ -31,12 +31,16 @@ from lensstudy.figures.networks import (
     invariance_curves,
 )
 from lensstudy.figures.observations import (
-    answers,
     counterparts,
-    gallery,
+    lens_light,
+    network_inputs,
     ood_scores,
-    place_maps,
+    orientations,
+    perturbed_predictions,
     recovery_curves,
+    smooth_models,
+    subhalo_attributions,
+    subhalo_map,
 )
 from lensstudy.figures.predictions import explanations, predictions, rotations
 from lensstudy.figures.style import draw_image, image_row, show, strip
@@ -53,7 +57,6 @@ from lensstudy.figures.training import (
 __all__ = [
     "along_truth",
     "alternatives",
-    "answers",
     "attributions",
     "class_means",
     "comparison",
@@ -64,15 +67,17 @@ __all__ = [
     "examples",
     "excluded",
     "explanations",
-    "gallery",
     "image_row",
     "invariance_curves",
     "learning_curves",
+    "lens_light",
     "live_curves",
     "mistakes",
+    "network_inputs",
     "ood_scores",
     "orientation",
-    "place_maps",
+    "orientations",
+    "perturbed_predictions",
     "populations",
     "predictions",
     "radial_profiles",
@@ -89,7 +94,10 @@ __all__ = [
     "shortcuts",
     "show",
     "slices",
+    "smooth_models",
     "strip",
+    "subhalo_attributions",
+    "subhalo_map",
     "training_curves",
     "transfer",
 ]

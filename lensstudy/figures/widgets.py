@@ -7,6 +7,7 @@ shows its first state. Pictures are drawn as PNG by `style.strip` or `style.png`
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,14 @@ import numpy as np
 from lensstudy.data.dataset import LensDataset
 from lensstudy.figures.style import strip
 from lensstudy.lensing.rendering import render
+from lensstudy.observations.smooth_model import Subhalo, expected
 
 if TYPE_CHECKING:
     from lensstudy.deployment.application import Application
+    from lensstudy.observations.distribution import SubstructureNetwork
+    from lensstudy.observations.lens import Lens
 
-__all__ = ["browse_images", "build_lens", "explore_predictions", "explorer"]
+__all__ = ["browse_images", "build_lens", "explore_predictions", "explorer", "subhalo_on_the_ring"]
 
 KNOWN = {
     "einstein_radius": "Einstein radius [arcsec]",
@@ -116,3 +120,39 @@ def build_lens() -> widgets.Widget:
         return strip([image, image - smooth], [False, True], HEIGHT), words
 
     return explorer(list(sliders.values()), draw)
+
+
+def subhalo_on_the_ring(lens: Lens, networks: Sequence[SubstructureNetwork]) -> widgets.Widget:
+    """Put a subhalo onto the ring of a lens's smooth model, and see what it changes and what networks make of it.
+
+    Args:
+        lens: with a smooth model, see `Lens.modelled`.
+        networks: whose probabilities of substructure stand beside the picture, with and without the subhalo.
+    """
+    cut, radius = lens.model.observation, lens.model.parameters["einstein_radius"]
+    draw_of_noise = np.random.default_rng(0).normal(0, cut.noise)
+    without = {one.label: one.substructure(lens.seen_by(one, lens.model.image + draw_of_noise))[0] for one in networks}
+
+    def draw(mass: float, degrees: int) -> tuple[bytes, str]:
+        x = lens.light.center[0] + radius * math.cos(math.radians(degrees))
+        y = lens.light.center[1] + radius * math.sin(math.radians(degrees))
+        rows = ""
+        for one in networks:
+            image = expected(lens.model, [Subhalo(x, y, mass)], one.profile)
+            given = one.substructure(lens.seen_by(one, image + draw_of_noise))[0]
+            rows += f"<tr><td>{html.escape(one.label)}</td><td>{without[one.label]:.3f}</td><td>{given:.3f}</td></tr>"
+        change = (expected(lens.model, [Subhalo(x, y, mass)]) - lens.model.image) / cut.noise
+        text = (
+            f"<p>{mass:.1e} solar masses: up to {np.abs(change).max():.1f} sigma a pixel</p><table><tr><th>network</th>"
+            f"<th>without</th><th>with subhalo</th></tr>{rows}</table>"
+        )
+        picture = np.arcsinh((lens.model.image + change * cut.noise + draw_of_noise) / np.median(cut.noise) / 3)
+        return strip([picture, change], [False, True], HEIGHT), text
+
+    return explorer(
+        [
+            widgets.FloatLogSlider(value=1e10, min=8, max=11, step=0.25, description="mass", readout_format=".1e"),
+            widgets.IntSlider(value=0, min=0, max=350, step=10, description="direction"),
+        ],
+        draw,
+    )

@@ -7,13 +7,14 @@ among those of held-out simulations: of images like the training ones, a share p
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from tqdm.auto import tqdm
 
 from lensstudy.data import mixture
 from lensstudy.data.dataset import DataError, LensDataset, sky_and_noise
@@ -22,6 +23,8 @@ from lensstudy.evaluation.attribution import attribute
 from lensstudy.evaluation.ood import OODDetector, image_statistics, thumbnails
 from lensstudy.files import read_json
 from lensstudy.observations.cutouts import Observation, network_input
+from lensstudy.study import Study
+from lensstudy.training.recording import in_batch
 from lensstudy.training.run import TrainedNetwork, load_run
 
 __all__ = [
@@ -30,6 +33,9 @@ __all__ = [
     "features",
     "open_network",
     "compare_networks",
+    "network_table",
+    "out_of_distribution_shares",
+    "prepare_networks",
     "simulations_like",
 ]
 
@@ -104,13 +110,15 @@ class TrainingDistribution:
 class SubstructureNetwork:
     """A trained network prepared for real lenses: it gives the probability of any substructure at all.
 
-    `noise` is the deviation of the sky in its training images, to which real ones are brought.
+    `noise` is the deviation of the sky in its training images, to which real ones are brought; `examples` are images
+    `(C, S, S)` like these, one of each class.
     """
 
     label: str
     trained: TrainedNetwork
     reference: TrainingDistribution
     noise: float
+    examples: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(cls, label: str, trained: TrainedNetwork, known: LensDataset, held_out: LensDataset) -> SubstructureNetwork:
@@ -128,7 +136,17 @@ class SubstructureNetwork:
         noise = sky_and_noise(np.asarray(known.images).mean(axis=1))[1]
         if not noise > 0:
             raise DataError(f"{label} was trained on images without noise, which real ones cannot be brought to")
-        return cls(label, trained, TrainingDistribution.fit(trained, known, held_out), noise)
+        examples = {
+            name: np.asarray(known.images[np.flatnonzero(known.labels == number)[0]])
+            for number, name in enumerate(known.classes)
+            if (known.labels == number).any()
+        }
+        return cls(label, trained, TrainingDistribution.fit(trained, known, held_out), noise, examples)
+
+    @property
+    def field_of_view(self) -> float:
+        """Side of its training images in arcseconds."""
+        return self.trained.card["image_size"] * self.trained.card["data"]["pixel_scale"]
 
     @property
     def lens_light(self) -> bool:
@@ -159,6 +177,98 @@ class SubstructureNetwork:
         inputs, empty = preprocess(images[:1]), preprocess(np.zeros_like(images[:1]))
         found = -attribute(self.trained.network, inputs, torch.tensor([smooth]), baseline=empty)
         return found[0].sum(0).double().numpy(), card["data"]["pixel_scale"] * card["binning"]
+
+
+def prepare_networks(
+    trained: Sequence[TrainedNetwork], study: Study
+) -> tuple[list[SubstructureNetwork], dict[str, str]]:
+    """Prepare the networks of a study, and those in its `run_folders`, for real lenses.
+
+    Args:
+        trained: the trained networks of the study.
+        study: whose `run_folders`, `reference_images` and `data_seed` count.
+
+    Returns:
+        The networks that can be asked, and of the others, by their name or folder, why not.
+
+    Raises:
+        DataError: none can be asked.
+    """
+    skipped: dict[str, str] = {}
+    candidates = {label: (one, True) for label, one in _labelled(trained, ()).items()}
+    for path in study.run_folders:
+        try:
+            candidates |= {label: (one, False) for label, one in _labelled([open_network(path)], candidates).items()}
+        except (OSError, ValueError) as error:
+            skipped[path] = str(error)
+    networks = []
+    for label, (one, own) in tqdm(candidates.items(), desc="reference images", disable=in_batch()):
+        try:
+            networks.append(SubstructureNetwork.of(label, one, *_reference_images(one, study, own)))
+        except DataError as error:
+            skipped[label] = str(error)
+    if not networks:
+        raise DataError("\n".join(["none of the networks can be asked about real images:", *skipped.values()]))
+    return networks, skipped
+
+
+def _labelled(trained: Sequence[TrainedNetwork], taken: Collection[str]) -> dict[str, TrainedNetwork]:
+    """Networks by what tells them apart, such as `resnet18 model_3 s1`, with a number where that is `taken`."""
+    found: dict[str, TrainedNetwork] = {}
+    for one in trained:
+        preset = one.card["data"].get("preset", "read")
+        label = f"{one.card['network']} {preset} s{one.card['seed']}"
+        before = sum(f"{known} ".startswith(f"{label} ") for known in (*taken, *found))
+        found[f"{label} ({before + 1})" if before else label] = one
+    return found
+
+
+def _reference_images(trained: TrainedNetwork, study: Study, own: bool) -> tuple[LensDataset, LensDataset]:
+    """Two sets of images like those of the training: simulated anew, or, of a network of the study itself that was
+    trained on images that were read, the validation part and the test part."""
+    if own and study.data_path:
+        dataset = LensDataset.load(study.folder / "dataset")
+        return dataset.part("validation"), dataset.part("test")
+    seeds = (study.data_seed + 1000, study.data_seed + 1001)
+    known, held_out = (simulations_like(trained, study.reference_images, seed) for seed in seeds)
+    return known, held_out
+
+
+def network_table(networks: Sequence[SubstructureNetwork], skipped: Mapping[str, str]) -> pd.DataFrame:
+    """The networks that are asked, what they are given, and why others are not asked, see `prepare_networks`."""
+    asked = [
+        {
+            "network": one.label,
+            "classes": ", ".join(one.trained.classes),
+            "field of view [arcsec]": one.field_of_view,
+            "lens light": "shown" if one.lens_light else "subtracted",
+            "subhalos": one.profile.replace("_", " "),
+            "asked": "yes",
+        }
+        for one in networks
+    ]
+    return pd.DataFrame([*asked, *({"network": name, "asked": f"no: {why}"} for name, why in skipped.items())])
+
+
+def out_of_distribution_shares(networks: Sequence[SubstructureNetwork], seed: int, p: float = 0.05) -> pd.DataFrame:
+    """Share of more images like those of the training, and of images of pure noise, whose p-value is below `p`.
+
+    The first should be about `p`, the second 1; the first is missing for a network whose training images were read.
+    """
+    rows = {}
+    for one in networks:
+        try:
+            again = one.reference.p_value(simulations_like(one.trained, 20, seed).images)
+        except DataError:
+            again = np.full(1, np.nan)
+        card = one.trained.card
+        shape = (60, card["in_channels"], card["image_size"], card["image_size"])
+        noise = np.random.default_rng(0).normal(0, one.noise, shape).astype(np.float32)
+        rows[one.label] = {
+            "more images like the training images": np.nanmean(again < p) if np.isfinite(again).all() else np.nan,
+            "pure noise": np.mean(one.reference.p_value(noise) < p),
+        }
+    return pd.DataFrame(rows).T.rename_axis("network")
 
 
 def compare_networks(

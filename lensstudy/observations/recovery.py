@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
+from tqdm.auto import tqdm
 
+from lensstudy.observations.distribution import SubstructureNetwork
+from lensstudy.observations.lens import Lens
 from lensstudy.observations.smooth_model import (
     SmoothModel,
     Subhalo,
@@ -15,8 +21,111 @@ from lensstudy.observations.smooth_model import (
     subhalo_deflection,
     tensors,
 )
+from lensstudy.training.recording import in_batch
 
-__all__ = ["evidence_for_subhalo", "least_mass", "on_the_arc", "recovered_share"]
+__all__ = [
+    "FALSE_ALARMS",
+    "Recovery",
+    "evidence_for_subhalo",
+    "least_mass",
+    "noisy_images",
+    "on_the_arc",
+    "recovered_share",
+]
+
+FALSE_ALARMS = 0.05  # share of smooth counterparts that may be taken for lenses with a subhalo
+MASSES = np.geomspace(1e8, 1e11, 7)  # solar masses
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Subhalos put into smooth models of lenses, and how often networks recover them.
+
+    Attributes:
+        masses: of the subhalos, in solar masses.
+        draws: places and draws of noise for each mass.
+        smooth: probabilities of substructure `(8 draws,)` of the smooth counterparts, by lens and network.
+        shares: share recovered `(masses,)`, by lens and network.
+        false_alarms: share of the smooth counterparts that is taken for lenses with a subhalo.
+    """
+
+    masses: np.ndarray
+    draws: int
+    smooth: dict[str, dict[str, np.ndarray]]
+    shares: dict[str, dict[str, np.ndarray]]
+    false_alarms: float = FALSE_ALARMS
+
+    @classmethod
+    def of(cls, networks: Sequence[SubstructureNetwork], lenses: Sequence[Lens], draws: int, seed: int) -> Recovery:
+        """Put single subhalos on the arcs of smooth models, at random places, with fresh noise every time.
+
+        A subhalo is what those of a network's training images are, a point or a truncated halo. It counts as recovered
+        where the probability rises above what all but `FALSE_ALARMS` of the lens's smooth counterparts are given.
+
+        Args:
+            networks: who is asked.
+            lenses: with smooth models, see `Lens.modelled`.
+            draws: places and draws of noise for each mass; there are eight times as many smooth counterparts.
+            seed: of places and noise.
+        """
+        generator = np.random.default_rng(seed)
+        smooth: dict[str, dict[str, np.ndarray]] = {}
+        shares: dict[str, dict[str, np.ndarray]] = {}
+        for lens in tqdm(lenses, desc="injections", disable=in_batch()):
+            counterparts = noisy_images(lens, generator, count=8 * draws)
+            places = on_the_arc(lens.model, draws, generator)
+            injected = {
+                profile: [
+                    [noisy_images(lens, generator, [Subhalo(*place, mass)], profile)[0] for place in places]
+                    for mass in MASSES
+                ]
+                for profile in dict.fromkeys(network.profile for network in networks)
+            }
+            smooth[str(lens)] = {one.label: _probabilities(one, lens, counterparts) for one in networks}
+            shares[str(lens)] = {
+                one.label: recovered_share(
+                    smooth[str(lens)][one.label],
+                    np.stack([_probabilities(one, lens, images) for images in injected[one.profile]]),
+                )
+                for one in networks
+            }
+        return cls(MASSES, draws, smooth, shares)
+
+    @property
+    def least_masses(self) -> pd.DataFrame:
+        """The mass from which on at least half are recovered, a row a lens and a column a network; see `least_mass`."""
+        rows = {
+            lens: {label: least_mass(self.masses, share) for label, share in of.items()}
+            for lens, of in self.shares.items()
+        }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("image")
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """`least_masses` in words."""
+        least = self.least_masses
+        return least.map(lambda m: f"{m:.1e}" if math.isfinite(m) else f"more than {self.masses[-1]:.0e}")
+
+    @property
+    def error(self) -> float:
+        """Standard error of a share near one half."""
+        return math.sqrt(0.25 / self.draws)
+
+
+def noisy_images(
+    lens: Lens,
+    generator: np.random.Generator,
+    subhalos: Sequence[Subhalo] = (),
+    profile: str = "truncated_nfw",
+    count: int = 1,
+) -> list[np.ndarray]:
+    """`count` images `(H, H)` of the smooth model of a lens with `subhalos` in it, each with its own draw of noise."""
+    image = expected(lens.model, subhalos, profile)
+    return [image + generator.normal(0, lens.model.observation.noise) for _ in range(count)]
+
+
+def _probabilities(network: SubstructureNetwork, lens: Lens, images: Sequence[np.ndarray]) -> np.ndarray:
+    return network.substructure(np.concatenate([lens.seen_by(network, image) for image in images]))
 
 
 def on_the_arc(model: SmoothModel, count: int, generator: np.random.Generator) -> np.ndarray:
@@ -29,7 +138,7 @@ def on_the_arc(model: SmoothModel, count: int, generator: np.random.Generator) -
     return np.stack([x[0, columns], y[rows, 0]], axis=1)
 
 
-def recovered_share(smooth: np.ndarray, injected: np.ndarray, false_alarms: float = 0.05) -> np.ndarray:
+def recovered_share(smooth: np.ndarray, injected: np.ndarray, false_alarms: float = FALSE_ALARMS) -> np.ndarray:
     """Share recovered `(masses,)` of lenses with a subhalo: of the scores `injected` `(masses, n)` those above what
     only `false_alarms` of the scores `smooth` `(n,)` of the smooth counterpart exceed."""
     return (injected > np.quantile(smooth, 1 - false_alarms)).mean(axis=1)
@@ -50,7 +159,7 @@ def least_mass(masses: np.ndarray, recovered: np.ndarray, share: float = 0.5) ->
 
 
 def evidence_for_subhalo(
-    model: SmoothModel, positions: np.ndarray, mass: float = 1e9, profile: str = "truncated_nfw"
+    model: SmoothModel, positions: np.ndarray, mass: float = 1e9, profile: str = "truncated_nfw", progress: str = ""
 ) -> np.ndarray:
     """How much chi square would fall, to first order, with a subhalo at each of `positions` `(n, 2)`: `(n,)`.
 
@@ -68,7 +177,7 @@ def evidence_for_subhalo(
         residual = (torch.tensor(model.observation.image[model.used]) - smooth) * weight
         residual = residual - basis @ (basis.T @ residual)
         gains = []
-        for at_x, at_y in positions:
+        for at_x, at_y in tqdm(positions, desc=progress, disable=in_batch() or not progress):
             subhalo = subhalo_deflection([Subhalo(float(at_x), float(at_y), mass)], x, y, model.redshifts, profile)
             change = (render(values, x, y, psf, subhalo)[inside] - smooth) * weight
             change = change - basis @ (basis.T @ change)

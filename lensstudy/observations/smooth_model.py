@@ -61,6 +61,11 @@ class SmoothModel:
         """The values by name."""
         return dict(zip(self.names, self.values.tolist(), strict=True))
 
+    @property
+    def image(self) -> np.ndarray:
+        """The noise-free image `(H, H)` of the model, without subhalos."""
+        return expected(self)
+
 
 # Rendering
 

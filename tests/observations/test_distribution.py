@@ -17,11 +17,15 @@ from lensstudy.observations.distribution import (
     TrainingDistribution,
     compare_networks,
     features,
+    network_table,
     open_network,
+    out_of_distribution_shares,
+    prepare_networks,
     simulations_like,
 )
 from lensstudy.observations.reading import read_observations
 from lensstudy.observations.writing import write_simulated
+from lensstudy.study import Study
 from lensstudy.training.run import TrainedNetwork
 
 SIZE = 32
@@ -152,3 +156,45 @@ def test_what_a_network_cannot_say_is_refused(judge):
     read = replace(judge.trained, card=judge.trained.card | {"data": {"source": "files"}})
     with pytest.raises(DataError, match="pass the validation part of its data set instead"):
         simulations_like(read, 5, 1)
+
+
+def test_networks_of_a_study_are_prepared_and_others_skipped_with_their_reason(judge, exported):
+    def of(seed, **card):
+        return replace(judge.trained, card=judge.trained.card | {"seed": seed} | card)
+
+    read = of(3, data={"source": "files", "pixel_scale": 0.1})
+    study = Study(run_folders=[str(exported)], reference_images=50)
+    networks, skipped = prepare_networks([of(10), of(1), of(1), read], study)
+    assert [one.label for one in networks] == [
+        "d4-steerable-cnn model_3 s10",
+        "d4-steerable-cnn model_3 s1",
+        "d4-steerable-cnn model_3 s1 (2)",
+    ]
+    assert networks[1].noise == pytest.approx(judge.noise, rel=0.1)
+    assert set(networks[1].examples) == {"no_sub", "cdm", "axion"}
+    assert networks[1].examples["cdm"].shape == (1, SIZE, SIZE)
+    assert (
+        "no gradients" in skipped[str(exported)] and "were read, not simulated" in skipped["d4-steerable-cnn read s3"]
+    )
+    table = network_table(networks, skipped)
+    assert table["asked"].str.startswith("no: ").tolist() == [False] * 3 + [True] * 2
+    with pytest.raises(DataError, match="(?s)none of the networks can be asked.*were read, not simulated"):
+        prepare_networks([read], Study())
+
+
+def test_a_network_trained_on_images_that_were_read_is_judged_by_its_own(judge, tmp_path, monkeypatch):
+    """By the validation part and the test part of its data set, which it was not trained on."""
+    monkeypatch.setenv("LENSSTUDY_HOME", str(tmp_path))
+    images = simulate("model_3", 60, seed=4, image_size=SIZE, noise_level=0.02).split(0.3, 0.3, 1)
+    study = Study(data_path="some/images")
+    images.save(study.folder / "dataset")
+    about = {"source": "files", "pixel_scale": 0.16}
+    trained = replace(judge.trained, card=judge.trained.card | {"seed": 1, "data": about})
+    (network,), skipped = prepare_networks([trained], study)
+    assert not skipped and len(network.reference.held_out) == len(images.part("test"))
+
+
+def test_noise_is_out_of_distribution_and_more_of_the_same_is_not(judge):
+    shares = out_of_distribution_shares([judge], seed=77)
+    assert shares["pure noise"]["a network"] == 1
+    assert shares["more images like the training images"]["a network"] < 0.2
