@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lensstudy.data.dataset import DataError
 from lensstudy.observations.cutouts import Observation, filled
 from lensstudy.observations.distribution import SubstructureNetwork
 from lensstudy.observations.lens_light import LensLight, fit_lens_light, ring_radius, subtract_lens_light
@@ -24,7 +24,7 @@ class Lens:
         light: the fitted light of the lens galaxy.
         bare: the cutout without that light; what it cannot explain of the core is masked.
         ring_radius: radius in arcseconds at which the arcs hold most light.
-        model: a smooth model of the mass and the source, once fitted (`modelled`).
+        fit: the smooth model of mass and source, once there is one (`modelled`).
 
     Example:
         >>> import tempfile
@@ -39,7 +39,7 @@ class Lens:
     light: LensLight
     bare: Observation
     ring_radius: float
-    model: SmoothModel | None = None
+    fit: SmoothModel | None = None
 
     @classmethod
     def of(cls, observation: Observation) -> Lens:
@@ -70,13 +70,20 @@ class Lens:
         """The model of the lens galaxy `(H, H)`, without sky."""
         return self.light.model - self.light.sky
 
+    @property
+    def model(self) -> SmoothModel:
+        """The smooth model. Raises `DataError` before `modelled`."""
+        if self.fit is None:
+            raise DataError(f"{self}: has no smooth model yet; use lens.modelled()")
+        return self.fit
+
     def modelled(self, sources: int = 1, seed: int = 0) -> Lens:
         """Return the lens with a smooth model of as many Sersic `sources`.
 
         Raises:
             DataError: no model can be fitted, see `fit_lens`.
         """
-        return replace(self, model=fit_lens(self.bare, self.ring_radius, sources=sources, seed=seed))
+        return replace(self, fit=fit_lens(self.bare, self.ring_radius, sources=sources, seed=seed))
 
     def seen_by(
         self,
@@ -105,10 +112,3 @@ class Lens:
             arcs = arcs + self.galaxy
         x, y = self.light.center
         return network.prepare(arcs, self.observation, (x + shift[0], y + shift[1]), seed)
-
-    @property
-    def shear(self) -> float:
-        """External shear of the smooth model; not a number without a model."""
-        if self.model is None:
-            return math.nan
-        return math.hypot(self.model.parameters["shear_1"], self.model.parameters["shear_2"])

@@ -76,7 +76,7 @@ class Recovery:
             places = on_the_arc(lens.model, draws, generator)
             injected = {
                 profile: [
-                    [noisy_images(lens, generator, [Subhalo(*place, mass)], profile)[0] for place in places]
+                    [noisy_images(lens, generator, [Subhalo(x, y, mass)], profile)[0] for x, y in places]
                     for mass in MASSES
                 ]
                 for profile in dict.fromkeys(network.profile for network in networks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -128,12 +129,12 @@ class LensSample:
                 "image": str(lens),
                 "chi square a pixel": lens.model.chi2,
                 "Einstein radius [arcsec]": lens.model.parameters["einstein_radius"],
-                "shear": lens.shear,
+                "shear": math.hypot(lens.model.parameters["shear_1"], lens.model.parameters["shear_2"]),
                 "redshifts": f"{lens.model.redshifts[0]:g}, {lens.model.redshifts[1]:g}"
                 + ("" if lens.model.redshifts_known else " (assumed)"),
             }
             for lens in self.lenses
-            if lens.model
+            if lens.fit
         )
 
     def for_networks(self, networks: Sequence[SubstructureNetwork]) -> LensSample:
