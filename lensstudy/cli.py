@@ -132,6 +132,8 @@ def run(
     command += ["--keep-going", "--rerun-incomplete", "--nolock", "--nocolor"]
     # Notebooks and modules are inputs; a rule's own wording and the place of the checkout change no result.
     command += ["--rerun-triggers", "mtime", "params", "input"]
+    if damaged := _damaged(study):
+        command += ["--forcerun", *(file.relative_to(folder) for file in damaged)]
     command += ["--config", f"study={study_file.resolve()}", f"notebooks={_notebooks()}"]
     command += ["--dry-run"] if dry_run else []
     bin_folder = str(Path(sys.executable).parent)
@@ -498,6 +500,22 @@ def _notebooks() -> Path:
     """Those of the working folder, which may have been changed; else those that came with the package."""
     own = home() / "notebooks"
     return own if (own / "01-explore-data.ipynb").exists() else BUNDLE / "notebooks"
+
+
+def _damaged(study: Study) -> list[Path]:
+    """The executed notebooks of a study that cannot be read any more, each of which is named."""
+    from lensstudy.report.execution import read_executed
+
+    pages = {*study.pages, *(f"03-train-{network}-s{seed}" for network in study.networks for seed in study.seeds)}
+    damaged = []
+    for file in sorted((study.folder / "notebooks").glob("*.ipynb")):
+        try:
+            if file.stem in pages:
+                read_executed(file)
+        except FileError as error:
+            damaged.append(file)
+            commands.echo(f"{error}; it is run again")
+    return damaged
 
 
 def _check_page(page: str) -> None:

@@ -197,12 +197,13 @@ def is_hidden(name: str) -> bool:
 def whole_file(path: str | Path, apart: bool = False) -> Iterator[Path]:
     """Give a path beside `path` to write to; it becomes `path` at the end of the block, or is removed after an error.
 
-    It ends as `path` does, because many writers tell the format by the ending. `apart` keeps processes that write the
-    same file at once from writing into each other's.
+    It is hidden, so that what lists the folder meanwhile does not count it, and ends as `path` does, because many
+    writers tell the format by the ending. `apart` keeps processes that write the same file at once from writing into
+    each other's.
     """
     path = Path(path)
     own = f"{os.getpid()}." if apart else ""
-    partial = path.with_name(f"{path.stem}.{own}partial{path.suffix}")
+    partial = path.with_name(f".{path.stem}.{own}partial{path.suffix}")
     try:
         yield partial
         partial.replace(path)

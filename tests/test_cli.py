@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -108,6 +109,27 @@ def test_a_second_run_does_nothing(finished):
     before = executed_at(finished)
     assert lensstudy(finished, "run", "tiny.yml").returncode == 0
     assert executed_at(finished) == before
+
+
+@pytest.mark.parametrize("content", [b"", b'{"cells": [{"cell_type": "mark', b"\xff\xfe", b"[]"])
+def test_a_damaged_notebook_is_named_and_planned_again(finished, tmp_path, content):
+    home = tmp_path / "home"
+    shutil.copytree(finished, home)
+    (home / "runs/tiny/notebooks/04-analyse.ipynb").write_bytes(content)
+    planned = lensstudy(home, "run", "tiny.yml", "--dry-run")
+    assert planned.returncode == 0 and "it is run again" in planned.stdout, planned.stderr
+    assert set(re.findall(r"^(\w+) +\d+$", planned.stdout + planned.stderr, re.M)) == {"all", "analyse", "total"}
+
+
+def test_a_damaged_notebook_is_run_again(finished, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(finished, home)
+    before = executed_at(home)
+    (home / "runs/tiny/notebooks/04-analyse.ipynb").write_bytes(b"")
+    result = lensstudy(home, "run", "tiny.yml")
+    assert result.returncode == 0 and result.stdout.count("04-analyse.ipynb") == 1, result.stdout + result.stderr
+    assert {name for name, time in executed_at(home).items() if time != before[name]} == {"04-analyse.ipynb"}
+    assert nbformat.read(home / "runs/tiny/notebooks/04-analyse.ipynb", 4).cells
 
 
 def test_a_changed_parameter_runs_what_depends_on_it_and_no_more(finished, tmp_path):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lensstudy.files import FileError, read_json, regular, whole_file
 from lensstudy.text import nearest
@@ -76,12 +76,31 @@ def canonical_class(name: str, where: str = "") -> str:
     raise DataError(f"{place}class '{name}' is unknown.{hint} Known classes: {known}.")
 
 
+class Description(BaseModel):
+    """What is read back of the description of a data set; it says more."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    pixel_scale: float | None = Field(None, gt=0, allow_inf_nan=False)
+    redistributable: bool = False
+    grouped_by: list[str] = []
+    leak_free: str = ""
+    parameters: dict[str, Any] = {}
+    rejected: list[dict[str, str]] = []
+
+
 class About(BaseModel):
     """What `dataset.json` says of the images and the catalogue beside it."""
 
     classes: list[str] = Field(min_length=1)
     fingerprint: str
     description: dict[str, Any]
+
+    @field_validator("description")
+    @classmethod
+    def _of_known_types(cls, description: dict[str, Any]) -> dict[str, Any]:
+        Description.model_validate(description)
+        return description
 
 
 @dataclass

@@ -16,7 +16,7 @@ from lensstudy.data.dataset import DataError
 from lensstudy.data.fits import SUFFIXES, contents
 from lensstudy.data.labels import UNLABELLED, class_of, class_order
 from lensstudy.data.reading import STOPPING_SHARE, common_scale
-from lensstudy.data.scanning import Scan, load_saved, scan
+from lensstudy.data.scanning import Scan, scan
 
 __all__ = ["inspect", "inspect_text"]
 
@@ -125,12 +125,7 @@ def _survey(listed: Scan, path: Path, report: dict, classes: Sequence[str] | Non
     rows, notes = [], []
     report |= {"layout": listed.kind, "files": {"found": len(listed), "rejected": 0, "skipped": len(listed.skipped)}}
     report["skipped"] = dict(Counter(listed.skipped.values()).most_common())
-    if listed.kind == "study":
-        try:
-            load_saved(path).check_fingerprint(path)
-        except DataError as error:
-            report["errors"].append(str(error))
-    elif path.is_dir() or path.name.lower().endswith(SUFFIXES):
+    if listed.kind != "study" and (path.is_dir() or path.name.lower().endswith(SUFFIXES)):
         first = next((name for name in listed.images if name.lower().endswith(SUFFIXES)), None)
         if first:
             report["contents"] = contents(path / first if path.is_dir() else path)

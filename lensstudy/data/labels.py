@@ -6,6 +6,7 @@ nearly a known one is refused, because it is more often a slip than a class. Not
 
 from __future__ import annotations
 
+import csv
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from lensstudy.data.dataset import CLASS_ALIASES, DataError, canonical_class
+from lensstudy.files import regular
 from lensstudy.text import nearest
 
 __all__ = [
@@ -257,8 +259,10 @@ def of_table(
         DataError: for a table that cannot be read, lacks such columns, or names two images at once.
     """
     try:
-        rows = pd.read_csv(table, dtype=str, keep_default_na=False, sep=None, engine="python", encoding="utf-8-sig")
-    except (OSError, ValueError, pd.errors.ParserError) as error:
+        rows = pd.read_csv(
+            regular(table), dtype=str, keep_default_na=False, sep=None, engine="python", encoding="utf-8-sig"
+        )
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{table}: no table of labels ({error}); expected CSV with a header line") from None
     rows.columns = [str(column).strip() for column in rows.columns]
     of_name, of_label = columns or (_column(rows, table, NAME_COLUMNS, "names"), _column(rows, table, LABEL_COLUMNS))

@@ -379,7 +379,7 @@ def _images(stack: np.ndarray) -> np.ndarray:
 
 
 def _of_saved(path: Path, where: str) -> Scan:
-    """A data set that this package wrote, whatever has happened to it since."""
+    """A data set that this package wrote."""
     dataset = load_saved(path)
     images = Stored(dataset.images, dataset.images) if isinstance(dataset.images, np.memmap) else dataset.images
     names = [str(name) for name in dataset.catalogue["name"]]
@@ -394,8 +394,10 @@ def _of_saved(path: Path, where: str) -> Scan:
 
 
 def load_saved(folder: Path) -> LensDataset:
-    """What `LensDataset.save` wrote, whatever has happened to it since."""
+    """What `LensDataset.save` wrote. Raises `DataError` where it cannot be opened, or is not what was written."""
     try:
-        return LensDataset.load(folder)
+        saved = LensDataset.load(folder)
+        saved.check_fingerprint(folder)
+        return saved
     except Exception as error:  # whatever a damaged JSON, npy or parquet file raises
         raise DataError(f"{folder}: its dataset.json says data set, but it cannot be opened ({error}).") from error

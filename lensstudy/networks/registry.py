@@ -52,6 +52,7 @@ __all__ = [
     "plain_baseline",
     "recalibrate_batch_norm",
     "register",
+    "read_weights",
     "save_weights",
     "source_hash",
 ]
@@ -396,21 +397,39 @@ def save_weights(network: Network, path: str | Path) -> Path:
     about = {key: getattr(network, key, "") for key in ("name", "group", "image_size", "in_channels", "n_classes")}
     weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     with whole_file(path) as partial_file:
-        save_file(weights, partial_file, metadata={"network": json.dumps(about)})
+        save_file(weights, partial_file, metadata={"network": json.dumps(about), "hash": _hash_of(weights)})
     return path
+
+
+def _hash_of(weights: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """The weights by name that `save_weights` wrote, and what it said of their network. Raises `ValueError` for a file
+    that is damaged or none of its."""
+    try:
+        weights = load_file(regular(path))
+        with safe_open(path, "pt") as file:
+            said = file.metadata() or {}
+        about = json.loads(said.get("network", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a file of weights that save_weights wrote ({error})") from error
+    if said.get("hash", _hash_of(weights)) != _hash_of(weights):
+        raise ValueError(f"{path}: is damaged, these are not the weights that were written; train the network again")
+    return weights, about
 
 
 def load_weights(network: Network, path: str | Path) -> Network:
     """Fill `network` with the weights at `path`, whatever mode it or the saved one was in. Returns `network`.
 
-    Raises `ValueError` if the file is no safetensors file or belongs to another network.
+    Raises `ValueError` if the file is damaged, is no safetensors file or belongs to another network.
     """
-    try:
-        weights = load_file(regular(path))
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {}).get("network", "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a file of weights that save_weights wrote ({error})") from error
+    weights, about = read_weights(path)
     own = {key: value.shape for key, value in network.state_dict().items()}
     if own != {key: value.shape for key, value in weights.items()}:
         raise ValueError(

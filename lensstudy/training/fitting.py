@@ -32,8 +32,6 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.tuner import Tuner
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch.multiprocessing import ProcessRaisedException
 from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import multiclass_auroc
@@ -405,10 +403,7 @@ _leak_free: set[str] = set()  # fingerprints of data sets that this process has 
 def _fine_tune_from(network: torch.nn.Module, run: Path, classes: Sequence[str]) -> None:
     """Give `network` the weights of a finished training; the last layer begins anew where it tells other classes
     apart, or the same in another order."""
-    try:
-        given, own = load_file(regular(run / "weights.safetensors")), network.state_dict()
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{run / 'weights.safetensors'}: no weights of a training ({error})") from None
+    (given, _), own = networks.read_weights(run / "weights.safetensors"), network.state_dict()
     fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
     if read_card(run)["classes"] != list(classes):
         fitting = {name: value for name, value in fitting.items() if not name.startswith("classifier")}
@@ -543,7 +538,7 @@ def _clear(folder: Path, card: dict, begun: bool) -> None:
     if begun and last.exists():
         try:
             torch.load(regular(last), weights_only=True, map_location="cpu")["callbacks"]
-            load_file(regular(folder / "weights.safetensors"))
+            networks.read_weights(folder / "weights.safetensors")
             np.load(regular(folder / "validation.npy"), allow_pickle=False)
         except Exception as error:  # whatever a damaged checkpoint makes its reader raise
             warnings.warn(f"{last}: cannot be gone on from, so the training begins anew ({error})", stacklevel=3)

@@ -40,6 +40,9 @@ class RunCard(BaseModel):
     data: dict[str, Any]
     data_fingerprint: str
     module: dict[str, Any] = {}
+    kernel_sizes: list[int] | None = None
+    versions: dict[str, str] = {}
+    share: float = Field(100, gt=0, le=100)
 
 
 class Metrics(BaseModel):
