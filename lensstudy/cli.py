@@ -329,11 +329,14 @@ def inspect(
     band: commands.Band = None,
     fill: commands.Fill = False,
     resample: commands.Resample = True,
+    force: commands.Force = False,
 ) -> None:
     """Say what lies at a path: layout, classes, shapes, values, and what would stop a study or, --for NETWORK, a
     prediction."""
     if "$" not in str(path) and not commands.exists(str(path)):
         _fail(f"{path}: nothing exists at this path")
+    if sheet:
+        commands.check_free("--sheet", sheet, force)
     if network:
         _inspect_for(network, path, extension, band, pixel_scale=pixel_scale, fill=fill, resample=resample)
         return

@@ -17,7 +17,7 @@ import typer
 
 from lensstudy.files import printable, whole_file
 
-__all__ = ["export", "image_of", "predict", "reading_options", "train"]
+__all__ = ["check_free", "export", "image_of", "predict", "reading_options", "train"]
 
 FIRST = "d4-steerable-cnn"  # the default
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet takes for a formula
@@ -99,13 +99,13 @@ def predict(
 
     if out.suffix.lower() not in TABLES:
         _refuse(f"--out {out}: the answers are a table; name it {' or '.join(TABLES)}")
-    _check_free("--out", out, force)
+    check_free("--out", out, force)
     if submission:
-        _check_free("--submission", submission, force)
+        check_free("--submission", submission, force)
     if html:
         if html.suffix.lower() not in (".html", ".htm"):
             _refuse(f"--html {html}: is a page; name it .html")
-        _check_free("--html", html, force)
+        check_free("--html", html, force)
     try:
         check_network(model)
     except ValueError as error:
@@ -260,8 +260,8 @@ def _shares(prior: str | None) -> list[float] | dict[str, float] | str | None:
         ) from None
 
 
-def _check_free(option: str, file: Path, force: bool) -> None:
-    """A table that is there is kept, unless it is to be replaced."""
+def check_free(option: str, file: Path, force: bool) -> None:
+    """A file that is there is kept, unless it is to be replaced."""
     if file.is_dir():
         _refuse(f"{option} {file}: is a folder; name a file in it")
     if file.exists() and not force:

@@ -136,9 +136,18 @@ def images(tmp_path):
 def test_a_sheet_onto_a_folder_is_one_line(images, tmp_path):
     (tmp_path / "sheet.png").mkdir()
     done = CliRunner().invoke(app, ["inspect", str(images), "--sheet", str(tmp_path / "sheet.png")])
-    assert done.exit_code == 1 and isinstance(done.exception, SystemExit)
+    assert done.exit_code == 2 and isinstance(done.exception, SystemExit)
     assert "sheet.png" in done.output.splitlines()[-1] and list((tmp_path / "sheet.png").iterdir()) == []
     assert sorted(one.name for one in tmp_path.iterdir()) == ["set", "sheet.png"]
+
+
+def test_a_sheet_replaces_no_file_unless_it_is_told_to(images, tmp_path):
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    command = ["inspect", str(images), "--sheet", str(tmp_path / "mine.png")]
+    kept = CliRunner().invoke(app, command)
+    assert kept.exit_code == 2 and "--force" in kept.output and (tmp_path / "mine.png").read_bytes() == b"mine"
+    assert "contact sheet: " in CliRunner().invoke(app, [*command, "--force"]).output
+    assert (tmp_path / "mine.png").read_bytes() != b"mine"
 
 
 @pytest.mark.parametrize("place", ["a file", "a folder without rights", "nothing"])

@@ -46,8 +46,8 @@ CLASS_ALIASES = {
     "sidm": ("sidm", "self_interacting"),
     "axion": ("axion", "vort", "vortex"),
     "sub": ("sub", "substructure"),
-    "lens": ("lens", "lenses"),
-    "nonlens": ("nonlens", "nonlenses", "no_lens", "no_lenses", "not_lens"),
+    "lens": ("lens", "lenses", "lensed"),
+    "nonlens": ("nonlens", "nonlenses", "no_lens", "no_lenses", "not_lens", "unlensed", "not_lensed", "non_lensed"),
 }
 PARTS = ("train", "validation", "test")
 SCALE_TOLERANCE = 0.02  # pixel scales that agree to 2 % are the same: half a pixel over a cutout of 50

@@ -10,9 +10,11 @@ def texts(names, **options):
     return {name: label.text for name, label in of_place(names, "set", **options).items()}
 
 
-@pytest.mark.parametrize("name", ["no_lens", "nolens", "non_lenses", "No-Lens", "NON LENS", "nonlenses"])
+@pytest.mark.parametrize(
+    "name", ["no_lens", "nolens", "non_lenses", "No-Lens", "NON LENS", "nonlenses", "Unlensed", "non-lensed"]
+)
 def test_spellings_of_one_class(name):
-    assert class_of(name) == "nonlens"
+    assert class_of(name) == "nonlens" and class_of("lensed") == "lens"
 
 
 def test_a_name_of_ones_own_is_a_class_and_a_slip_is_not():
