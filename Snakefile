@@ -93,7 +93,7 @@ rule explore:
 
 rule build:
     input:
-        source("02-build-models"),
+        source("02-build-models", "figures.widgets"),
         f"{RUNS}/notebooks/01-explore-data.ipynb",
     output:
         f"{RUNS}/notebooks/02-build-models.ipynb",

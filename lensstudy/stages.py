@@ -7,6 +7,7 @@ a fresh kernel.
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from dataclasses import fields
@@ -32,10 +33,20 @@ from lensstudy.networks.registry import load_plugins
 from lensstudy.provenance import code_hash, data_state
 from lensstudy.study import Study
 from lensstudy.training.fitting import fit
-from lensstudy.training.recording import in_batch
+from lensstudy.training.recording import in_batch, write_json
 from lensstudy.training.run import TrainedNetwork, load_run, read_metrics
+from lensstudy.training.untrained import Invariance
 
-__all__ = ["across_presets", "application", "best_on_validation", "dataset", "presets", "trained", "trainings"]
+__all__ = [
+    "across_presets",
+    "application",
+    "best_on_validation",
+    "dataset",
+    "keep_networks",
+    "presets",
+    "trained",
+    "trainings",
+]
 
 
 def dataset(study: Study) -> LensDataset:
@@ -123,6 +134,15 @@ def presets(images_per_class: int, seed: int) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def keep_networks(study: Study, size: int, invariance: Invariance, costs: pd.DataFrame) -> None:
+    """Write what was measured of the untrained networks of a study, for images of `size` pixels, to its folder:
+    `networks.json`, with one entry a network of the table of invariance."""
+    table = invariance.table.join(costs.drop(columns="parameters")).reset_index()
+    content = {"size": size, "networks": json.loads(table.to_json(orient="records"))}
+    study.folder.mkdir(parents=True, exist_ok=True)
+    write_json(study.folder / "networks.json", content)
 
 
 def across_presets(study: Study) -> tuple[dict[str, Study], dict[str, Study], Study]:

@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 import numpy as np
+from torch import Tensor
 
 from lensstudy.data.dataset import LensDataset
+from lensstudy.data.rotation import rotate
 from lensstudy.figures.style import strip
 from lensstudy.lensing.rendering import render
+from lensstudy.networks.architectures import Network
+from lensstudy.networks.description import feature_maps
 from lensstudy.observations.smooth_model import Subhalo, expected
 
 if TYPE_CHECKING:
@@ -24,7 +28,14 @@ if TYPE_CHECKING:
     from lensstudy.observations.distribution import SubstructureNetwork
     from lensstudy.observations.lens import Lens
 
-__all__ = ["browse_images", "build_lens", "explore_predictions", "explorer", "subhalo_on_the_ring"]
+__all__ = [
+    "browse_images",
+    "build_lens",
+    "explore_predictions",
+    "explorer",
+    "rotate_features",
+    "subhalo_on_the_ring",
+]
 
 KNOWN = {
     "einstein_radius": "Einstein radius [arcsec]",
@@ -32,17 +43,21 @@ KNOWN = {
     "detectability_refit": "detectability after re-fitting the macromodel [sigma]",
 }
 HEIGHT = 260  # pixels of a picture: controls, picture and the cell above fit a window of 700
+ROW = 180  # of a picture of five images side by side, which fit its width
 
 
-def explorer(controls: Sequence[widgets.Widget], draw: Callable[..., bytes | tuple[bytes, str]]) -> widgets.Widget:
+def explorer(
+    controls: Sequence[widgets.Widget], draw: Callable[..., bytes | tuple[bytes, str]], height: int = HEIGHT
+) -> widgets.Widget:
     """Controls above a picture that is drawn again whenever one of them changes.
 
     Args:
         controls: widgets with a `value` and a `description`.
         draw: takes the values of the controls, in their order, and returns the picture as PNG, or that and a text in
             HTML to stand beside it. What comes from outside must be escaped in it.
+        height: pixels of the picture.
     """
-    canvas = widgets.Image(format="png", layout=widgets.Layout(height=f"{HEIGHT}px", width="auto"))
+    canvas = widgets.Image(format="png", layout=widgets.Layout(height=f"{height}px", width="auto"))
     words = widgets.HTML()
 
     def again(_=None) -> None:
@@ -120,6 +135,18 @@ def build_lens() -> widgets.Widget:
         return strip([image, image - smooth], [False, True], HEIGHT), words
 
     return explorer(list(sliders.values()), draw)
+
+
+def rotate_features(network: Network, lens: Tensor, channels: int = 4) -> widgets.Widget:
+    """Rotate a lens `(1, C, S, S)` and watch the first `channels` feature maps of a network's first layer follow."""
+
+    def draw(degrees: float) -> bytes:
+        rotated = rotate(lens, degrees)
+        maps = feature_maps(network, rotated)["relu1"][0, :channels].numpy()
+        return strip([rotated[0].mean(0).numpy(), *maps], height=ROW)
+
+    angle = widgets.FloatSlider(min=0, max=360, step=5, description="rotated by [°]")
+    return explorer([angle], draw, ROW)
 
 
 def subhalo_on_the_ring(lens: Lens, networks: Sequence[SubstructureNetwork]) -> widgets.Widget:

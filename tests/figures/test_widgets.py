@@ -4,11 +4,16 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from lensstudy.data.rotation import rotate
 from lensstudy.data.simulation import simulate
 from lensstudy.figures import widgets
+from lensstudy.figures.style import strip
 from lensstudy.lensing.rendering import render
+from lensstudy.networks.description import feature_maps
+from lensstudy.networks.registry import build_network
 
 WIDTH, HEIGHT = 1000, 560  # pixels that JupyterLab leaves of a window of 1366 x 768
 
@@ -26,7 +31,7 @@ def picture(canvas) -> np.ndarray:
 def fits(widget) -> bool:
     controls, canvas, _ = parts(widget)
     rows = -(-len(controls) // (WIDTH // 304))  # a control is 300 pixels wide with its margins, and 32 high
-    return rows * 32 + widgets.HEIGHT <= HEIGHT and picture(canvas).shape[1] <= WIDTH
+    return rows * 32 + picture(canvas).shape[0] <= HEIGHT and picture(canvas).shape[1] <= WIDTH
 
 
 def test_the_class_browser_shows_each_image_with_what_is_known_of_it():
@@ -61,3 +66,15 @@ def test_the_bench_shows_what_the_vortex_adds():
     assert f"{np.abs(with_vortex - without).max() / with_vortex.max():.1%}" in words.value
     controls["vortex [M☉]"].value = 1e8
     assert float(words.value.split("at most ")[1].split("%")[0]) == pytest.approx(0, abs=1)
+
+
+def test_a_slider_shows_the_features_of_the_rotated_lens():
+    lens = torch.rand(1, 1, 33, 33, generator=torch.Generator().manual_seed(1))
+    network = build_network("c4-steerable-cnn", 33, 3, width=0.25)
+    rotating = widgets.rotate_features(network, lens)
+    controls, canvas, _ = parts(rotating)
+    assert fits(rotating) and picture(canvas).shape[0] == widgets.ROW
+    controls["rotated by [°]"].value = 90
+    field = feature_maps(network, rotate(lens, 90))["relu1"][0, :4].numpy()
+    shown = np.asarray(Image.open(io.BytesIO(strip([rotate(lens, 90)[0, 0].numpy(), *field], height=widgets.ROW))))
+    np.testing.assert_array_equal(picture(canvas), shown)
