@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 AT_MOST = 500  # images of a class that are measured for a table
+TOLD = 6  # changes to a population that a sentence names
 SIGNIFICANT = 5  # standard errors of a mean ellipticity from which on the images have a preferred direction
 DETECTABILITY = {
     "substructure_mass": "substructure [solar masses]",
@@ -71,7 +72,8 @@ def _preset_in_words(about: dict) -> str:
     preset, population = about["preset"], about["population"]
     own = population_of(preset, {})
     changed = [f"{name} = {value}" for name, value in population.items() if value != own[name]]
-    return f"simulated with the preset `{preset}`" + (f" ({', '.join(changed)})" if changed else "")
+    told = ", ".join(changed) if len(changed) <= TOLD else f"{len(changed)} changes to its population"
+    return f"simulated with the preset `{preset}`" + (f" ({told})" if changed else "")
 
 
 def brightness(dataset: LensDataset) -> pd.DataFrame:

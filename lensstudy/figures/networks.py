@@ -99,7 +99,7 @@ def invariance_curves(curves: pd.DataFrame) -> Figure:
         axes.plot(curves.index, values, color=colour(str(name)), label=name)
     axes.set(xlabel="rotation of the image [degrees]", ylabel="relative change of the output")
     axes.set_xticks(np.arange(0, 361, 45))
-    axes.legend(fontsize=8, ncols=2)
+    figure.legend(loc="outside upper center", fontsize=8, ncols=3)
     return captioned(
         figure,
         "How far the outputs of untrained networks move while the image is rotated once around. Interpolation alone is "
@@ -114,14 +114,13 @@ def network_costs(costs: pd.DataFrame) -> Figure:
     size = (WIDTH + 1.5, 0.8 + 0.32 * len(costs))
     figure, axes = plt.subplots(1, len(columns), figsize=size, sharey=True)
     for axis, column in zip(axes, columns, strict=True):
-        colours = [colour("plain" if "-matched" in name else name) for name in costs.index]
-        axis.barh(costs.index, costs[column], color=colours)
-        axis.set(xlabel=column)
-    axes[0].set(xscale="log", xlim=(costs["parameters"].min() / 3, None))
+        bars = axis.barh(costs.index, costs[column], color=[colour(name) for name in costs.index])
+        axis.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
+        axis.set(xlabel=column, xticks=[], xlim=(0, 1.5 * costs[column].max()))
     axes[0].invert_yaxis()
     return captioned(
         figure,
         "What each network has to learn (parameters) and to multiply (multiply-accumulates of one image, in millions), "
         "and how many images a second it trains on.",
-        "Three bar charts with one bar a network, the parameters on a logarithmic axis.",
+        "Three bar charts with one bar a network.",
     )

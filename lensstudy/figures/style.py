@@ -83,7 +83,10 @@ sns.set_theme(
 
 
 def colour(network: str) -> str:
-    """The colour of a network: its family's, lighter for further architectures of the same group."""
+    """The colour of a network: its family's, lighter for further architectures of the same group; a matched baseline is
+    plain, whatever it is matched to, and lighter at equal parameters."""
+    name, matched, to = network.partition("-matched")
+    network = f"plain{'-restricted' * bool(to)}" if matched else name
     for start, value in _FAMILIES.items():
         if network.startswith(start):
             share = _SHADES.get(network.removeprefix(f"{start}-"), 0.0)

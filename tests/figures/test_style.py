@@ -46,3 +46,9 @@ def test_a_named_index_is_the_first_column():
     frame = pd.DataFrame({"AUC": [0.5, 1.0]}, index=pd.Index(["d4", "plain"], name="network"))
     html = table(frame, "Scores.").to_html()
     assert html.index("network") < html.index("AUC") and html.index("d4") < html.index("0.5")
+
+
+def test_equivariant_networks_and_their_baselines_have_colours_of_their_own():
+    names = ["d4-steerable-cnn", "d4-steerable-cnn-matched", "d4-steerable-cnn-matched-parameters", "resnet18"]
+    assert len({style.colour(name) for name in names}) == 4
+    assert style.colour("d4-steerable-cnn-matched") == style.colour("plain-cnn")  # which it is
