@@ -15,9 +15,9 @@ from lensstudy.figures.style import PALETTE, WIDTH, Note, captioned, draw_image,
 
 __all__ = [
     "class_means",
+    "ellipticities",
     "examples",
     "excluded",
-    "orientation",
     "populations",
     "radial_profiles",
     "residuals",
@@ -210,7 +210,7 @@ def shortcuts(found: Shortcuts) -> Figure:
     )
 
 
-def orientation(dataset: LensDataset, direction: Direction) -> Figure:
+def ellipticities(dataset: LensDataset, direction: Direction) -> Figure:
     """Draw the ellipticity of the flux of every image, with the mean of all as a cross."""
     e1, e2 = direction.e1, direction.e2
     figure, axes = plt.subplots(figsize=(4.6, 4.2))

@@ -17,10 +17,10 @@ from lensstudy.data.rotation import rotate
 from lensstudy.figures.style import CHART, WIDTH, captioned, colour, draw_image, image_row
 
 __all__ = [
+    "central_part",
     "filter_orientations",
     "invariance_curves",
     "network_costs",
-    "network_input",
     "permutations",
     "rotated_features",
 ]
@@ -75,7 +75,7 @@ def rotated_features(lens: Tensor, maps: Mapping[float, np.ndarray]) -> Figure:
     )
 
 
-def network_input(dataset: LensDataset, preprocess: Preprocess) -> Figure:
+def central_part(dataset: LensDataset, preprocess: Preprocess) -> Figure:
     """Draw the first image of a data set, with the part that the networks see, and that part as they see it."""
     image = np.asarray(dataset.images[:1], np.float32)
     size, seen = dataset.image_size, preprocess.crop
@@ -92,12 +92,13 @@ def network_input(dataset: LensDataset, preprocess: Preprocess) -> Figure:
     )
 
 
-def invariance_curves(curves: pd.DataFrame) -> Figure:
-    """Draw the change of networks' outputs as the image is rotated: one column a network, the index in degrees."""
+def invariance_curves(curves: pd.DataFrame, label: str = "relative change of the output") -> Figure:
+    """Draw the change of networks' outputs as the image is rotated: one column a network, the index in degrees; `label`
+    says on the axis what changes."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.4))
     for name, values in curves.items():
         axes.plot(curves.index, values, color=colour(str(name)), label=name)
-    axes.set(xlabel="rotation of the image [degrees]", ylabel="relative change of the output")
+    axes.set(xlabel="rotation of the image [degrees]", ylabel=label)
     axes.set_xticks(np.arange(0, 361, 45))
     figure.legend(loc="outside upper center", fontsize=8, ncols=3)
     return captioned(

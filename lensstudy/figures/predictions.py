@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from lensstudy.figures.networks import invariance_curves
@@ -53,7 +54,7 @@ def rotations(application: Application) -> Figure:
     degrees = np.arange(0, 361, 15)
     moves = application.rotation_changes(degrees)
     return captioned(
-        invariance_curves(degrees, {application.card.network: moves}, "change of probability"),
+        invariance_curves(pd.DataFrame({application.card.network: moves}, index=degrees), "change of probability"),
         "How far the probabilities of these images move as they are rotated, mean of the largest change.",
         f"One line; at 90 degrees the change is {moves[degrees == 90][0]:.1e}, at most {moves.max():.2g} in between.",
     )
