@@ -235,6 +235,27 @@ def fit(
 
 
 @app.command()
+def pretrain(
+    name: Annotated[str, typer.Argument(help="a file of params/pretrained without its ending, such as realistic-d4")],
+    data_licence: Annotated[str, typer.Option(help="licence of images that are read, for the card")] = "",
+) -> None:
+    """Make one of the networks that come with the package: train, export, and score it on images that nothing saw."""
+    from lensstudy.deployment import pretraining
+
+    try:
+        study = _study(pretraining.parameter_file(name))
+        _check_names(pretraining.parameter_file(name), study, study.networks)
+        from lensstudy import stages
+
+        settings = study.training(study.networks[0], study.seeds[0])
+        stages.trained(study, settings.network, settings.seed)
+        folder = pretraining.put_in(settings.training_folder(), study, stages.dataset(study), data_licence)
+        commands.echo(f"{_shown(folder)}:\n{pretraining.summary(name, pretraining.Card.read(folder))}")
+    except (ValueError, RuntimeError, OSError) as error:
+        _fail(str(error))
+
+
+@app.command()
 def report(
     studies: Annotated[list[str] | None, typer.Argument(help="names of studies; all that have run, if none")] = None,
     reference: Annotated[bool, typer.Option("--reference", help="write to reports/reference, to be committed")] = False,
@@ -417,7 +438,7 @@ def simulate(
 
 @app.command()
 def networks() -> None:
-    """List the networks that a study and `train` know, and what each is for."""
+    """List the networks that a study and `train` know, and those that come trained, and what each is for."""
     from lensstudy.networks.names import NETWORKS
 
     for name, purpose in NETWORKS.items():
@@ -426,6 +447,14 @@ def networks() -> None:
         "\nAny group goes in front: c16-resnet, d6-steerable-cnn. With -matched or -matched-parameters behind, a name "
         "is the plain\nnetwork with as many channels or parameters. Networks of your own: docs/extending.md"
     )
+    from lensstudy.deployment.pretraining import cards, summary
+
+    commands.echo("\nTrained ones that come with the package, which lensstudy.pretrained(NAME) opens:")
+    try:
+        for name, card in cards().items():
+            commands.echo(summary(name, card))
+    except ValueError as error:
+        _fail(str(error))
 
 
 @app.command()

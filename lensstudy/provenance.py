@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 import sysconfig
 import time
@@ -19,7 +20,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from lensstudy import __version__
 from lensstudy.files import FileError, printable, read_json, regular, tree, whole_file
 from lensstudy.study import Study
 
@@ -27,6 +30,7 @@ __all__ = [
     "DataState",
     "ProvenanceError",
     "code_hash",
+    "code_version",
     "data_state",
     "imported_modules",
     "module_files",
@@ -160,6 +164,22 @@ def code_hash(*modules: str, without: tuple[str, ...] = ()) -> str:
         if not any(f"{name}.".startswith(f"{one}.") for one in without):
             digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def code_version() -> dict[str, Any]:
+    """Version of the package, and where it is a git checkout the commit and whether what runs differs from it."""
+    root = PACKAGE.parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, timeout=30)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    version: dict[str, Any] = {"version": __version__, "commit": "", "modified": False}
+    if (root / ".git").exists():
+        version["commit"] = git("rev-parse", "--short", "HEAD")
+        # Parameter files are not asked for: one of one's own is no change of the code, and its values are kept.
+        version["modified"] = bool(git("status", "--porcelain", "lensstudy", "notebooks", "Snakefile"))
+    return version
 
 
 def plugin_files(module: str) -> list[Path]:

@@ -78,7 +78,7 @@ def test_the_study_is_named_after_its_file(tmp_path):
 
 
 def test_every_study_of_the_project_is_valid_and_named_after_its_file(root):
-    files = sorted((root / "params").glob("*.yml"))
+    files = sorted((root / "params").rglob("*.yml"))
     assert files
     for file in files:
         study = Study.read(file)

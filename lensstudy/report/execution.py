@@ -13,7 +13,6 @@ import logging
 import os
 import platform
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,9 +29,9 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from pydantic import BaseModel, Field
 
-import lensstudy
 from lensstudy.data.dataset import About, is_redistributable
 from lensstudy.files import FileError, printable, read_json, read_text, validated
+from lensstudy.provenance import code_version
 from lensstudy.study import ParameterError, Study, notebook_parameters
 
 __all__ = ["ADDED_TAGS", "NotebookFailed", "Stamp", "execute", "read_executed", "source_hash", "tags"]
@@ -140,7 +139,7 @@ def execute(
         "study": parameters.get("study", ""),
         "question": parameters.get("question", ""),
         "parameters": used,
-        "code": _code_version(),
+        "code": code_version(),
         "packages": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -252,22 +251,6 @@ def _first_line(source: str) -> str:
 
 def _seen_from_here(path: Path) -> str:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _code_version() -> dict[str, Any]:
-    """Version of the package, and where it is a git checkout the commit and whether what runs differs from it."""
-    root = Path(__file__).resolve().parents[2]
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, timeout=30)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    version: dict[str, Any] = {"version": lensstudy.__version__, "commit": "", "modified": False}
-    if (root / ".git").exists():
-        version["commit"] = git("rev-parse", "--short", "HEAD")
-        # Parameter files are not asked for: one of one's own is no change of the code, and its values are on the page.
-        version["modified"] = bool(git("status", "--porcelain", "lensstudy", "notebooks", "Snakefile"))
-    return version
 
 
 def _device() -> str:

@@ -16,9 +16,10 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
+from lensstudy import provenance
 from lensstudy.figures import style
-from lensstudy.report import execution, pages
 from lensstudy.report import index as report
+from lensstudy.report import pages
 from lensstudy.report.execution import NotebookFailed, execute, source_hash
 from lensstudy.study import ParameterError, Study
 
@@ -191,7 +192,7 @@ def test_the_hash_follows_the_source_alone(tmp_path):
 
 
 def test_a_parameter_file_of_ones_own_is_no_change_of_the_code(tmp_path, monkeypatch):
-    monkeypatch.setattr(execution, "__file__", str(tmp_path / "lensstudy/report/execution.py"))
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "lensstudy")
     for name in ("lensstudy/report/execution.py", "notebooks/01-explore-data.ipynb", "Snakefile"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("as committed")
@@ -200,10 +201,10 @@ def test_a_parameter_file_of_ones_own_is_no_change_of_the_code(tmp_path, monkeyp
         subprocess.run(["git", "-C", tmp_path, *words], check=True)
     (tmp_path / "params").mkdir()
     (tmp_path / "params/mine.yml").write_text("epochs: 3")
-    found = execution._code_version()
+    found = provenance.code_version()
     assert found["commit"] and not found["modified"]
     (tmp_path / "lensstudy/networks.py").write_text("mine")
-    assert execution._code_version()["modified"]
+    assert provenance.code_version()["modified"]
 
 
 # ---- a page ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,168 @@
+"""Networks in the box: trained once, shipped with the package, open in a second and without training anything.
+
+Each is made by a file of `params/pretrained/` and the command `lensstudy pretrain NAME`, and lies in
+`lensstudy/networks/pretrained/NAME`: rounded to int8, with a card that says what it learnt from, at which commit, what
+it is for, and how well it does on images that no choice has seen. `pretrained(NAME)` opens one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lensstudy.deployment.card import Card, CardError
+from lensstudy.provenance import code_version
+from lensstudy.study import BUNDLE, PACKAGE, Study
+from lensstudy.text import nearest
+
+if TYPE_CHECKING:
+    from lensstudy.data.dataset import LensDataset
+    from lensstudy.deployment.predictor import Predictor
+
+__all__ = ["PLACE", "cards", "parameter_file", "pretrained", "pretrained_names", "put_in", "summary", "unseen"]
+
+PLACE = PACKAGE / "networks" / "pretrained"
+PARAMETERS = BUNDLE / "params" / "pretrained"
+UNSEEN_SEED, UNSEEN_IMAGES = 104_729, 500  # added to the seed of the data; images of each class
+ORIENTATIONS = 24
+SIMULATED = "none of others: simulated by lensstudy itself, under its own licence (MIT)"
+
+
+def pretrained_names() -> list[str]:
+    """List the networks that come with the package.
+
+    Returns:
+        Their names, which `pretrained` takes.
+
+    Example:
+        >>> "realistic-d4" in pretrained_names()
+        True
+    """
+    return sorted(card.parent.name for card in PLACE.glob("*/card.json"))
+
+
+def pretrained(name: str, **options) -> Predictor:
+    """Open a network that comes with the package.
+
+    Args:
+        name: one of `pretrained_names()`; `lensstudy networks` says what each is for.
+        **options: those of `Predictor`, such as `rotations` and `pixel_scale`.
+
+    Returns:
+        A `Predictor`; its `card` says what the network takes, and how far to trust it.
+
+    Raises:
+        CardError: no network of this name comes with the package, or its files are damaged.
+
+    Example:
+        >>> predictor = pretrained("realistic-d4")
+        >>> predictor.classes
+        ('no_sub', 'cdm', 'axion')
+    """
+    from lensstudy.deployment.predictor import Predictor
+
+    known = pretrained_names()
+    if name not in known:
+        near = nearest(str(name), known)
+        hint = f"did you mean '{near}'? " if near else ""
+        raise CardError(f"no network '{name}' comes with lensstudy; {hint}there are {', '.join(known)}")
+    return Predictor(PLACE / name, **options)
+
+
+def cards() -> dict[str, Card]:
+    """The card of every network that comes with the package, by name, after all their files were checked."""
+    return {name: Card.read(PLACE / name) for name in pretrained_names()}
+
+
+def summary(name: str, card: Card) -> str:
+    """What a network in the box is for, what it takes, and how well it does, in two lines."""
+    images, auc = card.images, card.metrics["unseen"]["auc"]
+    field = f" of {images.pixel_scale:.3g} arcsec ({images.crop * images.pixel_scale:.3g} arcsec)"
+    size = sum(file.stat().st_size for file in (PLACE / name).iterdir()) / 1e3
+    return (
+        f"{name:22} {card.training['purpose']}\n{'':22} {', '.join(card.classes)}; {images.crop} x {images.crop} pixels"
+        f"{field if images.pixel_scale else ' of unknown size'}; AUC {auc['value']:.3f} "
+        f"[{auc['interval'][0]:.3f}, {auc['interval'][1]:.3f}] on {card.metrics['unseen']['of']}; {size:.0f} kB"
+    )
+
+
+# How they are made ----------------------------------------------------------------------------------------------------
+
+
+def parameter_file(name: str) -> Path:
+    """The file of `params/pretrained/` that makes the network `name`. Raises `CardError` where there is none."""
+    known = sorted(file.stem for file in PARAMETERS.glob("*.yml"))
+    if name in known:
+        return PARAMETERS / f"{name}.yml"
+    near = nearest(name, known)
+    hint = f"did you mean '{near}'? " if near else ""
+    raise CardError(f"no file '{name}.yml' in params/pretrained; {hint}there are {', '.join(known)}")
+
+
+def unseen(study: Study, dataset: LensDataset) -> tuple[LensDataset, str]:
+    """Images that no choice of `study` has seen, and what they are: new ones of the same population, or where its
+    images were read, its test part."""
+    if study.data_path:
+        return dataset.part("test"), "the test part"
+    from lensstudy.data import mixture
+
+    seed = study.data_seed + UNSEEN_SEED
+    options = {"image_size": study.image_size, "noise_level": study.noise_level, "population": study.population}
+    return mixture.make(study.preset, UNSEEN_IMAGES, seed=seed, **options), f"images simulated anew (seed {seed})"
+
+
+def put_in(
+    run: str | Path, study: Study, dataset: LensDataset, licence: str = "", out: str | Path | None = None
+) -> Path:
+    """Put a finished training into the box: export it in int8, score it on `unseen` images, and say so in its card.
+
+    Args:
+        run: folder of the training.
+        study: the parameters that made it; its `question` says what the network is for.
+        dataset: its data set.
+        licence: that of images that were read; none is needed for simulated ones.
+        out: the folder to write (default: the study's name in `PLACE`).
+
+    Returns:
+        The folder.
+
+    Raises:
+        CardError: the network is not near the trained one in int8, or the licence of its images is not said.
+    """
+    from lensstudy.deployment.exporting import export
+
+    if study.data_path and not licence:
+        raise CardError(f"{study.study}: learns from images of others; say their licence with --data-licence")
+    version = code_version()  # before anything is written here
+    folder = export(run, out or PLACE / study.study, format="int8", dataset=dataset)
+    card = Card.read(folder)
+    images, what = unseen(study, dataset)
+    card.metrics["unseen"] = {"of": what} | _scores(folder, images)
+    made = {"parameters": f"params/pretrained/{study.study}.yml", "command": f"lensstudy pretrain {study.study}"}
+    card.training |= {"purpose": study.question, "made_by": made | version, "data_licence": licence or SIMULATED}
+    if study.population:
+        changed = ", ".join(f"{name} = {value}" for name, value in study.population.items())
+        card.limits.append(f"Its lenses are of the preset {study.preset} with {changed}: scores are for such alone.")
+    card.write(folder)
+    return folder
+
+
+def _scores(folder: Path, dataset: LensDataset) -> dict:
+    """AUC and accuracy with 95 % intervals over images, and how far probabilities move as images are rotated: over
+    quarter turns the largest change of all, over any angle the 95th percentile of each image's largest."""
+    from lensstudy.deployment.predictor import Predictor
+    from lensstudy.evaluation import scores
+
+    predictor = Predictor(folder)
+    rotated = [predictor.probabilities(dataset.images, 360 * k / ORIENTATIONS) for k in range(ORIENTATIONS)]
+    labels, upright = dataset.labels, rotated[0]
+    value = {"auc": scores.auc(labels, upright), "accuracy": float((upright.argmax(1) == labels).mean())}
+    found: dict = {"images": len(labels)}
+    for name in value:
+        found[name] = {"value": value[name], "interval": list(scores.interval(labels, [upright], name))}
+    changes = scores.largest_change(rotated)
+    found["largest_change_at_90_degrees"] = float(scores.largest_change(rotated[:: ORIENTATIONS // 4]).max())
+    found["rotation_consistency"] = float(np.quantile(changes, 0.95))
+    return found
