@@ -145,7 +145,7 @@ def rotate_features(network: Network, lens: Tensor, channels: int = 4) -> widget
         maps = feature_maps(network, rotated)["relu1"][0, :channels].numpy()
         return strip([rotated[0].mean(0).numpy(), *maps], height=ROW)
 
-    angle = widgets.FloatSlider(min=0, max=360, step=5, description="rotated by [°]")
+    angle = widgets.FloatSlider(min=0, max=360, step=5, description="rotation [°]")
     return explorer([angle], draw, ROW)
 
 

@@ -74,7 +74,7 @@ def test_a_slider_shows_the_features_of_the_rotated_lens():
     rotating = widgets.rotate_features(network, lens)
     controls, canvas, _ = parts(rotating)
     assert fits(rotating) and picture(canvas).shape[0] == widgets.ROW
-    controls["rotated by [°]"].value = 90
+    controls["rotation [°]"].value = 90
     field = feature_maps(network, rotate(lens, 90))["relu1"][0, :4].numpy()
     shown = np.asarray(Image.open(io.BytesIO(strip([rotate(lens, 90)[0, 0].numpy(), *field], height=widgets.ROW))))
     np.testing.assert_array_equal(picture(canvas), shown)
