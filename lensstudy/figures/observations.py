@@ -233,9 +233,12 @@ def counterparts(responses: Any) -> Figure:
     """
     figure, axes = _panels(len(responses.smooth), 2.2)
     for axis, (network, values) in zip(axes, responses.smooth.items(), strict=False):
-        axis.hist(values, np.linspace(0, 1, 41), color=colour(network.split(" ")[0]), alpha=0.6)
+        shown = np.append(values, responses.observed[network])
+        margin = max(0.15 * np.ptp(shown), 0.002)
+        reach = max(shown.min() - margin, 0), min(shown.max() + margin, 1)
+        axis.hist(values, np.linspace(*reach, 41), color=colour(network.split(" ")[0]), alpha=0.6)
         axis.axvline(responses.observed[network], color="black", lw=1.5)
-        axis.set(xlim=(0, 1), xlabel="probability of substructure", ylabel="smooth counterparts")
+        axis.set(xlim=reach, xlabel="probability of substructure", ylabel="smooth counterparts")
         axis.set_title(network, fontsize=8)
     medians = [
         f"{network}: image {responses.observed[network]:.2f}, smooth counterparts {np.median(values):.2f} in the median"
@@ -243,7 +246,8 @@ def counterparts(responses: Any) -> Figure:
     ]
     return captioned(
         figure,
-        f"What smooth counterparts of {responses.lens} are given (bars), and what its image is given (line).",
+        f"What smooth counterparts of {responses.lens} are given (bars), and what its image is given (line). Every "
+        "panel has a range of its own.",
         "; ".join(medians),
     )
 
