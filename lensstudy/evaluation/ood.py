@@ -257,8 +257,7 @@ class PrincipalComponents:
         number = max(1, min(COMPONENTS, len(values) // 4, side**2 // 2))
         while number > 1 and variances[number] > (1 - 1e-6) * variances[number - 1]:
             number -= 1  # two components that rotations mix stay together
-        few = np.ascontiguousarray(basis[:, :number], np.float32)  # most of what a saved detector weighs
-        return cls(mean, few, np.maximum(variances[:number], 1e-12))
+        return cls(mean, basis[:, :number], np.maximum(variances[:number], 1e-12))
 
     def distances(self, values: np.ndarray) -> np.ndarray:
         """Squared Mahalanobis distance among the components, divided by their number, and mean square of what they
