@@ -106,7 +106,7 @@ rule build:
 
 rule train:
     input:
-        source("03-train", "evaluation.scores"),
+        source("03-train", "evaluation.overfitting"),
         f"{RUNS}/notebooks/01-explore-data.ipynb",
     output:
         f"{RUNS}/notebooks/03-train-{{network}}-s{{seed}}.ipynb",

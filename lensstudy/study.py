@@ -265,7 +265,7 @@ class Study(BaseModel):
         [], description="with fresh images: [epochs, factor on the substructure's mass, factor on the photons], ..."
     )
     range_test_steps: int = _diagnostics(
-        20, ge=10, le=MANY, description="steps of the learning-rate range test of 03-train"
+        40, ge=10, le=MANY, description="steps of the learning-rate range test of 03-train"
     )
 
     # analysis

@@ -51,12 +51,14 @@ from lensstudy.figures.predictions import explanations, predictions, rotations
 from lensstudy.figures.style import draw_image, image_row, show, strip
 from lensstudy.figures.training import (
     alternatives,
-    live_curves,
+    importances,
     range_test,
     recalls,
     schedule,
     slices,
     training_curves,
+    validation_confusion,
+    worst_images,
 )
 
 __all__ = [
@@ -79,7 +81,7 @@ __all__ = [
     "invariance_curves",
     "learning_curves",
     "lens_light",
-    "live_curves",
+    "importances",
     "mistakes",
     "network_costs",
     "network_inputs",
@@ -110,4 +112,6 @@ __all__ = [
     "subhalo_map",
     "training_curves",
     "transfer",
+    "validation_confusion",
+    "worst_images",
 ]

@@ -2,83 +2,135 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import HTML, display
+import seaborn as sns
 from matplotlib.figure import Figure
 
-from lensstudy.figures.style import PALETTE, WIDTH, colour
+from lensstudy.data.dataset import LensDataset
+from lensstudy.evaluation.scores import confusion
+from lensstudy.figures.style import CHART, PALETTE, WIDTH, Note, captioned, colour, image_row
+from lensstudy.study import Study
+from lensstudy.training.optimisation import learning_rates
+from lensstudy.training.previous import Previous
+from lensstudy.training.run import TrainedNetwork
 
 __all__ = [
     "alternatives",
-    "live_curves",
+    "curves",
+    "importances",
     "range_test",
     "recalls",
     "schedule",
     "slices",
     "training_curves",
+    "validation_confusion",
+    "worst_images",
 ]
 
 
-def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
-    """Loss and validation AUC against the epoch; one line a training, the colour of its network."""
+def training_curves(run: TrainedNetwork, before: Previous | None = None) -> Figure:
+    """Loss and validation AUC of a finished training against the epoch; faint, those of the training before it."""
+    figure = curves(run.history, colour(run.card["network"]), run.metrics["best_epoch"])
+    caption = "Loss and validation AUC after each epoch; the ring marks the epoch that was kept."
+    if before is not None:
+        left, right = figure.axes
+        old = {"color": "0.6", "marker": ".", "zorder": 0}
+        left.plot(before.history["epoch"], before.history["train_loss"], ls=":", **old)
+        left.plot(before.history["epoch"], before.history["validation_loss"], label="before", **old)
+        right.plot(before.history["epoch"], before.history["validation_auc"], **old)
+        left.legend(fontsize=8)
+        caption += f" Grey: your run before ({before.label.removeprefix('before: ')})."
+    alt = "Two line plots against the epoch: training and validation loss on the left, validation AUC on the right."
+    return captioned(figure, caption, alt)
+
+
+def curves(history: pd.DataFrame, ink: str = PALETTE[0], kept: int | None = None, epochs: int | None = None) -> Figure:
+    """Loss and validation AUC of the epochs so far; `kept` is marked, and the axis ends at `epochs`."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3))
-    for name, history in histories.items():
-        ink, whose = colour(name), f"{name}, " if name else ""
-        left.plot(history["epoch"], history["train_loss"], color=ink, ls=":", marker=".", label=f"{whose}training")
-        left.plot(history["epoch"], history["validation_loss"], color=ink, marker=".", label=f"{whose}validation")
-        right.plot(history["epoch"], history["validation_auc"], color=ink, marker=".", label=name)
+    left.plot(history["epoch"], history["train_loss"], color=ink, ls=":", marker=".", label="training")
+    left.plot(history["epoch"], history["validation_loss"], color=ink, marker=".", label="validation")
+    right.plot(history["epoch"], history["validation_auc"], color=ink, marker=".")
     left.set(xlabel="epoch", ylabel="cross-entropy [nats]")
     right.set(xlabel="epoch", ylabel="validation AUC")
-    for axes in (left, right):
+    best = history[history["epoch"] == kept]
+    for axes, name in ((left, "validation_loss"), (right, "validation_auc")):
+        axes.plot(best["epoch"], best[name], "o", ms=11, mfc="none", color=ink)
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        if epochs:
+            axes.set_xlim(0.5, epochs + 0.5)
     left.legend(fontsize=8)
     return figure
 
 
-def live_curves() -> Callable[[pd.DataFrame], None]:
-    """A figure that is drawn again in its place each time it is called with the history so far."""
-    place = display(HTML(""), display_id=True)
-
-    def draw(history: pd.DataFrame) -> None:
-        figure = training_curves({"": history})
-        plt.close(figure)
-        place.update(figure)
-
-    return draw
-
-
-def range_test(found: pd.DataFrame, chosen: float) -> Figure:
-    """Training loss against a growing learning rate, and the highest learning rate of the schedule."""
+def range_test(found: pd.DataFrame, study: Study) -> Figure:
+    """Training loss against a growing learning rate, and the highest learning rate of the study's schedule."""
+    chosen = study.training().learning_rate
     figure, axes = plt.subplots(figsize=(5.5, 2.8))
-    axes.plot(found["learning_rate"], found["loss"], color=PALETTE[0])
-    axes.axvline(chosen, color=PALETTE[1], ls="--", label=f"learning rate of the schedule, {chosen:g}")
-    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed [nats]")
+    axes.plot(found["learning_rate"], found["loss"], ".", color=PALETTE[0], alpha=0.4, label="each step")
+    axes.plot(found["learning_rate"], found["smoothed"], color=PALETTE[0], label="smoothed")
+    axes.axvline(chosen, color=PALETTE[1], ls="--", label=f"highest rate of the schedule, {chosen:g}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss [nats]")
     axes.legend(fontsize=8)
-    return figure
+    caption = f"Range test over {len(found)} steps, on training images only; it ends where the loss explodes."
+    alt = "The training loss against the learning rate on a logarithmic axis, with a mark at the rate of the schedule."
+    return captioned(figure, caption, alt)
 
 
-def schedule(rate: Sequence[float], steps_per_epoch: float) -> Figure:
-    """Learning rate against the epoch."""
+def schedule(study: Study, batches: int) -> Figure:
+    """Learning rate of the study's training against the epoch, with `batches` batches in each."""
+    per_epoch = -(-batches // study.accumulate)
+    rates = learning_rates(study.epochs * per_epoch, study)
     figure, axes = plt.subplots(figsize=(5.5, 2.4))
-    axes.plot((np.arange(len(rate)) + 1) / steps_per_epoch, rate, color=PALETTE[0])
+    axes.plot((np.arange(len(rates)) + 1) / per_epoch, rates, color=PALETTE[0])
     axes.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
-    return figure
+    caption = f"Learning rate of the {study.schedule} schedule over {study.epochs} epochs of {batches} batches."
+    return captioned(figure, caption, "Line plot of the learning rate against the epoch.")
 
 
-def recalls(history: pd.DataFrame, classes: Sequence[str]) -> Figure:
+def recalls(run: TrainedNetwork) -> Figure:
     """Share of each class that is recognised, epoch by epoch."""
     figure, axes = plt.subplots(figsize=(5.5, 2.8))
-    for k, name in enumerate(classes):
-        axes.plot(history["epoch"], history[f"recall_{name}"], color=PALETTE[k], marker=".", label=name)
+    for k, name in enumerate(run.classes):
+        axes.plot(run.history["epoch"], run.history[f"recall_{name}"], color=PALETTE[k], marker=".", label=name)
+    guessing = 1 / len(run.classes)
+    axes.axhline(guessing, color="0.5", lw=1, ls="--", label="guessing")
     axes.set(xlabel="epoch", ylabel="share recognised", ylim=(-0.02, 1.02))
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axes.legend(fontsize=8)
-    return figure
+    caption = f"Share of each class of the validation part that is recognised; guessing: {guessing:.0%} on average."
+    return captioned(figure, caption, "Line plot with one line a class: share recognised against the epoch.")
+
+
+def validation_confusion(run: TrainedNetwork) -> Figure:
+    """Share of each true class (rows) of the validation part that the best checkpoint called each class (columns)."""
+    labels = run.validation["class"].map(run.classes.index).to_numpy()
+    matrix = confusion(labels, run.validation[list(run.classes)].to_numpy())
+    figure, axes = plt.subplots(figsize=(2.9, 2.7))
+    sns.heatmap(
+        matrix, annot=True, fmt=".2f", cmap="Blues", vmin=0, vmax=1, cbar=False, square=True, ax=axes,
+        xticklabels=run.classes, yticklabels=run.classes,
+    )  # fmt: skip
+    axes.set_gid(CHART)
+    axes.set(title=run.card["network"], xlabel="predicted", ylabel="true")
+    caption = (
+        f"Share of each true class (rows) that was called each class (columns), {len(labels):,} validation images."
+    )
+    return captioned(figure, caption, "Confusion matrix of the validation part.")
+
+
+def worst_images(run: TrainedNetwork, dataset: LensDataset, count: int = 6) -> Figure:
+    """The validation images whose true class was given the lowest probability."""
+    worst = run.validation.reset_index(drop=True).nsmallest(count, "given")
+    images = dataset.part("validation").images[worst.index]
+    titles = [f"{name}: {given:.2f}" for name, given in zip(worst["class"], worst["given"], strict=True)]
+    caption = "Validation images whose true class was given the lowest probability: that class, and what it was given."
+    alt = "A row of images with their true classes and the probabilities that the network gave these."
+    return captioned(image_row(list(images.mean(1)), titles, dataset.description.get("pixel_scale")), caption, alt)
 
 
 def alternatives(tables: Mapping[str, pd.DataFrame]) -> Figure:
@@ -112,3 +164,18 @@ def slices(trials: pd.DataFrame, name: str) -> Figure:
     axes.set(xlabel=name, ylabel="validation AUC")
     axes.legend(fontsize=8)
     return figure
+
+
+def importances(table: pd.DataFrame) -> Figure | Note:
+    """Share of the variance of the validation AUC that each setting explains, one row a network; a note if there are
+    none."""
+    if table.empty:
+        return Note("Too few complete trials to say which setting matters: at least four a network are needed.")
+    figure, axes = plt.subplots(figsize=(5.5, 0.8 + 0.3 * table.size))
+    sns.barplot(
+        table.rename_axis("network").reset_index().melt("network", var_name="setting", value_name="share"),
+        x="share", y="setting", hue="network", palette={name: colour(name) for name in table.index}, ax=axes,
+    )  # fmt: skip
+    axes.set(xlabel="share of the variance of the validation AUC", ylabel="", xlim=(0, 1))
+    caption = "Share of the variance of the validation AUC that each setting explains (fANOVA), over the trials."
+    return captioned(figure, caption, "One bar a setting and network: longer bars matter more in this search.")

@@ -6,22 +6,31 @@ shows its first state. Pictures are drawn as PNG by `style.strip` or `style.png`
 
 from __future__ import annotations
 
+import asyncio
 import html
 import math
+import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from IPython.display import display
 from torch import Tensor
 
 from lensstudy.data.dataset import LensDataset
 from lensstudy.data.rotation import rotate
-from lensstudy.figures.style import strip
+from lensstudy.figures.style import png, strip
+from lensstudy.figures.training import curves
 from lensstudy.lensing.rendering import render
 from lensstudy.networks.architectures import Network
 from lensstudy.networks.description import feature_maps
 from lensstudy.observations.smooth_model import Subhalo, expected
+from lensstudy.study import Study
+from lensstudy.training.recording import in_batch
 
 if TYPE_CHECKING:
     from lensstudy.deployment.application import Application
@@ -35,6 +44,7 @@ __all__ = [
     "explorer",
     "rotate_features",
     "subhalo_on_the_ring",
+    "train",
 ]
 
 KNOWN = {
@@ -183,3 +193,44 @@ def subhalo_on_the_ring(lens: Lens, networks: Sequence[SubstructureNetwork]) -> 
         ],
         draw,
     )
+
+
+async def train(dataset: LensDataset, study: Study, folder: str | Path | None = None) -> Path:
+    """Train as `fit` does, beside curves that grow with each epoch and a button that stops the training.
+
+    The training runs in a thread of its own, so that the kernel hears the button meanwhile: write `await train(...)` in
+    a cell. The training stops after the epoch that is under way and keeps the best checkpoint so far; asked again, it
+    goes on. Whoever interrupts the kernel stops it likewise. In a batch nobody looks, and nothing is drawn.
+
+    Returns:
+        The run folder.
+    """
+    from lensstudy.training.fitting import fit  # Lightning takes seconds, and the other widgets need none of it
+
+    if in_batch():
+        return fit(dataset, study, folder=folder)
+    stop = threading.Event()
+    button = widgets.Button(description="Stop, keep the best", icon="stop", layout=widgets.Layout(width="auto"))
+    canvas = widgets.Image(format="png", layout=widgets.Layout(height=f"{HEIGHT}px", width="auto"))
+    words = widgets.Label()
+
+    def click(_) -> None:
+        stop.set()
+        button.disabled, words.value = True, "the training stops after this epoch"
+
+    def watch(history: pd.DataFrame) -> bool:
+        figure = curves(history, epochs=study.epochs)
+        canvas.value = png(figure)
+        plt.close(figure)
+        if not shown:  # only now: a training that is there already has no curves that grow
+            shown.append(display(widgets.VBox([widgets.HBox([button, words]), canvas])))
+        button.disabled = stop.is_set() or len(history) == study.epochs
+        return stop.is_set()
+
+    shown: list = []
+    button.on_click(click)
+    try:
+        return await asyncio.to_thread(fit, dataset, study, folder=folder, watch=watch)
+    finally:
+        stop.set()  # a thread does not end with the cell that waits for it
+        button.disabled, words.value = True, ""

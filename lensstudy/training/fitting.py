@@ -12,15 +12,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-import io
 import json
 import logging
 import math
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,10 +29,11 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.tuner import Tuner
 from torch.multiprocessing import ProcessRaisedException
 from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import ExponentialLR
 from torchmetrics.functional.classification import multiclass_auroc
+from tqdm.auto import tqdm
 
 from lensstudy.data.dataset import LensDataset
 from lensstudy.data.preprocess import Preprocess, as_tensor
@@ -78,7 +77,7 @@ def fit(
     study: Study,
     network: torch.nn.Module | None = None,
     folder: str | Path | None = None,
-    watch: Callable[[pd.DataFrame], None] | None = None,
+    watch: Callable[[pd.DataFrame], bool | None] | None = None,
     start_from: str | Path | None = None,
 ) -> Path:
     """Train a network on the train part of a data set; the validation part chooses the best checkpoint.
@@ -91,7 +90,8 @@ def fit(
         study: its `seed`, `share` and the parameters of training; its `network` where no module is given.
         network: any module that maps images `(B, C, S, S)` to logits `(B, classes)`. A copy of it is trained.
         folder: the run folder; `study.training_folder()` if none is given.
-        watch: called with the history, a table with one row an epoch, after each epoch.
+        watch: called with the history, a table with one row an epoch, after each epoch. Where it returns True the
+            training stops there; its folder opens like any other, and the next `fit` goes on from it.
         start_from: run folder of a training to fine-tune from; the last layer begins anew where the classes differ.
 
     Returns:
@@ -117,7 +117,13 @@ def fit(
     networks.load_plugins(settings.plugins)
     card = card_of(dataset, settings, start_from, network)
     begun = _is_of(folder, card)
-    if begun and (folder / "metrics.json").exists() and _whole(folder, card, settings, dataset, network):
+    last = folder / "last.ckpt"  # there as long as the training has not reached its end
+    if (
+        begun
+        and (folder / "metrics.json").exists()
+        and not last.exists()
+        and _whole(folder, card, settings, dataset, network)
+    ):
         return folder
     _check_split(dataset)
     lightning.seed_everything(settings.seed, verbose=False)
@@ -125,9 +131,9 @@ def fit(
     module = _Fit(card, settings, dataset, start_from, network)
     batches = module.training_batches()
     _clear(folder, card, begun)  # only now that nothing is wrong with the parameters
-    last = folder / "last.ckpt"
+    recorder = Recorder(folder, settings, dataset, watch)
     callbacks: list[Callback] = [
-        Recorder(folder, settings, dataset, watch),
+        recorder,
         ModelCheckpoint(
             folder, filename="last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
         ),
@@ -150,14 +156,17 @@ def fit(
         except ProcessRaisedException as error:  # what another process of this training met
             name, _, message = str(error).strip().splitlines()[-1].partition(": ")
             raise (TrainingDiverged(message) if name.endswith("TrainingDiverged") else error) from None
-    last.unlink(missing_ok=True)
+    if not recorder.stopped:
+        last.unlink(missing_ok=True)
     return folder
 
 
 def range_test(dataset: LensDataset, study: Study, lowest: float = 1e-5, highest: float = 1.0) -> pd.DataFrame:
     """Measure the training loss while the learning rate grows exponentially (Smith 2017, arXiv:1506.01186).
 
-    It stops where the loss explodes. Only training images are used, and nothing is kept of the network.
+    It stops where the loss explodes. Only training images are used, and nothing is kept of the network. Lightning's
+    `lr_find` was tried in its place: it corrects the bias of its average as if one step more had been made, so that its
+    first loss is half of what it is and everything after it looks like a rise.
 
     Args:
         dataset: a data set that is split.
@@ -166,7 +175,8 @@ def range_test(dataset: LensDataset, study: Study, lowest: float = 1e-5, highest
         highest: learning rate of the last.
 
     Returns:
-        A table with the columns `learning_rate` and `loss`, the latter smoothed.
+        A table with the columns `learning_rate`, `loss` (of the batch before that step) and `smoothed`, the average of
+        the losses so far, in which the last tenth of the test counts most.
 
     Raises:
         ParameterError: the settings do not go together, or with this machine.
@@ -175,30 +185,23 @@ def range_test(dataset: LensDataset, study: Study, lowest: float = 1e-5, highest
         >>> from lensstudy import simulate
         >>> lenses = simulate("model_3", 12, seed=1, image_size=33).split(0.2, 0.2, seed=1)
         >>> list(range_test(lenses, Study(width=0.25, range_test_steps=10)).columns)
-        ['learning_rate', 'loss']
+        ['learning_rate', 'loss', 'smoothed']
     """
     _check(study)
     networks.load_plugins(study.plugins)
     settings = study.training().model_copy(
-        update={"devices": 1, "nodes": 1, "strategy": "auto"}
+        update={"devices": 1, "nodes": 1, "strategy": "auto", "accumulate": 1}
     )  # a short run pays for none
     lightning.seed_everything(settings.seed, verbose=False)
     torch.set_num_threads(settings.threads)
-    module = _Fit(card_of(dataset, settings), settings, dataset, stop_where_it_diverges=False)
-    bar = redirect_stderr(io.StringIO()) if in_batch() else nullcontext()
-    with _quiet(), bar, tempfile.TemporaryDirectory() as folder:
-        found = Tuner(_trainer(settings, [], max_epochs=1000, logger=False, default_root_dir=folder)).lr_find(
-            module,
-            module.training_batches(),
-            min_lr=lowest,
-            max_lr=highest,
-            num_training=settings.range_test_steps,
-            early_stop_threshold=4.0,
-            update_attr=False,
+    module = _RangeTest(card_of(dataset, settings), settings, dataset, lowest, highest)
+    with _quiet():
+        _trainer(settings, [], max_steps=settings.range_test_steps, max_epochs=-1, logger=False).fit(
+            module, module.training_batches()
         )
-    assert found is not None  # as it is only where Lightning was told to run nothing
-    losses = found.results["loss"]
-    return pd.DataFrame({"learning_rate": found.results["lr"][: len(losses)], "loss": losses})
+    rates = np.geomspace(lowest, highest, settings.range_test_steps)[: len(module.losses)]
+    found = pd.DataFrame({"learning_rate": rates, "loss": module.losses})
+    return found.assign(smoothed=found["loss"].ewm(span=max(settings.range_test_steps / 10, 2)).mean())
 
 
 def steps_per_epoch(dataset: LensDataset, settings: Study) -> int:
@@ -219,8 +222,6 @@ def differences(cards: Sequence[dict]) -> pd.DataFrame:
 
 class _Fit(lightning.LightningModule):
     """One network in training: what it sees, its loss and its optimiser."""
-
-    learning_rate = 0.0  # the range test sets it, and asks for it to exist
 
     def __init__(
         self,
@@ -337,6 +338,32 @@ class _Fit(lightning.LightningModule):
             once = {"interval": "step", "frequency": self.batches, "monitor": "validation_loss"}
             schedules.append({"scheduler": plateau} | once)
         return [optimizer], schedules
+
+
+class _RangeTest(_Fit):
+    """A training whose learning rate grows from step to step until the loss is four times the lowest."""
+
+    def __init__(self, card: dict, settings: Study, dataset: LensDataset, lowest: float, highest: float):
+        super().__init__(card, settings, dataset, stop_where_it_diverges=False)
+        self.lowest, self.growth = lowest, (highest / lowest) ** (1 / (settings.range_test_steps - 1))
+        self.losses: list[float] = []
+        self.bar = tqdm(total=settings.range_test_steps, desc="range test", unit="step", disable=in_batch())
+
+    def configure_optimizers(self):
+        optimizer = optimizer_of(self.network.parameters(), self.settings)
+        for group in optimizer.param_groups:
+            group["lr"] = self.lowest
+        return [optimizer], [{"scheduler": ExponentialLR(optimizer, self.growth), "interval": "step"}]
+
+    def on_train_batch_end(self, outputs, batch, number):
+        loss = outputs["loss"].item()
+        if math.isfinite(loss):
+            self.losses.append(loss)
+        self.trainer.should_stop = not loss < 4 * min(self.losses, default=math.inf)
+        self.bar.update()
+
+    def on_train_end(self):
+        self.bar.close()
 
 
 class _Patience(EarlyStopping):
@@ -547,6 +574,7 @@ def _clear(folder: Path, card: dict, begun: bool) -> None:
         for name in (*PARTS, "last.ckpt", "validation.npy"):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+    (folder / "metrics.json").unlink(missing_ok=True)  # of a training that was stopped and goes on now
     write_json(folder / "card.json", card)
 
 

@@ -46,8 +46,8 @@ def write_json(file: Path, content: dict) -> None:
 class Recorder(Callback):
     """Keep the history, the weights of the best checkpoint and the validation predictions that belong to them.
 
-    One process writes, the first, and hands the history to `watch` after each epoch; `finish` is called in it when the
-    training has reached its end.
+    One process writes, the first, and hands the history to `watch` after each epoch, which stops the training where it
+    returns True; `finish` is called in it when the training has reached its end, or is stopped.
     """
 
     def __init__(
@@ -55,9 +55,10 @@ class Recorder(Callback):
         folder: Path,
         settings: Study,
         dataset: LensDataset,
-        watch: Callable[[pd.DataFrame], None] | None = None,
+        watch: Callable[[pd.DataFrame], bool | None] | None = None,
     ):
         self.folder, self.settings, self.dataset, self.watch = folder, settings, dataset, watch
+        self.stopped = False  # by `watch`, before the last epoch
         self.history: list[dict] = []
 
     def state_dict(self) -> dict:
@@ -86,6 +87,7 @@ class Recorder(Callback):
             **{name: value for name, value in metrics.items() if name.startswith("recall_")},
         }
         self.history.append(row)
+        stop = False
         if trainer.is_global_zero:
             if self.best()["epoch"] == row["epoch"]:
                 networks.save_weights(module.judged, self.folder / "weights.safetensors")
@@ -95,8 +97,9 @@ class Recorder(Callback):
             history = pd.DataFrame(self.history)
             with whole_file(self.folder / "history.csv") as partial:
                 history.to_csv(partial, index=False)
-            if self.watch:
-                self.watch(history)
+            stop = bool(self.watch and self.watch(history)) and row["epoch"] < self.settings.epochs
+        if trainer.strategy.reduce_boolean_decision(stop, all=False):
+            self.stopped = trainer.should_stop = True
 
     def on_fit_end(self, trainer, module):
         if trainer.is_global_zero and not trainer.interrupted:
@@ -128,7 +131,8 @@ class Recorder(Callback):
             "images_per_second": float(np.median([row["images_per_second"] for row in self.history])),
         }
         write_json(self.folder / "metrics.json", metrics)
-        (self.folder / "validation.npy").unlink()
+        if not self.stopped:  # whoever goes on needs them
+            (self.folder / "validation.npy").unlink()
 
 
 class Progress(Callback):

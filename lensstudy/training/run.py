@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from pydantic import BaseModel, Field
 
 from lensstudy.data.preprocess import Preprocess
-from lensstudy.files import FileError, read_json, validated
+from lensstudy.files import FileError, read_json, regular, validated
 from lensstudy.networks import registry as networks
 from lensstudy.networks.architectures import Classifier
 from lensstudy.provenance import plugin_files
@@ -92,12 +94,38 @@ def options_of(card: dict) -> dict:
 
 @dataclass
 class TrainedNetwork:
-    """A network with everything that belongs to it: how its images are preprocessed, its classes by name."""
+    """A network with everything that belongs to it: how its images are preprocessed, its classes by name, and, where it
+    was opened from a run folder, how its training went."""
 
     network: Classifier
     preprocess: Preprocess
     classes: tuple[str, ...]
     card: dict
+    folder: Path | None = None
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """The training epoch by epoch: losses, validation AUC and accuracy, recalls, learning rate, speed."""
+        return pd.read_csv(regular(self._opened() / "history.csv"))
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """What `metrics.json` says: the best checkpoint, its figures on the validation part, seconds."""
+        return read_metrics(self._opened())
+
+    @cached_property
+    def validation(self) -> pd.DataFrame:
+        """Predictions of the best checkpoint for the validation part: `name`, `class`, one column of probabilities a
+        class, and `given`, the probability of the true one."""
+        predictions = pd.read_parquet(regular(self._opened() / "predictions.parquet"))
+        labels = [self.classes.index(name) for name in predictions["class"]]
+        probabilities = predictions[list(self.classes)].to_numpy()
+        return predictions.assign(given=probabilities[np.arange(len(labels)), labels])
+
+    def _opened(self) -> Path:
+        if self.folder is None:
+            raise ValueError("this network was not opened from a run folder, so nothing of its training is known")
+        return self.folder
 
     @torch.no_grad()
     def predict(self, images: np.ndarray, degrees: float | np.ndarray = 0.0, batch_size: int = 128) -> np.ndarray:
@@ -124,7 +152,8 @@ def load_run(folder: str | Path, network: torch.nn.Module | None = None) -> Trai
         network: a module as it was given to `fit`, where one was; its weights are replaced.
 
     Returns:
-        A `TrainedNetwork`: `network`, `preprocess`, `classes`, `card` and `predict(images)`.
+        A `TrainedNetwork`: `network`, `preprocess`, `classes`, `card` and `predict(images)`; `history`, `metrics` and
+        `validation` tell of its training.
 
     Raises:
         FileNotFoundError: there is no finished training in the folder.
@@ -156,7 +185,7 @@ def load_run(folder: str | Path, network: torch.nn.Module | None = None) -> Trai
         preprocess = Preprocess.from_dict(card)
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(f"{folder / 'card.json'}: is incomplete or altered (scaling: {error})") from None
-    return TrainedNetwork(network, preprocess, tuple(card["classes"]), card)
+    return TrainedNetwork(network, preprocess, tuple(card["classes"]), card, folder)
 
 
 def _register_again(card: dict, folder: Path) -> None:

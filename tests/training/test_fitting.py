@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from lensstudy.data.dataset import DataError
+from lensstudy.data.preprocess import Preprocess
 from lensstudy.networks import groups as symmetry
 from lensstudy.networks import registry
 from lensstudy.networks.description import describe
@@ -457,9 +458,59 @@ def test_the_range_test_finds_the_rates_that_do_not_work(blobs, quiet):
     found = training.range_test(blobs, with_(range_test_steps=40))
     assert found["learning_rate"].is_monotonic_increasing
     assert 1e-5 <= found["learning_rate"].min() < 1e-3
-    assert found["loss"].min() < found["loss"].iloc[0] or found["loss"].iloc[-1] > found["loss"].min()
+    assert found["smoothed"].min() < 0.7 * found["smoothed"].iloc[0]
     again = training.range_test(blobs, with_(range_test_steps=40))
     pd.testing.assert_frame_equal(found, again)
+
+
+def test_the_range_test_measures_what_a_loop_by_hand_measures(blobs, quiet):
+    """Loss before each step, the rate that grows, and the average: the first point is the loss of an untrained network
+    and not half of it."""
+    steps, settings = 12, with_(augmentation=False, range_test_steps=12, gradient_clip=0.0)
+    found = training.range_test(blobs, settings, lowest=1e-4, highest=0.1)
+    train = blobs.part("train")
+    preprocess = Preprocess.fit(train.images, "none", 0, 1)
+    size = preprocess(train.images[:1]).shape[-1]
+    network = registry.build_network(settings.network, size, 2, width=settings.width, seed=settings.seed).train()
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=settings.weight_decay)
+    losses, batches = [], iter([])
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 1e-4 * 1000 ** (step / (steps - 1))
+        batch = next(batches, None)
+        if batch is None:
+            loader = training.training_loader(train, training.steps_per_epoch(blobs, settings), settings)
+            loader.sampler.set_epoch(step // len(loader))
+            batches = iter(loader)
+            batch = next(batches)
+        loss = torch.nn.functional.cross_entropy(network(preprocess(batch[0])), batch[1])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(math.log(2), abs=0.15)
+    np.testing.assert_allclose(found["loss"], losses, rtol=1e-3)
+    np.testing.assert_allclose(found["learning_rate"], np.logspace(-4, -1, steps))
+    memory = 1 - 2 / (2 + 1)  # of a span of two steps
+    weights_back = memory ** np.arange(steps)
+    by_hand = [np.average(losses[: k + 1][::-1], weights=weights_back[: k + 1]) for k in range(steps)]
+    np.testing.assert_allclose(found["smoothed"], by_hand, rtol=1e-3)
+
+
+def test_a_training_that_is_stopped_by_hand_keeps_its_best_and_goes_on_when_asked_again(blobs, tmp_path, quiet):
+    stopped = training.fit(blobs, SETTINGS, folder=tmp_path / "run", watch=lambda history: len(history) == 2)
+    run = load_run(stopped)
+    assert len(run.history) == run.metrics["epochs"] == 2
+    best = run.history.loc[run.history["validation_loss"].idxmin()]
+    assert run.metrics["best_epoch"] == best["epoch"]
+    given = run.predict(blobs.part("validation").images)
+    np.testing.assert_allclose(given, run.validation[["no_sub", "sub"]], atol=1e-5)
+    labels = blobs.part("validation").labels
+    np.testing.assert_allclose(run.validation["given"], given[np.arange(len(labels)), labels], atol=1e-5)
+    training.fit(blobs, SETTINGS, folder=stopped)
+    whole = load_run(training.fit(blobs, SETTINGS, folder=tmp_path / "whole"))
+    untimed = [name for name in whole.history if "second" not in name]
+    pd.testing.assert_frame_equal(load_run(stopped).history[untimed], whole.history[untimed])
+    assert sorted(file.name for file in stopped.iterdir()) == sorted(file.name for file in whole.folder.iterdir())
 
 
 def test_what_differs_between_two_trainings_is_told(blobs, tmp_path, quiet):
