@@ -149,7 +149,7 @@ rule analyse:
 
 rule improve:
     input:
-        source("05-improve", "training.tuning", "evaluation.scores"),
+        source("05-improve", "evaluation.improvement"),
         f"{RUNS}/notebooks/01-explore-data.ipynb",
     output:
         f"{RUNS}/notebooks/05-improve.ipynb",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -133,37 +133,53 @@ def worst_images(run: TrainedNetwork, dataset: LensDataset, count: int = 6) -> F
     return captioned(image_row(list(images.mean(1)), titles, dataset.description.get("pixel_scale")), caption, alt)
 
 
-def alternatives(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """What each change of one setting does to the validation AUC; columns `settings` and `difference` a network."""
-    labels = next(iter(tables.values()))["settings"].tolist()[1:]
-    figure, axes = plt.subplots(figsize=(WIDTH, 1.2 + 0.3 * len(labels)))
-    for k, (name, table) in enumerate(tables.items()):
-        offset = 0.15 * (k - (len(tables) - 1) / 2)
-        axes.plot(table["difference"][1:], np.arange(len(labels)) + offset, "o", color=colour(name), label=name)
+def alternatives(table: pd.DataFrame) -> Figure:
+    """What each change of one setting does to the validation AUC; columns `network`, `settings` and `difference`."""
+    changed = table[table["settings"] != table["settings"].iloc[0]]
+    labels, networks = list(dict.fromkeys(changed["settings"])), list(dict.fromkeys(table["network"]))
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.2 + 0.3 * max(len(labels), 1)))
+    for k, name in enumerate(networks):
+        own = changed[changed["network"] == name]
+        rows = own["settings"].map(labels.index) + 0.15 * (k - (len(networks) - 1) / 2)
+        axes.plot(own["difference"], rows, "o", color=colour(name), label=name)
     axes.axvline(0, color="0.5", lw=1)
     axes.set(
         yticks=range(len(labels)), yticklabels=labels, xlabel="validation AUC, less that of the study's own settings"
     )
     axes.invert_yaxis()
     axes.legend(fontsize=8)
-    return figure
+    caption = (
+        "Validation AUC of each alternative, less that of the study's own settings; one seed each, so that differences "
+        "as small as those between two seeds mean nothing."
+    )
+    alt = "Points for each network along rows of settings; to the right of zero is better than the study's own."
+    return captioned(figure, caption, alt)
 
 
-def slices(trials: pd.DataFrame, name: str) -> Figure:
-    """Validation AUC of each trial against one of its settings."""
-    figure, axes = plt.subplots(figsize=(5.5, 2.8))
-    number = pd.api.types.is_float_dtype(trials[name])
-    for network, group in trials.groupby("network", sort=False):
-        across = group[name] if number else group[name].astype(str)
-        for state, fill in (("complete", colour(network)), ("pruned", "none")):
-            chosen = group["state"] == state
-            label = network if state == "complete" else None
-            axes.scatter(across[chosen], group["auc"][chosen], ec=colour(network), fc=fill, label=label)
-    if number and trials[name].min() > 0 and trials[name].max() > 5 * trials[name].min():
-        axes.set(xscale="log")
-    axes.set(xlabel=name, ylabel="validation AUC")
-    axes.legend(fontsize=8)
-    return figure
+def slices(trials: pd.DataFrame, space: Iterable[str]) -> Figure:
+    """Validation AUC of each trial against each of the settings that the search varies."""
+    names = list(space)
+    figure, grid = plt.subplots(
+        -(-len(names) // 2), min(len(names), 2), figsize=(WIDTH, 2.7 * -(-len(names) // 2)), squeeze=False, sharey=True
+    )
+    for axes, name in zip(grid.flat, names, strict=False):
+        number = pd.api.types.is_float_dtype(trials[name])
+        for network, group in trials.groupby("network", sort=False):
+            across = group[name] if number else group[name].astype(str)
+            for state, fill in (("complete", colour(network)), ("pruned", "none")):
+                chosen = group["state"] == state
+                label = network if state == "complete" else None
+                axes.scatter(across[chosen], group["auc"][chosen], ec=colour(network), fc=fill, label=label)
+        if number and trials[name].min() > 0 and trials[name].max() > 5 * trials[name].min():
+            axes.set(xscale="log")
+        axes.set(xlabel=name)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("validation AUC")
+    for axes in grid.flat[len(names) :]:
+        axes.set_visible(False)
+    grid[0, 0].legend(fontsize=8)
+    caption = "Validation AUC of each trial against each setting that varies; open marks are trials that were given up."
+    return captioned(figure, caption, "Scatter plots of the validation AUC, one a setting and one colour a network.")
 
 
 def importances(table: pd.DataFrame) -> Figure | Note:

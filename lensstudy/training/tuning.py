@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,29 @@ import pandas as pd
 import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from tqdm.auto import tqdm
 
 from lensstudy.data.dataset import LensDataset
 from lensstudy.files import whole_file
 from lensstudy.provenance import code_hash
 from lensstudy.study import ParameterError, Study, home
 from lensstudy.training.fitting import NO_PART, SIMULATOR, TrainingDiverged, fit
+from lensstudy.training.recording import in_batch
 from lensstudy.training.run import read_metrics
 
-__all__ = ["alternatives", "best_settings", "importances", "search", "search_of", "trials", "write_best"]
+__all__ = [
+    "all_alternatives",
+    "all_importances",
+    "all_searches",
+    "all_trials",
+    "alternatives",
+    "best_settings",
+    "importances",
+    "search",
+    "search_of",
+    "trials",
+    "write_best",
+]
 
 SEED = 1_000  # of every trial, so that trials differ by their settings alone; no study needs this one
 DONE = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
@@ -160,6 +174,37 @@ def alternatives(study: Study, dataset: LensDataset, network: str) -> pd.DataFra
         rows.append({"settings": label, "auc": metrics["validation_auc"], "loss": metrics["validation_loss"]})
     table = pd.DataFrame(rows)
     return table.assign(difference=table["auc"] - table["auc"].iloc[0])
+
+
+def all_alternatives(study: Study, dataset: LensDataset) -> pd.DataFrame:
+    """`alternatives` of every network of the study in one table, the network in its first column."""
+    networks = tqdm(study.networks, desc="alternatives", unit="network", disable=in_batch())
+    return _joined({name: alternatives(study, dataset, name) for name in networks})
+
+
+def all_searches(study: Study, dataset: LensDataset) -> dict[str, optuna.Study]:
+    """The finished `search` of every network of the study, by the network's name; a bar shows the trials."""
+    found = {}
+    with tqdm(total=study.trials * len(study.networks), desc="search", unit="trial", disable=in_batch()) as bar:
+        for name in study.networks:
+            bar.set_postfix(network=name)
+            found[name] = search(study, dataset, name, watch=lambda _: bar.update())
+    return found
+
+
+def all_trials(searches: Mapping[str, optuna.Study]) -> pd.DataFrame:
+    """The `trials` of every search in one table, the network in its first column."""
+    return _joined({name: trials(one) for name, one in searches.items()})
+
+
+def all_importances(searches: Mapping[str, optuna.Study]) -> pd.DataFrame:
+    """The `importances` of every search of which something can be said: one row a network, one column a setting."""
+    found = {name: values for name, one in searches.items() if (values := importances(one))}
+    return pd.DataFrame.from_dict(found, orient="index")
+
+
+def _joined(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(tables, names=["network"]).reset_index(level=0).reset_index(drop=True)
 
 
 def _validation_auc(trial: optuna.Trial, study: Study, dataset: LensDataset, network: str) -> float:
