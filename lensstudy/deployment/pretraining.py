@@ -1,7 +1,7 @@
 """Networks in the box: trained once, shipped with the package, open in a second and without training anything.
 
 Each is made by a file of `params/pretrained/` and the command `lensstudy pretrain NAME`, and lies in
-`lensstudy/networks/pretrained/NAME`: rounded to int8, with a card that says what it learnt from, at which commit, what
+`lensstudy/networks/pretrained/NAME`: rounded to int8 where that changes little, with a card that says what it learnt from, at which commit, what
 it is for, and how well it does on images that no choice has seen. `pretrained(NAME)` opens one.
 """
 
@@ -116,7 +116,8 @@ def unseen(study: Study, dataset: LensDataset) -> tuple[LensDataset, str]:
 def put_in(
     run: str | Path, study: Study, dataset: LensDataset, licence: str = "", out: str | Path | None = None
 ) -> Path:
-    """Put a finished training into the box: export it in int8, score it on `unseen` images, and say so in its card.
+    """Put a finished training into the box: export it (in int8 where that
+    changes little), score it on `unseen` images, and say so in its card.
 
     Args:
         run: folder of the training.
@@ -129,14 +130,18 @@ def put_in(
         The folder.
 
     Raises:
-        CardError: the network is not near the trained one in int8, or the licence of its images is not said.
+        CardError: the licence of images that were read is not said.
     """
     from lensstudy.deployment.exporting import export
 
     if study.data_path and not licence:
         raise CardError(f"{study.study}: learns from images of others; say their licence with --data-licence")
     version = code_version()  # before anything is written here
-    folder = export(run, out or PLACE / study.study, format="int8", dataset=dataset)
+    folder = Path(out or PLACE / study.study)
+    try:
+        export(run, folder, format="int8", dataset=dataset)
+    except CardError:  # rounded, it would not predict as the trained one does
+        export(run, folder, dataset=dataset)
     card = Card.read(folder)
     images, what = unseen(study, dataset)
     card.metrics["unseen"] = {"of": what} | _scores(folder, images)
