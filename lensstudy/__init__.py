@@ -37,6 +37,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "evaluation.ood": ["OODDetector"],
         "deployment.exporting": ["export"],
         "deployment.predictor": ["Predictor", "predict"],
+        "deployment.pretraining": ["pretrained", "pretrained_names"],
         "observations.reading": ["read_observation"],
         "observations.smooth_model": ["fit_lens"],
         "figures.style": ["show"],

@@ -17,6 +17,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from lensstudy import commands
+from lensstudy.deployment.pretraining import pretrained_names
 from lensstudy.lensing.presets import PRESETS
 from lensstudy.networks.registry import network_names
 
@@ -330,6 +331,9 @@ def test_what_there_is_is_listed(tmp_path):
     listed = [line.split()[0] for line in names.stdout.split("\n\n")[0].splitlines()]
     assert sorted(listed) == network_names()
     assert all(len(line.split()) > 3 for line in names.stdout.split("\n\n")[0].splitlines()), "what each is for"
+    trained = names.stdout.split("opens:\n")[1].splitlines()  # a line that says what each is for, and one of figures
+    assert [line.split()[0] for line in trained[::2]] == pretrained_names()
+    assert all("; AUC 0." in line for line in trained[1::2])
     assert [line.split()[0] for line in presets.stdout.split("\n\n")[0].splitlines()] == list(PRESETS)
 
 

@@ -1,8 +1,9 @@
 """Networks in the box: trained once, shipped with the package, open in a second and without training anything.
 
 Each is made by a file of `params/pretrained/` and the command `lensstudy pretrain NAME`, and lies in
-`lensstudy/networks/pretrained/NAME`: rounded to int8 where that changes little, with a card that says what it learnt from, at which commit, what
-it is for, and how well it does on images that no choice has seen. `pretrained(NAME)` opens one.
+`lensstudy/networks/pretrained/NAME`: rounded to int8 where that changes little, with a card that says what it learnt
+from, at which commit, what it is for, and how well it does on images that no choice has seen. `pretrained(NAME)` opens
+one.
 """
 
 from __future__ import annotations

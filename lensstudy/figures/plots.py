@@ -27,6 +27,7 @@ from lensstudy.figures.data import (
     residuals,
     shortcuts,
 )
+from lensstudy.figures.first_look import network_scores, own_image, under_rotation, with_and_without
 from lensstudy.figures.networks import (
     central_part,
     filter_orientations,
@@ -85,8 +86,10 @@ __all__ = [
     "mistakes",
     "network_costs",
     "network_inputs",
+    "network_scores",
     "ood_scores",
     "orientations",
+    "own_image",
     "permutations",
     "perturbed_predictions",
     "populations",
@@ -114,4 +117,6 @@ __all__ = [
     "transfer",
     "validation_confusion",
     "worst_images",
+    "under_rotation",
+    "with_and_without",
 ]

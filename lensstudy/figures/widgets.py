@@ -10,7 +10,7 @@ import asyncio
 import html
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lensstudy.data.dataset import LensDataset
 from lensstudy.data.rotation import rotate
-from lensstudy.figures.style import png, strip
+from lensstudy.figures.style import PALETTE, png, strip
 from lensstudy.figures.training import curves
 from lensstudy.lensing.rendering import render
 from lensstudy.networks.architectures import Network
@@ -34,6 +34,7 @@ from lensstudy.training.recording import in_batch
 
 if TYPE_CHECKING:
     from lensstudy.deployment.application import Application
+    from lensstudy.deployment.predictor import Predictor
     from lensstudy.observations.distribution import SubstructureNetwork
     from lensstudy.observations.lens import Lens
 
@@ -43,8 +44,10 @@ __all__ = [
     "explore_predictions",
     "explorer",
     "rotate_features",
+    "rotate_lens",
     "subhalo_on_the_ring",
     "train",
+    "switch_substructure",
 ]
 
 KNOWN = {
@@ -234,3 +237,42 @@ async def train(dataset: LensDataset, study: Study, folder: str | Path | None = 
     finally:
         stop.set()  # a thread does not end with the cell that waits for it
         button.disabled, words.value = True, ""
+
+
+def rotate_lens(image: np.ndarray, predictors: Mapping[str, Predictor], degrees: int = 0) -> widgets.Widget:
+    """A lens `(C, H, W)` under a slider that rotates it, beside what each network says of it."""
+    first = next(iter(predictors.values()))
+
+    def draw(angle: int) -> tuple[bytes, str]:
+        bars = [_bars(name, one, one.probabilities(image[None], angle)[0]) for name, one in predictors.items()]
+        return strip([first.seen(image[None], angle)[0].numpy().mean(0)]), "".join(bars)
+
+    slider = widgets.IntSlider(value=degrees, min=0, max=360, step=5, description="rotation [°]")
+    return explorer([slider], draw)
+
+
+def switch_substructure(
+    observed: np.ndarray, smooth: np.ndarray, classes: Sequence[str], predictor: Predictor
+) -> widgets.Widget:
+    """A lens of each of the `classes` `(N, C, H, W)` whose substructure is switched on and off, beside what the network
+    says of it; `smooth` are the same lenses without."""
+
+    def draw(number: int, present: bool) -> tuple[bytes, str]:
+        image = (observed if present else smooth)[number][None]
+        words = f"{classes[number]}, {'as observed' if present else 'without substructure'}"
+        return strip([predictor.seen(image)[0].numpy().mean(0)]), _bars(
+            words, predictor, predictor.probabilities(image)[0]
+        )
+
+    chosen = widgets.Dropdown(options=[(name, k) for k, name in enumerate(classes)], description="lens", value=1)
+    return explorer([chosen, widgets.Checkbox(value=True, description="substructure")], draw)
+
+
+def _bars(title: str, predictor: Predictor, probabilities: np.ndarray) -> str:
+    """Probabilities of the classes as bars in HTML, under a title."""
+    rows = "".join(
+        f"<tr><td>{html.escape(name)}</td><td><div style='width:160px;background:#eee'><div style='height:14px;"
+        f"width:{value:.1%};background:{colour}'></div></div></td><td>{value:.3f}</td></tr>"
+        for name, value, colour in zip(predictor.classes, probabilities.tolist(), PALETTE, strict=False)
+    )
+    return f"<b>{html.escape(title)}</b><table>{rows}</table>"

@@ -1,5 +1,10 @@
 """What puts a network into the box: from a finished training to a folder whose card says how well it does."""
 
+import shutil
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -7,6 +12,7 @@ from lensstudy.cli import app
 from lensstudy.data.simulation import simulate
 from lensstudy.deployment import pretraining
 from lensstudy.deployment.card import Card, CardError
+from lensstudy.evaluation import scores
 from lensstudy.study import Study
 from lensstudy.training.fitting import fit
 
@@ -37,3 +43,39 @@ def test_an_unknown_name_lists_the_known_ones():
         pretraining.parameter_file("realistc-d4")
     done = CliRunner().invoke(app, ["pretrain", "../smoke"])
     assert done.exit_code == 1 and "realistic-d4" in done.output and "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("name", pretraining.pretrained_names())
+def test_a_network_in_the_box_is_as_good_as_its_card_says(name):
+    """On 100 other lenses of each class: the interval of their AUC and that of the card overlap, and a network with the
+    symmetry of the square gives the same probabilities after a quarter turn. Opening it checks every file."""
+    predictor = pretraining.pretrained(name)
+    study = Study.read(pretraining.parameter_file(name))
+    lenses = simulate(study.preset, 100, seed=2_026, image_size=study.image_size, **study.population)
+    found = predictor.probabilities(lenses.images)
+    low, high = scores.interval(lenses.labels, [found], "auc")
+    auc, written = scores.auc(lenses.labels, found), predictor.card.metrics["unseen"]["auc"]
+    assert low <= written["interval"][1] and high >= written["interval"][0], f"{auc:.3f}, and the card says {written}"
+    change = abs(predictor.probabilities(np.rot90(lenses.images, axes=(2, 3)).copy()) - found).max()
+    assert (change < 1e-4) == (predictor.card.symmetry == "D4"), change
+
+
+def test_a_damaged_network_is_named(tmp_path, monkeypatch):
+    name = pretraining.pretrained_names()[0]
+    shutil.copytree(pretraining.PLACE / name, tmp_path / name)
+    with (tmp_path / name / "distribution.safetensors").open("r+b") as file:
+        file.seek(-8, 2)
+        file.write(b"damaged!")
+    monkeypatch.setattr(pretraining, "PLACE", tmp_path)
+    with pytest.raises(CardError, match="distribution.safetensors: has been altered"):
+        pretraining.pretrained(name)
+    with pytest.raises(CardError, match=f"no network 'x' comes with lensstudy; there are {name}"):
+        pretraining.pretrained("x")
+
+
+def test_a_network_in_the_box_predicts_without_what_trains_one():
+    code = "import sys, numpy, lensstudy; p = lensstudy.pretrained('realistic-d4'); "
+    code += "p.predict(numpy.random.default_rng(0).normal(size=(2, 48, 48))); "
+    code += "print(*{'e2cnn', 'lightning', 'torchmetrics', 'onnxscript'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not done.stdout.strip()
