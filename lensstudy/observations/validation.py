@@ -60,8 +60,17 @@ class DistributionCheck:
 
     @property
     def inside(self) -> dict[str, list[str]]:
-        """The images in distribution, by network."""
-        return {label: list(p.index[p >= self.abstain_below]) for label, p in self.p_values.items()}
+        """The images in distribution, by network: not below `abstain_below`, nor further out than every held-out image,
+        which is all that few held-out images can say."""
+        return {
+            label: list(p.index[(p >= self.abstain_below) & (p > self.least[label] * (1 + 1e-9))])
+            for label, p in self.p_values.items()
+        }
+
+    @property
+    def least(self) -> dict[str, float]:
+        """The least p-value that the held-out images can give, by network."""
+        return {label: 1 / (len(held_out) + 1) for label, held_out in self.held_out.items()}
 
     @property
     def table(self) -> pd.DataFrame:
@@ -72,7 +81,7 @@ class DistributionCheck:
                 "in distribution": f"{len(names)} of {len(self.p_values)}",
                 "images": ", ".join(names) or "none",
                 "held-out images": len(self.held_out[label]),
-                "least p-value possible": 1 / (len(self.held_out[label]) + 1),
+                "least p-value possible": self.least[label],
             }
             for label, names in self.inside.items()
         )
@@ -107,7 +116,8 @@ class Validation:
         """On how many images all networks agree."""
         groups = self.by_lens.groupby("image", sort=False)
         same = groups["prediction"].nunique() == 1
-        inside = groups["p-value"].min() >= self.distribution.abstain_below
+        found = [set(names) for names in self.distribution.inside.values()]
+        inside = same.index.isin(set.intersection(*found))
         all_images = f"All networks ({len(self.networks)}) agree on {same.sum()} of {counted(len(same), 'image')}"
         if not inside.any():
             return f"{all_images}; none of them is in distribution for every network."

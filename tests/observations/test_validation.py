@@ -105,6 +105,8 @@ def test_lenses_are_in_distribution_where_their_p_value_says_so(sample, known_ne
     assert check.threshold["known"] == pytest.approx(0.95)
     assert check.table["in distribution"].tolist() == ["0 of 3", "3 of 3"]
     np.testing.assert_allclose(check.table["least p-value possible"], 1 / 200)
+    beyond_all = DistributionCheck.of([known_network(by_degrees, p=1 / 200)], sample.lenses, 0.001)
+    assert beyond_all.inside == {"known": []}
 
 
 def test_the_answer_is_kept_with_everything_behind_it(tmp_path, monkeypatch, modelled, recovery, known_network):
