@@ -135,7 +135,7 @@ rule train_share:
 
 rule analyse:
     input:
-        source("04-analyse", "evaluation.robustness", "evaluation.attribution", "figures.analysis"),
+        source("04-analyse", "evaluation.analysis", "figures.analysis_tables", "figures.widgets"),
         expand(f"{RUNS}/notebooks/03-train-{{network}}-s{{seed}}.ipynb", network=study.networks, seed=WHOLE),
         expand(f"{RUNS}/trained/{{network}}-s{{seed}}-{{share}}pct", network=study.networks, seed=study.seeds, share=FEWER),
     output:

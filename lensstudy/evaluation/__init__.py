@@ -9,6 +9,7 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
+        "analysis": ["Analysis"],
         "scores": [
             "score",
             "point_estimates",
@@ -28,8 +29,9 @@ __getattr__, __dir__, __all__ = lazy.attach(
         ],
         "comparison": ["compare", "Difference", "pairwise", "mcnemar", "holm", "in_words"],
         "calibration": ["calibrate", "Calibration", "reliability", "tempered"],
-        "robustness": ["perturbations", "predict_perturbed", "transfer_matrix"],
-        "truth": ["physical_parameters", "accuracy_along", "detection_rate"],
+        "robustness": ["perturbations", "predict_perturbed", "predict_all", "rotation_changes", "transfer_matrix"],
+        "truth": ["physical_parameters", "accuracy_along", "detection_rate", "mistakes"],
+        "failures": ["Failures"],
         "learning": ["learning_curve", "images_to_match"],
         "attribution": ["attribute", "group_averaged", "integrated_gradients", "share_on_light"],
         "ood": ["OODDetector", "image_statistics", "thumbnails"],

@@ -8,16 +8,27 @@ eight rotations and reflections of the image, each undone afterwards, removes wh
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["attribute", "group_averaged", "integrated_gradients", "share_on_light"]
+__all__ = ["Attributions", "attribute", "group_averaged", "integrated_gradients", "share_on_light"]
 
 BATCH = 64  # images in one pass
 
 Score = Callable[[Tensor], Tensor]
+
+
+class Attributions(NamedTuple):
+    """Attributions of several networks on the same images."""
+
+    light: np.ndarray  # what the networks see of the images, not scaled, (N, H, W)
+    classes: list[str]  # of each image
+    maps: dict[str, np.ndarray]  # by network, the attribution of the true class, (N, H, W)
+    on_light: dict[str, float]  # by network, the share of the attribution on pixels brighter than a tenth of the peak
+    bright: float  # the share of these pixels
 
 
 def attribute(

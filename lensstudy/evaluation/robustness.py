@@ -6,24 +6,27 @@ noisier, through a wider point spread function, with larger or smaller pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 
 from lensstudy.data.dataset import DataError, LensDataset, sky_and_noise
-from lensstudy.evaluation.scores import auc, interval
+from lensstudy.evaluation.scores import auc, interval, largest_change
 from lensstudy.lensing.instruments import SIGMA_PER_FWHM, blur, gaussian_kernel
 from lensstudy.networks.groups import rotate
+from lensstudy.progress import progress
 
 __all__ = [
     "blurred",
     "noisier",
     "perturbations",
+    "predict_all",
     "predict_perturbed",
     "reflected",
     "rotated",
+    "rotation_changes",
     "shifted",
     "transfer_matrix",
     "zoomed",
@@ -137,6 +140,36 @@ def predict_perturbed(predict: Callable, images: np.ndarray, perturbation: Pertu
         perturbed = perturbation(_float(images[start : start + PIECE]), np.random.default_rng((seed, start)))
         found.append(predict(np.ascontiguousarray(perturbed)))
     return np.concatenate(found)
+
+
+def predict_all(
+    trained: Sequence, images: np.ndarray, perturbations: Mapping[str, Sequence[Perturbation]], seed: int = 0
+) -> pd.DataFrame:
+    """What every network gives the same perturbed `images`, one row a network, seed, perturbation and draw of it, with
+    `probabilities` `(N, classes)`: what `scores.summarise` takes. `trained` are `TrainedNetwork`s."""
+    jobs = [
+        (run, name, draw, change)
+        for run in trained
+        for name, draws in perturbations.items()
+        for draw, change in enumerate(draws)
+    ]
+    rows = []
+    for run, name, draw, change in progress(jobs, "perturbed images"):
+        probabilities = predict_perturbed(run.predict, images, change, seed + draw)
+        row = {"network": run.card["network"], "seed": run.card["seed"], "perturbation": name}
+        rows.append(row | {"probabilities": probabilities})
+    return pd.DataFrame(rows)
+
+
+def rotation_changes(trained: Sequence, images: np.ndarray, orientations: int) -> dict[str, np.ndarray]:
+    """By network, the largest change `(N,)` of a probability of each image over evenly spaced rotations, mean over
+    seeds. `trained` are `TrainedNetwork`s, which rotate before they cut out the central pixels."""
+    angles = np.arange(orientations) * 360 / orientations
+    changes: dict[str, list[np.ndarray]] = {}
+    for run in progress(trained, "rotations"):
+        change = largest_change([run.predict(images, angle) for angle in angles])
+        changes.setdefault(run.card["network"], []).append(change)
+    return {name: np.mean(each, axis=0) for name, each in changes.items()}
 
 
 def _float(images) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Predictions against what is true of an image: which quantities make it hard, and the bound that its noise sets."""
+"""Predictions against what is true of an image: mistakes, what makes an image hard, and the bound that noise sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.stats import norm
 from lensstudy.data.dataset import LensDataset, ellipticity, sky_and_noise
 from lensstudy.evaluation.scores import wilson
 
-__all__ = ["accuracy_along", "detection_rate", "physical_parameters"]
+__all__ = ["accuracy_along", "detection_rate", "mistakes", "physical_parameters"]
 
 SUBSTRUCTURE = (r"substructure [$10^9\,M_\odot$]", "half-length of vortex [arcsec]")
 
@@ -74,6 +74,21 @@ def accuracy_along(values: np.ndarray, right: np.ndarray, bins: int = 6) -> pd.D
     median `value`, `share` with its interval, `images`. Images without a finite value are skipped."""
     known = np.isfinite(values)
     return _in_bins(pd.DataFrame({"value": values[known], "share": right[known]}), "value", bins)
+
+
+def mistakes(labels: np.ndarray, runs: Sequence[np.ndarray], classes: Sequence[str]) -> pd.DataFrame:
+    """The images whose most probable class is not the true one, answers averaged over seeds, the surest mistake first.
+
+    One row an image: its number in the test part (`image`), `true`, `called`, `probability` (of the class that it was
+    called), and `probability of <class>` for each class.
+    """
+    together = np.mean(runs, axis=0)
+    called, sure = together.argmax(1), together.max(1)
+    wrong = np.flatnonzero(called != labels)
+    wrong = wrong[np.argsort(-sure[wrong])]
+    names = np.array(classes, dtype=object)
+    table = {"image": wrong, "true": names[labels[wrong]], "called": names[called[wrong]], "probability": sure[wrong]}
+    return pd.DataFrame(table | {f"probability of {name}": together[wrong, k] for k, name in enumerate(classes)})
 
 
 def _in_bins(table: pd.DataFrame, along: str, bins: int) -> pd.DataFrame:

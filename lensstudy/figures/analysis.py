@@ -1,7 +1,7 @@
-"""The figures of the analysis: scores under perturbations, calibration, cost, learning curves, truth, attribution.
+"""The figures of the analysis: scores under perturbations, calibration, cost and learning curves.
 
-In the style and the colours of `figures.style`, and shown with its `show`. Every interval is drawn, and where a bound
-of physics or a shortcut exists it is drawn beside the networks.
+In the style and the colours of `figures.style`, and shown with its `show`. A function takes a table of
+`evaluation.analysis.Analysis`, or one like it. Every interval is drawn.
 """
 
 from __future__ import annotations
@@ -13,31 +13,35 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, NullLocator
 
-from lensstudy.figures.style import CHART, WIDTH, colour, draw_image
+from lensstudy.figures.style import CHART, WIDTH, captioned, colour
 
 __all__ = [
-    "along_truth",
-    "attributions",
     "comparison",
     "confusion_matrices",
     "costs",
     "learning_curves",
-    "mistakes",
+    "legend_on_top",
     "reliability",
     "robustness",
     "roc_curves",
     "rotation_changes",
     "transfer",
+    "with_interval",
 ]
 
 MARKERS = "osD^vP*X"
+COSTS = {
+    "parameters": "parameters",
+    "operations": "multiplications an image [millions]",
+    "seconds": "training time [s]",
+}
 
 
-def comparison(table: pd.DataFrame, metric: str = "auc", label: str = "test AUC") -> Figure:
-    """The headline: `metric` of every network under every perturbation of the test images, with intervals,
-    from `evaluation.summarise`."""
+def comparison(table: pd.DataFrame, shortcuts: pd.DataFrame) -> Figure:
+    """The headline: AUC of every network under a few perturbations of the test images, with intervals, from
+    `evaluation.summarise`; the caption names what the first of the `shortcuts`, no network, reaches."""
     networks = list(dict.fromkeys(table["network"]))
     perturbations = list(dict.fromkeys(table["perturbation"]))
     figure, axes = plt.subplots(figsize=(WIDTH, 1 + 0.6 * len(networks)))
@@ -46,8 +50,8 @@ def comparison(table: pd.DataFrame, metric: str = "auc", label: str = "test AUC"
         for k, name in enumerate(perturbations):
             row = table[(table["network"] == network) & (table["perturbation"] == name)].iloc[0]
             height = y + 0.2 * (k - (len(perturbations) - 1) / 2)
-            axes.plot([row[f"{metric}_low"], row[f"{metric}_high"]], [height] * 2, color=colour(network), lw=2)
-            axes.plot(row[metric], height, markers[k % 4], color=colour(network), ms=6, mfc="white" if k else None)
+            axes.plot([row["auc_low"], row["auc_high"]], [height] * 2, color=colour(network), lw=2)
+            axes.plot(row["auc"], height, markers[k % 4], color=colour(network), ms=6, mfc="white" if k else None)
     handles = [
         plt.Line2D([], [], ls="", marker=markers[k % 4], color="0.3", mfc="white" if k else None, label=name)
         for k, name in enumerate(perturbations)
@@ -55,9 +59,15 @@ def comparison(table: pd.DataFrame, metric: str = "auc", label: str = "test AUC"
     axes.legend(
         handles=handles, title="test images", fontsize=8, title_fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
     )
-    axes.set(yticks=range(len(networks)), xlabel=label, ylim=(len(networks) - 0.5, -0.5))
+    axes.set(yticks=range(len(networks)), xlabel="test AUC", ylim=(len(networks) - 0.5, -0.5))
     axes.set_yticklabels(networks)
-    return figure
+    shortcut, seeds = shortcuts.iloc[0], int(table["seeds"].iloc[0])
+    caption = (
+        "Test AUC of every network, on the test images unperturbed, rotated by 90 degrees and rotated by random "
+        f"angles. Mean over {_counted(seeds, 'seed')}; bars: 95 % interval over test images. "
+        f"{shortcut['network'].strip('()').capitalize()} alone, no network, reach {shortcut['auc']:.3f}."
+    )
+    return captioned(figure, caption, _each_auc(table))
 
 
 def roc_curves(curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> Figure:
@@ -70,7 +80,12 @@ def roc_curves(curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]
         axis.set(title=f"{title} against the rest", xlabel="false positive rate", aspect="equal")
     axes[0, 0].set_ylabel("true positive rate")
     axes[0, -1].legend(fontsize=8, loc="lower right")
-    return figure
+    return captioned(
+        figure,
+        "ROC curves on the unperturbed test images, all seeds together: of the images of a class, the share that is "
+        "called so, against the share of all others that is. Dashed: a guess.",
+        "ROC curves, one panel a class and one line a network.",
+    )
 
 
 def confusion_matrices(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
@@ -84,7 +99,15 @@ def confusion_matrices(matrices: Mapping[str, np.ndarray], classes: Sequence[str
         axis.set_gid(CHART)
         axis.set(title=name, xlabel="predicted")
         axis.set_ylabel("true" if axis is axes[0, 0] else "")
-    return figure
+    right = {
+        name: ", ".join(f"{label} {matrix[k, k]:.2f} right" for k, label in enumerate(classes))
+        for name, matrix in matrices.items()
+    }
+    return captioned(
+        figure,
+        "Share of each true class (rows) that was called each class (columns); mean over seeds, unperturbed images.",
+        "; ".join(f"{name}: {each}" for name, each in right.items()),
+    )
 
 
 def rotation_changes(changes: Mapping[str, np.ndarray], orientations: int) -> Figure:
@@ -102,10 +125,19 @@ def rotation_changes(changes: Mapping[str, np.ndarray], orientations: int) -> Fi
         ylabel="share of images that change more",
     )
     axes.legend(fontsize=8)
-    return figure
+    images = len(next(iter(changes.values())))
+    return captioned(
+        figure,
+        f"Largest change of a probability of an image over {orientations} rotations; {images:,} test images, mean over "
+        "seeds.",
+        "; ".join(
+            f"{name}: median {np.median(each):.4f}, 95th percentile {np.quantile(each, 0.95):.3f}"
+            for name, each in changes.items()
+        ),
+    )
 
 
-def robustness(table: pd.DataFrame, label: str = "test AUC") -> Figure:
+def robustness(table: pd.DataFrame) -> Figure:
     """AUC of every network (marker) under every perturbation of the test images (row), with its interval; from
     `evaluation.summarise`."""
     networks, names = (list(dict.fromkeys(table[column])) for column in ("network", "perturbation"))
@@ -115,13 +147,17 @@ def robustness(table: pd.DataFrame, label: str = "test AUC") -> Figure:
         height = np.array([names.index(name) for name in mine["perturbation"]]) + 0.7 / max(len(networks), 3) * (
             k - (len(networks) - 1) / 2
         )
-        _with_interval(axes, mine["auc"], height, mine["auc_low"], mine["auc_high"], network, k, along="x")
+        with_interval(axes, mine["auc"], height, mine["auc_low"], mine["auc_high"], network, k, along="x")
     for row in range(0, len(names), 2):
         axes.axhspan(row - 0.5, row + 0.5, color="0.96", zorder=0, lw=0)
-    axes.set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5), xlabel=label)
+    axes.set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5), xlabel="test AUC")
     axes.set_yticklabels(names)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+    return captioned(
+        figure,
+        "Test AUC under every perturbation of the test images, with 95 % intervals; mean over seeds.",
+        _each_auc(table),
+    )
 
 
 def reliability(before: Mapping[str, pd.DataFrame], after: Mapping[str, pd.DataFrame]) -> Figure:
@@ -147,29 +183,43 @@ def reliability(before: Mapping[str, pd.DataFrame], after: Mapping[str, pd.DataF
         axes.set(xlabel="confidence", title=title, xlim=reach, ylim=(min(reach[0], right), 1.02))
     panels[0].set_ylabel("share of right answers")
     panels[0].legend(fontsize=8)
-    return figure
+    return captioned(
+        figure,
+        "Accuracy against confidence, in bins that hold at least 1 % of the images; size: their share. On the dashed "
+        "line the probabilities are calibrated.",
+        "Two panels of calibration curves, before and after temperature scaling, one line a network.",
+    )
 
 
-def costs(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
-    """AUC with its interval against each cost in `columns` (name -> axis label), on logarithmic axes; one marker a row
-    of `table` (`network`, `auc`, `auc_low`, `auc_high` and the costs)."""
-    figure, panels = plt.subplots(1, len(columns), figsize=(WIDTH, 3), sharey=True, squeeze=False)
-    for axes, (column, label) in zip(panels[0], columns.items(), strict=True):
+def costs(table: pd.DataFrame) -> Figure:
+    """AUC with its interval against each cost, on logarithmic axes; one marker a row of `Analysis.costs`."""
+    figure, panels = plt.subplots(1, len(COSTS), figsize=(WIDTH, 3), sharey=True, squeeze=False)
+    for axes, (column, label) in zip(panels[0], COSTS.items(), strict=True):
         for k, row in enumerate(table.itertuples()):
             x = getattr(row, column)
-            _with_interval(axes, [x], [row.auc], [row.auc_low], [row.auc_high], row.network, k, along="y")
+            with_interval(axes, [x], [row.auc], [row.auc_low], [row.auc_high], row.network, k, along="y")
         low, high = table[column].min(), table[column].max()
         axes.set(xscale="log", xlabel=label, xlim=(low / 2, high * 2))
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_minor_formatter(NullFormatter())
     panels[0, 0].set_ylabel("test AUC")
-    _legend_on_top(figure, panels[0, 0])
-    return figure
+    legend_on_top(figure, panels[0, 0])
+    epochs, threads = (_counted(int(table[f"{name}s"].iloc[0]), name) for name in ("epoch", "thread"))
+    return captioned(
+        figure,
+        "Test AUC against the size of a network, the work for one image, and the time of one training "
+        f"({epochs}, {threads}).",
+        "; ".join(
+            f"{row.network}: {row.parameters:,} parameters, {row.operations:.0f} million multiplications, "
+            f"{row.seconds:.0f} s"
+            for row in table.itertuples()
+        ),
+    )
 
 
-def learning_curves(curves: Mapping[str, pd.DataFrame], level: float = 0.95) -> Figure:
-    """AUC against the number of training images, with its interval over test images and seeds; from
+def learning_curves(curves: Mapping[str, pd.DataFrame], seeds: int = 1, level: float = 0.95) -> Figure:
+    """AUC against the number of training images, with its interval over test images and `seeds`; from
     `evaluation.learning_curve`. The right panel shows the distance from 1, where curves that end there come apart."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.2))
     sizes = sorted({size for table in curves.values() for size in table})
@@ -178,15 +228,25 @@ def learning_curves(curves: Mapping[str, pd.DataFrame], level: float = 0.95) -> 
     for k, (network, table) in enumerate(curves.items()):
         low, high = table.iloc[1:].quantile([(1 - level) / 2, (1 + level) / 2]).to_numpy()
         for axes, change in ((left, lambda x: x), (right, lambda x: np.maximum(1 - x, floor))):
-            axes.plot(table.columns, change(table.iloc[0]), color=colour(network), marker=MARKERS[k % 8], label=network)
-            axes.fill_between(table.columns, change(low), change(high), color=colour(network), alpha=0.15, lw=0)
+            lower, upper = np.sort([change(low), change(high)], axis=0)
+            with_interval(axes, table.columns, change(table.iloc[0]), lower, upper, network, k, along="y", line=True)
     for axes, label in ((left, "test AUC"), (right, "1 − test AUC")):
-        axes.set(xscale="log", xlabel="training images", ylabel=label)
+        axes.set(xscale="log", xlabel="training images", ylabel=label, xlim=(sizes[0] / 1.3, sizes[-1] * 1.3))
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axes.xaxis.set_minor_locator(NullLocator())
     right.set(yscale="log", ylim=(floor, None))
     left.legend(fontsize=8)
-    return figure
+    over = f"test images and {seeds} seeds" if seeds > 1 else "test images; another seed is not in it"
+    few = "" if len(sizes) > 1 else " Each network was trained on one number of images, so there is one point each."
+    return captioned(
+        figure,
+        "Test AUC against the number of training images, as many steps for each; bars: 95 % interval over "
+        f"{over}.{few}",
+        "; ".join(
+            f"{network}: " + ", ".join(f"{size:,} images {table[size].iloc[0]:.3f}" for size in table)
+            for network, table in curves.items()
+        ),
+    )
 
 
 def transfer(table: pd.DataFrame) -> Figure:
@@ -210,95 +270,22 @@ def transfer(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def along_truth(panels: Mapping[str, Mapping[str, pd.DataFrame]], label: str = "accuracy", chance: float = 0) -> Figure:
-    """Share of right answers against what is true of an image: `panels[axis label][network]` as from
-    `evaluation.accuracy_along` or `evaluation.detection_rate`, whose bound is drawn as a dashed line."""
-    columns = min(len(panels), 3)
-    rows = -(-len(panels) // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, 2.5 * rows + 0.2), sharey=True, squeeze=False)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_axis_off()
-    lowest = min(
-        [table["low"].min() for networks in panels.values() for table in networks.values() if len(table)] + [1]
-    )
-    for axes, (title, networks) in zip(grid.flat, panels.items(), strict=False):
-        for k, (network, table) in enumerate(networks.items()):
-            x = table["sigma"] if "sigma" in table else table["value"]
-            _with_interval(axes, x, table["share"], table["low"], table["high"], network, k, along="y", line=True)
-            if "bound" in table and not k:
-                axes.plot(x, table["bound"], color="0.2", ls="--", lw=1.2, label="ideal observer")
-        if (x > 0).all() and x.max() > 12 * x.min() and "degrees" not in title:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        else:
-            axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.set(xlabel=title, ylim=(-0.03 if lowest < 0.6 else lowest - 0.02, 1.02))
-        if chance and lowest < 0.6:
-            axes.axhline(chance, color="0.6", lw=0.8, ls=":")
-    for axes in grid[:, 0]:
-        axes.set_ylabel(label)
-    _legend_on_top(figure, grid[0, 0])
-    return figure
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def mistakes(rows: Mapping[str, Sequence[tuple[np.ndarray, str]]], pixel_scale: float | None = None) -> Figure:
-    """Images `(H, W)` with what stands above them, one row a network; an empty row says that it made no mistake."""
-    columns = max([len(row) for row in rows.values()] + [1])
-    side = WIDTH / max(columns, 4)
-    figure, grid = plt.subplots(len(rows), columns, figsize=(WIDTH, (side + 0.55) * len(rows)), squeeze=False)
-    for axes, (network, row) in zip(grid, rows.items(), strict=True):
-        for axis in axes:
-            axis.set_axis_off()
-        for axis, (image, title) in zip(axes, row, strict=False):
-            axis.set_axis_on()
-            draw_image(axis, _stretched(image), pixel_scale)
-            axis.set_title(title, fontsize=7)
-        axes[0].set_axis_on()
-        axes[0].set(xticks=[], yticks=[])
-        axes[0].set_ylabel(network, fontsize=8)
-        if not row:
-            axes[0].grid(False)
-            axes[0].text(0.5, 0.5, "no mistakes", ha="center", va="center", transform=axes[0].transAxes)
-    return figure
+def _each_auc(table: pd.DataFrame) -> str:
+    return "; ".join(f"{row.network}, {row.perturbation}: AUC {row.auc:.4f}" for row in table.itertuples())
 
 
-def attributions(
-    images: Sequence[np.ndarray],
-    titles: Sequence[str],
-    maps: Mapping[str, Sequence[np.ndarray]],
-    pixel_scale: float | None = None,
-) -> Figure:
-    """Images `(H, W)` above the attribution of each network: red speaks for the class in the title, blue against it.
-    Each map has its own scale, up to its 99.5th percentile."""
-    side = min(WIDTH / len(images), 1.9)
-    figure, grid = plt.subplots(
-        1 + len(maps), len(images), figsize=(side * len(images), side * (1 + len(maps)) + 0.3), squeeze=False
-    )
-    for axis, image, title in zip(grid[0], images, titles, strict=True):
-        draw_image(axis, _stretched(image), pixel_scale)
-        axis.set_title(title, fontsize=8)
-    for axes, (network, row) in zip(grid[1:], maps.items(), strict=True):
-        for axis, found in zip(axes, row, strict=True):
-            reach = np.quantile(np.abs(found), 0.995) or 1
-            draw_image(axis, found, symmetric=True, vmin=-reach, vmax=reach)
-        axes[0].set_ylabel(network, fontsize=8)
-    return figure
-
-
-def _stretched(image: np.ndarray) -> np.ndarray:
-    """The square root of the light above the sky, in which faint arcs show beside a bright lens."""
-    return np.sqrt(np.clip(image - np.median(image), 0, None))
-
-
-def _legend_on_top(figure: Figure, axes) -> None:
+def legend_on_top(figure: Figure, axes) -> None:
+    """Put the legend of `axes` above all panels."""
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, fontsize=8, ncols=min(len(names), 4), loc="outside upper center")
 
 
-def _with_interval(axes, x, y, low, high, network: str, k: int, along: str, line: bool = False) -> None:
-    """Markers of one network with their intervals along `x` or `y`."""
+def with_interval(axes, x, y, low, high, network: str, k: int, along: str, line: bool = False) -> None:
+    """Draw markers of one network, the `k`-th, with their intervals along `x` or `y`."""
     values, low, high = (np.asarray(one, float) for one in (x if along == "x" else y, low, high))
     reach = np.maximum([values - low, high - values], 0)
     axes.errorbar(

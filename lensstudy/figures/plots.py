@@ -4,13 +4,10 @@
 """
 
 from lensstudy.figures.analysis import (
-    along_truth,
-    attributions,
     comparison,
     confusion_matrices,
     costs,
     learning_curves,
-    mistakes,
     reliability,
     robustness,
     roc_curves,
@@ -26,6 +23,12 @@ from lensstudy.figures.data import (
     radial_profiles,
     residuals,
     shortcuts,
+)
+from lensstudy.figures.failures import (
+    accuracy_along,
+    attributions,
+    detection,
+    mistakes,
 )
 from lensstudy.figures.first_look import network_scores, own_image, under_rotation, with_and_without
 from lensstudy.figures.networks import (
@@ -63,7 +66,7 @@ from lensstudy.figures.training import (
 )
 
 __all__ = [
-    "along_truth",
+    "accuracy_along",
     "alternatives",
     "attributions",
     "central_part",
@@ -72,6 +75,7 @@ __all__ = [
     "confusion_matrices",
     "costs",
     "counterparts",
+    "detection",
     "draw_image",
     "ellipticities",
     "examples",

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lensstudy.data.dataset import LensDataset
 from lensstudy.data.rotation import rotate
+from lensstudy.figures.failures import stretched
 from lensstudy.figures.style import PALETTE, png, strip
 from lensstudy.figures.training import curves
 from lensstudy.lensing.rendering import render
@@ -43,6 +44,7 @@ __all__ = [
     "build_lens",
     "explore_predictions",
     "explorer",
+    "mistakes",
     "rotate_features",
     "rotate_lens",
     "subhalo_on_the_ring",
@@ -276,3 +278,29 @@ def _bars(title: str, predictor: Predictor, probabilities: np.ndarray) -> str:
         for name, value, colour in zip(predictor.classes, probabilities.tolist(), PALETTE, strict=False)
     )
     return f"<b>{html.escape(title)}</b><table>{rows}</table>"
+
+
+def mistakes(tables: Mapping[str, pd.DataFrame], images: np.ndarray) -> widgets.Widget:
+    """Go through the mistakes of each network, the surest first: the image, what is true of it, all probabilities.
+
+    Args:
+        tables: by network, as from `Failures.mistakes`.
+        images: the test images `(N, C, H, W)`.
+    """
+    most = max(len(table) for table in tables.values())
+    choice = widgets.Dropdown(options=list(tables), description="network")
+    number = widgets.IntSlider(min=1, max=max(most, 1), description="mistake", continuous_update=False)
+
+    def draw(name: str, wanted: int) -> tuple[bytes, str]:
+        table = tables[name]
+        if table.empty:
+            return strip([np.zeros(images.shape[-2:])], height=HEIGHT), f"{html.escape(name)} makes no mistake"
+        row = table.iloc[min(wanted, len(table)) - 1]
+        known = f", {row['sigma']:.1f} sigma" if 0 < row["sigma"] < np.inf else ""
+        lines = [f"mistake {min(wanted, len(table))} of {len(table)}", f"true: {html.escape(row['true'])}{known}"]
+        for column in (column for column in table if column.startswith("probability of ")):
+            label, value = html.escape(column.removeprefix("probability of ")), row[column]
+            lines.append(f"{label} <meter value='{value:.3f}' aria-label='{label}'></meter> {value:.3f}")
+        return strip([stretched(np.asarray(images[row["image"]], float).mean(0))], height=HEIGHT), "<br>".join(lines)
+
+    return explorer([choice, number], draw)

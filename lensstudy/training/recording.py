@@ -12,7 +12,6 @@ copied from there, so that one that is killed meanwhile leaves half a file.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,14 +26,10 @@ from tqdm.auto import tqdm
 from lensstudy.data.dataset import LensDataset
 from lensstudy.files import whole_file
 from lensstudy.networks import registry as networks
+from lensstudy.progress import in_batch
 from lensstudy.study import Study
 
 __all__ = ["Progress", "Recorder", "WholeCheckpoints", "in_batch", "write_json"]
-
-
-def in_batch() -> bool:
-    """True where nobody watches (`LENSSTUDY_BATCH` is set), so that progress bars keep silent."""
-    return bool(os.environ.get("LENSSTUDY_BATCH"))
 
 
 def write_json(file: Path, content: dict) -> None:

@@ -1,0 +1,356 @@
+"""The trained networks of a study, judged on the test images that none of them has seen.
+
+`Analysis` answers what 04-analyse asks: which network is better and by how much more than chance, whether predictions
+depend on the orientation, whether probabilities are what they say, what a network costs, and where it fails. How each
+of these is measured stands in the modules of this room; here they meet the networks of one study.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from lensstudy.data import baselines
+from lensstudy.data.dataset import LensDataset
+from lensstudy.evaluation import conclusions, scores
+from lensstudy.evaluation.calibration import Calibration, calibrate, reliability
+from lensstudy.evaluation.comparison import compare, pairwise
+from lensstudy.evaluation.failures import Failures
+from lensstudy.evaluation.learning import images_to_match, learning_curve
+from lensstudy.evaluation.robustness import UNPERTURBED, perturbations, predict_all, rotation_changes
+from lensstudy.evaluation.scores import format_interval
+from lensstudy.files import read_json, whole_file
+from lensstudy.networks.description import count_parameters, multiply_accumulates
+from lensstudy.progress import progress
+from lensstudy.study import Study
+
+__all__ = ["Analysis"]
+
+QUARTER = "rotated by 90°"
+MAIN = (UNPERTURBED, QUARTER, "random rotations")  # what the headline shows
+ROTATED = 250  # test images that are enough for a share of them
+
+
+class Analysis:
+    """Judge every trained network of a study on its test images.
+
+    Everything is computed when it is first asked for, from the parameters of the study alone, and kept. Where there is
+    nothing to show (one network, one seed, one number of training images, no truth), a table is empty.
+
+    Args:
+        study: the parameters of the study; its folder holds what the trainings wrote.
+        dataset: its images, split into parts.
+        trained: `TrainedNetwork`s by the share of the training images that they saw, in percent; the largest is judged,
+            the others make the learning curves.
+    """
+
+    def __init__(self, study: Study, dataset: LensDataset, trained: Mapping[float, Sequence]):
+        self.study, self.dataset, self.by_share = study, dataset, trained
+        self.share = max(trained)
+        self.trained = list(trained[self.share])
+        self.test = dataset.part("test")
+        self.labels, self.classes = self.test.labels, dataset.classes
+        self.networks = list(dict.fromkeys(run.card["network"] for run in self.trained))
+        self.folder = study.folder / "analysis"
+
+    def __repr__(self) -> str:
+        networks = scores.counted(len(self.networks), "network")
+        seeds = scores.counted(len(self.study.seeds), "seed")
+        counts = self.test.catalogue["class"].value_counts()
+        images = ", ".join(f"{counts.get(name, 0):,} {name}" for name in self.classes)
+        return f"{networks}, {seeds} each; {len(self.test):,} test images: {images}"
+
+    # Predictions ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """Probabilities of the test images as they are and perturbed, from `robustness.predict_all`."""
+        chosen = perturbations(
+            self.test.images,
+            shift=self.study.perturbation_shift,
+            noise=self.study.perturbation_noise,
+            fwhm=self.study.perturbation_blur,
+            zoom=self.study.perturbation_zoom,
+            draws=self.study.random_rotations,
+        )
+        return predict_all(self.trained, self.test.images, chosen, self.study.data_seed)
+
+    @cached_property
+    def by_perturbation(self) -> pd.DataFrame:
+        """Scores of every network under every perturbation, with intervals, from `scores.summarise`."""
+        return scores.summarise(self.labels, self.predictions, self.classes)
+
+    @property
+    def unperturbed(self) -> pd.DataFrame:
+        """Scores of every network on the test images as they are; the index is its name."""
+        return self.by_perturbation[self.by_perturbation["perturbation"] == UNPERTURBED].set_index("network")
+
+    @cached_property
+    def probabilities(self) -> dict[str, list[np.ndarray]]:
+        """By network, `(N, classes)` of the test images as they are, one array a seed."""
+        return {name: self._of(name, UNPERTURBED) for name in self.networks}
+
+    @cached_property
+    def rotation_changes(self) -> dict[str, np.ndarray]:
+        """By network, the largest change of a probability of each image over rotations, from up to 250 test images."""
+        chosen = np.random.default_rng(self.study.data_seed).permutation(len(self.test))[:ROTATED]
+        return rotation_changes(self.trained, self.test.subset(chosen).images, self.study.orientations)
+
+    @property
+    def rotation_consistency(self) -> dict[str, float]:
+        """By network, the 95th percentile over images of the largest change of a probability over rotations."""
+        return {name: float(np.quantile(each, 0.95)) for name, each in self.rotation_changes.items()}
+
+    @property
+    def changes_at_90(self) -> dict[str, float]:
+        """By network, the largest change of a probability under a rotation by 90 degrees, of all images and seeds."""
+        pairs = {name: (self._of(name, UNPERTURBED), self._of(name, QUARTER)) for name in self.networks}
+        return {name: float(np.abs(np.subtract(before, after)).max()) for name, (before, after) in pairs.items()}
+
+    def _of(self, network: str, perturbation: str) -> list[np.ndarray]:
+        table = self.predictions
+        return list(table.loc[(table["network"] == network) & (table["perturbation"] == perturbation), "probabilities"])
+
+    # Which network is better ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """What `metrics.json` says of each training, one row a training, with its `network`."""
+        folders = [(run.card["network"], self._folder(run)) for run in self.trained]
+        return pd.DataFrame([read_json(folder / "metrics.json") | {"network": name} for name, folder in folders])
+
+    def _folder(self, run):
+        return self.study.training_folder(run.card["network"], run.card["seed"], self.share)
+
+    @cached_property
+    def pair(self) -> list[str]:
+        """The two networks that the answer compares: the best with symmetry and the best without, on the validation
+        part, so that the test images choose nothing; the two best where all are of one kind, and one where it is alone.
+        """
+        group = {run.card["network"]: run.network.group for run in self.trained}
+        equivariant, plain = ([name for name in self.ranking if bool(group[name]) is kind] for kind in (True, False))
+        return [equivariant[0], plain[0]] if equivariant and plain else self.ranking[:2]
+
+    @property
+    def ranking(self) -> list[str]:
+        """The networks, the best on the validation part first."""
+        mean = self.metrics.groupby("network")[["validation_auc", "validation_loss"]].mean()
+        return list(mean.sort_values(["validation_auc", "validation_loss"], ascending=[False, True]).index)
+
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        """Every pair of networks compared, from `comparison.pairwise`."""
+        order = [*self.pair, *(name for name in self.ranking if name not in self.pair)]
+        return pairwise(self.labels, {name: self.probabilities[name] for name in order})
+
+    @property
+    def headline(self) -> pd.DataFrame:
+        """The rows of `by_perturbation` that the headline shows."""
+        return self.by_perturbation[self.by_perturbation["perturbation"].isin(MAIN)]
+
+    @cached_property
+    def shortcuts(self) -> pd.DataFrame:
+        """AUC and accuracy, with intervals, of a few numbers that know nothing of dark matter: no networks at all."""
+        rows = []
+        for name in baselines.FEATURES:
+            found = baselines.baseline_scores(self.dataset, name)
+            row = {"network": f"({name.replace('_', ' ')})", "perturbation": UNPERTURBED, "seeds": 0, "auc_std": np.nan}
+            for metric in ("auc", "accuracy"):
+                low, high = scores.interval(self.labels, [found], metric)
+                value = scores.influence(self.labels, found, metric)[0]
+                row |= {metric: value, f"{metric}_low": low, f"{metric}_high": high}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """The table of the study: every network on unperturbed and rotated test images, and the shortcuts, in words."""
+        rows = [*self.headline.itertuples(), *self.shortcuts.itertuples()]
+        spread = {0: "", 1: "one seed"}
+        return pd.DataFrame(
+            {
+                "network": [row.network for row in rows],
+                "test images": [row.perturbation for row in rows],
+                "AUC": [format_interval(row.auc, row.auc_low, row.auc_high) for row in rows],
+                "accuracy": [format_interval(row.accuracy, row.accuracy_low, row.accuracy_high) for row in rows],
+                "± over seeds": [spread.get(row.seeds, f"{row.auc_std:.4f}") for row in rows],
+            }
+        )
+
+    def confusion(self) -> dict[str, np.ndarray]:
+        """By network, the share of each true class (rows) that was called each class (columns), mean over seeds."""
+        return {
+            name: np.mean([scores.confusion(self.labels, one) for one in runs], axis=0)
+            for name, runs in self.probabilities.items()
+        }
+
+    def roc_curves(self) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
+        """By class and network, false and true positive rates, all seeds together; of two classes the second."""
+        shown = range(len(self.classes)) if len(self.classes) > 2 else [1]
+        return {
+            self.classes[k]: {
+                name: scores.roc(np.tile(self.labels, len(runs)), np.concatenate(runs), k)
+                for name, runs in self.probabilities.items()
+            }
+            for k in shown
+        }
+
+    # Are probabilities what they say? ---------------------------------------------------------------------------------
+
+    @cached_property
+    def calibrations(self) -> dict[str, list[Calibration]]:
+        """By network, the temperature of each seed, fitted on the validation part."""
+        found: dict[str, list[Calibration]] = {}
+        for run in self.trained:
+            table = pd.read_parquet(self._folder(run) / "predictions.parquet")
+            known = table["class"].map(self.classes.index).to_numpy(int)
+            found.setdefault(run.card["network"], []).append(calibrate(known, table[list(self.classes)].to_numpy()))
+        return found
+
+    @property
+    def calibrated(self) -> dict[str, list[np.ndarray]]:
+        """The `probabilities` with the temperatures of `calibrations`."""
+        return {
+            name: [one.apply(run) for one, run in zip(self.calibrations[name], runs, strict=True)]
+            for name, runs in self.probabilities.items()
+        }
+
+    @cached_property
+    def quality(self) -> pd.DataFrame:
+        """Scores of the probabilities themselves, with intervals in words, and what a temperature makes of them."""
+        weights = scores.resampling(self.labels, self.study.bootstrap_samples, self.study.data_seed)
+        rows = []
+        for name, runs in self.probabilities.items():
+            row = {"network": name}
+            for metric in ("average_precision", "log_loss", "brier", "calibration_error"):
+                edges = scores.bootstrap_interval(self.labels, runs, weights, metric)
+                row[metric] = format_interval(self.unperturbed[metric][name], *edges)
+            row["temperature"] = ", ".join(f"{one.temperature:.2f}" for one in self.calibrations[name])
+            each = [scores.point_estimates(self.labels, run, self.classes) for run in self.calibrated[name]]
+            rows.append(row | {"calibration_error_after": np.mean([one["calibration_error"] for one in each])})
+        return pd.DataFrame(rows)
+
+    def reliability(self) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
+        """By network, confidence against accuracy as trained and with its temperature, all seeds together."""
+        before, after = (
+            {name: reliability(np.tile(self.labels, len(runs)), np.concatenate(runs)) for name, runs in one.items()}
+            for one in (self.probabilities, self.calibrated)
+        )
+        return before, after
+
+    # What it costs ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """AUC with its interval beside `parameters`, `operations` (millions of multiplications an image) and `seconds`
+        of a training of so many `epochs` on so many `threads`, one row a network."""
+        network = {run.card["network"]: run.network for run in self.trained}
+        table = self.unperturbed.loc[self.networks, ["auc", "auc_low", "auc_high"]].reset_index()
+        return table.assign(
+            parameters=[count_parameters(network[name]) for name in self.networks],
+            operations=[multiply_accumulates(network[name]) / 1e6 for name in self.networks],
+            seconds=table["network"].map(self.metrics.groupby("network")["seconds"].mean()),
+            epochs=self.study.epochs,
+            threads=self.study.threads,
+        )
+
+    @cached_property
+    def curves(self) -> dict[str, pd.DataFrame]:
+        """By network, the AUC against the number of training images, from `learning.learning_curve`."""
+        judged = iter(self.predictions.loc[self.predictions["perturbation"] == UNPERTURBED, "probabilities"])
+        runs = [(share, run) for share, each in self.by_share.items() for run in each]
+        rows = [
+            (
+                run.card["network"],
+                run.card["training_images"],
+                run.card["seed"],
+                next(judged) if share == self.share else run.predict(self.test.images),
+            )
+            for share, run in progress(runs, "shares of the images")
+        ]
+        table = pd.DataFrame(rows, columns=["network", "images", "seed", "probabilities"])
+        return learning_curve(self.labels, table, samples=self.study.bootstrap_samples, seed=self.study.data_seed)
+
+    @cached_property
+    def matches(self) -> pd.DataFrame:
+        """How many images the second network of the pair needs for what the first one reaches, from
+        `learning.images_to_match`; no row for one network or one number of training images."""
+        columns = ["images", "score", "needed", "low", "high", "in_words"]
+        if len(self.pair) < 2 or len(self.by_share) < 2:
+            return pd.DataFrame(columns=columns)
+        return images_to_match(*(self.curves[name] for name in self.pair))
+
+    @cached_property
+    def failures(self) -> Failures:
+        """Where the networks fail and where they look, each by its first seed."""
+        first = {run.card["network"]: run for run in reversed(self.trained)}
+        return Failures(self.test, self.probabilities, {name: first[name] for name in self.networks})
+
+    # What is said of it -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def answer(self) -> str:
+        """What was found, in one plain sentence, then in numbers."""
+        first, *others = self.pair
+        images = self.trained[0].card["training_images"]
+        consistency = {name: self.rotation_consistency[name] for name in self.pair}
+        rotations = conclusions.on_rotations(consistency, self.study.orientations)
+        if not others:
+            return f"{conclusions.alone(self.unperturbed.loc[first], images)} {rotations}"
+        (other,) = others
+        rows = (self.unperturbed.loc[first], self.unperturbed.loc[other])
+        ahead = compare(self.labels, self.probabilities[first], self.probabilities[other])
+        parts = [conclusions.verdict(*rows, ahead, images, len(self.test)), rotations]
+        return " ".join([*parts, *conclusions.on_matches(self.matches, first, other)])
+
+    @property
+    def seed_by_seed(self) -> str:
+        """How far the first network of the pair is ahead with each seed, in words."""
+        each = [[scores.auc(self.labels, run) for run in self.probabilities[name]] for name in self.pair]
+        return conclusions.seed_by_seed(self.pair, each)
+
+    @cached_property
+    def limitations(self) -> list[str]:
+        """What these results do not say, one sentence or two each."""
+        rates = {run.card["network"]: run.card["learning_rate"] for run in self.trained}
+        guessing = self.unperturbed[self.unperturbed["auc_low"] <= 0.5]
+        return [
+            conclusions.few_images(self.unperturbed["accuracy"][self.pair[0]], len(self.test)),
+            conclusions.few_seeds(len(self.study.seeds)),
+            *conclusions.near_chance(guessing, rates, self.study.epochs),
+            *conclusions.on_shortcut(self.shortcuts.set_index("network").loc["(ring moments)"]),
+            *conclusions.on_source(simulated=not self.study.data_path),
+        ]
+
+    def save(self, headline) -> None:
+        """Write `summary.json` and `table.json` into the folder of the analysis, for the pages of the study.
+
+        Args:
+            headline: the figure on top of the study, with its `caption` and `alt`; `show` has kept it as headline.png.
+        """
+        summary = {
+            "answer": self.answer,
+            "figure": "headline.png",
+            "figure_alt": headline.alt,
+            "figure_caption": headline.caption,
+            "table": _records(self.scores),
+            "limitations": " ".join(self.limitations),
+            "ring_moments_auc": float(self.shortcuts.set_index("network").loc["(ring moments)", "auc"]),
+            "largest_change_at_90_degrees": self.changes_at_90,
+            "rotation_consistency": self.rotation_consistency,
+            "pairs": _records(self.pairs),
+            "images_to_match": _records(self.matches),
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name, content in (("table.json", _records(self.by_perturbation)), ("summary.json", summary)):
+            with whole_file(self.folder / name) as partial:
+                partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _records(table: pd.DataFrame) -> list[dict]:
+    """A table as JSON has it: infinite and missing numbers are null."""
+    return json.loads(table.to_json(orient="records"))

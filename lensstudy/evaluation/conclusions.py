@@ -1,0 +1,134 @@
+"""What is said of an analysis, in sentences: a plain one first, then the numbers, each with its interval.
+
+A verdict is given where an interval bears it, and not from a value alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from lensstudy.evaluation.comparison import Difference, in_words
+from lensstudy.evaluation.scores import counted, format_interval
+
+__all__ = [
+    "alone",
+    "few_images",
+    "few_seeds",
+    "near_chance",
+    "on_matches",
+    "on_rotations",
+    "on_shortcut",
+    "on_source",
+    "seed_by_seed",
+    "verdict",
+]
+
+LEARNT = 0.75  # AUC of a network from which a number of images can be read off; below, both only guess
+
+
+def with_interval(row, metric: str = "auc") -> str:
+    """`0.971 [0.962, 0.979]` of a row of `scores.summarise`."""
+    return format_interval(row[metric], row[f"{metric}_low"], row[f"{metric}_high"])
+
+
+def alone(row: pd.Series, images: int) -> str:
+    """The answer where nothing is compared; `row` is one of `scores.summarise`, its name that of the network."""
+    learnt = "tells the classes apart better than a guess" if row["auc_low"] > 0.5 else "cannot be told from a guess"
+    return (
+        f"With {images:,} training images, {row.name}, the only network of this study, {learnt}. "
+        f"Its test AUC is {with_interval(row)}."
+    )
+
+
+def verdict(first: pd.Series, second: pd.Series, ahead: Difference, images: int, test_images: int) -> str:
+    """Which of two networks is better, if the test images can tell; rows as in `alone`."""
+    scores = f"({with_interval(first)} against {with_interval(second)})"
+    if ahead.low <= 0 <= ahead.high:
+        return (
+            f"With {images:,} training images, these {test_images:,} test images show no difference between "
+            f"{first.name} and {second.name}. {first.name} is {in_words(ahead, second.name)} in test AUC {scores}."
+        )
+    better, worse = (first.name, second.name) if ahead.value > 0 else (second.name, first.name)
+    return (
+        f"With {images:,} training images, {better} tells the classes apart better than {worse}. "
+        f"{first.name} is {in_words(ahead, second.name)} in test AUC {scores}."
+    )
+
+
+def on_rotations(consistency: Mapping[str, float], orientations: int) -> str:
+    """How far probabilities move as an image is rotated."""
+    each = " and ".join(f"{value:.2g} for {name}" for name, value in consistency.items())
+    return (
+        f"Over {orientations} rotations the largest change of a probability, at its 95th percentile over images, "
+        f"is {each}."
+    )
+
+
+def on_matches(matches: pd.DataFrame, first: str, second: str) -> list[str]:
+    """How many images the second network needs, for the two smallest numbers from which the first one learnt."""
+    learnt = matches[matches["score"] > LEARNT].head(2).to_dict("records")
+    each = [
+        f"with {row['images']:,} images (AUC {row['score']:.4f}), {second} needs {row['in_words']}" for row in learnt
+    ]
+    return [f"To reach what {first} does {'; '.join(each)}."] if each else []
+
+
+def seed_by_seed(pair: Sequence[str], auc: Sequence[Sequence[float]]) -> str:
+    """How far the first network is ahead with each seed; nothing where there is only one network."""
+    if len(pair) < 2:
+        return ""
+    if len(auc[0]) < 2:
+        return "One seed each: how much another seed would change this is not known."
+    ahead = ", ".join(f"{one - other:+.4f}" for one, other in zip(*auc, strict=True))
+    return f"Seed by seed, {pair[0]} is ahead by {ahead}."
+
+
+def few_images(accuracy: float, images: int) -> str:
+    """What the number of test images leaves open."""
+    error = np.sqrt(max(accuracy * (1 - accuracy), 1 / images) / images)
+    return (
+        f"{images:,} test images: the standard error of an accuracy of {accuracy:.1%} is {error:.2%}; where a score is "
+        f"exactly 1, the true error rate may still be up to {3 / images:.2%} (rule of three)."
+    )
+
+
+def few_seeds(seeds: int) -> str:
+    """What the number of seeds leaves open."""
+    if seeds == 1:
+        return "One seed each: how much another seed would change the result is not known."
+    return (
+        f"{seeds} seeds each: enough to see a large spread, not to measure a small one. Intervals are over test images "
+        "and take the trained networks as they are."
+    )
+
+
+def near_chance(guessing: pd.DataFrame, rates: Mapping[str, float], epochs: int) -> list[str]:
+    """Networks whose interval holds the AUC of a guess, with their learning rates; rows as in `alone`."""
+    if guessing.empty:
+        return []
+    each = [
+        f"{row.name} (AUC {with_interval(row)}, learning rate {rates[row.name]:g})" for _, row in guessing.iterrows()
+    ]
+    return [
+        f"After {counted(epochs, 'epoch')}, these test images cannot tell from a guess: {', '.join(each)}. What more "
+        "images, more epochs or another rate would make of it is not known from this study. A prediction that is "
+        "nearly the same for all images hardly changes as they are rotated."
+    ]
+
+
+def on_shortcut(ring: pd.Series) -> list[str]:
+    """What the size and brightness of the ring alone tell of the class, where that is more than a guess."""
+    if ring["auc_low"] <= 0.5:
+        return []
+    return [
+        f"Ring moments alone reach an AUC of {with_interval(ring)}: part of what is learnt here may be the size and "
+        "brightness of the ring."
+    ]
+
+
+def on_source(simulated: bool) -> list[str]:
+    """What simulated images leave open."""
+    return ["The images are simulated: how the networks do on a telescope's own is another question."] * simulated

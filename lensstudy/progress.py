@@ -1,0 +1,21 @@
+"""What a person sees while something long runs: a bar with the time that is left, and nothing where nobody watches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tqdm.auto import tqdm
+
+__all__ = ["in_batch", "progress"]
+
+
+def in_batch() -> bool:
+    """True where nobody watches (`LENSSTUDY_BATCH` is set), so that progress bars keep silent."""
+    return bool(os.environ.get("LENSSTUDY_BATCH"))
+
+
+def progress(items: Iterable, description: str, total: int | None = None) -> Iterator[Any]:
+    """Go through `items` with a bar; `total` is their number, where they do not know it."""
+    return iter(tqdm(items, desc=description, total=total, disable=in_batch()))

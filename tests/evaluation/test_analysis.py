@@ -1,0 +1,133 @@
+"""An analysis of networks whose answers are known: functions of the light that say what they are made to say."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from lensstudy.data.preprocess import Preprocess
+from lensstudy.evaluation.analysis import Analysis
+from lensstudy.networks.groups import rotate
+from lensstudy.study import Study
+
+
+class Known(torch.nn.Module):
+    """Classes by the light in the four middle pixels, which no quarter rotation moves, or by that on the x axis."""
+
+    def __init__(self, group: str):
+        super().__init__()
+        self.group, self.weight = group, torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, images):
+        light = images[:, 0, 7:9, 7:9] if self.group else images[:, 0, 7:9]
+        score = self.weight * light.flatten(1).sum(1)
+        return torch.stack([score, 2 - score], 1) / 4
+
+    def predict(self, images, degrees=0.0):
+        with torch.no_grad():
+            return self(rotate(torch.as_tensor(np.array(images, np.float32)), degrees)).double().softmax(1).numpy()
+
+
+def trained(network: str, group: str, seed: int, images: int = 76):
+    module = Known(group)
+    card = {"network": network, "seed": seed, "training_images": images, "learning_rate": 0.01}
+    return SimpleNamespace(network=module, predict=module.predict, preprocess=Preprocess(16), card=card)
+
+
+@pytest.fixture
+def analysed(blobs, tmp_path, monkeypatch):
+    """A function of parameters: the analysis of an equivariant and a plain network, and their folders on disk."""
+    monkeypatch.setenv("LENSSTUDY_HOME", str(tmp_path))
+    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+
+    def analyse(networks=("round", "plain"), seeds=(1,), shares=(100.0,), validation_auc=None):
+        study = Study(networks=list(networks), seeds=list(seeds), shares=list(shares), orientations=4)
+        group = {"round": "D4", "plain": ""}
+        runs = {
+            share: [trained(name, group[name], seed, int(share)) for name in networks for seed in seeds]
+            for share in shares
+        }
+        validation = blobs.part("validation")
+        for run in runs[max(shares)]:
+            name, seed = run.card["network"], run.card["seed"]
+            folder = study.training_folder(name, seed, max(shares))
+            folder.mkdir(parents=True)
+            metrics = {"validation_auc": (validation_auc or {}).get(name, 0.9), "validation_loss": 0.5, "seconds": 3.0}
+            (folder / "metrics.json").write_text(json.dumps(metrics))
+            said = pd.DataFrame(run.predict(validation.images), columns=list(validation.classes))
+            said.assign(**{"class": validation.catalogue["class"]}).to_parquet(folder / "predictions.parquet")
+        monkeypatch.setattr("lensstudy.evaluation.analysis.multiply_accumulates", lambda network: 5_000_000)
+        return Analysis(study, blobs, runs)
+
+    return analyse
+
+
+def test_scores_are_those_of_scikit_learn_and_rotations_those_of_the_network(analysed):
+    analysis = analysed()
+    test = analysis.test
+    for run in analysis.trained:
+        name, said = run.card["network"], run.predict(test.images)
+        assert analysis.unperturbed["auc"][name] == pytest.approx(roc_auc_score(test.labels, said[:, 1]))
+        moved = run.predict(np.rot90(test.images, axes=(2, 3)))
+        assert analysis.changes_at_90[name] == pytest.approx(np.abs(moved - said).max(), abs=1e-6)
+        each = [run.predict(np.rot90(test.images, k, axes=(2, 3))) for k in range(4)]
+        spread = np.max(each, axis=0) - np.min(each, axis=0)
+        assert analysis.rotation_consistency[name] == pytest.approx(np.quantile(spread.max(1), 0.95), abs=1e-6)
+    assert analysis.changes_at_90["round"] < 1e-6 < 0.01 < analysis.changes_at_90["plain"]
+    assert analysis.scores["network"].tolist() == ["round"] * 3 + ["plain"] * 3 + ["(ring moments)", "(total flux)"]
+
+
+def test_mistakes_are_the_wrong_answers_the_surest_first(analysed):
+    analysis = analysed()
+    for run in analysis.trained:
+        said = run.predict(analysis.test.images)
+        wrong = [i for i in range(len(said)) if said[i].argmax() != analysis.labels[i]]
+        table = analysis.failures.mistakes[run.card["network"]]
+        assert sorted(table["image"]) == wrong
+        assert (np.diff(table["probability"]) <= 0).all()
+        for row in table.itertuples():
+            assert row.true == analysis.test.catalogue["class"][row.image] != row.called
+            assert row.probability == pytest.approx(said[row.image].max())
+    assert len(analysis.failures.mistakes["plain"]), "a plain network that is always right tests nothing"
+
+
+def test_validation_decides_which_networks_are_compared(analysed, blobs):
+    assert analysed(validation_auc={"round": 0.6, "plain": 0.9}).pair == ["round", "plain"]
+
+
+def test_learning_curves_hold_every_share_and_nothing_is_read_off_a_single_one(analysed):
+    analysis = analysed(seeds=(1, 2), shares=(50.0, 100.0))
+    assert [list(curve) for curve in analysis.curves.values()] == [[50, 100]] * 2
+    for name, curve in analysis.curves.items():
+        assert curve[100].iloc[0] == pytest.approx(analysis.unperturbed["auc"][name])
+    assert len(analysis.matches) == 2
+
+
+def test_where_there_is_nothing_to_compare_tables_are_empty(analysed):
+    analysis = analysed(networks=("round",))
+    assert analysis.pairs.empty and analysis.matches.empty and analysis.failures.detection() == {}
+    assert "the only network of this study" in analysis.answer and analysis.seed_by_seed == ""
+    assert any("One seed each" in line for line in analysis.limitations)
+
+
+def test_the_answer_is_a_plain_sentence_before_any_score(analysed):
+    first, *numbers = analysed().answer.split(". ")
+    assert "round" in first and "plain" in first and "[" not in first
+    assert "[" in numbers[0]
+
+
+def test_what_is_saved_is_what_was_shown(analysed):
+    analysis = analysed()
+    analysis.save(SimpleNamespace(caption="a caption", alt="words"))
+    summary = json.loads((analysis.folder / "summary.json").read_text())
+    assert summary["table"] == analysis.scores.to_dict("records")
+    assert (summary["figure"], summary["figure_caption"], summary["figure_alt"]) == (
+        "headline.png", "a caption", "words",
+    )  # fmt: skip
+    assert summary["pairs"][0].keys() == {"first", "second", "value", "low", "high", "p", "p_accuracy"}
+    table = pd.read_json(analysis.folder / "table.json")
+    assert table["auc"].to_numpy() == pytest.approx(analysis.by_perturbation["auc"].to_numpy())
