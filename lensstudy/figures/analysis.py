@@ -235,7 +235,7 @@ def learning_curves(curves: Mapping[str, pd.DataFrame], seeds: int = 1, level: f
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axes.xaxis.set_minor_locator(NullLocator())
     right.set(yscale="log", ylim=(floor, None))
-    left.legend(fontsize=8)
+    legend_on_top(figure, left)
     over = f"test images and {seeds} seeds" if seeds > 1 else "test images; another seed is not in it"
     few = "" if len(sizes) > 1 else " Each network was trained on one number of images, so there is one point each."
     return captioned(

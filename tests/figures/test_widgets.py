@@ -9,6 +9,7 @@ from PIL import Image
 
 from lensstudy.data.rotation import rotate
 from lensstudy.data.simulation import simulate
+from lensstudy.evaluation.truth import mistakes
 from lensstudy.figures import widgets
 from lensstudy.figures.style import strip
 from lensstudy.lensing.rendering import render
@@ -78,3 +79,21 @@ def test_a_slider_shows_the_features_of_the_rotated_lens():
     field = feature_maps(network, rotate(lens, 90))["relu1"][0, :4].numpy()
     shown = np.asarray(Image.open(io.BytesIO(strip([rotate(lens, 90)[0, 0].numpy(), *field], height=widgets.ROW))))
     np.testing.assert_array_equal(picture(canvas), shown)
+
+
+def test_the_mistakes_browser_shows_each_mistake_and_says_where_there_is_none():
+    images = np.random.default_rng(2).normal(size=(4, 1, 12, 12))
+    probabilities = np.array([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8], [0.6, 0.4]])
+    wrong = mistakes(np.array([0, 0, 0, 0]), [probabilities], ("no_sub", "<b>"))
+    none = mistakes(np.array([0, 1, 1, 0]), [probabilities], ("no_sub", "<b>"))
+    browser = widgets.mistakes({"d4": wrong.assign(sigma=[7.0, np.nan]), "plain": none.assign(sigma=[])}, images)
+    controls, canvas, words = parts(browser)
+    assert fits(browser) and controls["mistake"].max == 2
+    first = picture(canvas)
+    assert "mistake 1 of 2" in words.value and "0.800" in words.value and "7.0 sigma" in words.value
+    assert "&lt;b&gt;" in words.value and "<b>" not in words.value
+    controls["mistake"].value = 2
+    assert "mistake 2 of 2" in words.value and "0.700" in words.value and "sigma" not in words.value
+    assert (picture(canvas) != first).any()
+    controls["network"].value = "plain"
+    assert words.value == "plain makes no mistake"
