@@ -146,7 +146,7 @@ def alternatives(table: pd.DataFrame) -> Figure:
     axes.set(
         yticks=range(len(labels)), yticklabels=labels, xlabel="validation AUC, less that of the study's own settings"
     )
-    axes.invert_yaxis()
+    axes.set_ylim(max(len(labels), 1) - 0.5, -0.5)  # the first on top
     axes.legend(fontsize=8)
     caption = (
         "Validation AUC of each alternative, less that of the study's own settings; one seed each, so that differences "
