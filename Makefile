@@ -35,8 +35,8 @@ test-notebooks: $(INSTALLED)
 	LENSSTUDY_BATCH=1 LENSSTUDY_HOME="$$(mktemp -d)" $(BIN)/python -m pytest -p no:cacheprovider --nbval-lax \
 		--nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
 
-lab: $(INSTALLED)
-	$(BIN)/jupyter lab notebooks
+lab: $(INSTALLED)  # lands on the list of notebooks: Markdown opens as a page, not as source
+	$(BIN)/jupyter lab notebooks --LabApp.app_settings_dir='$(CURDIR)/workflow/jupyterlab' --LabApp.default_url=/lab/tree/README.md
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks

@@ -20,6 +20,22 @@ def tiny_home(tmp_path_factory):
     return home
 
 
+def test_the_first_notebook_runs_twice_in_one_kernel_and_needs_no_study(root, tmp_path, monkeypatch):
+    """With the same figures both times, and with a path that leads nowhere."""
+    monkeypatch.setenv("LENSSTUDY_HOME", str(tmp_path))
+    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+    once, again = code_cells(root, "00-start-here"), code_cells(root, "00-start-here")
+    for cell in again:
+        cell.source = cell.source.replace('image: str = ""', 'image: str = "no-such-lens.fits"')
+    twice = new_notebook(cells=[*once, *again])
+    NotebookClient(twice, kernel_name="python3", timeout=100).execute()
+    guarded = [cell for cell in twice.cells if "nbval-check-output" in cell.metadata.get("tags", [])]
+    numbers = ["".join(output.text for output in cell.outputs) for cell in guarded]
+    symmetric, plain = map(float, numbers[0].split())
+    assert numbers[0] == numbers[1] and symmetric < 0.01 < plain
+    assert "nothing exists at this path" in str(twice.cells[-1].outputs) and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 def test_a_notebook_runs_twice_in_one_kernel(root, tiny_home, monkeypatch, notebook):
     """With the same parameters and the same guarded results, whatever names its cells have assigned meanwhile."""

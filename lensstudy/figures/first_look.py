@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -80,7 +81,9 @@ def own_image(image: str, otherwise: np.ndarray, predictors: Mapping[str, Predic
     """The table of predictions for the images at a path, or where it is empty, for the images `otherwise`."""
     rows = []
     for name, predictor in predictors.items():
-        found = predictor.predict_files([image]) if image else predictor.predict(otherwise).to_dict("records")
+        known = copy(predictor)
+        known.pixel_scale = predictor.card.images.pixel_scale  # that of a simulated lens, and no other's
+        found = predictor.predict_files([image]) if image else known.predict(otherwise).to_dict("records")
         rows += [{"network": name} | row for row in found]
     chosen = ["network", "image", "prediction", "state", *predictor.classes, "ood_score", "reason"]
     what = "the images at the given path" if image else "simulated lenses"
