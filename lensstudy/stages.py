@@ -26,6 +26,7 @@ from lensstudy.data.simulation import simulate
 from lensstudy.deployment.application import Application
 from lensstudy.deployment.exporting import export
 from lensstudy.deployment.predictor import Predictor
+from lensstudy.evaluation.presets import AcrossPresets
 from lensstudy.evaluation.scores import format_interval
 from lensstudy.evaluation.shortcuts import shortcuts
 from lensstudy.lensing.presets import PRESETS
@@ -44,6 +45,7 @@ __all__ = [
     "dataset",
     "keep_networks",
     "presets",
+    "studies_across_presets",
     "trained",
     "trainings",
 ]
@@ -145,7 +147,26 @@ def keep_networks(study: Study, size: int, invariance: Invariance, costs: pd.Dat
     write_json(study.folder / "networks.json", content)
 
 
-def across_presets(study: Study) -> tuple[dict[str, Study], dict[str, Study], Study]:
+def across_presets(study: Study) -> AcrossPresets:
+    """The networks of a study trained on each of its presets, on all others and on all together, and tested on each,
+    all with the same settings and as many images. What is missing is trained, with a progress bar over the presets."""
+    apart, others, together = studies_across_presets(study)
+    tests = {name: dataset(one).part("test") for name, one in apart.items()}
+    every = [*apart.values(), *others.values(), together]
+    by_study: dict[str, dict[str, list[TrainedNetwork]]] = {}
+    for one in tqdm(every, desc="presets", disable=in_batch()):
+        networks = {name: [trained(one, name, seed) for seed in study.seeds] for name in study.networks}
+        by_study[one.study] = networks
+    return AcrossPresets(
+        {name: by_study[one.study] for name, one in apart.items()},
+        {name: by_study[one.study] for name, one in others.items()},
+        by_study[together.study],
+        tests,
+        images=len(dataset(together).part("train")),
+    )
+
+
+def studies_across_presets(study: Study) -> tuple[dict[str, Study], dict[str, Study], Study]:
     """What a comparison across presets needs, all with as many images a class: a study of each preset alone, for each
     preset a study of all the others, and one of all together.
 

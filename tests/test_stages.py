@@ -78,7 +78,7 @@ def test_studies_across_presets():
     """Each alone, the others, all; as many images each, and no seed or setting but the preset changes."""
     presets = [{"preset": "model_1"}, {"preset": "model_2", "noise_level": 0.01}, {"preset": "realistic"}]
     study = Study(study="x", preset="mixture", population={"presets": presets}, noise_level=0.0, images_per_class=90)
-    apart, others, whole = stages.across_presets(study)
+    apart, others, whole = stages.studies_across_presets(study)
     assert {name: (one.study, one.preset, one.noise_level) for name, one in apart.items()} == {
         "model_1": ("x-model_1", "model_1", 0.0),
         "model_2": ("x-model_2", "model_2", 0.01),
@@ -90,13 +90,13 @@ def test_studies_across_presets():
     assert others["model_2"].study == "x-without-model_2"
     assert [one["preset"] for one in others["model_2"].population["presets"]] == ["model_1", "realistic"]
     assert whole.population["presets"] == presets and whole.images_per_class == 90
-    apart, others, whole = stages.across_presets(Study(preset="realistic", population={"shear_max": 0.05}))
+    apart, others, whole = stages.studies_across_presets(Study(preset="realistic", population={"shear_max": 0.05}))
     assert apart["realistic"].population == {"shear_max": 0.05} and others["realistic"] is apart["model_3"]
     assert others["realistic"].noise_level == 0.02 and apart["realistic"].noise_level == Study().noise_level
     with pytest.raises(DataError, match="only one"):
-        stages.across_presets(Study(preset="mixture", population={"presets": [{"preset": "model_1"}]}))
+        stages.studies_across_presets(Study(preset="mixture", population={"presets": [{"preset": "model_1"}]}))
     with pytest.raises(DataError, match="leave it empty"):
-        stages.across_presets(Study(data_path="somewhere"))
+        stages.studies_across_presets(Study(data_path="somewhere"))
 
 
 def test_one_class_is_said_before_anything_else_is_judged(tmp_path, monkeypatch):
