@@ -249,9 +249,9 @@ def learning_curves(curves: Mapping[str, pd.DataFrame], seeds: int = 1, level: f
     )
 
 
-def transfer(table: pd.DataFrame) -> Figure:
-    """AUC of networks trained on one preset (rows) and tested on another (columns), with its interval; from
-    `evaluation.transfer_matrix`."""
+def transfer(table: pd.DataFrame, caption: str) -> Figure:
+    """AUC of one network trained on one preset (rows) and tested on another (columns), with its interval; a table of
+    `evaluation.presets.AcrossPresets`, or of `evaluation.robustness.transfer_matrix`."""
     trained, tested = (list(dict.fromkeys(table[name])) for name in ("trained", "tested"))
     figure, axes = plt.subplots(figsize=(min(1.6 + 1.5 * len(tested), WIDTH), 1 + 0.75 * len(trained)))
     cells = table.set_index(["trained", "tested"])
@@ -267,7 +267,8 @@ def transfer(table: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(trained)), trained)
     axes.set(xlabel="tested on", ylabel="trained on")
     axes.grid(False)
-    return figure
+    words = "; ".join(f"trained on {row.trained}, tested on {row.tested}: {row.auc:.3f}" for row in table.itertuples())
+    return captioned(figure, caption, f"AUC, {words}")
 
 
 def _counted(number: int, noun: str) -> str:

@@ -52,7 +52,6 @@ from lensstudy.figures.observations import (
     subhalo_map,
 )
 from lensstudy.figures.predictions import explanations, predictions, rotations
-from lensstudy.figures.presets import across_presets
 from lensstudy.figures.style import draw_image, image_row, show, strip
 from lensstudy.figures.training import (
     alternatives,
@@ -68,7 +67,6 @@ from lensstudy.figures.training import (
 
 __all__ = [
     "accuracy_along",
-    "across_presets",
     "alternatives",
     "attributions",
     "central_part",

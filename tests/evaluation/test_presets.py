@@ -48,7 +48,7 @@ def test_what_is_saved_is_what_the_list_of_reports_reads(across, tmp_path):
 
 
 def test_a_figure_says_every_number_in_words(across):
-    figure = plots.across_presets(across, "odd")
+    figure = plots.transfer(across.tables["odd"], across.caption("odd"))
     assert "1 seed" in figure.caption
     for row in across.tables["odd"].itertuples():
-        assert f"{row.trained} on {row.tested}: {row.auc:.3f}" in figure.alt
+        assert f"trained on {row.trained}, tested on {row.tested}: {row.auc:.3f}" in figure.alt

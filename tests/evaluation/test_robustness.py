@@ -111,7 +111,7 @@ def test_transfer_matches_classes_by_name_and_skips_what_one_side_does_not_know(
     assert (table.auc.loc["a"] > 0.8).all()
     assert (table.auc.loc["b"] < 0.1).all()  # what is learnt the wrong way round stays so: no label was swapped
     assert (table.low < table.auc).all() and (table.auc < table.high).all()
-    figure = analysis_figures.transfer(table.reset_index())
+    figure = analysis_figures.transfer(table.reset_index(), "From there to here.")
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["two", "three"]
     assert len(figure.axes[0].texts) == 4
     with pytest.raises(DataError, match="fewer than two classes are common"):
