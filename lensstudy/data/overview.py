@@ -64,7 +64,7 @@ def in_words(dataset: LensDataset) -> str:
     if rejected := about.get("rejected"):
         names = ", ".join(f"`{file['name']}`" for file in rejected[:5])
         said += [f"{len(rejected):,} files could not be used, such as {names}."]
-    said += [f"Fingerprint `{dataset.fingerprint}`: whoever has the same one has the same images."]
+    said += [f"Fingerprint (a hash of the images; equal for equal data sets): `{dataset.fingerprint}`."]
     return " ".join(said)
 
 

@@ -157,7 +157,7 @@ def put_in(
 
 def _scores(folder: Path, dataset: LensDataset) -> dict:
     """AUC and accuracy with 95 % intervals over images, and how far probabilities move as images are rotated: over
-    quarter turns the largest change of all, over any angle the 95th percentile of each image's largest."""
+    multiples of 90 degrees the largest change of all, over any angle the 95th percentile of each image's largest."""
     from lensstudy.deployment.predictor import Predictor
     from lensstudy.evaluation import scores
 

@@ -33,9 +33,9 @@ def network_scores(predictors: Mapping[str, Predictor]) -> Styler:
         rows.append(row | {"at any angle": f"{unseen['rotation_consistency']:.2g}"})
     return table(
         pd.DataFrame(rows),
-        f"Scores on {unseen['images']:,} lenses that neither network nor any choice has seen, with 95 % intervals over "
-        "them; guessing has an AUC of 0.5. The last columns are changes of a probability as a lens is rotated: the "
-        "largest of all over quarter turns, and over any angle the 95th percentile over lenses.",
+        f"Scores on {unseen['images']:,} lenses that were used neither for training nor for any choice, with 95 % "
+        "intervals over them; guessing has an AUC of 0.5. The last columns are changes of a probability as a lens is "
+        "rotated: the largest over multiples of 90 degrees, and over any angle the 95th percentile over lenses.",
     )
 
 
@@ -87,5 +87,5 @@ def own_image(image: str, otherwise: np.ndarray, predictors: Mapping[str, Predic
         rows += [{"network": name} | row for row in found]
     chosen = ["network", "image", "prediction", "state", *predictor.classes, "ood_score", "reason"]
     what = "the images at the given path" if image else "simulated lenses"
-    caption = f"Predictions for {what}. An OOD score above 1 means: not like the training images."
+    caption = f"Predictions for {what}. An OOD score above 1 means out of distribution: no class is predicted."
     return table(pd.DataFrame(rows).reindex(columns=chosen), caption, dict.fromkeys(predictor.classes, "{:.3f}"))

@@ -64,7 +64,7 @@ class Invariance:
             said += [f"{', '.join(exact.index)}: rotating the image by 90 degrees changes nothing beyond rounding."]
         if len(others):
             moved = f"the outputs move by {others.min():.2f} or more of their own spread"
-            said += [f"{', '.join(others.index)}: {moved}, and only training can teach otherwise."]
+            said += [f"{', '.join(others.index)}: {moved}, and only training can reduce this."]
         return " ".join(said)
 
 
