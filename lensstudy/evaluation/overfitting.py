@@ -37,9 +37,9 @@ class Overfitting:
         if "above training loss" not in self.table.index:
             return said
         gap, row = self._told("above training loss"), self.table.loc["above training loss"]
-        said += f" The validation loss lies {gap} above the training loss of that epoch: "
+        said += f" The validation loss minus the training loss of that epoch is {gap}: "
         if row["low"] > 0:
-            return said + "it knows the training images better than others, which is over-fitting."
+            return said + "it does better on the training images than on others, which is over-fitting."
         said += "no over-fitting shows"
         return said + (f", and more than {row['high']:.2f} nats are excluded at 95 %." if row["high"] > 0 else ".")
 
