@@ -73,7 +73,7 @@ def explorer(
         height: pixels of the picture.
     """
     canvas = widgets.Image(format="png", layout=widgets.Layout(height=f"{height}px", width="auto"))
-    words = widgets.HTML()
+    words = widgets.HTML(layout=widgets.Layout(flex="1 1 200px"))  # beside the picture, or below it in a narrow window
 
     def again(_=None) -> None:
         drawn = draw(*(control.value for control in controls))
@@ -81,9 +81,10 @@ def explorer(
 
     for control in controls:
         control.observe(again, "value")
+        control.layout.width = "280px"  # two beside each other in half a laptop's window
     again()
     return widgets.VBox(
-        [widgets.HBox(list(controls), layout=widgets.Layout(flex_flow="row wrap")), widgets.HBox([canvas, words])]
+        [widgets.HBox(row, layout=widgets.Layout(flex_flow="row wrap")) for row in (list(controls), [canvas, words])]
     )
 
 
