@@ -47,6 +47,8 @@ STATES = ("ok", "pixel scale unknown", "out of distribution", "rejected", "skipp
 BOUND = 1e30  # pixels beyond it overflow in float32
 FURTHEST = 3.0  # factor between two pixel scales beyond which an image is not resampled
 REACH = 8  # pixels around what the network sees that resampling takes along
+SHORT = 0.05  # share of a side that may lack of what the network sees; it is padded with sky
+SHORT_PIXELS = 4  # or so many pixels
 
 
 @contextmanager
@@ -205,7 +207,8 @@ class Predictor:
         An image in other pixels is resampled, its sky noise with it (see `resample_with_noise`). Its brightness is
         taken for flux a pixel, as counts are, and so grows with a pixel's area; where the training images were each
         divided by their own peak or range, that of the image is kept instead. (A network that scales each image by its
-        own brightness sees no difference.)
+        own brightness sees no difference.) One that then lacks up to 5 % or 4 pixels of a side of what the network sees
+        is padded with sky and its noise.
 
         Args:
             image: `(C, H, W)`.
@@ -236,6 +239,10 @@ class Predictor:
             notes.append(f"resampled from {scale:.4g} to {about.pixel_scale:.4g} arcsec a pixel")
             scale = about.pixel_scale
         height = image.shape[-1]
+        if self.resample and scale and about.pixel_scale and height < about.crop:
+            image, note = _padded(image, about.crop, generator)
+            notes += [note] if note else []
+            height = image.shape[-1]
         if height < about.crop:
             raise ValueError(f"{given}, and the network sees the central {about.crop} x {about.crop}; cut out more")
         if height != about.image_size and not (scale and about.pixel_scale):
@@ -434,13 +441,27 @@ def _generator_of(image: np.ndarray) -> np.random.Generator:
 
 
 def _filled(image: np.ndarray, bad: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """An image `(C, H, H)` with sky and a draw of its noise in the pixels `bad`."""
+    """An image `(C, H, H)` with sky and a draw of its noise in the pixels `bad`, all of them NaN or infinite."""
     image = image.astype(np.float64)
     for band, holes in zip(image, bad, strict=True):
         if holes.mean() > 0.5:
             raise ValueError(f"{holes.mean():.0%} of its pixels are NaN or infinite; too little is left to fill them")
-        band[holes] = generator.normal(*_sky(band, holes), int(holes.sum()))
+        band[holes] = generator.normal(*_sky(band, ~np.isfinite(band)), int(holes.sum()))
     return image
+
+
+def _padded(image: np.ndarray, size: int, generator: np.random.Generator) -> tuple[np.ndarray, str]:
+    """An image `(C, H, H)` that lacks little of `size` pixels a side, with sky and its noise around it, and a note;
+    as it is, without a note, where it lacks more."""
+    height = image.shape[-1]
+    if size - height > max(SHORT * size, SHORT_PIXELS):
+        return image, ""
+    even = height - (size - height) % 2  # so that its centre stays in the middle
+    edge = (size - even) // 2
+    bad = np.pad(np.zeros((len(image), even, even), bool), ((0, 0), (edge, edge), (edge, edge)), constant_values=True)
+    wide = np.full(bad.shape, np.nan)
+    wide[~bad] = image[:, :even, :even].ravel()
+    return _filled(wide, bad, generator), f"padded from {height} to {size} pixels a side with sky and its noise"
 
 
 def _sky(band: np.ndarray, bad: np.ndarray) -> tuple[float, float]:

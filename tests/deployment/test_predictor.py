@@ -113,6 +113,47 @@ def blob(size: int, scale: float, ratio: float) -> np.ndarray:
     return np.exp(-(x**2 / ratio + y**2 * ratio) / 8) + draw
 
 
+@pytest.mark.parametrize("size", [12, 13, 14, 15])
+def test_a_cutout_that_lacks_few_pixels_is_padded_with_sky_and_its_noise(exported, predictor, size):
+    whole = np.stack([blob(16, 0.1, ratio) + 0.5 for ratio in (1.0, 3.0, 1.0, 3.0)])
+    cut = whole[:, 1 : 1 + size, 1 : 1 + size] if size > 13 else whole[:, 2 : 2 + size, 2 : 2 + size]
+    padded, note = predictor.prepare(cut[0][None])
+    edge, kept = (17 - size) // 2, size // 2 * 2
+    inside = np.s_[edge : edge + kept, edge : edge + kept]
+    np.testing.assert_array_equal(padded[0][inside], cut[0, :kept, :kept].astype(np.float32))
+    assert note == f"padded from {size} to 16 pixels a side with sky and its noise" and padded.shape == (1, 16, 16)
+    np.testing.assert_array_equal(padded, predictor.prepare(cut[0][None])[0])
+    around = np.ones((16, 16), bool)
+    around[inside] = False
+    drawn = np.concatenate([predictor.prepare(one[None])[0][0][around] for one in cut])
+    assert abs(drawn.mean() - 0.5) < 0.12 and 0.02 < drawn.std() < 0.2
+    assert "sees the central 16 x 16" in reasons(Predictor(exported), cut[0])[0], "of an unknown pixel scale"
+    assert "sees the central 16 x 16" in reasons(Predictor(exported, pixel_scale=0.1, resample=False), cut[0])[0]
+
+
+def test_a_cutout_is_padded_after_it_was_resampled_and_not_where_much_is_missing(exported, predictor, tmp_path):
+    """In pixels as Euclid's against the network's, in `predict` and in `check_files`."""
+    with_scale(blob(14, 0.1067, 3.0), 0.1067).writeto(tmp_path / "little.fits")
+    with_scale(blob(10, 0.1067, 3.0), 0.1067).writeto(tmp_path / "much.fits")
+    said = "resampled from 0.1067 to 0.1 arcsec a pixel; padded from 14 to 16 pixels a side with sky and its noise"
+    for rows in (predictor.predict_files([tmp_path]), predictor.check_files([tmp_path])):
+        little, much = rows
+        assert little["note"] == said and little["state"] in ("ok", "out of distribution")
+        assert much["state"] == "rejected" and "the network sees the central 16 x 16" in much["reason"]
+
+
+@pytest.mark.parametrize("size, padded", [(61, True), (62, True), (60, False), (57, False)])
+def test_of_a_large_field_five_per_cent_may_be_missing(predictor, size, padded):
+    about = predictor.card.images.model_copy(update={"crop": 65, "image_size": 65})
+    large = Predictor.of(predictor.card.model_copy(update={"images": about}), predictor.network)
+    image = np.random.default_rng(0).normal(size=(1, size, size))
+    if padded:
+        assert large.prepare(image, 0.1)[0].shape == (1, 65, 65)
+    else:
+        with pytest.raises(ValueError, match="sees the central 65 x 65"):
+            large.prepare(image, 0.1)
+
+
 @pytest.mark.parametrize("scale", [0.033, 0.31, float("inf")])
 def test_pixels_more_than_three_times_as_large_or_small_are_refused(exported, scale):
     (reason,) = reasons(Predictor(exported, pixel_scale=scale), np.random.default_rng(0).normal(size=(96, 96)))
