@@ -21,10 +21,21 @@ from pathlib import Path
 import numpy as np
 
 from lensstudy.data.companions import COMPRESSED, role_and_key, says_image
+from lensstudy.data.dataset import SCALE_TOLERANCE
 from lensstudy.data.scale import header_scale
 from lensstudy.files import regular
 
-__all__ = ["SUFFIXES", "bands", "choice_note", "contents", "image_index", "opened", "pixels", "read_image"]
+__all__ = [
+    "SUFFIXES",
+    "bands",
+    "bands_of_one",
+    "choice_note",
+    "contents",
+    "image_index",
+    "opened",
+    "pixels",
+    "read_image",
+]
 
 SUFFIXES = tuple(kind + packed for kind in (".fits", ".fit", ".fts") for packed in ("", *COMPRESSED)) + (".fz",)
 UNPACKERS: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}  # by their start
@@ -32,6 +43,14 @@ UNPACKED_LIMIT = 2**30  # bytes
 PIECE = 2**20  # bytes that are unpacked at a time
 DEFLATE_MOST = 1032  # times its size that gzip unpacks to
 HDU_LIMIT = 1000
+MOST_BANDS = 12  # of one image (`formats.BANDS`)
+FILTERS = ("FILTER", "FILTER1", "FILTER2", "FILTNAM1", "BAND")  # header cards that say the band
+BAND_WORDS = ("band", "filter", "filt", "nir")  # words beside a band in the name of an extension
+WAVELENGTHS = {"u": 355, "b": 440, "g": 480, "v": 550, "r": 620, "vis": 710, "i": 770, "z": 900, "y": 1000}  # nm
+WAVELENGTHS |= {"j": 1250, "h": 1650, "k": 2200, "ks": 2150}
+HUBBLE = re.compile(r"f(\d{3,4})(?:[wmnx]|lp|w2)")  # F814W at 814 nm, and F160W at 1600
+# Names of James Webb's camera that would be taken for Hubble's: F444W is at 4440 nm.
+NIRCAM = "f200w f210m f212n f250m f277w f300m f322w2 f323n f335m f356w f360m f405n f430m f444w f460m f466n f470n f480m"
 
 
 def opened(content: bytes | Path):
@@ -110,6 +129,7 @@ def image_index(hdus, extension: str | int | None = None) -> int:
         except (KeyError, IndexError):
             band = tuple(re.split(r"[_. -]+", str(extension).lower()))
             of_band = [i for i, name in planes.items() if role_and_key(name) == ("image", band)]
+            of_band = of_band or [i for i in _images(planes) if _band(hdus[i])[1] == str(extension).strip().lower()]
             if len(of_band) == 1:
                 return of_band[0]
             known = ", ".join(name or str(i) for i, name in planes.items())
@@ -127,14 +147,68 @@ def image_index(hdus, extension: str | int | None = None) -> int:
 
 
 def choice_note(hdus, extension: str | int | None = None) -> str:
-    """What to say of a file whose image was chosen from several that could be it: the first HDU, with images beside it
-    that no name tells from it. Empty where nothing had to be chosen."""
+    """What to say of a file whose image was chosen from several that could be it: the bands that were taken, or the
+    first HDU, with images beside it that no name tells from it. Empty where nothing had to be chosen."""
+    if extension is None and (taken := bands_of_one(hdus)):
+        which = _listed({i: f"{hdus[i].name} ({band})" for i, band in taken.items()})
+        return f"extensions {which} were taken as bands, in this order; choose one with --extension"
     others = _images(_planes(hdus)) if extension is None else {}
     if len(others) < 2:
         return ""
     taken = image_index(hdus)
     others.pop(taken)
     return f"the image of HDU {taken} was taken; choose another ({_listed(others)}) with --extension"
+
+
+def bands_of_one(hdus) -> dict[int, str]:
+    """Which images of a FITS file are the bands of one lens, and their names.
+
+    Args:
+        hdus: an open FITS file.
+
+    Returns:
+        Place and band of each HDU that could be the image, where each names another band by its name (`R`, `BAND_G`,
+        `SCI_F814W`) or in its header (`FILTER`), and all have one size and pixel scale; by wavelength where that of all
+        is known, else as in the file. Empty where they could be anything else.
+    """
+    images = _images(_planes(hdus))
+    if not 2 <= len(images) <= MOST_BANDS:
+        return {}
+    rests, names = zip(*(_band(hdus[i]) for i in images), strict=True)
+    sizes = {tuple(side for side in hdus[i].shape if side > 1) for i in images}
+    if not all(names) or len(set(names)) < len(names) or len(set(rests)) > 1 or len(sizes) > 1 or len(min(sizes)) != 2:
+        return {}
+    scales = {header_scale(hdus[i].header, hdus[0].header) or 0.0 for i in images}
+    if max(scales) - min(scales) > SCALE_TOLERANCE * min(scales):
+        return {}
+    webb = any("JWST" in str(hdus[i].header.get("TELESCOP", "")).upper() for i in (0, *images))
+    lengths = [_wavelength(name, webb) for name in names]
+    found = list(zip(images, names, strict=True))
+    if all(lengths):
+        found = [one for _, one in sorted(zip(lengths, found, strict=True))]
+    return dict(found)
+
+
+def _band(hdu) -> tuple[tuple[str, ...], str]:
+    """What the name of an HDU says beside its band, and the band in small letters, empty where neither its name nor its
+    header says one."""
+    words = _key(hdu.name)
+    rest = tuple(word for word in words if word not in BAND_WORDS)
+    known = [word for word in rest if _wavelength(word)] or (list(rest) if len(rest) == 1 and rest != words else [])
+    if len(known) == 1:
+        return tuple(word for word in rest if word != known[0]), known[0]
+    said = (str(hdu.header.get(card, "")).strip().lower() for card in FILTERS)
+    text = next((text for text in said if text and not text.startswith("clear")), "")
+    known = [word for word in re.split(r"[^a-z0-9]+", text) if _wavelength(word)]
+    return words, known[0] if len(known) == 1 else text
+
+
+def _wavelength(band: str, webb: bool = False) -> int:
+    """That of a band in nm, 0 where it is unknown."""
+    if number := HUBBLE.fullmatch(band):
+        nanometres = int(number[1])
+        return nanometres * (10 if nanometres < 200 or webb or band in NIRCAM.split() else 1)
+    return WAVELENGTHS.get(band, 0)
 
 
 def bands(hdus) -> tuple[dict[str, dict[str, int]], list[str]]:
@@ -205,15 +279,19 @@ def pixels(hdu) -> np.ndarray:
 
 
 def read_image(content: bytes | Path, extension: str | int | None = None) -> tuple[np.ndarray, dict]:
-    """Pixels of the image in a FITS file, as `image_index` chooses it, or the images in the cells of a table where
-    there are only tables; and its `pixel_scale` in arcsec and a `note` on the choice, where there are such."""
+    """Pixels of the image in a FITS file, as `image_index` chooses it, with several bands `(C, H, W)` as
+    `bands_of_one` finds them, or the images in the cells of a table where there are only tables; and its `pixel_scale`
+    in arcsec and a `note` on the choice, where there are such."""
     with opened(content) as hdus:
         if not _planes(hdus):
             return _cells(hdus, extension), {}
-        place = image_index(hdus, extension)
-        scale = header_scale(hdus[place].header, hdus[0].header)
+        several = {} if extension is not None else bands_of_one(hdus)
+        places = list(several) or [image_index(hdus, extension)]
+        scale = header_scale(hdus[places[0]].header, hdus[0].header)
         about = {"pixel_scale": scale, "note": choice_note(hdus, extension)}
-        return pixels(hdus[place]), {key: value for key, value in about.items() if value}
+        planes = [pixels(hdus[place]) for place in places]
+        image = np.stack([plane.squeeze() for plane in planes]) if several else planes[0]
+        return image, {key: value for key, value in about.items() if value}
 
 
 def _cells(hdus, extension: str | int | None) -> np.ndarray:

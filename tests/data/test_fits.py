@@ -91,6 +91,79 @@ def test_bands_that_are_all_called_image_are_named():
         read_image(file_of("SCI", "ERR", "SCI", "ERR"))
 
 
+def planes_of(*cards: dict, scale=0.1, sides=()) -> bytes:
+    """A FITS file with an image for each header, filled with its place."""
+    hdus = [fits.PrimaryHDU()]
+    for i, header in enumerate(cards):
+        side = sides[i] if sides else 20
+        hdus.append(fits.ImageHDU(np.full((side, side), i + 1.0), fits.Header({"PIXSCALE": scale} | header)))
+    content = io.BytesIO()
+    fits.HDUList(hdus).writeto(content)
+    return content.getvalue()
+
+
+def names(*texts) -> list[dict]:
+    return [{"EXTNAME": text} for text in texts]
+
+
+def filters(*texts, name="SCI") -> list[dict]:
+    return [{"EXTNAME": name, "FILTER": text} for text in texts]
+
+
+@pytest.mark.parametrize(
+    "headers, order",
+    [
+        (names("g", "r", "i"), (1, 2, 3)),
+        (names("I", "G", "R"), (2, 3, 1)),
+        (names("BAND_R", "ERR_R", "BAND_G", "ERR_G", "MASK", "PSF"), (3, 1)),
+        (names("SCI_Z", "WHT_Z", "SCI_Y", "SCI_U"), (4, 1, 3)),
+        (names("NIR_H_BGSUB", "VIS_BGSUB", "NIR_Y_BGSUB", "NIR_J_BGSUB", "VIS_PSF", "VIS_RMS"), (2, 3, 4, 1)),
+        (names("F160W", "F814W", "F435W", "F105W"), (3, 2, 4, 1)),
+        (names("F444W", "F115W", "F277W"), (2, 3, 1)),
+        (filters("F606W", "F475W"), (2, 1)),
+        (filters("i DECam SDSS c0003 7835.0 1470.0", "g DECam SDSS c0001 4720.0 1520.0"), (2, 1)),
+        ([*filters("r"), *filters("r", name="ERR"), *filters("g"), *filters("g", name="ERR")], (3, 1)),
+        (filters("broad", "narrow", name=""), (1, 2)),
+        (names("BAND_1", "BAND_2", "BAND_3"), (1, 2, 3)),
+    ],
+)
+def test_bands_of_one_lens_are_one_image_by_wavelength(headers, order):
+    image, about = read(planes_of(*headers))
+    np.testing.assert_array_equal(image, np.ones((len(order), 20, 20)) * np.reshape(order, (-1, 1, 1)))
+    places = [int(word) for word in about["note"].replace(",", "").split() if word.isdigit()]
+    assert tuple(places) == order and "were taken as bands" in about["note"] and about["pixel_scale"] == 0.1
+
+
+def test_the_first_hdu_is_a_band_where_its_header_says_so():
+    first = fits.PrimaryHDU(np.zeros((20, 20)), fits.Header({"FILTER": "r"}))
+    content = io.BytesIO()
+    fits.HDUList([first, fits.ImageHDU(np.ones((20, 20)), fits.Header({"FILTER": "g"}))]).writeto(content)
+    assert read_image(content.getvalue())[:, 0, 0].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        planes_of(*names("SCI", "SCI", "SCI")),
+        planes_of(*filters("F814W", "F814W")),
+        planes_of(*filters("F814W"), *names("SCI")),
+        planes_of(*names("G", "R", "COADD")),
+        planes_of(*names("G", "R"), sides=(20, 30)),
+        planes_of({"EXTNAME": "G"}, {"EXTNAME": "R", "PIXSCALE": 0.2}),
+        planes_of(*names("LENS1_G", "LENS2_R")),
+        planes_of(*names("G", "G")),
+    ],
+)
+def test_what_could_be_anything_but_bands_is_refused_with_the_list(file):
+    with pytest.raises(ValueError, match=r"[23] extensions could be the image \(1 .*\); choose one with --extension"):
+        read_image(file)
+
+
+def test_one_of_several_bands_is_chosen_by_name_or_filter():
+    assert read_image(planes_of(*names("BAND_G", "BAND_R")), "r")[0, 0] == 2
+    assert read_image(planes_of(*filters("F814W", "F475W")), "F475W")[0, 0] == 2
+
+
 def test_a_plain_name_comes_before_one_that_says_more():
     assert read_image(file_of("LENS_IMAGE", "DATA", "MODEL_IMAGE", "SIGNAL_TO_NOISE"))[0, 0] == 2
 

@@ -648,3 +648,19 @@ def test_a_band_is_found_by_its_name_among_extensions(predictor, image, tmp_path
     assert row["sub"] == pytest.approx(predictor.predict([image])["sub"][0])
     (row,) = predictor.predict_files([tmp_path / "lens.fits"], "NIR_Y")
     assert "no FITS extension 'NIR_Y'; there are DES_G_BGSUB, VIS_BGSUB" in row["reason"]
+
+
+def test_bands_in_extensions_are_one_input_of_several_bands(untold, predictor, exported, image, tmp_path):
+    noise = np.random.default_rng(0).normal(size=image.shape)
+    planes = [("R", image), ("RMS", noise), ("G", noise), ("I", noise)]
+    hdus = [fits.ImageHDU(array, name=name) for name, array in planes]
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "lens.fits")
+    said = "extensions 3 G (g), 1 R (r), 4 I (i) were taken as bands, in this order; choose one with --extension"
+    (row,) = predictor.predict_files([tmp_path / "lens.fits"])
+    assert "takes one band, and the image has 3" in row["reason"] and row["note"] == said
+    (row,) = Predictor(exported, pixel_scale=0.1, band=1).predict_files([tmp_path / "lens.fits"])
+    assert row["sub"] == predictor.predict([image])["sub"][0] and row["note"] == said
+    about = untold.card.images.model_copy(update={"channels": 3})
+    three = Predictor.of(untold.card.model_copy(update={"images": about}), untold.network)
+    (row,) = three.check_files([tmp_path / "lens.fits"])
+    assert (row["state"], row["note"]) == ("pixel scale unknown", said)
