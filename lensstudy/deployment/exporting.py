@@ -417,7 +417,10 @@ def _metrics(run: Path, trained: TrainedNetwork, labels: np.ndarray, probabiliti
 def _limits(trained: TrainedNetwork, pixel_scale: float | None, dataset: LensDataset | None) -> list[str]:
     balanced = trained.card.get("class_weights") == "balanced"
     frequent = "equally frequent" if balanced else "as frequent as they were in the training images"
-    limits = [*LIMITS, f"Probabilities assume that the classes are {frequent}; say --prior where yours are not."]
+    limits = [
+        *LIMITS,
+        f"Probabilities assume that the classes are {frequent}; give yours as prior if they are not.",
+    ]
     if pixel_scale is None:
         limits.append(
             "Its training data does not say how large a pixel is: images of another size are rejected, and of others "

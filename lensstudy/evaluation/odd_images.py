@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from lensstudy.progress import progress
+
 __all__ = ["KINDS", "count_named", "odd_images"]
 
 CLEAN = 500  # clean images that false alarms are counted among, at most
@@ -280,7 +282,7 @@ def count_named(score: Callable[[np.ndarray], np.ndarray], images: np.ndarray, e
     """
     rows, more = (np.linspace(0, len(images) - 1, min(n, len(images))).astype(int) for n in (each, CLEAN))
     clean = np.asarray(images[rows])
-    named = {kind: float((score(odd_images(clean, kind, seed)) <= 1).mean()) for kind in KINDS}
+    named = {kind: float((score(odd_images(clean, kind, seed)) <= 1).mean()) for kind in progress(KINDS, "odd images")}
     return {
         "named": named,
         "overall": float(np.mean(list(named.values()))),

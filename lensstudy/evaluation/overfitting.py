@@ -31,7 +31,7 @@ class Overfitting:
         """Whether the network has learnt, and whether it knows the training images better than others, with the
         intervals that say so."""
         loss, better = self._told("validation loss"), self._told("below guessing")
-        said = f"**Epoch {self.epoch} of {self.epochs} was kept**, with a validation loss of {loss} nats"
+        said = f"**The best checkpoint is epoch {self.epoch} of {self.epochs}**, with a validation loss of {loss} nats"
         said += f" (95 % interval over {self.images:,} images), {better} below that of guessing: "
         said += "it has learnt." if self.table.loc["below guessing", "low"] > 0 else "not told apart from guessing yet."
         if "above training loss" not in self.table.index:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from lensstudy.figures.networks import invariance_curves
 from lensstudy.figures.style import captioned, image_row
+from lensstudy.progress import progress
 
 if TYPE_CHECKING:
     from lensstudy.deployment.application import Application
@@ -36,7 +37,8 @@ def predictions(application: Application) -> Figure:
 
 def explanations(application: Application, images: int = 2) -> Figure:
     """What the network sees of the first of the few images, and the share of each pixel in its prediction."""
-    pairs = [application.explain(application.images[name]) for name in application.few[:images]]
+    chosen = progress(application.few[:images], "attribution")
+    pairs = [application.explain(application.images[name]) for name in chosen]
     return captioned(
         image_row(
             [picture for pair in pairs for picture in pair],

@@ -36,7 +36,7 @@ __all__ = [
 def training_curves(run: TrainedNetwork, before: Previous | None = None) -> Figure:
     """Loss and validation AUC of a finished training against the epoch; faint, those of the training before it."""
     figure = curves(run.history, colour(run.card["network"]), run.metrics["best_epoch"])
-    caption = "Loss and validation AUC after each epoch; the ring marks the epoch that was kept."
+    caption = "Loss and validation AUC after each epoch; the ring marks the best checkpoint."
     if before is not None:
         left, right = figure.axes
         old = {"color": "0.6", "marker": ".", "zorder": 0}
