@@ -214,6 +214,7 @@ def _page_body(notebook: NotebookNode) -> tuple[str, str, list[dict]]:
         name += f"-{len(contents)}" if any(name == other["name"] for other in contents) else ""
         heading["id"] = name
         contents.append({"name": name, "text": text, "level": int(heading.name[1])})
+    _unlink_notebooks(soup)
     _join_code(soup)
     for block in soup.find_all("pre"):
         block["tabindex"] = "0"  # what scrolls must be reachable without a mouse
@@ -226,6 +227,17 @@ def _page_body(notebook: NotebookNode) -> tuple[str, str, list[dict]]:
         _tame_table(soup, table, number)
     _defuse(soup)
     return str(soup), title, contents
+
+
+def _unlink_notebooks(soup: BeautifulSoup) -> None:
+    """Take out what leads from notebook to notebook: a page lies elsewhere, and has a way to its study of its own. The
+    line of neighbours goes, other links become their text."""
+    for link in soup.find_all("a", href=re.compile(r"^[\w-]+\.(ipynb|md)$")):
+        line = link.find_parent("p")
+        if line is not None and line.get_text().lstrip().startswith(("←", "all notebooks")):
+            line.decompose()
+        elif not link.decomposed:
+            link.unwrap()
 
 
 ACTIVE = ("script", "iframe", "object", "embed", "applet", "link", "meta", "base", "form", "input", "button")
