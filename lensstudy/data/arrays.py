@@ -19,7 +19,7 @@ from lensstudy.data.companions import role_and_key
 from lensstudy.data.containers import H5_ERRORS, Listing
 from lensstudy.data.dataset import DataError
 from lensstudy.data.formats import own_pixels, read_npy
-from lensstudy.data.labels import BAND, LABEL_COLUMNS, PARTS
+from lensstudy.data.labels import BAND, LABEL_COLUMNS, PARTS, TRUE_AND_FALSE, true_or_false
 
 __all__ = [
     "Pair",
@@ -34,9 +34,9 @@ __all__ = [
 ]
 
 IMAGES = ("images", "image", "x", "data", "imgs", "img", "pixels", "inputs")
-LABELS = ("labels", "label", "classes", "class", "y", "ans", "targets", "target")
+LABELS = ("labels", "label", "classes", "class", "y", "ans", "targets", "target", "islens")
 ATTRIBUTES = (*LABEL_COLUMNS, "substructure")  # attributes of HDF5 that say the class
-TRUE_AND_FALSE = {"substructure": ("no_sub", "sub"), "is_lens": ("nonlens", "lens")}
+UNNAMED = re.compile(r"arr_\d+(?:\.npy)?")  # arrays that `numpy.savez` was given no names for
 
 
 @dataclass
@@ -61,7 +61,8 @@ def whole(content: Any, name: str) -> np.ndarray:
 
 
 def _words(name: str) -> list[str]:
-    return [word for word in re.split(r"[/_.\- ]+", name.lower().removesuffix(".npy")) if word]
+    name = name.lower().removesuffix(".npy").replace("is_lens", "islens")
+    return [word for word in re.split(r"[/_.\- ]+", name) if word]
 
 
 def _key(name: str, known: Collection[str]) -> tuple[str, ...] | None:
@@ -93,6 +94,8 @@ def pairs(listing: Listing, extension: str | int | None, where: str) -> list[Pai
 
     Raises `DataError` where it is not clear to which images labels belong.
     """
+    if extension is None and len(listing.names) > 1 and all(UNNAMED.fullmatch(name) for name in listing.names):
+        return _unnamed_pairs(listing, where)
     candidates = [name for name in listing.names if _key(name, LABELS) is not None]
     labels = [name for name, content in listing.stream(candidates) if _are_labels(whole(content, name))]
     if not labels:
@@ -117,6 +120,28 @@ def pairs(listing: Listing, extension: str | int | None, where: str) -> list[Pai
     return found
 
 
+def _unnamed_pairs(listing: Listing, where: str) -> list[Pair]:
+    """The images with labels among arrays without names, by their shapes: labels belong to the one stack as long."""
+    stacks: dict[str, int] = {}
+    labels: dict[str, int] = {}
+    for name, content in listing.stream(listing.names):
+        array = whole(content, name)
+        if array.ndim >= 3:
+            stacks[name] = len(array)
+        elif array.ndim and _are_labels(array) and len(set(names_of(array, None))) < len(array):  # no numbers of rows
+            labels[name] = len(array)
+    found = []
+    for name, count in labels.items():
+        images = [other for other, length in stacks.items() if length == count]
+        if len(images) != 1 or list(labels.values()).count(count) > 1:
+            raise DataError(
+                f"{where}: '{name}' could be the labels of {', '.join(images) or 'no other array'}; name the arrays "
+                "(images, labels)"
+            )
+        found.append(Pair(images[0], name, None))
+    return found
+
+
 def _are_labels(array: np.ndarray) -> bool:
     """Whether an array says a class for each image: one value each, or one of several columns set to one."""
     if array.dtype.kind not in "biufSUO":
@@ -130,8 +155,11 @@ def _one_hot(array: np.ndarray) -> bool:
     return bool(np.isin(array, (0, 1)).all() and (array.sum(axis=1) == 1).all())
 
 
-def names_of(labels: np.ndarray, classes: Sequence[str] | None) -> list[str]:
-    """The name that each label stands for: of numbers that of `classes` at its place, else the number itself."""
+def names_of(labels: np.ndarray, classes: Sequence[str] | None, name: str = "") -> list[str]:
+    """The name that each label stands for: of numbers that of `classes` at its place, else the number itself. An array
+    called `is_lens` says the classes itself."""
+    if "islens" in _words(name):
+        classes = classes or TRUE_AND_FALSE["is_lens"]
     labels = labels.argmax(axis=1) if labels.ndim == 2 and labels.shape[1] > 1 else labels.ravel()
     if labels.dtype.kind in "biuf":
         numbers = [int(number) for number in labels]
@@ -190,8 +218,7 @@ def _label(key: str, value: Any) -> str:
     """One label: the first of `[value, description]`, and a word for true and false where the attribute has one."""
     first = np.ravel(value)[0] if np.size(value) else ""
     text = first.decode("utf-8", "replace") if isinstance(first, bytes) else str(first)
-    negative, positive = TRUE_AND_FALSE.get(key.lower(), ("False", "True"))
-    return {"false": negative, "true": positive}.get(text.strip().lower(), text.strip())
+    return true_or_false(key, text)
 
 
 def checked(content: Any, name: str) -> Any:

@@ -181,6 +181,8 @@ def _image_and_label(content: Any) -> tuple[np.ndarray, dict]:
     if len(items) > 1 and all(isinstance(item, list) or _is_pair(item) for item in items):
         return _together([_image_and_label(item) for item in items])
     items = [item.item() if isinstance(item, np.ndarray) and item.ndim == 0 else item for item in items]
+    if any(isinstance(item, np.ndarray) and item.ndim >= 2 for item in items):
+        items = [_of_one_hot(item) for item in items]
     rows = [item for item in items if isinstance(item, np.ndarray) and item.ndim == 1 and item.dtype.kind in "biuf"]
     if len(rows) == len(items) > 1 and {row.shape for row in rows} == {(len(rows),)}:
         return np.stack(rows), {}
@@ -194,6 +196,14 @@ def _image_and_label(content: Any) -> tuple[np.ndarray, dict]:
     for other in others:
         about |= _mass_or_label(other)
     return images[0], about
+
+
+def _of_one_hot(item: Any) -> Any:
+    """The number of a class where its place in a row of zeros is set to one; anything else as it is."""
+    row = np.asarray(item) if isinstance(item, np.ndarray | list) else np.empty(0, object)
+    if row.ndim != 1 or row.size < 2 or row.dtype.kind not in "biuf":
+        return item
+    return int(row.argmax()) if np.isin(row, (0, 1)).all() and row.sum() == 1 else item
 
 
 def _is_pair(item: Any) -> bool:

@@ -14,7 +14,7 @@ import pandas as pd
 from lensstudy.data.containers import resolve
 from lensstudy.data.dataset import DataError
 from lensstudy.data.fits import SUFFIXES, contents
-from lensstudy.data.labels import UNLABELLED, class_of, class_order
+from lensstudy.data.labels import UNLABELLED, class_order, classes_of
 from lensstudy.data.reading import STOPPING_SHARE, common_scale
 from lensstudy.data.scanning import Scan, scan
 
@@ -142,9 +142,12 @@ def _survey(listed: Scan, path: Path, report: dict, classes: Sequence[str] | Non
             continue
         notes += [found.about["note"]] if "note" in found.about else []
         for i, (image, label) in enumerate(zip(found.images, found.labels, strict=True)):
-            name = label if label == UNLABELLED else class_of(label, listed.where, classes)
-            about = {"class": name, "part": found.part, "index": found.first + i, "source": found.name}
+            about = {"class": label, "part": found.part, "index": found.first + i, "source": found.name}
             rows.append(about | {"pixel_scale": found.about.get("pixel_scale")} | _figures(image))
+    texts = listed.texts() | {row["class"] for row in rows} - {UNLABELLED}
+    names = classes_of(texts, listed.where, classes)
+    for row in rows:
+        row["class"] = names.get(row["class"], UNLABELLED)
     report["warnings"] += [f"{count} files: {note}" for note, count in Counter(notes).items()]
     report["warnings"] += [f"{listed.unused_labels} rows of the labels name no image"] * bool(listed.unused_labels)
     if not rows:

@@ -22,15 +22,18 @@ from lensstudy.text import nearest
 
 __all__ = [
     "PARTS",
+    "TRUE_AND_FALSE",
     "UNLABELLED",
     "Label",
     "class_of",
     "class_order",
+    "classes_of",
     "is_class_folder",
     "lenses",
     "of_place",
     "of_table",
     "part_of",
+    "true_or_false",
 ]
 
 PARTS = {"train": "train", "training": "train", "val": "validation", "valid": "validation"}
@@ -51,6 +54,8 @@ BAND = re.compile(
 # The pieces of a name, where the name of a band is one: `NIR-Y`, `band_g`.
 _SEPARATE = re.compile(r"((?<![^_\-. ])(?:band[-_]\w|\w[-_]band|nir[-_][yjh])(?![^_\-. ])|[_\-. ])", re.IGNORECASE)
 NAME_COLUMNS = ("name", "file", "filename", "file_name", "image", "image_name", "path", "id", "image_id", "object_id")
+SPLIT_COLUMNS = ("split", "part", "subset", "partition")
+TRUE_AND_FALSE = {"substructure": ("no_sub", "sub"), "is_lens": ("nonlens", "lens")}  # columns and attributes
 LABEL_COLUMNS = ("label", "class", "class_name", "target", "type", "kind", "y", "is_lens")
 
 
@@ -71,7 +76,7 @@ def class_of(text: str, where: str = "", classes: Sequence[str] | None = None) -
     """
     text = text.strip()
     if classes and (own := next((name for name in classes if _plain(name) == _plain(text)), None)):
-        return _known(own) or own
+        return own if _plain(own) == "no" and "yes" in map(_plain, classes) else _known(own) or own
     if known := _known(text):
         return known
     if not text or not text.isprintable() or len(text) > 80:
@@ -83,6 +88,23 @@ def class_of(text: str, where: str = "", classes: Sequence[str] | None = None) -
         except DataError as error:
             raise DataError(f"{error} If it is a class of its own, name all classes (classes=, --classes).") from None
     return text
+
+
+def classes_of(texts: Iterable[str], where: str = "", classes: Sequence[str] | None = None) -> dict[str, str]:
+    """The class that each of the `texts` of one set stands for, as `class_of` says; but a `no` beside a `yes` answers
+    a question that only the user knows, and is no smooth lens."""
+    texts = set(texts)
+    if classes is None and {_plain(text) for text in texts} == {"no", "yes"}:
+        classes = ("no", "yes")
+    return {text: class_of(text, where, classes) for text in texts}
+
+
+def true_or_false(key: str, text: str) -> str:
+    """The class in a column or attribute `key` that says true or false: a word where the key has one for each."""
+    negative, positive = TRUE_AND_FALSE.get(key.lower(), ("False", "True"))
+    words = {"false": negative, "true": positive}
+    words |= {"0": negative, "1": positive} if key.lower() in TRUE_AND_FALSE else {}
+    return words.get(text.strip().lower(), text.strip())
 
 
 def _plain(text: str) -> str:
@@ -163,7 +185,9 @@ def is_class_folder(folder: str, classes: Sequence[str] | None = None) -> bool:
 
 
 def _is_class(text: str, classes: Sequence[str] | None) -> bool:
-    return bool(text) and (bool(_known(text)) or _plain(text) in {_plain(name) for name in classes or ()})
+    return bool(text) and (
+        bool(_known(text)) or _plain(text) == "yes" or _plain(text) in {_plain(name) for name in classes or ()}
+    )
 
 
 def _known_folders(rests: dict[str, list[str]], classes) -> dict[str, str]:
@@ -275,7 +299,10 @@ def of_table(
             known[key].append(name)
     labels: dict[str, Label] = {}
     unused = 0
-    for key, text in zip(rows[of_name].str.strip(), rows[of_label].str.strip(), strict=True):
+    texts = rows[of_label].map(
+        lambda text: true_or_false(of_label, text) if of_label in TRUE_AND_FALSE else text.strip()
+    )
+    for key, text, part in zip(rows[of_name].str.strip(), texts, _parts_of(rows), strict=True):
         found = known.get(key.removeprefix("./"), [])
         if len(found) > 1:
             raise DataError(f"{table}: '{key}' stands for {found[0]} and {found[1]}; write out the path of each")
@@ -283,14 +310,26 @@ def of_table(
         for name in found:
             if name in labels and labels[name].text != text:
                 raise DataError(f"{table}: '{key}' is labelled '{labels[name].text}' and '{text}'")
-            labels[name] = Label(text)
+            if name in labels and labels[name].part != part:
+                raise DataError(f"{table}: '{key}' is in the parts '{labels[name].part}' and '{part}'")
+            labels[name] = Label(text, part)
     if not labels:
         raise DataError(f"{table}: none of its {len(rows)} rows names an image; '{rows[of_name].iloc[0]}' is none")
     groups = lenses(names)
     for name, label in labels.items():
-        label.part = next((part for part, _ in map(part_of, reversed(PurePosixPath(name).parent.parts)) if part), None)
+        of_folders = (part for part, _ in map(part_of, reversed(PurePosixPath(name).parent.parts)) if part)
+        label.part = label.part or next(of_folders, None)
         label.lens = groups.get(name)
     return labels, unused
+
+
+def _parts_of(rows: pd.DataFrame) -> list[str | None]:
+    """The part of each row by a column such as `split`; none where there is no such column, or it says other things."""
+    column = next((column for column in rows.columns if column.lower() in SPLIT_COLUMNS), None)
+    if column is None:
+        return [None] * len(rows)
+    said = [text.strip().lower() for text in rows[column]]
+    return [PARTS.get(text) for text in said] if all(text in PARTS for text in said if text) else [None] * len(rows)
 
 
 def _column(rows: pd.DataFrame, table, wanted: tuple[str, ...], what: str = "labels") -> str:

@@ -23,7 +23,7 @@ import pandas as pd
 
 from lensstudy.data.containers import resolve
 from lensstudy.data.dataset import PIECE, SCALE_TOLERANCE, DataError, LensDataset, npy_header
-from lensstudy.data.labels import UNLABELLED, class_of, class_order
+from lensstudy.data.labels import UNLABELLED, class_order, classes_of
 from lensstudy.data.scanning import Found, Scan, load_saved, scan
 from lensstudy.files import whole_file
 
@@ -100,7 +100,8 @@ def read(
     except DataError as error:
         raise DataError(f"{where}: {error}" if not str(error).startswith(where) else str(error)) from error
     found = catalogue.pop("label")
-    names = {text: class_of(text, where, classes) if labelled else UNLABELLED for text in found.unique()}
+    known = classes_of(listed.texts() | set(found), where, classes) if labelled else {}
+    names = {text: known.get(text, UNLABELLED) for text in found.unique()}
     catalogue.insert(0, "class", found.map(names))
     for column in ("source_part", "lens"):
         if catalogue[column].isna().all():
@@ -118,7 +119,7 @@ def read(
         "skipped": dict(Counter(listed.skipped.values()).most_common()),
     }
     order = class_order(names.values(), classes)
-    _report(listed, rejected, {class_of(text, where, classes) for text in listed.texts()} - set(names.values()))
+    _report(listed, rejected, {known[text] for text in listed.texts() & known.keys()} - set(names.values()))
     dataset = LensDataset(
         images, catalogue.drop(columns="index"), order, description | ({"pixel_scale": scale} if scale else {})
     )

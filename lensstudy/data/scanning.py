@@ -303,7 +303,7 @@ def _of_arrays(path, listing: Listing, where: str, labelled: bool, classes, labe
                     labels_of_pair = next(
                         arrays.whole(content, pair.labels) for _, content in listing.stream([pair.labels])
                     )
-                    texts = arrays.names_of(labels_of_pair, classes)
+                    texts = arrays.names_of(labels_of_pair, classes, pair.labels)
                 for found in _pieces(path, listing, name, bands.get(name, [name]), texts, bool(pair)):
                     if found.images is not None and texts is not None:
                         found.labels = texts[found.first : found.first + len(found.images)]

@@ -3,7 +3,7 @@
 import pytest
 
 from lensstudy.data.dataset import DataError
-from lensstudy.data.labels import class_of, class_order, lenses, of_place, of_table, part_of
+from lensstudy.data.labels import class_of, class_order, classes_of, lenses, of_place, of_table, part_of
 
 
 def texts(names, **options):
@@ -25,6 +25,17 @@ def test_a_name_of_ones_own_is_a_class_and_a_slip_is_not():
     for wrong in ("", "a\x1b[2J", "x" * 81):
         with pytest.raises(DataError, match="printable"):
             class_of(wrong)
+
+
+def test_a_no_beside_a_yes_is_no_smooth_lens():
+    assert classes_of(["no", "yes"]) == {"no": "no", "yes": "yes"} and classes_of(["No", "YES"]) == {
+        "No": "no",
+        "YES": "yes",
+    }
+    assert classes_of(["no", "sphere", "vort"]) == {"no": "no_sub", "sphere": "cdm", "vort": "axion"}
+    assert class_of("no", classes=["no", "yes"]) == "no" and class_of("no", classes=["no", "cdm"]) == "no_sub"
+    assert texts(["yes/1.npy", "no/1.npy"]) == {"yes/1.npy": "yes", "no/1.npy": "no"}
+    assert texts(["yes_1.npy", "no_1.npy"]) == {"yes_1.npy": "yes", "no_1.npy": "no"}
 
 
 def test_the_smooth_class_is_first_and_numbers_are_in_order():
@@ -144,3 +155,21 @@ def test_a_table_that_excel_wrote_is_read(tmp_path):
     (tmp_path / "labels.csv").write_text("id,label\na,ring\nb,arc\n", encoding="utf-8-sig")
     found, unused = of_table(tmp_path / "labels.csv", ["a.npy", "b.npy"])
     assert {name: label.text for name, label in found.items()} == {"a.npy": "ring", "b.npy": "arc"} and unused == 0
+
+
+def test_a_table_says_the_parts_and_whether_it_is_a_lens(tmp_path):
+    table = tmp_path / "labels.csv"
+    table.write_text("file,is_lens,Split\na.npy,0,train\nb.npy,1,Val\ntrain/c.npy,True,test\nd.npy,False,\n")
+    labels, _ = of_table(table, ["a.npy", "b.npy", "train/c.npy", "test/d.npy"])
+    found = {name: (label.text, label.part) for name, label in labels.items()}
+    assert found == {
+        "a.npy": ("nonlens", "train"),
+        "b.npy": ("lens", "validation"),
+        "train/c.npy": ("lens", "test"),
+        "test/d.npy": ("nonlens", "test"),
+    }
+    table.write_text("file,label,split\na.npy,cdm,3\n")
+    assert of_table(table, ["a.npy"])[0]["a.npy"].part is None
+    table.write_text("file,label,split\na.npy,cdm,train\na.npy,cdm,test\n")
+    with pytest.raises(DataError, match="'a.npy' is in the parts 'train' and 'test'"):
+        of_table(table, ["a.npy"])

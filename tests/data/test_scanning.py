@@ -127,6 +127,27 @@ def test_a_number_beside_an_image_is_a_mass_or_a_class(beside, mass, label, tmp_
         assert read(write(tmp_path / "b", alone)).description["class_names"].keys() == {label}
 
 
+@pytest.mark.parametrize("place", [0, 2])
+@pytest.mark.parametrize("kind", [list, np.array, lambda row: np.array(row, np.float32)])
+def test_a_class_set_to_one_beside_an_image(place, kind, tmp_path):
+    for i, number in enumerate((place, 1)):
+        pair = np.empty(2, dtype=object)
+        pair[:] = [image(i), kind([int(k == number) for k in range(4)])]
+        np.save(tmp_path / f"{i}.npy", pair, allow_pickle=True)
+    dataset = read(tmp_path)
+    assert dataset.catalogue["class"].tolist() == [str(place), "1"]
+    np.testing.assert_array_equal(dataset.images[:, 0], [image(0), image(1)])
+
+
+def test_what_is_no_class_beside_an_image_is_refused(tmp_path):
+    for i, row in enumerate(([0.2, 0.8], [1, 1], [0, 0])):
+        pair = np.empty(2, dtype=object)
+        pair[:] = [image(i), np.array(row)]
+        np.save(tmp_path / f"{i}.npy", pair, allow_pickle=True)
+    with pytest.raises(DataError, match="none of the first 3 files is an image; 0.npy: an object array of 2 items"):
+        read(tmp_path)
+
+
 def test_rows_of_pairs_are_a_set(tmp_path):
     rows = np.empty((6, 2), dtype=object)
     for i in range(6):
@@ -297,6 +318,41 @@ def test_numbers_as_labels(tmp_path):
         assert any("classes 0, 1 are numbers" in text for text in inspect(path)["warnings"])
         named = read(path, classes=("no_sub", "cdm"))
         assert named.classes == ("no_sub", "cdm") and named.labels.tolist() == [0, 1] * 3
+
+
+def test_arrays_without_names_are_told_by_their_shapes(tmp_path):
+    numbers, file = np.array([0, 1] * 3), tmp_path / "set.npz"
+    for arrays in (
+        (STACK, numbers),
+        (numbers, STACK),
+        (STACK, np.eye(2)[numbers]),
+        (STACK, numbers, STACK[:3], numbers[:3]),
+    ):
+        np.savez(file, *arrays)
+        dataset = read(file)
+        assert dataset.catalogue["class"].tolist() == ["0", "1"] * 3 + ["0", "1", "0"] * (len(arrays) == 4)
+        np.testing.assert_array_equal(dataset.images[:6, 0], STACK)
+        assert sum(one.pixels is not None for one in find([file])) == inspect(file)["images"] == len(dataset)
+    np.savez(file, STACK, numbers, STACK + 1, numbers)
+    with pytest.raises(DataError, match="'arr_1.*' could be the labels of arr_0.*, arr_2.*; name the arrays"):
+        read(file)
+    np.savez(file, STACK[:3], np.array([480, 620, 770]))  # wavelengths of three bands, and no classes
+    assert [one.pixels.shape for one in find([file]) if one.pixels is not None] == [(3, SIZE, SIZE)]
+
+
+@pytest.mark.parametrize("dtype", [bool, int, float])
+def test_an_array_that_says_whether_it_is_a_lens(dtype, tmp_path):
+    np.savez(tmp_path / "set.npz", images=STACK, is_lens=np.array([1, 0, 0] * 2, dtype))
+    dataset = read(tmp_path / "set.npz")
+    assert dataset.catalogue["class"].tolist() == ["lens", "nonlens", "nonlens"] * 2
+    assert dataset.classes == ("nonlens", "lens")
+    attributes = {f"{i}": {"is_lens": i % 2} for i in range(4)}
+    assert read(hdf5(tmp_path / "set.h5", {f"{i}": image(i) for i in range(4)}, attributes)).classes == dataset.classes
+
+
+def test_folders_of_yes_and_no(tmp_path):
+    write(tmp_path, folders(lambda i: npy(image(i)), classes=("yes", "no"), each=10))
+    assert read(tmp_path).classes == tuple(inspect(tmp_path)["classes"]) == ("no", "yes")
 
 
 def test_labels_in_attributes_and_bands_in_groups(tmp_path):
