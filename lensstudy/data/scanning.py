@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -130,7 +130,7 @@ def scan(
         for found in _decoded(listing, names, extension, processes, progress):
             if found.images is not None:
                 found.lens = groups.get(found.name)
-                scale = found.about.get("pixel_scale") or scales.get(_folder(found.name))
+                scale = found.about.get("pixel_scale") or _nearest(scales, _folder(found.name))
                 if isinstance(scale, DataError):
                     yield Found(found.name, "rejected", reason=str(scale))
                     continue
@@ -188,6 +188,13 @@ def _scales(path: Path, listing: Listing) -> dict[str, float | DataError | None]
         except DataError as error:
             found[_folder(name)] = error
     return found
+
+
+def _nearest(scales: Mapping[str, float | DataError | None], folder: str) -> float | DataError | None:
+    """What `info.json` says in this folder, or in the nearest one above it that says something."""
+    while scales.get(folder) is None and folder:
+        folder = _folder(folder)
+    return scales.get(folder)
 
 
 # ---- decoding -------------------------------------------------------------------------------------------------------

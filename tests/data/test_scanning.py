@@ -502,3 +502,14 @@ def test_right_or_refused_by_name(classes, place, kinds, dtypes, extras, tmp_pat
     assert len(rows) == files["found"]
     named = {entry["name"] for entry in dataset.description["rejected"]}
     assert named == {f"{folder}/{name}" for name in extras if name in ("bad.npy", "small.npy")}
+
+
+def test_the_nearest_info_json_says_the_pixel_scale(tmp_path):
+    """Above the folders of classes for all of them, and in one of them for its own images."""
+    write(tmp_path, folders(lambda i: npy(image(i))))
+    (tmp_path / "info.json").write_text('{"pixel_scale": 0.1}')
+    assert read(tmp_path).description["pixel_scale"] == 0.1
+    assert {one.pixel_scale for one in find([tmp_path]) if one.pixels is not None} == {0.1}
+    (tmp_path / "cdm" / "info.json").write_text('{"pixel_scale": 0.05}')
+    with pytest.raises(DataError, match=r"pixels of 0\.05 arcsec \(cdm/.*and of 0\.1 arcsec \(no_sub/"):
+        read(tmp_path)
