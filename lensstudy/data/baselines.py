@@ -18,7 +18,7 @@ from lensstudy.data.dataset import GROUPS, DataError, LensDataset, groups_of
 
 __all__ = ["FEATURES", "baseline_auc", "baseline_scores", "fitted_scores", "halves", "ring_moments", "total_flux"]
 
-BACKGROUND_SHARE = 0.1  # pixels fainter than this share of the peak are left out: their noise would drown the moments
+BACKGROUND_SHARE = 0.1  # pixels fainter than this share of the peak are omitted: their noise would drown the moments
 
 
 def ring_moments(images: np.ndarray) -> np.ndarray:

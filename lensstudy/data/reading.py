@@ -326,7 +326,7 @@ def write_deeplense(dataset: LensDataset, folder: str | Path) -> Path:
     """Write `dataset` as DeepLense does: one `.npy` an image under `<class>/`, or `{train,val,test}/<class>/` once it
     is split, as `(H, W)` for one channel. Axion images of known mass become pickled `[image, axion mass]` arrays.
 
-    Excluded images are left out. Raises `DataError` if `folder` has something in it or two names fall together.
+    Excluded images are omitted. Raises `DataError` if `folder` has something in it or two names fall together.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):

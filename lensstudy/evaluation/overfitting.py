@@ -53,7 +53,7 @@ def overfitting(run: TrainedNetwork) -> Overfitting:
 
     Guessing gives every class its share in the training images. The training loss is the mean over the epoch, in which
     the network still changed and saw rotated images; its own error is not counted, since it is of many more images. It
-    is left out where it means something else: with label smoothing, weights of classes, a curriculum or averaged
+    is omitted where it means something else: with label smoothing, weights of classes, a curriculum or averaged
     weights.
 
     Args:

@@ -192,7 +192,7 @@ class Validation:
 
 
 def counting(distribution: DistributionCheck, recovery: Recovery) -> dict[str, list[str]]:
-    """See `Validation.counting`; networks without any such image are left out."""
+    """See `Validation.counting`; networks without any such image are omitted."""
     least = recovery.least_masses
     found = {
         label: [

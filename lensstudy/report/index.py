@@ -267,7 +267,7 @@ def _thumbnail(notebook: NotebookNode, without_images: bool = False, width: int 
 
 
 def _merged_parameters(stamps: list[Mapping]) -> dict[str, Any]:
-    """The parameters of a study from the stamps of its notebooks; those of a single training are left out."""
+    """The parameters of a study from the stamps of its notebooks; those of a single training are omitted."""
     merged: dict[str, Any] = {}
     for stamp in stamps:
         merged |= stamp["parameters"]

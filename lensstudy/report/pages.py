@@ -66,7 +66,7 @@ def render(
     """Make the page `html` of the notebook `executed`, which `execute` wrote.
 
     Mathematics becomes MathML, figures are inside, code is folded. Cells may carry the tags `hide-input`, `hide-output`
-    and `interactive` (left out, as are all widgets); the first figure of the page, or of a cell tagged `thumbnail`,
+    and `interactive` (omitted, as are all widgets); the first figure of the page, or of a cell tagged `thumbnail`,
     stands for it on the page of the study. The header shows the notebook's stamp and links to `executed` and
     `parameter_file`; a page that is `committed` is read without the run folder and links to the notebook's source.
     """
@@ -131,7 +131,7 @@ def about(page: Path) -> dict[str, str]:
 
 
 def _cells_to_show(notebook: NotebookNode, without_images: bool = False) -> NotebookNode:
-    """The cells of the page: widgets and the two parameter cells are left out (the header has a table of them), and
+    """The cells of the page: widgets and the two parameter cells are omitted (the header has a table of them), and
     where asked for, every figure that shows images of the data."""
     left_out = ADDED_TAGS | {"interactive", "parameters"}
     shown = nbformat.v4.new_notebook(metadata={"language_info": {"name": "python", "pygments_lexer": "ipython3"}})
