@@ -396,8 +396,9 @@ def save_weights(network: Network, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {key: getattr(network, key, "") for key in ("name", "group", "image_size", "in_channels", "n_classes")}
     weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    said = json.dumps(about | {"hash": _hash_of(weights)})  # one entry: safetensors writes several in any order
     with whole_file(path) as partial_file:
-        save_file(weights, partial_file, metadata={"network": json.dumps(about), "hash": _hash_of(weights)})
+        save_file(weights, partial_file, metadata={"network": said})
     return path
 
 
@@ -419,7 +420,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         about = json.loads(said.get("network", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path}: not a file of weights that save_weights wrote ({error})") from error
-    if said.get("hash", _hash_of(weights)) != _hash_of(weights):
+    if about.get("hash", _hash_of(weights)) != _hash_of(weights):
         raise ValueError(f"{path}: is damaged, these are not the weights that were written; train the network again")
     return weights, about
 
