@@ -184,7 +184,10 @@ def _write_submission(file: Path, name: str, rows: list[tuple[str, float | None]
 def train(
     data: Annotated[Path, typer.Option(help="folder, tar or zip with one folder a class")],
     out: Annotated[Path, typer.Option(help="run folder to write")],
-    begin: Annotated[Path | None, typer.Option("--from", help="run folder whose network is trained further")] = None,
+    begin: Annotated[
+        str | None,
+        typer.Option("--from", help="run folder, or name of `lensstudy networks`, that is trained further"),
+    ] = None,
     network: Annotated[str | None, typer.Option(help=f"network to train from nothing; {FIRST}, if none")] = None,
     pixel_scale: Scale = None,
     classes: Classes = None,

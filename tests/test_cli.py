@@ -17,8 +17,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from lensstudy import commands
-from lensstudy.deployment.pretraining import pretrained_names
 from lensstudy.lensing.presets import PRESETS
+from lensstudy.networks.names import pretrained_names
 from lensstudy.networks.registry import network_names
 
 LENSSTUDY = str(Path(sys.executable).with_name("lensstudy"))
@@ -281,7 +281,11 @@ def test_help_and_version_do_not_wait_for_torch():
         (["predict", "--rotatons", "3", "here", "x"], "No such option: --rotatons"),
         (["predict", "nowhere", "x.fits"], "nowhere: there is no such folder"),
         (["predict", "network", "x.fits"], "x.fits: nothing exists at this path"),
-        (["export", "networ"], "networ: there is no such folder; did you mean 'network'?"),
+        (
+            ["export", "networ"],
+            "networ: there is no such folder, and no network of this name comes with lensstudy; did you mean "
+            "'network'?",
+        ),
         (["export", "network", "--format", "onx"], "format 'onx' is unknown; there are onnx, int8"),
         (["train", "--data", "nowhere", "--out", "x"], "--data nowhere: nothing exists at this path"),
         (["train", "--data", ".", "--out", "x", "--network", "resnet81"], "Did you mean 'resnet18'?"),

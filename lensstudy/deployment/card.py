@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lensstudy.files import FileError, read_json
-from lensstudy.text import nearest
+from lensstudy.networks.names import folder_of
 
 __all__ = ["CARD_VERSION", "Card", "CardError", "Images", "check_network", "file_hash"]
 
@@ -154,17 +154,12 @@ class Card(BaseModel):
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-def check_network(folder: str | Path) -> None:
-    """Raise `CardError` unless `folder` has the card of an exported network or the metrics of a finished training; what
-    is in them is checked by whoever opens them."""
-    folder = Path(folder).expanduser()
+def check_network(network: str | Path) -> None:
+    """Raise `ValueError` unless `network` comes with the package, or is a folder with the card of an exported network
+    or the metrics of a finished training; what is in them is checked by whoever opens them."""
+    folder = folder_of(network)
     if (folder / "metrics.json").exists() or (folder / "card.json").exists():
         return
-    if not folder.exists():
-        siblings = [one.name for one in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        near = nearest(folder.name, siblings)
-        hint = f"did you mean '{folder.parent / near}'? " if near else ""
-        raise CardError(f"{folder}: there is no such folder; {hint}give an exported network or a finished training")
     raise CardError(f"{folder}: no card.json, so this is neither an exported network nor a finished training; name one")
 
 

@@ -14,34 +14,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lensstudy.deployment.card import Card, CardError
+from lensstudy.networks import names
 from lensstudy.provenance import code_version
-from lensstudy.study import BUNDLE, PACKAGE, Study
+from lensstudy.study import BUNDLE, Study
 from lensstudy.text import nearest
 
 if TYPE_CHECKING:
     from lensstudy.data.dataset import LensDataset
     from lensstudy.deployment.predictor import Predictor
 
-__all__ = ["PLACE", "cards", "parameter_file", "pretrained", "pretrained_names", "put_in", "summary", "unseen"]
+__all__ = ["cards", "parameter_file", "pretrained", "put_in", "summary", "unseen"]
 
-PLACE = PACKAGE / "networks" / "pretrained"
 PARAMETERS = BUNDLE / "params" / "pretrained"
 UNSEEN_SEED, UNSEEN_IMAGES = 104_729, 500  # added to the seed of the data; images of each class
 ORIENTATIONS = 24
 SIMULATED = "none of others: simulated by lensstudy itself, under its own licence (MIT)"
-
-
-def pretrained_names() -> list[str]:
-    """List the networks that come with the package.
-
-    Returns:
-        Their names, which `pretrained` takes.
-
-    Example:
-        >>> "realistic-d4" in pretrained_names()
-        True
-    """
-    return sorted(card.parent.name for card in PLACE.glob("*/card.json"))
 
 
 def pretrained(name: str, **options) -> Predictor:
@@ -64,24 +51,24 @@ def pretrained(name: str, **options) -> Predictor:
     """
     from lensstudy.deployment.predictor import Predictor
 
-    known = pretrained_names()
+    known = names.pretrained_names()
     if name not in known:
         near = nearest(str(name), known)
         hint = f"did you mean '{near}'? " if near else ""
         raise CardError(f"no network '{name}' comes with lensstudy; {hint}there are {', '.join(known)}")
-    return Predictor(PLACE / name, **options)
+    return Predictor(names.PRETRAINED / name, **options)
 
 
 def cards() -> dict[str, Card]:
     """The card of every network that comes with the package, by name, after all their files were checked."""
-    return {name: Card.read(PLACE / name) for name in pretrained_names()}
+    return {name: Card.read(names.PRETRAINED / name) for name in names.pretrained_names()}
 
 
 def summary(name: str, card: Card) -> str:
     """What a network in the box is for, what it takes, and how well it does, in two lines."""
     images, auc = card.images, card.metrics["unseen"]["auc"]
     field = f" of {images.pixel_scale:.3g} arcsec ({images.crop * images.pixel_scale:.3g} arcsec)"
-    size = sum(file.stat().st_size for file in (PLACE / name).iterdir()) / 1e3
+    size = sum(file.stat().st_size for file in (names.PRETRAINED / name).iterdir()) / 1e3
     return (
         f"{name:22} {card.training['purpose']}\n{'':22} {', '.join(card.classes)}; {images.crop} x {images.crop} pixels"
         f"{field if images.pixel_scale else ' of unknown size'}; AUC {auc['value']:.3f} "
@@ -125,7 +112,7 @@ def put_in(
         study: the parameters that made it; its `question` says what the network is for.
         dataset: its data set.
         licence: that of images that were read; none is needed for simulated ones.
-        out: the folder to write (default: the study's name in `PLACE`).
+        out: the folder to write (default: the study's name in `networks/pretrained`).
 
     Returns:
         The folder.
@@ -138,7 +125,7 @@ def put_in(
     if study.data_path and not licence:
         raise CardError(f"{study.study}: learns from images of others; say their licence with --data-licence")
     version = code_version()  # before anything is written here
-    folder = Path(out or PLACE / study.study)
+    folder = Path(out or names.PRETRAINED / study.study)
     try:
         export(run, folder, format="int8", dataset=dataset)
     except CardError:  # rounded, it would not predict as the trained one does

@@ -15,7 +15,7 @@ from lensstudy.deployment.card import FORMAT
 from lensstudy.files import read_json
 from lensstudy.study import Study
 from lensstudy.training.fitting import fit, in_batch
-from lensstudy.training.run import read_card, read_metrics
+from lensstudy.training.run import read_card, read_metrics, training_of
 
 __all__ = ["train_on"]
 
@@ -44,8 +44,9 @@ def train_on(
     """Train on the images at `data` (any layout that `read` knows) and write the run folder `out`; beside it stands
     the data set, as a study has it. Returns the run folder and its metrics.
 
-    begin: a finished run folder whose weights are trained further; its network and what it sees of an image are kept,
-        the last layer begins anew where the classes are others.
+    begin: a finished run folder whose weights are trained further, or the name of a network that comes with the
+        package; its network and what it sees of an image are kept, the last layer begins anew where the classes are
+        others.
     pixel_scale: arcseconds of one pixel of the images, which they must name or be given where the network to fine-tune
         knows that of its own; without one, predictions cannot tell whether an image has pixels of the same size.
     reading: options of `read`, such as `classes` and `labels`.
@@ -53,14 +54,15 @@ def train_on(
 
     Raises `DataError` for images that cannot be used and `ValueError` for a folder that cannot be begun with.
     """
-    card = _card(Path(begin)) if begin else {}
+    begin = training_of(begin) if begin else None
+    card = _card(begin) if begin else {}
     kept = Study().group("network", "training").keys() - set(NOT_KEPT)
     given = {name: card[name] for name in kept & card.keys()}
     given |= {"crop": card["crop"], "scaling": card["scaling"]["kind"]} if card else {}
     study = Study.of(given | settings, "settings")
     out = Path(out)
     folder = out / "training" / f"{study.network}-s{study.seed}"
-    if begin and folder.resolve() == Path(begin).resolve():
+    if begin and folder.resolve() == begin.resolve():
         raise ValueError(f"{folder}: is the network to fine-tune, which would be lost; choose another folder or seed")
     dataset = read(data, pixel_scale=pixel_scale, progress=not in_batch(), **(reading or {}))
     dataset.check_classes()

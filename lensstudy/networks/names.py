@@ -1,4 +1,5 @@
-"""The names of the networks: which there are, what each is for, and which a name stands for.
+"""The names of the networks: which there are, what each is for, which a name stands for, and where the trained ones lie
+that come with the package.
 
 Only names, and nothing that builds: a misspelt one is found before anything heavy is imported.
 """
@@ -7,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from lensstudy.text import nearest
 
-__all__ = ["BASELINES", "NETWORKS", "REGULAR", "check_name"]
+__all__ = ["BASELINES", "NETWORKS", "PRETRAINED", "REGULAR", "check_name", "folder_of", "pretrained_names"]
 
 GROUPS = {
     "c4": "rotations by 90 degrees",
@@ -50,6 +52,7 @@ NETWORKS = {
     **PLAIN,
 }
 BASELINES = {"-matched-parameters": "parameters", "-matched": "channels"}  # endings of matched plain baselines
+PRETRAINED = Path(__file__).parent / "pretrained"  # a folder for each trained network that comes with the package
 
 
 def check_name(name: str, registered: Iterable[str] = ()) -> None:
@@ -72,3 +75,34 @@ def check_name(name: str, registered: Iterable[str] = ()) -> None:
         )
     if network in PLAIN and network != name:
         raise ValueError(f"network '{network}' has no symmetry, so it has no plain baseline; it is one")
+
+
+def pretrained_names() -> list[str]:
+    """List the trained networks that come with the package.
+
+    Returns:
+        Their names, which `lensstudy.pretrained` takes, and `fit` as `start_from`.
+
+    Example:
+        >>> "realistic-d4" in pretrained_names()
+        True
+    """
+    return sorted(card.parent.name for card in PRETRAINED.glob("*/card.json"))
+
+
+def folder_of(network: str | Path) -> Path:
+    """The folder of a trained network: `network` where there is such a folder, or that of the one of this name which
+    comes with the package. Raises `ValueError`, with the nearest name and all known ones, where there is neither."""
+    folder, known = Path(network).expanduser(), pretrained_names()
+    if folder.exists():
+        return folder
+    if str(network) in known:
+        return PRETRAINED / str(network)
+    siblings = [one.name for one in folder.parent.iterdir()] if folder.parent.is_dir() else []
+    beside = nearest(folder.name, siblings)
+    near = nearest(str(network), known) or (str(folder.parent / beside) if beside else "")
+    hint = f"did you mean '{near}'? " if near else ""
+    raise ValueError(
+        f"{folder}: there is no such folder, and no network of this name comes with lensstudy; {hint}there are "
+        f"{', '.join(known)}"
+    )

@@ -46,7 +46,7 @@ from lensstudy.training.batches import InOrder, Rows, loader, training_loader
 from lensstudy.training.distributed import place, synchronise
 from lensstudy.training.optimisation import averaged_network, optimizer_of, plateau_of, schedule_of
 from lensstudy.training.recording import Progress, Recorder, WholeCheckpoints, in_batch, write_json
-from lensstudy.training.run import TrainedNetwork, build, load_run, read_card, read_metrics
+from lensstudy.training.run import TrainedNetwork, build, load_run, read_card, read_metrics, training_of
 
 __all__ = [
     "SIMULATOR",
@@ -92,7 +92,8 @@ def fit(
         folder: the run folder; `study.training_folder()` if none is given.
         watch: called with the history, a table with one row an epoch, after each epoch. Where it returns True the
             training stops there; its folder opens like any other, and the next `fit` goes on from it.
-        start_from: run folder of a training to fine-tune from; the last layer begins anew where the classes differ.
+        start_from: run folder of a training to fine-tune from, or the name of a network that comes with the package;
+            the last layer begins anew where the classes differ.
 
     Returns:
         The run folder, which `load_run` opens.
@@ -100,7 +101,7 @@ def fit(
     Raises:
         TrainingDiverged: the loss is no longer finite; the best weights so far stay in the folder.
         ParameterError: parameters that do not go together, or not with this machine.
-        ValueError: the network is unknown, or the weights of `start_from` do not fit.
+        ValueError: the network is unknown, or `start_from` is, or its weights do not fit.
 
     Example:
         >>> import tempfile
@@ -115,6 +116,7 @@ def fit(
     _check(settings)
     dataset.check_classes()
     networks.load_plugins(settings.plugins)
+    start_from = training_of(start_from) if start_from else None
     card = card_of(dataset, settings, start_from, network)
     begun = _is_of(folder, card)
     last = folder / "last.ckpt"  # there as long as the training has not reached its end

@@ -20,9 +20,10 @@ from lensstudy.data.preprocess import Preprocess
 from lensstudy.files import FileError, read_json, regular, validated
 from lensstudy.networks import registry as networks
 from lensstudy.networks.architectures import Classifier
+from lensstudy.networks.names import folder_of
 from lensstudy.provenance import plugin_files
 
-__all__ = ["Metrics", "TrainedNetwork", "build", "load_run", "options_of", "read_card", "read_metrics"]
+__all__ = ["Metrics", "TrainedNetwork", "build", "load_run", "options_of", "read_card", "read_metrics", "training_of"]
 
 
 class RunCard(BaseModel):
@@ -71,6 +72,20 @@ def read_card(folder: str | Path) -> dict[str, Any]:
 def read_metrics(folder: str | Path) -> dict[str, Any]:
     """What `metrics.json` says of a finished training. Raises `FileError` or `FileNotFoundError`."""
     return read_json(Path(folder) / "metrics.json", Metrics).model_dump()
+
+
+def training_of(network: str | Path) -> Path:
+    """The run folder to fine-tune from: `network`, or the training of the one of this name that comes with the package.
+    Raises `ValueError` where there is none."""
+    folder = folder_of(network)
+    if folder == Path(network).expanduser():
+        return folder
+    if not (folder / "training" / "metrics.json").exists():
+        raise ValueError(
+            f"{network}: comes with lensstudy to predict with, and without the training that another one starts from; "
+            "`lensstudy networks` lists those that can be fine-tuned"
+        )
+    return folder / "training"
 
 
 def build(card: dict) -> Classifier:

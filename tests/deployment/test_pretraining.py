@@ -13,6 +13,7 @@ from lensstudy.data.simulation import simulate
 from lensstudy.deployment import pretraining
 from lensstudy.deployment.card import Card, CardError
 from lensstudy.evaluation import scores
+from lensstudy.networks import names
 from lensstudy.study import Study
 from lensstudy.training.fitting import fit
 
@@ -45,7 +46,7 @@ def test_an_unknown_name_lists_the_known_ones():
     assert done.exit_code == 1 and "realistic-d4" in done.output and "Traceback" not in done.output
 
 
-@pytest.mark.parametrize("name", pretraining.pretrained_names())
+@pytest.mark.parametrize("name", names.pretrained_names())
 def test_a_network_in_the_box_is_as_good_as_its_card_says(name):
     """On 100 other lenses of each class: the interval of their AUC and that of the card overlap, and a network with the
     symmetry of the square gives the same probabilities after a quarter turn. Opening it checks every file."""
@@ -61,12 +62,12 @@ def test_a_network_in_the_box_is_as_good_as_its_card_says(name):
 
 
 def test_a_damaged_network_is_named(tmp_path, monkeypatch):
-    name = pretraining.pretrained_names()[0]
-    shutil.copytree(pretraining.PLACE / name, tmp_path / name)
+    name = names.pretrained_names()[0]
+    shutil.copytree(names.PRETRAINED / name, tmp_path / name)
     with (tmp_path / name / "distribution.safetensors").open("r+b") as file:
         file.seek(-8, 2)
         file.write(b"damaged!")
-    monkeypatch.setattr(pretraining, "PLACE", tmp_path)
+    monkeypatch.setattr(names, "PRETRAINED", tmp_path)
     with pytest.raises(CardError, match="distribution.safetensors: has been altered"):
         pretraining.pretrained(name)
     with pytest.raises(CardError, match=f"no network 'x' comes with lensstudy; there are {name}"):

@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 from lensstudy.cli import app
 from lensstudy.data.dataset import DataError, LensDataset
 from lensstudy.data.reading import write_deeplense
+from lensstudy.deployment.card import file_hash
 from lensstudy.deployment.transfer import train_on
+from lensstudy.networks import names
 
 
 @pytest.fixture
@@ -108,3 +110,24 @@ def test_one_class_is_said_at_once(blobs, tmp_path):
     with pytest.raises(DataError, match=r"only one class \(no_sub\)"):
         train_on(tmp_path / "alone", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_network_that_comes_with_the_package_is_fine_tuned_by_its_name(
+    blobs, folder, run_folder, tmp_path, monkeypatch
+):
+    shutil.copytree(run_folder, tmp_path / "box" / "blobs-d4" / "training")
+    (tmp_path / "box" / "blobs-d4" / "card.json").touch()
+    monkeypatch.setattr(names, "PRETRAINED", tmp_path / "box")
+
+    def train(begin, data):
+        asked = ["train", "--from", begin, "--data", data, "--out", tmp_path / "out", "--epochs", 1]
+        return CliRunner().invoke(app, [*map(str, asked), "--batch-size", "8", "--validation-fraction", "0.3"])
+
+    assert train("blobs-d4", folder).exit_code == 0
+    started = json.loads((tmp_path / "out/training/d4-steerable-cnn-s1/card.json").read_text())["start_from"]
+    assert started == file_hash(run_folder / "weights.safetensors")
+    unknown = train("blobs-d8", folder)
+    assert unknown.exit_code == 2 and "did you mean 'blobs-d4'? there are blobs-d4" in unknown.output
+    colour = LensDataset(np.repeat(blobs.images, 3, axis=1), blobs.catalogue.drop(columns="part"), blobs.classes)
+    wrong = train("blobs-d4", write_deeplense(colour, tmp_path / "colour"))
+    assert wrong.exit_code == 2 and "3 bands, and the network takes 1" in wrong.output

@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from safetensors.torch import load_file
 from lensstudy.data.dataset import DataError
 from lensstudy.data.preprocess import Preprocess
 from lensstudy.networks import groups as symmetry
+from lensstudy.networks import names as network_names
 from lensstudy.networks import registry
 from lensstudy.networks.description import describe
 from lensstudy.provenance import plugin_files
@@ -452,6 +454,27 @@ def test_a_training_can_fine_tune_the_weights_of_another(blobs, tmp_path, quiet)
     torch.testing.assert_close(weights(second)["classifier.weight"], weights(first)["classifier.weight"])
     with pytest.raises(ValueError, match="start from a training of the same"):
         training.fit(blobs, with_(width=1.0), folder=tmp_path / "third", start_from=first)
+
+
+def test_a_training_can_start_from_a_network_that_comes_with_the_package(blobs, tmp_path, quiet, monkeypatch):
+    """By its name; its weights may be rounded to half precision, and are trained in single precision."""
+    first = training.fit(blobs, with_(epochs=1), folder=tmp_path / "first")
+    box = tmp_path / "box"
+    (box / "blobs-d4" / "training").mkdir(parents=True)
+    (box / "blobs-d4" / "card.json").touch()
+    monkeypatch.setattr(network_names, "PRETRAINED", box)
+    settings = with_(epochs=1, learning_rate=1e-9, warmup_fraction=0.0)
+    with pytest.raises(ValueError, match="blobs-d4: comes with lensstudy to predict with, and without the training"):
+        training.fit(blobs, settings, folder=tmp_path / "second", start_from="blobs-d4")
+    for name in ("card.json", "metrics.json"):
+        shutil.copy(first / name, box / "blobs-d4" / "training" / name)
+    registry.save_weights(load_run(first).network.half(), box / "blobs-d4" / "training" / "weights.safetensors")
+    second = training.fit(blobs, settings, folder=tmp_path / "second", start_from="blobs-d4")
+    found, expected = weights(second)["classifier.weight"], weights(first)["classifier.weight"]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+    assert found.dtype == torch.float32 and not torch.equal(found, expected)
+    with pytest.raises(ValueError, match="blobs-d: there is no such folder.*did you mean 'blobs-d4'"):
+        training.fit(blobs, settings, folder=tmp_path / "third", start_from="blobs-d")
 
 
 def test_the_range_test_finds_the_rates_that_do_not_work(blobs, quiet):
