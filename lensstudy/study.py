@@ -252,7 +252,10 @@ class Study(BaseModel):
     )
     nodes: int = _training(1, ge=1, le=4096, description="machines of one training")
     strategy: str = Field("auto", description="how several devices work together, in Lightning's words")
-    augmentation: bool = _training(True, description="rotate by any angle and reflect at random while training")
+    augmentation: Literal["none", "square", "any", "mixed"] = _training(
+        "mixed",
+        description="random rotations and reflections in training: none, by 90 degrees, by any angle, or half and half",
+    )
     patience: int = _training(0, ge=0, le=MANY, description="epochs without progress before training stops; 0: never")
     monitor: Literal["validation_loss", "validation_auc", "last"] = _training(
         "validation_loss", description="what chooses the best checkpoint; last: the last epoch"

@@ -30,7 +30,9 @@ def rotate(
 ) -> Tensor:
     """Rotate square images counter-clockwise about their centre, row 0 drawn at the top.
 
-    One angle that is a multiple of 90 moves pixels exactly; any other is interpolated bilinearly.
+    One angle that is a multiple of 90 moves pixels exactly. Any other is interpolated by cubic convolution (Keys 1981,
+    with a = -0.75), which keeps 0.8 of the power of white noise at 2.7 pixels a wave, where bilinear keeps 0.4: that is
+    the scale of the subhalos.
 
     Args:
         images: `(B, C, H, H)` tensor.
@@ -61,7 +63,7 @@ def rotate(
         images = images.flip(-1) if reflect else images
         return torch.rot90(images, int(degrees // 90) % 4, dims=(-2, -1))
     sources = _rotated_grid(images, degrees, reflect, width if size is None else _checked_crop(width, size))
-    return nn.functional.grid_sample(images, sources, mode="bilinear", padding_mode=padding, align_corners=False)
+    return nn.functional.grid_sample(images, sources, mode="bicubic", padding_mode=padding, align_corners=False)
 
 
 def _rotated_grid(images: Tensor, degrees: float | Tensor, reflect: bool | Tensor, size: int) -> Tensor:
@@ -81,14 +83,18 @@ def random_rotation(
     generator: torch.Generator | None = None,
     size: int | None = None,
     part: tuple[int, int] = (0, 1),
+    angles: str = "any",
 ) -> Tensor:
     """Each image `(B, C, H, H)` rotated by its own random angle and reflected with probability one half: the
     augmentation of training. `size` as in `rotate`; `generator` lives on the CPU and makes it repeatable. `part`
-    (first, step) says that `images` are every step-th of a larger batch, whose draws are made for all of it."""
+    (first, step) says that `images` are every step-th of a larger batch, whose draws are made for all of it. `angles`
+    are `any`, those of the `square`, which move pixels and blur nothing, or `mixed`: of the square in half the images,
+    any in the others."""
     first, step = part
-    degrees = 360 * torch.rand(len(images) * step, generator=generator)[first::step]
-    reflect = torch.rand(len(images) * step, generator=generator)[first::step] < 0.5
-    return rotate(images, degrees.to(images.device), reflect.to(images.device), size)
+    draws = torch.rand(3, len(images) * step, generator=generator)[:, first::step].to(images.device)
+    on_grid = draws[2] < {"any": 0.0, "mixed": 0.5, "square": 1.0}[angles]
+    degrees = torch.where(on_grid, 90 * torch.floor(4 * draws[0]), 360 * draws[0])
+    return rotate(images, degrees, draws[1] < 0.5, size)
 
 
 # The grid ------------------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ class LensClassifier(ClassifierMixin, BaseEstimator):
         scaling: str = "asinh",
         crop: int = 0,
         binning: int = 1,
-        augmentation: bool = True,
+        augmentation: str = "mixed",
         validation_fraction: float = 0.1,
         random_state: int = 0,
     ):

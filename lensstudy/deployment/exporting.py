@@ -428,6 +428,6 @@ def _limits(trained: TrainedNetwork, pixel_scale: float | None, dataset: LensDat
         )
     if dataset is None:
         limits.append("Its training images were not at hand: it cannot tell which images are out of distribution.")
-    if not trained.card.get("augmentation", True):
+    if trained.card.get("augmentation") == "none":
         limits.append("It was trained without rotated images.")
     return limits

@@ -44,11 +44,11 @@ KINDS = ("auc", "accuracy")
 
 def under_rotation(image: np.ndarray, predictors: Mapping[str, Predictor], step: int = 5) -> Figure:
     """Probabilities of one image `(C, H, W)` while it is rotated once around, a panel a network."""
-    degrees = np.arange(0, 361, step)
+    degrees = np.arange(0.0, 361.0, step)
     figure, axes = plt.subplots(1, len(predictors), figsize=(WIDTH, 2.9), sharey=True, squeeze=False)
     widest = {}
     for axis, (name, predictor) in zip(axes[0], predictors.items(), strict=True):
-        found = np.concatenate([predictor.probabilities(image[None], angle) for angle in degrees])
+        found = np.concatenate([predictor.probabilities(image[None], float(angle)) for angle in degrees])
         widest[name] = np.ptp(found, axis=0).max()
         for k, one in enumerate(predictor.classes):
             axis.plot(degrees, found[:, k], color=PALETTE[k], label=one)

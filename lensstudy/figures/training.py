@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -39,7 +40,7 @@ def training_curves(run: TrainedNetwork, before: Previous | None = None) -> Figu
     caption = "Loss and validation AUC after each epoch; the ring marks the best checkpoint."
     if before is not None:
         left, right = figure.axes
-        old = {"color": "0.6", "marker": ".", "zorder": 0}
+        old: dict[str, Any] = {"color": "0.6", "marker": ".", "zorder": 0}
         left.plot(before.history["epoch"], before.history["train_loss"], ls=":", **old)
         left.plot(before.history["epoch"], before.history["validation_loss"], label="before", **old)
         right.plot(before.history["epoch"], before.history["validation_auc"], **old)

@@ -390,7 +390,7 @@ def recalibrate_batch_norm(network: nn.Module, images: Tensor) -> nn.Module:
 # Weights --------------------------------------------------------------------------------------------------------------
 
 
-def save_weights(network: Network, path: str | Path) -> Path:
+def save_weights(network: nn.Module, path: str | Path) -> Path:
     """Write the learned weights (and batch norm's averages) as safetensors: small, and opening it runs nothing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -425,7 +425,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
     return weights, about
 
 
-def load_weights(network: Network, path: str | Path) -> Network:
+def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
     """Fill `network` with the weights at `path`, whatever mode it or the saved one was in. Returns `network`.
 
     Raises `ValueError` if the file is damaged, is no safetensors file or belongs to another network.

@@ -262,9 +262,10 @@ class _Fit(lightning.LightningModule):
     def seen(self, images: torch.Tensor, draw: int | None = None, part: tuple[int, int] = (0, 1)) -> torch.Tensor:
         """What the network sees of `images`, rotated at random by the draw with this number, or upright; `part` is this
         process's of a batch that several share."""
-        if draw is not None and self.settings.augmentation:
+        angles = self.settings.augmentation
+        if draw is not None and angles != "none":
             generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + draw)
-            images = symmetry.random_rotation(images, generator, size=self.preprocess.crop, part=part)
+            images = symmetry.random_rotation(images, generator, self.preprocess.crop, part, angles)
         return self.preprocess(images)
 
     def training_step(self, batch, number):
@@ -551,7 +552,8 @@ def _whole(folder: Path, card: dict, settings: Study, dataset: LensDataset, netw
             raise ValueError("predictions.parquet is of other images")
     except Exception as error:  # whatever a damaged file makes its reader raise
         warnings.warn(f"{folder}: metrics and predictions are made again from the weights ({error})", stacklevel=3)
-        trained = TrainedNetwork(kept, Preprocess.from_dict(card), dataset.classes, card)
+        network = networks.as_network(kept, card["network"], card["size"], card["in_channels"])
+        trained = TrainedNetwork(network, Preprocess.from_dict(card), dataset.classes, card)
         np.save(folder / "validation.npy", trained.predict(dataset.part("validation").images))
         recorder = Recorder(folder, settings, dataset)
         recorder.history = history.to_dict("records")

@@ -1,6 +1,7 @@
 """Rotating images, the sizes that keep the symmetry, and e2cnn on today's NumPy and torch."""
 
 import importlib.metadata
+import math
 
 import numpy as np
 import pytest
@@ -120,6 +121,29 @@ def test_random_rotations_repeat_with_their_generator_and_differ_between_images(
     again = random_rotation(images[:1].expand(4, -1, -1, -1), torch.Generator().manual_seed(3), size=9)
     assert first.shape == (4, 2, 9, 9) and torch.equal(first, again)
     assert not torch.allclose(first[0], first[1])
+
+
+def test_augmentation_by_right_angles_blurs_nothing_and_mixed_does_half_of_it(images):
+    batch = images[:1].expand(400, -1, -1, -1)
+    moves = torch.cat([rotate(images[:1], 90 * k, reflect) for k in range(4) for reflect in (False, True)])
+    shares = {}
+    for angles in ("any", "mixed", "square"):
+        rotated = random_rotation(batch, torch.Generator().manual_seed(5), angles=angles)
+        apart = (rotated[:, None] - moves[None]).abs().amax((2, 3, 4))
+        shares[angles] = float((apart.amin(1) < 1e-4).float().mean())
+        counts = torch.bincount(apart.argmin(1), minlength=8)
+    assert shares["any"] == 0.0 and abs(shares["mixed"] - 0.5) < 0.1 and shares["square"] == 1.0
+    assert counts.min() > 25, "each of the eight as often as the others, 50 times of 400"
+
+
+def test_rotating_there_and_back_keeps_small_scales():
+    """A wave of four pixels keeps nine tenths of its amplitude; bilinear leaves two thirds."""
+    noise = torch.randn(20, 1, 65, 65, generator=torch.Generator().manual_seed(2))
+    x = torch.arange(65.0)
+    wave = torch.cos(2 * math.pi * 0.25 * x).expand(1, 1, 65, 65) + 0.01 * noise
+    back = rotate(rotate(wave, 30.0), -30.0)[..., 20:45, 20:45]
+    kept = (back * wave[..., 20:45, 20:45]).mean((1, 2, 3)) / wave[..., 20:45, 20:45].square().mean((1, 2, 3))
+    assert 0.9 < kept.min() < 1.1
 
 
 def test_only_square_images_rotate():

@@ -341,7 +341,9 @@ def test_an_interruption_changes_nothing_whatever_is_remembered(blobs, tmp_path,
 def test_a_folder_that_is_moved_between_interruption_and_resumption_keeps_its_best_checkpoint(
     blobs, tmp_path, quiet, monkeypatch
 ):
-    settings = with_(epochs=4, width=0.25)
+    settings = with_(
+        epochs=4, width=0.25, schedule="constant", learning_rate=0.02
+    )  # a rate at which it does not settle
     whole = training.fit(blobs, settings, folder=tmp_path / "whole")
     best = json.loads((whole / "metrics.json").read_text())["best_epoch"]
     assert best < settings.epochs
@@ -489,7 +491,7 @@ def test_the_range_test_finds_the_rates_that_do_not_work(blobs, quiet):
 def test_the_range_test_measures_what_a_loop_by_hand_measures(blobs, quiet):
     """Loss before each step, the rate that grows, and the average: the first point is the loss of an untrained network
     and not half of it."""
-    steps, settings = 12, with_(augmentation=False, range_test_steps=12, gradient_clip=0.0)
+    steps, settings = 12, with_(augmentation="none", range_test_steps=12, gradient_clip=0.0)
     found = training.range_test(blobs, settings, lowest=1e-4, highest=0.1)
     train = blobs.part("train")
     preprocess = Preprocess.fit(train.images, "none", 0, 1)
@@ -889,7 +891,7 @@ def test_rare_classes_count_as_much_as_others_where_weights_are_balanced(blobs, 
     """The loss of the first step is the mean over classes of the mean over their images."""
     rare = blobs.subset(np.flatnonzero((blobs.labels == 0) | (np.arange(len(blobs)) % 5 == 0)))
     part = rare.part("train")
-    settings = {"epochs": 1, "learning_rate": 1e-9, "batch_size": len(part), "augmentation": False}
+    settings = {"epochs": 1, "learning_rate": 1e-9, "batch_size": len(part), "augmentation": "none"}
     found, cards = {}, {}
     for weights in ("none", "balanced"):
         run = training.fit(rare, with_(class_weights=weights, **settings), folder=tmp_path / weights)

@@ -19,7 +19,7 @@ SETTINGS = Study(
     batch_size=16,
     scaling="none",
     trials=5,
-    search_space={"learning_rate": [1e-6, 0.03], "augmentation": [True, False]},
+    search_space={"learning_rate": [1e-6, 0.03], "augmentation": ["mixed", "none"]},
 )
 
 
@@ -132,7 +132,7 @@ def test_a_space_that_cannot_be_searched_is_named(blobs, space, message):
 
 def test_trials_of_other_data_or_another_space_do_not_count(blobs):
     search.search(with_(trials=1, search_epochs=1), blobs, "d4-steerable-cnn")
-    other_space = with_(trials=1, search_epochs=1, search_space={"augmentation": [False]})
+    other_space = with_(trials=1, search_epochs=1, search_space={"augmentation": ["none"]})
     assert len(search.search(other_space, blobs, "d4-steerable-cnn").trials) == 1
     blobs.images = blobs.images * np.float32(2)
     again = search.search(with_(trials=1, search_epochs=1), blobs, "d4-steerable-cnn")
