@@ -1,7 +1,8 @@
 """A network as ONNX: written by `torch.onnx.export`, rounded to int8 by onnxruntime, and run by it.
 
-The file holds the folded network (`lensstudy.networks.folding`): ordinary convolutions, with batch norm in them. It
-maps `images` `(batch, C, S, S)`, as the network sees them, to `logits` and `features`.
+The file holds the folded network (`lensstudy.networks.folding`): ordinary convolutions, with batch norm in them. Most
+filters of an equivariant network are others, rotated: the file holds each once, and onnxruntime makes the copies as it
+opens it. It maps `images` `(batch, C, S, S)`, as the network sees them, to `logits` and `features`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,14 +34,14 @@ __all__ = ["INT8_FILE", "ONNX_FILE", "OnnxNetwork", "check_onnx", "write_int8", 
 ONNX_FILE, INT8_FILE = "network.onnx", "network.int8.onnx"
 # What our exports are made of, and what a module of one's own may be made of besides: each operation computes once and
 # ends. Loops, branches and functions are not among them.
-OURS = """Add Cast Concat Constant Conv DequantizeLinear Div Expand Gemm MaxPool Mul Pow QuantizeLinear ReduceMax
-ReduceMean ReduceSum Relu Reshape Shape Sigmoid Slice Sqrt Squeeze Sub Unsqueeze"""
+OURS = """Add Cast Concat Constant Conv DequantizeLinear Div Expand Gather Gemm MaxPool Mul Pow QuantizeLinear ReduceMax
+ReduceMean ReduceSum Relu Reshape Shape Sigmoid Slice Sqrt Squeeze Sub Transpose Unsqueeze"""
 OTHERS = """Abs And ArgMax Atan AveragePool BatchNormalization CastLike Ceil Clip ConstantOfShape ConvTranspose Cos
-CumSum Einsum Elu Equal Erf Exp Flatten Floor Gather GatherElements Gelu GlobalAveragePool GlobalLpPool GlobalMaxPool
+CumSum Einsum Elu Equal Erf Exp Flatten Floor GatherElements Gelu GlobalAveragePool GlobalLpPool GlobalMaxPool
 Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization LayerNormalization
 LeakyRelu Less LessOrEqual Log LogSoftmax LpPool MatMul Max Min Mish Neg Not Or PRelu Pad Range Reciprocal ReduceL1
 ReduceL2 ReduceLogSumExp ReduceMin ReduceProd Round Selu Sign Sin Size Softmax Softplus Softsign Split Tanh
-ThresholdedRelu Transpose Trilu Where"""
+ThresholdedRelu Trilu Where"""
 OPERATIONS = frozenset(f"{OURS} {OTHERS}".split())
 NODES, LARGEST = 10_000, 2**27  # operations in one network, numbers in one array for one image
 AT_ONCE = 16  # images in one part of a batch
@@ -163,6 +164,59 @@ def _depthwise(pool, channels: int) -> nn.Conv2d:
     return conv
 
 
+class _RotatedCopies(nn.Module):
+    """A convolution that holds each of its filters once, and makes the rotated and reflected ones as it runs.
+
+    Between two fields of a group, of `sizes` channels each, a filter is made of blocks, one for each pair of channels.
+    To the last bit, most are others with their pixels rotated or reflected. `blocks` `(fields out, fields in, pixels)`
+    holds those that are not, one after the other, and `copies` which of its pixels every pixel of every block is.
+    """
+
+    blocks: Tensor
+    copies: Tensor
+
+    def __init__(self, conv: nn.Conv2d, sizes: tuple[int, int]):
+        super().__init__()
+        (size_out, size_in), (outputs, inputs, *kernel) = sizes, conv.weight.shape
+        self.shape = (outputs // size_out, inputs // size_in, size_out, size_in, *kernel)
+        self.bias, self.stride, self.padding = conv.bias, conv.stride, conv.padding
+        pixels = torch.arange(math.prod(kernel)).view(kernel)
+        orders = [each.rot90(quarters).flatten() for each in (pixels, pixels.T) for quarters in range(4)]
+        blocks: list[Tensor] = []
+        copies: list[Tensor] = []
+        made: dict[bytes, Tensor] = {}
+        weight = conv.weight.unflatten(1, (-1, size_in)).unflatten(0, (-1, size_out)).flatten(4)
+        for block in weight.permute(1, 3, 0, 2, 4).flatten(0, 1):  # (fields out, fields in, pixels)
+            if (own := block.numpy().tobytes()) not in made:
+                for order in reversed(orders):
+                    made[block[..., order].numpy().tobytes()] = order + len(blocks) * pixels.numel()
+                blocks.append(block)
+            copies.append(made[own])
+        self.register_buffer("blocks", torch.cat(blocks, dim=2))
+        self.register_buffer("copies", torch.cat(copies).to(torch.int16 if len(blocks) < 500 else torch.int32))
+
+    def filter(self) -> Tensor:
+        """The filter `(C_out, C_in, k, k)`."""
+        fields_out, fields_in, size_out, size_in, *kernel = self.shape
+        found = self.blocks.index_select(2, self.copies.long()).view(fields_out, fields_in, size_out, -1)
+        return found.transpose(1, 2).reshape(fields_out * size_out, fields_in * size_in, *kernel)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.conv2d(features, self.filter(), self.bias, self.stride, self.padding)
+
+
+def _each_filter_once(outputs: nn.Module, network: Classifier) -> nn.Module:
+    """`outputs` of `network` with the convolutions between fields of one kind replaced by `_RotatedCopies`."""
+    from lensstudy.networks.layers import SteerableConv
+
+    for name, conv in network.named_modules():
+        if isinstance(conv, SteerableConv) and len(conv._out_blocks) == len(conv._in_blocks) == 1:
+            (_, size_out), (_, size_in) = *conv._out_blocks.values(), *conv._in_blocks.values()
+            plain: Any = outputs.get_submodule(name)
+            outputs.set_submodule(name, _RotatedCopies(plain, (size_out, size_in)))
+    return outputs
+
+
 class _OutputsOfOthers(nn.Module):
     """Logits and features of a network that lensstudy did not build; onnxruntime computes what they share once."""
 
@@ -184,7 +238,7 @@ def _outputs(network: Classifier) -> nn.Module:
 @torch.no_grad()
 def write_onnx(network: Classifier, file: Path) -> Path:
     """Write `network`, as it is now and in evaluation mode, as ONNX for batches of any size. Returns `file`."""
-    return _write(_outputs(network), network, file)
+    return _write(_each_filter_once(_outputs(network), network), network, file)
 
 
 @torch.no_grad()
@@ -222,6 +276,21 @@ def _write(outputs: nn.Module, network: Classifier, file: Path) -> Path:
             )
     finally:
         log.setLevel(level)
+    return _without_remarks(file)
+
+
+def _without_remarks(file: Path) -> Path:
+    """Remove what torch writes beside a network, which may be more than the network: of every operation the lines of
+    code it came from, in folders of whoever exports, and of every array its shape. Returns `file`."""
+    import onnx
+
+    model = onnx.load(file)
+    graph = model.graph
+    for one in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        one.ClearField("metadata_props")
+        one.ClearField("doc_string")
+    graph.ClearField("value_info")
+    onnx.save(model, file)
     return file
 
 

@@ -6,17 +6,20 @@ import time
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 from lensstudy.data.simulation import simulate
+from lensstudy.deployment import onnx_network
 from lensstudy.deployment.card import Card, CardError, file_hash
 from lensstudy.deployment.exporting import export
 from lensstudy.deployment.onnx_network import OnnxNetwork, write_onnx
 from lensstudy.deployment.predictor import Predictor
-from lensstudy.networks.registry import build_network
+from lensstudy.networks.folding import folded
+from lensstudy.networks.registry import build_network, recalibrate_batch_norm
 from lensstudy.study import Study
 from lensstudy.training.fitting import fit
 
@@ -216,3 +219,27 @@ def test_the_networks_that_lensstudy_builds_are_ordinary(tmp_path):
         network = build_network(name, 32, 3, width=0.25, seed=1).eval()
         OnnxNetwork(write_onnx(network, tmp_path / f"{name}.onnx")).check(1, 32, 3)
         assert onnx.load(tmp_path / f"{name}.onnx").graph.node
+
+
+@pytest.mark.parametrize(("name", "share"), [("d4-steerable-cnn", 0.2), ("d8-restricted", 0.2)])
+def test_a_file_holds_each_filter_once_and_predicts_to_the_last_bit_as_with_all(name, share, tmp_path, monkeypatch):
+    """Rotated filters are copies, which onnxruntime makes as it opens the file: what runs then is convolutions."""
+    network = build_network(name, 32, 3, width=0.5, seed=1)
+    images = torch.randn(20, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    recalibrate_batch_norm(network, images).eval()
+    file = write_onnx(network, tmp_path / "network.onnx")
+    found = OnnxNetwork(file).features(images)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "opened.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    onnxruntime.InferenceSession(file, options)
+    opened = onnx.load(tmp_path / "opened.onnx").graph
+    assert {node.op_type for node in opened.node}.isdisjoint({"Gather", "Cast", "Transpose"})
+    held = {numpy_helper.to_array(array).tobytes() for array in opened.initializer}
+    convolutions = [one for one in folded(network).modules() if isinstance(one, torch.nn.Conv2d)]
+    assert all(one.weight.contiguous().numpy().tobytes() in held for one in convolutions)
+    monkeypatch.setattr(onnx_network, "_each_filter_once", lambda outputs, network: outputs)
+    every = write_onnx(network, tmp_path / "every.onnx")
+    assert all(torch.equal(*pair) for pair in zip(found, OnnxNetwork(every).features(images), strict=True))
+    assert file.stat().st_size < share * every.stat().st_size
+    assert b".py" not in file.read_bytes()  # nothing of the folders it was written in
