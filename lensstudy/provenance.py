@@ -177,8 +177,9 @@ def code_version() -> dict[str, Any]:
     version: dict[str, Any] = {"version": __version__, "commit": "", "modified": False}
     if (root / ".git").exists():
         version["commit"] = git("rev-parse", "--short", "HEAD")
-        # Parameter files are not asked for: one of one's own is no change of the code, and its values are kept.
-        version["modified"] = bool(git("status", "--porcelain", "lensstudy", "notebooks", "Snakefile"))
+        # Neither parameter files nor networks in the box are asked for: they are no code, and what they say is kept.
+        code = ("lensstudy", "notebooks", "Snakefile", ":!lensstudy/networks/pretrained")
+        version["modified"] = bool(git("status", "--porcelain", *code))
     return version
 
 
