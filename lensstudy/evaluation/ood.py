@@ -253,19 +253,57 @@ class PrincipalComponents:
         apart = values - mean
         covariance = apart.T @ apart / len(values)
         covariance = np.mean([covariance[np.ix_(order, order)] for order in orders], axis=0)
-        variances, basis = (part[..., ::-1] for part in np.linalg.eigh(covariance))
+        variances, basis = _components(covariance, side)
         number = max(1, min(COMPONENTS, len(values) // 4, side**2 // 2))
         while number > 1 and variances[number] > (1 - 1e-6) * variances[number - 1]:
             number -= 1  # two components that rotations mix stay together
-        return cls(mean, basis[:, :number], np.maximum(variances[:number], 1e-12))
+        kept = basis[:, :number].astype(np.float32).astype(np.float64)  # as it is written, so that limits hold for it
+        return cls(mean, kept, np.maximum(variances[:number], 1e-12))
 
     def distances(self, values: np.ndarray) -> np.ndarray:
         """Squared Mahalanobis distance among the components, divided by their number, and mean square of what they
         leave `(N, 2)`."""
         apart = values - self.mean
         along = apart @ self.basis
-        left = (apart**2).sum(axis=1) - (along**2).sum(axis=1)
-        return np.stack([(along**2 / self.variances).mean(axis=1), np.maximum(left, 0) / values.shape[1]], axis=1)
+        left = apart - along @ self.basis.T  # not the difference of squares, in which the rounding of a basis shows
+        return np.stack([(along**2 / self.variances).mean(axis=1), (left**2).mean(axis=1)], axis=1)
+
+
+def _components(covariance: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Variances and directions of the principal components of images of `side` pixels whose `covariance` is that of all
+    their orientations, the largest first: each direction is even or odd from top to bottom and from left to right, and
+    one that is not the same along both has its transpose beside it."""
+    whole, reflected = np.eye(side), np.eye(side)[::-1]
+    halves = {sign: (whole + sign * reflected)[: (side + (sign > 0)) // 2] for sign in (1, -1)}
+    halves = {sign: half / np.linalg.norm(half, axis=1, keepdims=True) for sign, half in halves.items()}
+    found = []
+    for down, across in ((1, 1), (-1, -1), (1, -1)):
+        quarter = np.kron(halves[down], halves[across])
+        variances, directions = np.linalg.eigh(quarter @ covariance @ quarter.T)
+        directions = (quarter.T @ directions).reshape(side, side, -1)
+        found.append((variances, directions))
+        if down != across:
+            found.append((variances, directions.swapaxes(0, 1)))
+    variances, directions = (np.concatenate(part, axis=-1) for part in zip(*found, strict=True))
+    order = np.argsort(-variances, kind="stable")
+    return variances[order], directions.reshape(side**2, -1)[:, order]
+
+
+def _quarters(basis: np.ndarray) -> dict[str, np.ndarray]:
+    """The upper left quarters `(K, h, h)` of principal components `(P, K)`, and whether the others are these or minus
+    these, down and across `(K, 2)`."""
+    side = int(len(basis) ** 0.5)
+    images, half = basis.T.reshape(-1, side, side), (side + 1) // 2
+    signs = [np.sign((images * np.flip(images, axis)).sum(axis=(1, 2))) for axis in (1, 2)]
+    return {"quarters": images[:, :half, :half], "signs": np.stack(signs, axis=1)}
+
+
+def _whole(quarters: np.ndarray, signs: np.ndarray, side: int) -> np.ndarray:
+    """The principal components `(P, K)` of which `_quarters` has taken quarters."""
+    for axis in (1, 2):
+        others = np.flip(quarters, axis).take(range(side % 2, quarters.shape[axis]), axis)
+        quarters = np.concatenate([quarters, others * signs[:, axis - 1, None, None]], axis)
+    return quarters.reshape(len(quarters), -1).T
 
 
 @dataclass(frozen=True)
@@ -345,13 +383,16 @@ class OODDetector:
             return np.column_stack([*own, *others])
 
     def save(self, file: Path) -> Path:
-        """Write to a `.safetensors` file."""
+        """Write to a `.safetensors` file, in float32: scores stay the same to 1e-5. Of the principal components, which
+        are most of it, a quarter is written, and the rest follows by symmetry."""
         arrays = {
-            f"{name}.{part}": np.ascontiguousarray(array)
+            f"{name}.{part}": array
             for name in ("features", "statistics", "ranges", "components")
             for part, array in vars(getattr(self, name)).items()
         }
-        save_file(arrays | {"limits": self.limits}, file)
+        arrays |= {f"components.{part}": array for part, array in _quarters(arrays.pop("components.basis")).items()}
+        written = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
+        save_file(written | {"limits": self.limits}, file)
         return file
 
     @classmethod
@@ -362,24 +403,26 @@ class OODDetector:
             ValueError: the file holds something else, such as the detector of an earlier version.
         """
         try:
-            arrays = load_file(regular(file))
+            arrays = {name: array.astype(np.float64) for name, array in load_file(regular(file)).items()}
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{file}: is damaged ({error}); export the network again") from None
-        try:
-            detector = cls(
+        try:  # whether the parts are there and fit each other
+            if "components.basis" not in arrays:  # as a whole in the file of an earlier version
+                side = int(arrays["components.mean"].size ** 0.5)
+                arrays["components.basis"] = _whole(arrays["components.quarters"], arrays["components.signs"], side)
+            parts = (
                 _part(Gaussians, arrays, "features"),
                 _part(Gaussians, arrays, "statistics"),
                 _part(Ranges, arrays, "ranges"),
                 _part(PrincipalComponents, arrays, "components"),
-                arrays["limits"],
             )
-        except KeyError as error:
-            raise ValueError(f"{file}: has no {error}; export the network again") from error
-        measured = detector.features.deviations, detector.statistics.deviations, detector.components.mean
-        try:  # whether the parts fit each other
+            detector = cls(*parts, arrays["limits"])
+            measured = detector.features.deviations, detector.statistics.deviations, detector.components.mean
             distances = detector._distances(*(np.zeros((1, values.size)) for values in measured))
             if detector.limits.shape != distances.shape[1:]:
                 raise ValueError(f"{detector.limits.size} limits of {distances.shape[1]} distances")
+        except KeyError as error:
+            raise ValueError(f"{file}: has no {error}; export the network again") from error
         except (IndexError, TypeError, ValueError) as error:
             raise ValueError(f"{file}: has parts that do not fit each other ({error}); export again") from None
         return detector
