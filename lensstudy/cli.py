@@ -463,7 +463,7 @@ def presets() -> None:
     from lensstudy.lensing.presets import PRESETS
 
     for name, purpose in PRESETS.items():
-        commands.echo(f"{name:12} {purpose}")
+        commands.echo(f"{name:16} {purpose}")
     commands.echo("\nIn a study, `preset: mixture` mixes several, and `population` changes what `realistic` draws.")
 
 

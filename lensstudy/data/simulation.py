@@ -50,7 +50,7 @@ def simulate(
     the background in the image's own units, and `detectability` and `detectability_refit` of the substructure in sigma.
 
     Args:
-        preset: `model_1`, `model_2`, `model_3`, `common_test` or `realistic`.
+        preset: `model_1`, `model_2`, `model_3`, `common_test`, `equivariant_test` or `realistic`.
         images_per_class: images of each class.
         seed: seed of the images; image k of a class is the same however many others are made.
         image_size: pixels a side; the field of view stays.

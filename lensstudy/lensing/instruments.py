@@ -118,6 +118,15 @@ INSTRUMENTS = {
             source="recovered by fitting Common Test 1: PSF sigma 0.0875 arcsec, 10 counts of sky a pixel",
         ),
         Instrument(
+            name="deeplense-equivariant-test",
+            image_size=150,
+            pixel_scale=0.05,
+            psf_fwhm=0.0705 / SIGMA_PER_FWHM,
+            sky_magnitude=-2.5 * math.log10(0.1 / 0.05**2),
+            exposure_time=200.0,
+            source="recovered by fitting DeepLense's test of equivariant networks: PSF sigma 1.41 pixels, photon noise",
+        ),
+        Instrument(
             name="hst-acs",
             image_size=104,
             pixel_scale=0.05,

@@ -1,9 +1,9 @@
 """What each preset draws: the truth of one lens, as a row of the catalogue.
 
-Four presets repeat published simulations, quirks included: DeepLense's `model_1`, `model_2` and `model_3`, and
-`common_test`, whose settings are not published and were recovered by fitting. In all of them something other than dark
-matter gives the class away. `realistic` is this study's own: lenses differ, and the mean mass inside the Einstein
-radius is the same for every class, so that only the substructure itself tells the classes apart.
+Five presets repeat published simulations, quirks included: DeepLense's `model_1`, `model_2` and `model_3`, and
+`common_test` and `equivariant_test`, whose settings are not published and were recovered by fitting. In all of them
+something other than dark matter gives the class away. `realistic` is this study's own: lenses differ, and the mean mass
+inside the Einstein radius is the same for every class, so that only the substructure itself tells the classes apart.
 
 Angles are in arcseconds, masses in solar masses, directions in radians counter-clockwise from +x.
 """
@@ -46,7 +46,7 @@ __all__ = [
 CLASSES = ("no_sub", "cdm", "axion")
 MACRO = ("einstein_radius", "lens_e1", "lens_e2", "lens_x", "lens_y", "shear_1", "shear_2")
 SOURCE = tuple(f"source_{name}" for name in ("amplitude", "radius", "index", "e1", "e2", "x", "y"))
-LENS_LIGHT = tuple(f"lens_light_{name}" for name in ("amplitude", "radius", "index"))
+LENS_LIGHT = tuple(f"lens_light_{name}" for name in ("amplitude", "radius", "index", "e1", "e2"))
 VORTEX = ("axion_mass", "vortex_mass", "vortex_half_length", "vortex_angle", "vortex_x", "vortex_y")
 COLUMNS = (
     *MACRO,
@@ -77,7 +77,7 @@ class Preset:
 
     @property
     def scaling(self) -> str:
-        """How the brightness of its images is scaled: `counts`, `peak` or `range`."""
+        """How the brightness of its images is scaled: `counts`, `peak`, `range` or `jpeg`."""
         return SCALING[self.name]
 
 
@@ -88,6 +88,8 @@ def preset_named(name: str) -> Preset:
     if name == "common_test":
         instrument = INSTRUMENTS["deeplense-common-test"]
         return Preset(name, instrument, draw_common_test, area_per_mass())
+    if name == "equivariant_test":
+        return Preset(name, INSTRUMENTS["deeplense-equivariant-test"], draw_equivariant_test, area_per_mass())
     if name == "realistic":
         instrument = INSTRUMENTS[RealisticPopulation().instrument]
         return Preset(name, instrument, draw_realistic, area_per_mass())
@@ -102,8 +104,8 @@ def complete(row: dict) -> dict:
         | {name: np.zeros(0) for name in LISTS}
         | row
     )
-    if "halo_einstein_radius" not in row:
-        full["halo_einstein_radius"] = full["einstein_radius"]
+    same = {"halo_einstein_radius": "einstein_radius", "lens_light_e1": "lens_e1", "lens_light_e2": "lens_e2"}
+    full |= {name: full[other] for name, other in same.items() if name not in row}
     full["n_subhalos"] = len(full["subhalo_mass"])
     full["substructure_mass"] = float(np.sum(full["subhalo_mass"])) + full["vortex_mass"]
     return full
@@ -135,7 +137,7 @@ def check_row(row: dict, where: str = "lens") -> None:
     for name in (*COLUMNS, *LISTS):
         if not np.all(np.isfinite(row[name])):
             raise LensingError(f"{where}: {name} = {row[name]} is not finite")
-    for kind in ("lens", "source"):
+    for kind in ("lens", "source", "lens_light"):
         modulus = math.hypot(row[f"{kind}_e1"], row[f"{kind}_e2"])
         if not modulus < 1:
             raise LensingError(
@@ -146,7 +148,7 @@ def check_row(row: dict, where: str = "lens") -> None:
         if np.any(np.asarray(row[name]) < 0):
             raise LensingError(f"{where}: {name} = {row[name]} is negative; expected 0 or more")
     needed = ["source_radius", "source_index", *(["vortex_half_length"] if row["vortex_mass"] else [])]
-    needed += LENS_LIGHT[1:] if row["lens_light_amplitude"] else []
+    needed += LENS_LIGHT[1:3] if row["lens_light_amplitude"] else []
     for name in (*needed, *(LISTS[3:] if row["subhalo_truncation"] else [])):
         if not np.all(np.asarray(row[name]) > 0):
             raise LensingError(f"{where}: {name} = {row[name]}; expected more than 0")
@@ -255,6 +257,41 @@ def draw_common_test(class_name: str, generator: np.random.Generator, population
         x, y = in_disc(generator, 1.4)
         row |= {"vortex_mass": generator.uniform(0.02, 0.05) * lens_mass, "vortex_x": x, "vortex_y": y}
         row |= {"vortex_half_length": generator.uniform(0.4, 1.3), "vortex_angle": generator.uniform(0, np.pi)}
+    return row
+
+
+def draw_equivariant_test(class_name: str, generator: np.random.Generator, population: dict) -> dict:
+    """One lens of DeepLense's test of equivariant networks, whose settings were recovered by fitting.
+
+    An isothermal sphere of one size with shear, a Sersic source and a Sersic galaxy; every position angle was drawn as
+    radians and read as degrees, as in `common_test`. Only sizes in pixels can be measured: the pixel is set to 0.05",
+    which makes the Einstein radius 1".
+    """
+
+    def aligned(modulus: float) -> tuple[float, float]:
+        return spin_two(modulus, -math.radians(generator.uniform(0, 2 * np.pi)))
+
+    row: dict = {"einstein_radius": 1.0, "exposure_time": 200.0}
+    row["shear_1"], row["shear_2"] = aligned(generator.uniform(0, 0.3))
+    amplitude, shapes = generator.uniform(0.8, 1.2), {"source": (0.7, 0.385, 1.4), "lens_light": (0.5, 0.4, 2.3)}
+    for kind, (axis_ratio_min, radius, index) in shapes.items():
+        axis_ratio = generator.uniform(axis_ratio_min, 1.0)
+        row[f"{kind}_e1"], row[f"{kind}_e2"] = aligned((1 - axis_ratio) / (1 + axis_ratio))
+        row |= {f"{kind}_amplitude": amplitude / 0.05**2, f"{kind}_radius": radius, f"{kind}_index": index}
+        amplitude = 1.2
+    distance, angle = generator.uniform(0, 1.0), generator.uniform(0, 2 * np.pi)
+    row |= {"source_x": distance * math.cos(angle), "source_y": distance * math.sin(angle)}
+    lens_mass = row["einstein_radius"] ** 2 / area_per_mass()
+    if class_name == "cdm":
+        radius, angle = generator.uniform(0.0, 0.83, 25), generator.uniform(0, 2 * np.pi, 25)
+        row |= {"subhalo_x": radius * np.cos(angle), "subhalo_y": radius * np.sin(angle)}
+        row |= {"subhalo_mass": np.full(25, 0.081 / 25 * lens_mass)}
+    if class_name == "axion":
+        row |= {
+            "vortex_mass": 0.081 * lens_mass,
+            "vortex_half_length": 0.42,
+            "vortex_angle": generator.uniform(0, np.pi),
+        }
     return row
 
 

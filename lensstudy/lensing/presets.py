@@ -18,13 +18,15 @@ PRESETS = {
     "model_2": "DeepLense's model 2: Euclid, no noise, 64 pixels of 0.101 arcsec; all lenses alike",
     "model_3": "DeepLense's model 3: HST, no noise, divided by the peak, 64 pixels of 0.08 arcsec; all lenses alike",
     "common_test": "DeepLense's Common Test 1, as fitting recovered it: 150 pixels of 0.05 arcsec, scaled from 0 to 1",
+    "equivariant_test": "DeepLense's test of equivariant networks, recovered by fitting: lens light, 150 pixels, JPEG",
     "realistic": "lenses that differ, classes told apart by substructure alone: HST or Euclid with noise, in counts",
 }
-SCALING = {  # images in counts, each divided by its own peak, or each scaled so that its range becomes 0 to 1
+SCALING = {  # in counts, each image divided by its own peak, its range made 0 to 1, or made 0 to 255 and kept as a JPEG
     "model_1": "counts",
     "model_2": "counts",
     "model_3": "peak",
     "common_test": "range",
+    "equivariant_test": "jpeg",
     "realistic": "counts",
 }
 

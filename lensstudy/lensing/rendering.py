@@ -158,8 +158,7 @@ def brightness(p: dict[str, Tensor], view: View, rays: tuple[Tensor, Tensor], le
     """Noise-free images `(N, H, W)` in counts: the source's light where the rays come from, and the lens's own."""
     light = cutout_light(p, *rays) if "source_image" in p else sersic(*rays, *(p[name] for name in SOURCE))
     if lens_light:
-        shape = (p[name] for name in ("lens_e1", "lens_e2", "lens_x", "lens_y"))
-        light = light + sersic(view.x, view.y, *(p[name] for name in LENS_LIGHT), *shape)
+        light = light + sersic(view.x, view.y, *(p[name] for name in (*LENS_LIGHT, "lens_x", "lens_y")))
     seen = blur_with_kernel(light, view.psf) if isinstance(view.psf, Tensor) else blur(light, view.psf)
     return seen * (p["exposure_time"] * view.pixel_area)
 

@@ -6,11 +6,13 @@ many processes. `populations` says what each preset draws, `rendering` how a len
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lensstudy.lensing.instruments import INSTRUMENTS, Instrument, noise_variance, noisy
@@ -105,11 +107,21 @@ def observe(
     pairs = zip(expected, rows, generators, strict=True)
     images = np.stack([noisy(one, instrument, row["exposure_time"], g, noise_level) for one, row, g in pairs])
     low, unit = 0, np.ones((len(images), 1, 1), dtype=np.float32)
-    if preset.scaling == "range":
+    if preset.scaling in ("range", "jpeg"):
         low, unit = images.min(axis=(1, 2), keepdims=True), np.ptp(images, axis=(1, 2), keepdims=True)
+    if preset.scaling == "jpeg":
+        unit = unit / 255
+        return np.stack([as_jpeg(image) for image in (images - low) / unit]), unit[:, 0, 0]
     if preset.scaling == "peak":
         unit = expected.max(axis=(1, 2), keepdims=True)
     return ((images - low) / unit).astype(np.float32), unit[:, 0, 0]
+
+
+def as_jpeg(image: np.ndarray) -> np.ndarray:
+    """An image `(H, W)` of values from 0 to 255 as it comes back from an 8-bit JPEG file of pillow's usual quality."""
+    file = io.BytesIO()
+    Image.fromarray(image.astype(np.uint8)).save(file, "JPEG")
+    return np.asarray(Image.open(file), dtype=np.float32)
 
 
 def draw_batch(
