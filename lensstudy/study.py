@@ -254,7 +254,7 @@ class Study(BaseModel):
     strategy: str = Field("auto", description="how several devices work together, in Lightning's words")
     augmentation: Literal["none", "square", "any", "mixed"] = _training(
         "mixed",
-        description="random rotations and reflections in training: none, by 90 degrees, by any angle, or half and half",
+        description="rotations and reflections in training: none, by 90 degrees, by any angle, or half of each",
     )
     patience: int = _training(0, ge=0, le=MANY, description="epochs without progress before training stops; 0: never")
     monitor: Literal["validation_loss", "validation_auc", "last"] = _training(
