@@ -240,7 +240,7 @@ def pretrain(
     data_licence: Annotated[str, typer.Option(help="licence of images that are read, for the card")] = "",
 ) -> None:
     """Make one of the networks that come with the package: train, export, and score it on images that nothing saw."""
-    from lensstudy.deployment import pretraining
+    from lensstudy.deployment import choosing, pretraining
 
     try:
         study = _study(pretraining.parameter_file(name))
@@ -250,7 +250,7 @@ def pretrain(
         settings = study.training(study.networks[0], study.seeds[0])
         stages.trained(study, settings.network, settings.seed)
         folder = pretraining.put_in(settings.training_folder(), study, stages.dataset(study), data_licence)
-        commands.echo(f"{_shown(folder)}:\n{pretraining.summary(name, pretraining.Card.read(folder))}")
+        commands.echo(f"{_shown(folder)}:\n{choosing.listed({name: pretraining.Card.read(folder)})}")
     except (ValueError, RuntimeError, OSError) as error:
         _fail(str(error))
 
@@ -344,7 +344,7 @@ def inspect(
     label_columns: commands.Columns = None,
     extension: commands.Extension = None,
     network: Annotated[
-        Path | None, typer.Option("--for", help="say of each image what `predict` would do, with this network")
+        str | None, typer.Option("--for", help="say of each image what `predict` would do, with this network")
     ] = None,
     pixel_scale: commands.Scale = None,
     band: commands.Band = None,
@@ -376,7 +376,7 @@ def inspect(
         raise typer.Exit(1)
 
 
-def _inspect_for(network: Path, path: Path, extension: str | None, band: str | None, **options) -> None:
+def _inspect_for(network: str, path: Path, extension: str | None, band: str | None, **options) -> None:
     """One line an image: what `predict` would do with it, as far as that shows without running the network."""
     from lensstudy.deployment.card import check_network
 
@@ -386,7 +386,7 @@ def _inspect_for(network: Path, path: Path, extension: str | None, band: str | N
 
         number, place = commands.image_of(extension, band)
         predictor = Predictor(network, band=number, **options)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
         _fail(str(error))
     counts = dict.fromkeys(STATES, 0)
     for row in predictor.check_files([path], place, progress=sys.stderr.isatty()):
@@ -447,14 +447,18 @@ def networks() -> None:
         "\nAny group goes in front: c16-resnet, d6-steerable-cnn. With -matched or -matched-parameters behind, a name "
         "is the plain\nnetwork with as many channels or parameters. Networks of your own: docs/extending.md"
     )
-    from lensstudy.deployment.pretraining import cards, summary
+    from lensstudy.deployment.choosing import listed
+    from lensstudy.deployment.pretraining import cards
 
-    commands.echo("\nTrained ones that come with the package, which lensstudy.pretrained(NAME) opens:")
     try:
-        for name, card in cards().items():
-            commands.echo(summary(name, card))
+        trained = listed(cards())
     except ValueError as error:
         _fail(str(error))
+    commands.echo(
+        "\nTrained ones that come with the package: `lensstudy predict IMAGES` chooses the one that fits, --network "
+        "NAME\nnames one, as does lensstudy.pretrained(NAME), and `lensstudy train --from NAME` fine-tunes it.\n\n"
+        + trained
+    )
 
 
 @app.command()

@@ -75,8 +75,13 @@ def export(
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="folder of a training, or one that `lensstudy export` wrote")],
     paths: Annotated[list[str], typer.Argument(help="images: files, folders, tars, HDF5, data sets or 'patterns*'")],
+    network: Annotated[
+        str | None, typer.Option(help="name of `lensstudy networks`, training or export; the one that fits, if none")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="classes that the network is to tell apart, with commas between")
+    ] = None,
     out: Annotated[Path, typer.Option(help="table of the predictions")] = Path("predictions.csv"),
     rotations: Annotated[int, typer.Option(min=1, help="orientations of each image to average over")] = 1,
     pixel_scale: Scale = None,
@@ -94,7 +99,8 @@ def predict(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Predict the class of every image; where none can be named, a row says why."""
+    """Predict the class of every image; where none can be named, a row says why. Without --network, the one that comes
+    with lensstudy and fits the images is chosen."""
     from lensstudy.deployment.card import check_network
 
     if out.suffix.lower() not in TABLES:
@@ -106,21 +112,32 @@ def predict(
         if html.suffix.lower() not in (".html", ".htm"):
             _refuse(f"--html {html}: is a page; name it .html")
         check_free("--html", html, force)
+    asked = [name.strip() for name in classes.split(",")] if classes else None
     try:
-        check_network(model)
-    except ValueError as error:
+        if network:
+            check_network(network)
+    except (ValueError, RuntimeError) as error:  # the second of a home that is unknown
         _refuse(str(error))
+    if not network and (given := next(filter(_is_network, paths), None)):
+        _refuse(f"{given}: is a network; name it behind --network: lensstudy predict IMAGES --network {given}")
     if not any(map(exists, paths)):
         _refuse(f"{', '.join(paths)}: nothing exists at {'this path' if len(paths) == 1 else 'these paths'}")
+    from lensstudy.deployment.choosing import choose, same_classes
     from lensstudy.deployment.predictor import STATES, Predictor
 
     if html:
         from lensstudy.report.predictions import MOST_ROWS, thumbnail, write_predictions
 
+    why = ""
     try:
         number, place = image_of(extension, band)
-        options: dict = {"resample": resample, "band": number, "fill": fill, "prior": _shares(prior)}
-        predictor = Predictor(model, rotations, pixel_scale, batch_size, **options)
+        options: dict = {"pixel_scale": pixel_scale, "resample": resample, "band": number, "fill": fill}
+        if not network:
+            network, why = choose(paths, place, asked, **options)
+            echo(f"network: {why}", err=True)
+        predictor = Predictor(network, rotations, batch_size=batch_size, prior=_shares(prior), **options)
+        if asked and not same_classes(asked, predictor.classes):
+            raise ValueError(f"--classes {classes}: {network} tells {', '.join(predictor.classes)} apart")
         if submission and predictor.classes[-1] not in SUBMISSIONS:
             raise ValueError(
                 f"--submission {submission}: the challenges ask for substructure or for lenses, and this network tells "
@@ -132,8 +149,9 @@ def predict(
     progress = not os.environ.get("LENSSTUDY_BATCH")
     counts, shown, submitted = dict.fromkeys(STATES, 0), [], []
     with whole_file(out) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, predictor.columns)
-        table.writerow({name: _as_cell(name) for name in predictor.columns})
+        columns = [*predictor.columns, "network"]
+        table = csv.DictWriter(file, columns)
+        table.writerow({name: _as_cell(name) for name in columns})
         for row in predictor.predict_files(paths, place, progress, with_input=html is not None):
             if html and len(shown) < MOST_ROWS:
                 seen = row.pop("input", None)
@@ -145,13 +163,13 @@ def predict(
             counts[row["state"]] += 1
             if submission and row["state"] != "skipped":
                 submitted.append((row["file"], row.get(predictor.classes[-1])))
-            table.writerow({name: _as_cell(value) for name, value in row.items()})
+            table.writerow({name: _as_cell(value) for name, value in row.items()} | {"network": _as_cell(network)})
     said = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
     echo(f"{out}: {said or 'no images'}")
     if submission:
         _write_submission(submission, predictor.classes[-1], submitted)
     if html:
-        write_predictions(html, shown, predictor.card, counts, str(out))
+        write_predictions(html, shown, predictor.card, counts, str(out), why)
         echo(f"{html}: a page of them")
     _warn(predictor.card.warning)
     if predictor.distribution is None:
@@ -233,7 +251,7 @@ def train(
         _refuse(str(error))
     echo(
         f"{folder}: validation AUC {metrics['validation_auc']:.4f}, accuracy {metrics['validation_accuracy']:.3f} "
-        f"after epoch {metrics['best_epoch']}; `lensstudy predict {folder} IMAGES` predicts with it"
+        f"after epoch {metrics['best_epoch']}; `lensstudy predict IMAGES --network {folder}` predicts with it"
     )
     if metrics["validation_auc"] < LEAST_AUC:
         _warn("THIS NETWORK IS AT CHANCE, where guessing gives an AUC of 0.50: train it longer, or on more images.")
@@ -261,6 +279,19 @@ def _shares(prior: str | None) -> list[float] | dict[str, float] | str | None:
             f"--prior {prior}: {error}; expected one share a class, such as 0.99,0.005,0.005, or a file with a line "
             "'class,share' for each"
         ) from None
+
+
+def _is_network(path: str) -> bool:
+    """Whether a path to images is the name of a network, the folder of a training or one that `export` wrote."""
+    from lensstudy.networks.names import pretrained_names
+
+    folder = Path(os.path.expanduser(path))
+    made = (folder / "metrics.json", *folder.glob("network*.onnx"))
+    return (
+        (folder / "card.json").exists()
+        and any(map(Path.exists, made))
+        or (path in pretrained_names() and not exists(path))
+    )
 
 
 def check_free(option: str, file: Path, force: bool) -> None:

@@ -279,8 +279,9 @@ def test_help_and_version_do_not_wait_for_torch():
     [
         (["runn", "quick"], "No such command 'runn'. Did you mean 'run'?"),
         (["predict", "--rotatons", "3", "here", "x"], "No such option: --rotatons"),
-        (["predict", "nowhere", "x.fits"], "nowhere: there is no such folder"),
-        (["predict", "network", "x.fits"], "x.fits: nothing exists at this path"),
+        (["predict", "x.fits", "--network", "nowhere"], "nowhere: there is no such folder"),
+        (["predict", "x.fits", "--network", "network"], "x.fits: nothing exists at this path"),
+        (["predict", "network", "x.fits"], "network: is a network; name it behind --network: lensstudy predict IMAGES"),
         (
             ["export", "networ"],
             "networ: there is no such folder, and no network of this name comes with lensstudy; did you mean "
@@ -310,6 +311,7 @@ def test_a_typo_does_not_wait_for_what_is_heavy(tmp_path, arguments, message):
     """It is told before torch or pandas is loaded, which takes seconds on a busy machine, and names each path once."""
     (tmp_path / "network").mkdir()
     (tmp_path / "network/card.json").write_text("{}")
+    (tmp_path / "network/network.onnx").touch()
     (tmp_path / "runs/smoke").mkdir(parents=True)
     (tmp_path / "field.yml").write_text("epochz: 3\n")
     (tmp_path / "slip.yml").write_text("networks: [resnet81]\n")
@@ -335,9 +337,9 @@ def test_what_there_is_is_listed(tmp_path):
     listed = [line.split()[0] for line in names.stdout.split("\n\n")[0].splitlines()]
     assert sorted(listed) == network_names()
     assert all(len(line.split()) > 3 for line in names.stdout.split("\n\n")[0].splitlines()), "what each is for"
-    trained = names.stdout.split("opens:\n")[1].splitlines()  # a line that says what each is for, and one of figures
-    assert [line.split()[0] for line in trained[::2]] == pretrained_names()
-    assert all("; AUC 0." in line for line in trained[1::2])
+    trained = [line for line in names.stdout.split("fine-tuning\n")[1].splitlines() if not line.startswith(" ")]
+    assert [line.split()[0] for line in trained] == pretrained_names()
+    assert all(re.search(r"  0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]  ", line) for line in trained), "AUC with its interval"
     assert [line.split()[0] for line in presets.stdout.split("\n\n")[0].splitlines()] == list(PRESETS)
 
 

@@ -288,7 +288,7 @@ def sound(exported, tmp_path_factory):
     found = {}
     for kind, make in KINDS.items():
         root = write(tmp_path_factory.mktemp("sound"), {f"{n}{kind}": make(image) for n, image in IMAGES.items()})
-        command("predict", exported, root, "--pixel-scale", 0.1, "--out", root / "table.csv")
+        command("predict", root, "--network", exported, "--pixel-scale", 0.1, "--out", root / "table.csv")
         found[kind] = {short(row["file"]): row for row in rows_of(root / "table.csv")}
         assert len(found[kind]) == len(IMAGES) and not any(row["state"] == "rejected" for row in found[kind].values())
     return found
@@ -313,7 +313,7 @@ def test_a_fault_of_one_file_goes_through_every_command(case, name, at, containe
     spoil(root, kind, name, fault, at)
     data, table = packed(root, container), home / "table.csv"
     inspected = command("inspect", data)
-    predicted = command("predict", exported, data, "--pixel-scale", 0.1, "--out", table)
+    predicted = command("predict", data, "--network", exported, "--pixel-scale", 0.1, "--out", table)
     with pytest.MonkeyPatch.context() as patch:
         trained, dataset = trained_on(data, home / "out", patch)
     assert not Path("was-run").exists()
@@ -463,10 +463,10 @@ def called(home: Path, what: str, patch) -> tuple:
             "inspect for": ["inspect", "images/sub", "--for", "exported"],
             "inspect images": ["inspect", "images"],
             "inspect labels": ["inspect", "images", "--labels", "labels.csv"],
-            "predict": ["predict", "exported", *one],
-            "predict set": ["predict", "exported", "runs/tiny/dataset", "--pixel-scale", 0.1, "--out", table],
-            "predict run": ["predict", NETWORK, *one],
-            "predict images": ["predict", "exported", "images", "--out", table],
+            "predict": ["predict", *one, "--network", "exported"],
+            "predict set": ["predict", *one[2:], "--network", "exported", "runs/tiny/dataset", "--pixel-scale", 0.1],
+            "predict run": ["predict", *one, "--network", NETWORK],
+            "predict images": ["predict", "images", "--network", "exported", "--out", table],
             "train": ["train", "--data", "runs/tiny/dataset", "--out", out],
             "train from": ["train", "--data", "images", "--from", NETWORK, "--out", out],
             "train images": ["train", "--data", "images", "--out", out],

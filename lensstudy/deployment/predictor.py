@@ -37,6 +37,7 @@ from lensstudy.deployment.onnx_network import AT_ONCE, INT8_FILE, ONNX_FILE, Onn
 from lensstudy.evaluation.ood import OODDetector, image_statistics, thumbnails
 from lensstudy.files import printable
 from lensstudy.lensing.presets import SCALING
+from lensstudy.networks.names import folder_of
 
 __all__ = ["STATES", "Predictor", "class_by_folder", "find", "predict"]
 
@@ -84,7 +85,7 @@ class Predictor:
 
     Args:
         folder: an exported network, or the folder of a finished training, which is exported on the way (to `exported`
-            inside it, and reused as long as the weights are the same).
+            inside it, and reused as long as the weights are the same); or the name of one that comes with the package.
         rotations: average the probabilities over this many orientations of each image, evenly spaced.
         pixel_scale: arcseconds of one pixel of the images, for files that do not say.
         batch_size: images in one pass through the network.
@@ -97,7 +98,7 @@ class Predictor:
 
     Raises:
         CardError: for a folder that is incomplete, altered or newer than this version.
-        ValueError: for an option out of range.
+        ValueError: for a folder that does not exist, or an option out of range.
 
     Example:
         >>> import tempfile
@@ -121,7 +122,7 @@ class Predictor:
         fill: bool = False,
         prior: Sequence[float] | Mapping[str, float] | Literal["train"] | None = None,
     ):
-        folder = Path(folder).expanduser()
+        folder = folder_of(folder)
         if (folder / "metrics.json").exists():  # a training
             from lensstudy.deployment.exporting import exported
 
@@ -519,7 +520,8 @@ def predict(network: str | Path | Predictor, images: np.ndarray | str | Path | S
     """Predict the classes of images, in memory or in files.
 
     Args:
-        network: an exported network, the folder of a finished training, or a `Predictor`.
+        network: an exported network, the folder of a finished training, the name of a network that comes with the
+            package, or a `Predictor`.
         images: an array `(N, C, H, W)` or `(N, H, W)`, or the path of a file, folder, archive or pattern, or several.
         **options: those of `Predictor`, such as `pixel_scale` in arcseconds.
 

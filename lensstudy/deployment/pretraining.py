@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lensstudy.data.dataset import LensDataset
     from lensstudy.deployment.predictor import Predictor
 
-__all__ = ["cards", "parameter_file", "pretrained", "put_in", "summary", "unseen"]
+__all__ = ["cards", "parameter_file", "pretrained", "put_in", "unseen"]
 
 PARAMETERS = BUNDLE / "params" / "pretrained"
 UNSEEN_SEED, UNSEEN_IMAGES = 104_729, 500  # added to the seed of the data; images of each class
@@ -62,18 +62,6 @@ def pretrained(name: str, **options) -> Predictor:
 def cards() -> dict[str, Card]:
     """The card of every network that comes with the package, by name, after all their files were checked."""
     return {name: Card.read(names.PRETRAINED / name) for name in names.pretrained_names()}
-
-
-def summary(name: str, card: Card) -> str:
-    """What a network in the box is for, what it takes, and how well it does, in two lines."""
-    images, auc = card.images, card.metrics["unseen"]["auc"]
-    field = f" of {images.pixel_scale:.3g} arcsec ({images.crop * images.pixel_scale:.3g} arcsec)"
-    size = sum(file.stat().st_size for file in (names.PRETRAINED / name).iterdir()) / 1e3
-    return (
-        f"{name:22} {card.training['purpose']}\n{'':22} {', '.join(card.classes)}; {images.crop} x {images.crop} pixels"
-        f"{field if images.pixel_scale else ' of unknown size'}; AUC {auc['value']:.3f} "
-        f"[{auc['interval'][0]:.3f}, {auc['interval'][1]:.3f}] on {card.metrics['unseen']['of']}; {size:.0f} kB"
-    )
 
 
 # How they are made ----------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def thumbnail(seen: np.ndarray) -> str:
 
 
 def write_predictions(
-    html: str | Path, rows: Sequence[dict], card: Card, counts: Mapping[str, int], table: str
+    html: str | Path, rows: Sequence[dict], card: Card, counts: Mapping[str, int], table: str, why: str = ""
 ) -> None:
     """Write the page.
 
@@ -50,6 +50,7 @@ def write_predictions(
         card: that of the network.
         counts: how many images came to each state, those that are not shown included.
         table: name of the file with every row.
+        why: why this network was chosen, where it was.
     """
     write_page(
         Path(html),
@@ -60,4 +61,5 @@ def write_predictions(
         counts={state: count for state, count in counts.items() if count},
         total=sum(counts.values()),
         table=table,
+        why=why,
     )

@@ -8,6 +8,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -343,49 +344,50 @@ def test_commands(exported, run_folder, blobs, tmp_path, monkeypatch):
     def lensstudy(*arguments):
         return CliRunner().invoke(app, list(map(str, arguments)))
 
+    predict = partial(lensstudy, "predict", "--network", "network")
     data = blobs.save(tmp_path / "dataset")
     done = lensstudy("export", run_folder, "--data", data, "--out", "network", "--pixel-scale", "0.1")
     assert done.exit_code == 0 and "knows no others" in done.output
     np.save("good.npy", blobs.part("test").images[0, 0])
     np.save("colour.npy", np.random.default_rng(0).normal(size=(3, 16, 16)))
-    assert lensstudy("predict", "network", "good.npy", "--out", "one.csv", "--pixel-scale", "0.1").exit_code == 0
-    untold = lensstudy("predict", "network", "good.npy", "--out", "untold.csv")
+    assert predict("good.npy", "--out", "one.csv", "--pixel-scale", "0.1").exit_code == 0
+    untold = predict("good.npy", "--out", "untold.csv")
     assert untold.exit_code == 1 and "untold.csv: 1 pixel scale unknown" in untold.output
     assert "the size of its pixels is unknown" in untold.output and pd.read_csv("untold.csv")["prediction"].isna().all()
-    assert lensstudy("predict", "network", "*.npy", "--out", "two.csv", "--pixel-scale", "0.1").exit_code == 1
+    assert predict("*.npy", "--out", "two.csv", "--pixel-scale", "0.1").exit_code == 1
     table = pd.read_csv("two.csv").set_index("file")
     assert "the image has 3; choose one with --band" in table["reason"]["colour.npy"]
     cells = Path("two.csv").read_text().splitlines()[2].split(",")
     assert re.fullmatch(r"[01]\.\d{4}", cells[4]) and re.fullmatch(r"[01]\.\d{4}", cells[5]), "four digits"
     assert table["prediction"]["good.npy"] in blobs.classes
-    assert lensstudy("predict", "network", "colour.npy", "--out", "none.csv").exit_code == 2
+    assert predict("colour.npy", "--out", "none.csv").exit_code == 2
     np.save("psf.npy", np.ones((5, 5)))
-    beside = lensstudy("predict", "network", "good.npy", "psf.npy", "--out", "beside.csv", "--pixel-scale", "0.1")
+    beside = predict("good.npy", "psf.npy", "--out", "beside.csv", "--pixel-scale", "0.1")
     assert beside.exit_code == 0 and "beside.csv: 1 ok, 1 skipped" in beside.output
     with h5py.File("labels.h5", "w") as file:
         file["labels"] = np.arange(3)
-    assert lensstudy("predict", "network", "labels.h5", "--out", "nothing.csv").exit_code == 2, "no image, no success"
+    assert predict("labels.h5", "--out", "nothing.csv").exit_code == 2, "no image, no success"
     unscaled = lensstudy("export", run_folder, "--data", data, "--out", "unscaled")
     assert "whether their pixels are as large" in unscaled.output
-    asked = lensstudy("predict", "unscaled", "good.npy", "--out", "unscaled.csv")
+    asked = lensstudy("predict", "good.npy", "--network", "unscaled", "--out", "unscaled.csv")
     assert asked.exit_code == 0 and "check yourself that yours are as large" in asked.output
     rounded = lensstudy("export", run_folder, "--data", data, "--out", "rounded", "--format", "int8")
     assert rounded.exit_code == 0 and "In int8 it names the same class for" in rounded.output
-    wrong = lensstudy("predict", "network", "good.npy", "--out", "network")
+    wrong = predict("good.npy", "--out", "network")
     assert wrong.exit_code == 2 and "the answers are a table; name it .csv" in wrong.output
     before = Path("one.csv").read_bytes()
-    again = lensstudy("predict", "network", "colour.npy", "--out", "one.csv")
+    again = predict("colour.npy", "--out", "one.csv")
     assert again.exit_code == 2 and "one.csv: is there already; --force replaces it" in again.output
     assert Path("one.csv").read_bytes() == before
-    assert lensstudy("predict", "network", "colour.npy", "--band", "1", "--out", "one.csv", "--force").exit_code == 0
+    assert predict("colour.npy", "--band", "1", "--out", "one.csv", "--force").exit_code == 0
     assert Path("one.csv").read_bytes() != before
-    nothing = lensstudy("predict", "network", "god.npy", "--out", "new.csv")
+    nothing = predict("god.npy", "--out", "new.csv")
     assert nothing.exit_code == 2 and "god.npy: nothing exists at this path" in nothing.output
     assert not Path("new.csv").exists()
-    wrong = lensstudy("predict", "netwrok", "good.npy", "--out", "new.csv")
+    wrong = lensstudy("predict", "good.npy", "--network", "netwrok", "--out", "new.csv")
     assert wrong.exit_code == 2 and "netwrok: there is no such folder, and no" in wrong.output
     assert "did you mean 'network'?" in wrong.output
-    wrong = lensstudy("predict", tmp_path, "good.npy", "--out", "new.csv")
+    wrong = lensstudy("predict", "good.npy", "--network", tmp_path, "--out", "new.csv")
     assert wrong.exit_code == 2 and "neither an exported network nor a finished training" in wrong.output
     assert lensstudy("export", tmp_path / "nowhere").exit_code == 2
     told = lensstudy("inspect", ".", "--for", "network", "--pixel-scale", "0.1")
@@ -397,18 +399,18 @@ def test_commands(exported, run_folder, blobs, tmp_path, monkeypatch):
     assert (
         "colour.npy: ok" in lensstudy("inspect", ".", "--for", "network", "--band", "1", "--pixel-scale", "0.1").output
     )
-    wrong = lensstudy("predict", "network", "good.npy", "--out", "new.csv", "--band", "VIS", "--extension", "SCI")
+    wrong = predict("good.npy", "--out", "new.csv", "--band", "VIS", "--extension", "SCI")
     assert wrong.exit_code == 2 and "leave one out" in wrong.output
     Path("shares.csv").write_text("class,share\nsub,0.1\nno_sub,0.9\n")
     tables = []
     for number, prior in enumerate(("0.9,0.1", "sub=0.1,no_sub=0.9", "shares.csv")):
-        arguments = "predict", "network", "good.npy", "--pixel-scale", "0.1", "--out", f"prior{number}.csv"
-        assert lensstudy(*arguments, "--prior", prior).exit_code == 0
+        arguments = "good.npy", "--pixel-scale", "0.1", "--out", f"prior{number}.csv"
+        assert predict(*arguments, "--prior", prior).exit_code == 0
         tables.append(Path(f"prior{number}.csv").read_text())
     assert len(set(tables)) == 1 and tables[0] != Path("one.csv").read_text()
-    wrong = lensstudy("predict", "network", "good.npy", "--out", "new.csv", "--prior", "0.9,0,1")
+    wrong = predict("good.npy", "--out", "new.csv", "--prior", "0.9,0,1")
     assert wrong.exit_code == 2 and "expected 2 shares with a sum of 1, of no_sub, sub" in wrong.output
-    assert "expected one share a class" in lensstudy(*arguments, "--force", "--prior", "0,9;0,1").output
+    assert "expected one share a class" in predict(*arguments, "--force", "--prior", "0,9;0,1").output
 
 
 def test_a_network_at_chance_is_exported_with_a_warning(blobs, tmp_path, monkeypatch):
@@ -426,7 +428,7 @@ def test_a_network_at_chance_is_exported_with_a_warning(blobs, tmp_path, monkeyp
     card = Card.read("network")
     assert card.limits[0] == card.warning and "mean nothing" in card.warning
     np.save("one.npy", blobs.images[0, 0])
-    asked = CliRunner().invoke(app, ["predict", "network", "one.npy"])
+    asked = CliRunner().invoke(app, ["predict", "one.npy", "--network", "network"])
     assert "THIS NETWORK IS AT CHANCE" in asked.output
     assert pd.read_csv("predictions.csv")["note"][0].startswith("network at chance: validation AUC 0.")
 

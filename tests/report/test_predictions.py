@@ -31,9 +31,9 @@ def page(exported, blobs, tmp_path, monkeypatch):
         np.save(f"mine/{name}", image[0])
     np.save("mine/c.npy", images[0, 0, :, :9])
     options = ["--pixel-scale", "0.1", "--html", "page.html"]
-    result = CliRunner().invoke(app, ["predict", str(exported), "mine", *options])
+    result = CliRunner().invoke(app, ["predict", "mine", "--network", str(exported), *options])
     assert result.exit_code == 1, result.output
-    again = CliRunner().invoke(app, ["predict", str(exported), "mine", *options, "--out", "other.csv"])
+    again = CliRunner().invoke(app, ["predict", "mine", "--network", str(exported), *options, "--out", "other.csv"])
     assert again.exit_code == 2 and "--html page.html: is there already; --force replaces it" in again.output
     return Path("page.html").read_text(encoding="utf-8")
 
