@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -132,7 +133,7 @@ class Card(BaseModel):
     def _check_files(self, folder: Path) -> None:
         for name, expected in self.files.items():
             file = folder / name
-            if Path(name).name != name:
+            if not Path(os.path.abspath(file)).is_relative_to(os.path.abspath(folder)):
                 raise CardError(f"{folder}: its card names '{name}', which lies outside the folder; do not use it")
             if not file.is_file():
                 raise CardError(f"{folder}: '{name}' is missing, which its card lists; copy the whole folder again")

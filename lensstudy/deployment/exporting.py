@@ -198,8 +198,11 @@ def _check_free(out: Path) -> None:
         own = {*card["files"], "card.json"} if card["format"] == FORMAT else set()
     except (OSError, ValueError, KeyError, TypeError):  # no card, or one of something else, such as a training
         own = set()
-    if out.exists() and (others := sorted(file.name for file in out.iterdir() if file.name not in own)):
-        raise CardError(f"{out}: holds '{others[0]}', which is of no exported network; choose another folder")
+    if out.exists() and not out.is_dir():
+        raise CardError(f"{out}: is a file; choose another folder")
+    there = (file.relative_to(out).as_posix() for file in out.rglob("*") if not file.is_dir())
+    if other := next((name for name in there if name not in own), ""):
+        raise CardError(f"{out}: holds '{other}', which is of no exported network; choose another folder")
 
 
 def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, pixel_scale) -> Card:

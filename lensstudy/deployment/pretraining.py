@@ -1,19 +1,20 @@
 """Networks in the box: trained once, shipped with the package, open in a second and without training anything.
 
 Each is made by a file of `params/pretrained/` and the command `lensstudy pretrain NAME`, and lies in
-`lensstudy/networks/pretrained/NAME`: rounded to int8 where that changes little, with a card that says what it learnt
-from, at which commit, what it is for, and how well it does on images that no choice has seen. `pretrained(NAME)` opens
-one.
+`lensstudy/networks/pretrained/NAME`, with a card that says what it learnt from, at which commit, what it is for, and
+how well it does on images that no choice has seen. `pretrained(NAME)` opens one. In `training` beside it are its
+learned weights, from which another can be fine-tuned.
 """
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lensstudy.deployment.card import Card, CardError
+from lensstudy.deployment.card import Card, CardError, file_hash
 from lensstudy.networks import names
 from lensstudy.provenance import code_version
 from lensstudy.study import BUNDLE, Study
@@ -22,12 +23,15 @@ from lensstudy.text import nearest
 if TYPE_CHECKING:
     from lensstudy.data.dataset import LensDataset
     from lensstudy.deployment.predictor import Predictor
+    from lensstudy.networks.architectures import Classifier
 
 __all__ = ["cards", "parameter_file", "pretrained", "put_in", "unseen"]
 
 PARAMETERS = BUNDLE / "params" / "pretrained"
 UNSEEN_SEED, UNSEEN_IMAGES = 104_729, 500  # added to the seed of the data; images of each class
 ORIENTATIONS = 24
+TRAINING = "training"  # folder of the learned weights
+HALVED = 1000  # numbers in one array of weights from which on they are kept in float16
 SIMULATED = "none of others: simulated by lensstudy itself, under its own licence (MIT)"
 
 
@@ -77,23 +81,27 @@ def parameter_file(name: str) -> Path:
     raise CardError(f"no file '{name}.yml' in params/pretrained; {hint}there are {', '.join(known)}")
 
 
-def unseen(study: Study, dataset: LensDataset) -> tuple[LensDataset, str]:
-    """Images that no choice of `study` has seen, and what they are: new ones of the same population, or where its
-    images were read, its test part."""
+def unseen(study: Study, dataset: LensDataset | None, images: int, seed: int = UNSEEN_SEED) -> tuple[LensDataset, str]:
+    """Images that no choice of `study` has seen, and what they are: `images` new ones of each class of the same
+    population, by a seed of their own, or where its images were read, the test part of its `dataset`."""
     if study.data_path:
+        if dataset is None:
+            raise CardError(f"{study.study}: its images were read, and none are here; give its data set")
         return dataset.part("test"), "the test part"
     from lensstudy.data import mixture
 
-    seed = study.data_seed + UNSEEN_SEED
-    options = {"image_size": study.image_size, "noise_level": study.noise_level, "population": study.population}
-    return mixture.make(study.preset, UNSEEN_IMAGES, seed=seed, **options), f"images simulated anew (seed {seed})"
+    seed = study.data_seed + seed
+    options: dict[str, Any] = study.model_dump(include={"image_size", "noise_level", "population"})
+    return mixture.make(study.preset, images, seed=seed, **options), f"images simulated anew (seed {seed})"
 
 
 def put_in(
     run: str | Path, study: Study, dataset: LensDataset, licence: str = "", out: str | Path | None = None
 ) -> Path:
-    """Put a finished training into the box: export it (in int8 where that
-    changes little), score it on `unseen` images, and say so in its card.
+    """Put a finished training into the box: export it, score it on `unseen` images, and say so in its card.
+
+    A network without symmetry is rounded to int8 where that changes little; an equivariant one is small as it is. The
+    weights to fine-tune from are kept in float16, where there are many.
 
     Args:
         run: folder of the training.
@@ -109,17 +117,21 @@ def put_in(
         CardError: the licence of images that were read is not said.
     """
     from lensstudy.deployment.exporting import export
+    from lensstudy.training.run import load_run
 
     if study.data_path and not licence:
         raise CardError(f"{study.study}: learns from images of others; say their licence with --data-licence")
     version = code_version()  # before anything is written here
-    folder = Path(out or names.PRETRAINED / study.study)
+    folder, network = Path(out or names.PRETRAINED / study.study), load_run(run).network
     try:
-        export(run, folder, format="int8", dataset=dataset)
-    except CardError:  # rounded, it would not predict as the trained one does
-        export(run, folder, dataset=dataset)
+        export(run, folder, format="onnx" if network.group else "int8", dataset=dataset)
+    except CardError:
+        if network.group:
+            raise
+        export(run, folder, dataset=dataset)  # rounded, it would not predict as the trained one does
     card = Card.read(folder)
-    images, what = unseen(study, dataset)
+    card.files |= _training(Path(run), network, folder)
+    images, what = unseen(study, dataset, UNSEEN_IMAGES)
     card.metrics["unseen"] = {"of": what} | _scores(folder, images)
     made = {"parameters": f"params/pretrained/{study.study}.yml", "command": f"lensstudy pretrain {study.study}"}
     card.training |= {"purpose": study.question, "made_by": made | version, "data_licence": licence or SIMULATED}
@@ -128,6 +140,19 @@ def put_in(
         card.limits.append(f"Its lenses are of the preset {study.preset} with {changed}: scores are for such alone.")
     card.write(folder)
     return folder
+
+
+def _training(run: Path, network: Classifier, folder: Path) -> dict[str, str]:
+    """Write what another training can be started from, and return the SHA-256 of each file by name."""
+    from lensstudy.networks.registry import save_weights
+
+    for parameter in network.parameters():
+        if parameter.numel() >= HALVED:
+            parameter.data = parameter.data.half()
+    weights = save_weights(network, folder / TRAINING / "weights.safetensors")
+    copied = [shutil.copyfile(run / name, weights.with_name(name)) for name in ("card.json", "metrics.json")]
+    weights.chmod(0o644)  # safetensors writes files that only their owner can read
+    return {f"{TRAINING}/{file.name}": file_hash(file) for file in (weights, *copied)}
 
 
 def _scores(folder: Path, dataset: LensDataset) -> dict:
