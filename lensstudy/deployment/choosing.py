@@ -22,6 +22,7 @@ from lensstudy.networks import names
 __all__ = ["LOOKED_AT", "choose", "listed", "same_classes"]
 
 LOOKED_AT = 16  # images, the first ones that can be read
+UNSCALED = "Their pixel scale is missing: say --pixel-scale."
 NEARLY = 0.8  # share of the most images in distribution that counts as as many: of 16, chance moves some
 
 
@@ -120,23 +121,27 @@ def _fit(name: str, images: list, classes: Sequence[str] | None, options: dict) 
     fit = _Fit(name, predictor.card)
     own = predictor.card.images.pixel_scale
     if classes and not same_classes(classes, predictor.classes):
-        fit.reason = f"tells {', '.join(predictor.classes)} apart"
+        fit.reason = f"classes {', '.join(classes)}"
         return fit
+    likely = 0  # images of unknown size that are in its distribution if their pixels are as large as its own
     for one in images:
         scale = one.pixel_scale or predictor.pixel_scale
         try:
-            if own and not scale:
-                raise ValueError("how large their pixels are (--pixel-scale)")
             if scale and not own:
                 raise ValueError("it does not know how large its own pixels are")
             pixels, _ = predictor.prepare(one.pixels, one.pixel_scale)
         except ValueError as error:
-            fit.reason = fit.reason or str(error)
+            fit.reason = fit.reason or (UNSCALED if own and not scale else str(error))
             continue
-        fit.taken += 1
-        fit.known += bool(predictor.answers(pixels[None])[1][0] <= 1)
+        known = bool(predictor.answers(pixels[None])[1][0] <= 1)
+        if own and not scale:
+            likely, fit.reason = likely + known, fit.reason or UNSCALED
+            continue
+        fit.taken, fit.known = fit.taken + 1, fit.known + known
         fit.distance += abs(math.log(scale / own)) if scale and own else 0.0
     fit.distance /= max(fit.taken, 1)
+    if 2 * likely >= len(images):
+        fit.reason = f"--pixel-scale {own:.4g}, if they have its own: {likely} of {len(images)} are in its distribution"
     fit.reason = fit.reason or "too few of the images are in its distribution, and nothing else tells that they fit"
     return fit
 
@@ -172,26 +177,20 @@ def _why(fit: _Fit, images: list, pixel_scale: float | None) -> str:
 
 
 def _misfit(fits: list[_Fit], first, pixel_scale: float | None) -> str:
-    """What the first image is, and what each network would need."""
-    bands, *size = first.pixels.shape
-    scale = first.pixel_scale or pixel_scale
-    what = (
-        f"{' x '.join(map(str, size))} pixels of {f'{scale:.4g} arcsec' if scale else 'unknown size'}, {_bands(bands)}"
-    )
-    rows = [("name", "classes", "bands", "pixel scale (arcsec)", "field of view")]
+    """What the first image is, what each network takes, and what is missing for it."""
+    (bands, *size), scale = first.pixels.shape, first.pixel_scale or pixel_scale
+    each = f"{scale:.4g} arcsec" if scale else "unknown size"
+    rows, below = [("name", "classes", "bands", "pixel scale (arcsec)", "field of view")], [""]
     for fit in fits:
-        images = fit.card.images
-        own, field = images.pixel_scale, _pixels(fit.card)[1]
-        accepted = f"{own / FURTHEST:.3g} to {own * FURTHEST:.3g}" if own else "unknown"
-        rows.append((fit.name, ", ".join(fit.card.classes), str(images.channels), accepted, f"at least {field}"))
-    reasons = [fit.reason for fit in fits]
-    missing = (
-        f"What is missing: {reasons[0]}. What each takes:" if len({*reasons}) == 1 else "What each takes, and why not:"
-    )
-    table = _aligned(rows, ["", *([""] * len(fits) if len({*reasons}) == 1 else reasons)])
+        about, own, field = fit.card.images, fit.card.images.pixel_scale, _pixels(fit.card)[1]
+        takes = (f"{own / FURTHEST:.3g} to {own * FURTHEST:.3g}", f"at least {field}") if own else ("unknown", field)
+        rows.append((fit.name, ", ".join(fit.card.classes), str(about.channels), *takes))
+        below.append("" if fit.reason == UNSCALED else fit.reason)
+    missing = "What each takes, and what is missing:" if scale else f"{UNSCALED} What each takes:"
     return (
-        f"no network that comes with lensstudy fits these images; the first, {first.file}: {what}. {missing}\n\n{table}"
-        "\n\n--network NAME predicts with one all the same; `lensstudy train` makes one of your own images."
+        f"no network that comes with lensstudy fits these images; the first, {first.file}: "
+        f"{' x '.join(map(str, size))} pixels of {each}, {_bands(bands)}. {missing}\n\n{_aligned(rows, below)}\n\n"
+        "--network NAME predicts with one all the same; `lensstudy train` makes one of your own images."
     )
 
 
