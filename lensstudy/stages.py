@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from lensstudy.data import mixture
 from lensstudy.data.dataset import DataError, LensDataset
@@ -31,10 +30,11 @@ from lensstudy.evaluation.scores import format_interval
 from lensstudy.evaluation.shortcuts import shortcuts
 from lensstudy.lensing.presets import PRESETS
 from lensstudy.networks.registry import load_plugins
+from lensstudy.progress import in_batch, progress
 from lensstudy.provenance import code_hash, data_state
 from lensstudy.study import Study
 from lensstudy.training.fitting import fit
-from lensstudy.training.recording import in_batch, write_json
+from lensstudy.training.recording import write_json
 from lensstudy.training.run import TrainedNetwork, load_run, read_metrics
 from lensstudy.training.untrained import Invariance
 
@@ -120,7 +120,7 @@ def presets(images_per_class: int, seed: int) -> pd.DataFrame:
     with its 95 % interval, the mean ellipticity of the flux along the x axis with its standard error, and the median
     detectability after re-fitting the macromodel."""
     rows = []
-    for preset in tqdm(PRESETS, desc="presets", disable=in_batch()):
+    for preset in progress(PRESETS, "presets"):
         noise = 0.01 if preset in ("model_2", "model_3") else None  # these two have none of their own
         images = simulate(preset, images_per_class, seed=seed, image_size=64, noise_level=noise)
         ring = shortcuts(images.split(0.1, 0.1, seed), "no_sub", ["ring_moments"]).table.iloc[0]
@@ -154,7 +154,7 @@ def across_presets(study: Study) -> AcrossPresets:
     tests = {name: dataset(one).part("test") for name, one in apart.items()}
     every = [*apart.values(), *others.values(), together]
     by_study: dict[str, dict[str, list[TrainedNetwork]]] = {}
-    for one in tqdm(every, desc="presets", disable=in_batch()):
+    for one in progress(every, "presets"):
         networks = {name: [trained(one, name, seed) for seed in study.seeds] for name in study.networks}
         by_study[one.study] = networks
     return AcrossPresets(

@@ -13,8 +13,9 @@ from lensstudy.data.filtering import filter_images
 from lensstudy.data.reading import read
 from lensstudy.deployment.card import FORMAT
 from lensstudy.files import read_json
+from lensstudy.progress import in_batch
 from lensstudy.study import Study
-from lensstudy.training.fitting import fit, in_batch
+from lensstudy.training.fitting import fit
 from lensstudy.training.run import read_card, read_metrics, training_of
 
 __all__ = ["train_on"]

@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
-from tqdm.auto import tqdm
 
 from lensstudy.data.dataset import LensDataset
 from lensstudy.evaluation.comparison import Difference, compare
 from lensstudy.evaluation.scores import auc, counted, format_interval
 from lensstudy.files import whole_file
+from lensstudy.progress import progress
 from lensstudy.study import Study
 from lensstudy.training.fitting import fit
-from lensstudy.training.recording import in_batch
 from lensstudy.training.run import load_run
 from lensstudy.training.tuning import all_trials, best_settings
 
@@ -103,7 +102,7 @@ def confirm(study: Study, dataset: LensDataset, searches: Mapping[str, optuna.St
     rows: list[dict] = []
     seen: dict[str, list[np.ndarray]] = {OWN: [], BEST: []}
     runs = [(label, settings, seed) for label, settings in ((OWN, study), (BEST, best)) for seed in study.new_seeds]
-    for label, settings, seed in tqdm(runs, desc="new seeds", unit="training", disable=in_batch()):
+    for label, settings, seed in progress(runs, "new seeds"):
         folder = study.folder / "improvement" / f"{label.replace(' ', '-')}-s{seed}"
         run = load_run(fit(dataset, settings.training(winner, seed), folder=folder))
         seen[label].append(run.predict(test.images))

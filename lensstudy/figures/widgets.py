@@ -30,8 +30,8 @@ from lensstudy.lensing.rendering import render
 from lensstudy.networks.architectures import Network
 from lensstudy.networks.description import feature_maps
 from lensstudy.observations.smooth_model import Subhalo, expected
+from lensstudy.progress import in_batch
 from lensstudy.study import Study
-from lensstudy.training.recording import in_batch
 
 if TYPE_CHECKING:
     from lensstudy.deployment.application import Application

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from lensstudy.observations.cutouts import filled
 from lensstudy.observations.distribution import SubstructureNetwork
 from lensstudy.observations.lens import Lens
-from lensstudy.training.recording import in_batch
+from lensstudy.progress import progress
 
 __all__ = ["Consistency", "perturbed"]
 
@@ -72,12 +72,9 @@ class Consistency:
     def of(cls, networks: Sequence[SubstructureNetwork], lenses: Sequence[Lens], seed: int = 0) -> Consistency:
         """Ask every network about every lens, perturbed in every way."""
         found: dict[str, dict[str, dict[str, np.ndarray]]] = {network.label: {} for network in networks}
-        with tqdm(total=len(networks) * len(lenses), desc="perturbations", disable=in_batch()) as bar:
-            for network in networks:
-                for lens in lenses:
-                    others = [other for other in lenses if other.name == lens.name and other is not lens]
-                    found[network.label][str(lens)] = perturbed(network, lens, others, seed=seed)
-                    bar.update()
+        for network, lens in progress(list(product(networks, lenses)), "perturbations"):
+            others = [other for other in lenses if other.name == lens.name and other is not lens]
+            found[network.label][str(lens)] = perturbed(network, lens, others, seed=seed)
         return cls(found)
 
     @property

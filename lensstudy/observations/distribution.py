@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from lensstudy.data import mixture
 from lensstudy.data.dataset import DataError, LensDataset, sky_and_noise
@@ -23,8 +22,8 @@ from lensstudy.evaluation.attribution import attribute
 from lensstudy.evaluation.ood import OODDetector, image_statistics, thumbnails
 from lensstudy.files import read_json
 from lensstudy.observations.cutouts import Observation, network_input
+from lensstudy.progress import progress
 from lensstudy.study import Study
-from lensstudy.training.recording import in_batch
 from lensstudy.training.run import TrainedNetwork, load_run
 
 __all__ = [
@@ -202,7 +201,7 @@ def prepare_networks(
         except (OSError, ValueError) as error:
             skipped[path] = str(error)
     networks = []
-    for label, (one, own) in tqdm(candidates.items(), desc="reference images", disable=in_batch()):
+    for label, (one, own) in progress(candidates.items(), "reference images"):
         try:
             networks.append(SubstructureNetwork.of(label, one, *_reference_images(one, study, own)))
         except DataError as error:

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter
-from tqdm.auto import tqdm
 
 from lensstudy.data.dataset import DataError
 from lensstudy.evaluation.scores import counted
@@ -25,7 +24,8 @@ from lensstudy.observations.recovery import Recovery, evidence_for_subhalo, on_t
 from lensstudy.observations.sample import LensSample
 from lensstudy.observations.smooth_model import Subhalo, major_axis
 from lensstudy.observations.validation import DistributionCheck, counting
-from lensstudy.training.recording import in_batch, write_json
+from lensstudy.progress import progress
+from lensstudy.training.recording import write_json
 
 __all__ = ["FRAMES", "Attributions", "KnownSubhalo", "Orientation", "Responses", "save"]
 
@@ -152,7 +152,7 @@ class Orientation:
         places = np.concatenate([in_file(frame, published) for frame in FRAMES]) + lens.light.center
         random = on_the_arc(lens.model, CHANCE_PLACES, np.random.default_rng(seed))
         gains = evidence_for_subhalo(
-            lens.model, np.concatenate([places, random]), known.subhalo.mass, progress="places on the arcs"
+            lens.model, np.concatenate([places, random]), known.subhalo.mass, description="places on the arcs"
         )
         return cls(known, lens, places, gains[: len(FRAMES)], random, gains[len(FRAMES) :])
 
@@ -242,7 +242,7 @@ class Orientation:
         axis = np.linspace(-self.reach, self.reach, 21)
         places = np.array([(x, y) for y in axis for x in axis])
         mass = self.known.subhalo.mass
-        return evidence_for_subhalo(self.lens.model, places, mass, progress="map").reshape(len(axis), -1)
+        return evidence_for_subhalo(self.lens.model, places, mass, description="map").reshape(len(axis), -1)
 
 
 @dataclass(frozen=True)
@@ -325,7 +325,7 @@ class Attributions:
         lens, middle = orientation.lens, np.array(orientation.lens.light.center)
         place, random = orientation.place - middle, orientation.chance_places - middle
         maps, rows = {}, {}
-        for network in tqdm(networks, desc="attributions", disable=in_batch()):
+        for network in progress(networks, "attributions"):
             found, pixel = network.attribution(lens.seen_by(network))
             maps[network.label] = found, len(found) * pixel / 2
             rows[network.label] = _compared(found, pixel, place, random)

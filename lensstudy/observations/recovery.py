@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from lensstudy.observations.distribution import SubstructureNetwork
 from lensstudy.observations.lens import Lens
@@ -21,7 +20,7 @@ from lensstudy.observations.smooth_model import (
     subhalo_deflection,
     tensors,
 )
-from lensstudy.training.recording import in_batch
+from lensstudy.progress import progress
 
 __all__ = [
     "FALSE_ALARMS",
@@ -71,7 +70,7 @@ class Recovery:
         generator = np.random.default_rng(seed)
         smooth: dict[str, dict[str, np.ndarray]] = {}
         shares: dict[str, dict[str, np.ndarray]] = {}
-        for lens in tqdm(lenses, desc="injections", disable=in_batch()):
+        for lens in progress(lenses, "injections"):
             counterparts = noisy_images(lens, generator, count=8 * draws)
             places = on_the_arc(lens.model, draws, generator)
             injected = {
@@ -159,13 +158,14 @@ def least_mass(masses: np.ndarray, recovered: np.ndarray, share: float = 0.5) ->
 
 
 def evidence_for_subhalo(
-    model: SmoothModel, positions: np.ndarray, mass: float = 1e9, profile: str = "truncated_nfw", progress: str = ""
+    model: SmoothModel, positions: np.ndarray, mass: float = 1e9, profile: str = "truncated_nfw", description: str = ""
 ) -> np.ndarray:
     """How much chi square would fall, to first order, with a subhalo at each of `positions` `(n, 2)`: `(n,)`.
 
     With r the residuals and d the change that a subhalo of `mass` makes, both projected off what the model's own
     parameters can do:
-    `(r.d)^2/(d.d)`, the largest fall for any mass, and 0 where that mass would be negative.
+    `(r.d)^2/(d.d)`, the largest fall for any mass, and 0 where that mass would be negative. A progress bar with
+    `description` goes through the positions; without one it is silent.
     """
     x, y, psf = tensors(model.observation)
     inside, weight = torch.tensor(model.used), torch.tensor(1 / model.observation.noise[model.used])
@@ -177,7 +177,7 @@ def evidence_for_subhalo(
         residual = (torch.tensor(model.observation.image[model.used]) - smooth) * weight
         residual = residual - basis @ (basis.T @ residual)
         gains = []
-        for at_x, at_y in tqdm(positions, desc=progress, disable=in_batch() or not progress):
+        for at_x, at_y in progress(positions, description) if description else positions:
             subhalo = subhalo_deflection([Subhalo(float(at_x), float(at_y), mass)], x, y, model.redshifts, profile)
             change = (render(values, x, y, psf, subhalo)[inside] - smooth) * weight
             change = change - basis @ (basis.T @ change)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from lensstudy.data.dataset import DataError
 from lensstudy.evaluation.scores import counted
@@ -17,7 +16,7 @@ from lensstudy.observations.distribution import SubstructureNetwork
 from lensstudy.observations.lens import Lens
 from lensstudy.observations.reading import read_observations
 from lensstudy.observations.writing import write_simulated
-from lensstudy.training.recording import in_batch
+from lensstudy.progress import progress
 
 __all__ = ["LensSample"]
 
@@ -182,7 +181,7 @@ class LensSample:
 def _each(ones: Iterable, make: Callable[..., Lens], skipped: dict[str, str], label: str) -> list[Lens]:
     """What `make` makes of each, with a progress bar; where it cannot, the reason goes into `skipped`."""
     made = []
-    for one in tqdm(ones, desc=label, disable=in_batch()):
+    for one in progress(ones, label):
         try:
             made.append(make(one))
         except DataError as error:
