@@ -53,7 +53,8 @@ __all__ = [
 
 def dataset(study: Study) -> LensDataset:
     """The data set of a study, filtered and split: read from `runs/<study>/dataset`, or made if it is not there, is
-    damaged, or was made with other parameters or from other files; a warning says what has changed."""
+    damaged, or was made with other parameters or from other files. Where files have changed and no parameter has, a
+    warning says so."""
     load_plugins(study.plugins)
     folder = study.folder / "dataset"
     wanted = study.group("data")
@@ -62,13 +63,16 @@ def dataset(study: Study) -> LensDataset:
     if (folder / "dataset.json").exists():
         try:
             made = LensDataset.load(folder)
-            if made.description.get("parameters") == wanted:
+            before = made.description.get("parameters", {})
+            if before == wanted:
                 made.check_fingerprint(folder)
                 return made
+            same_parameters = before | {name: wanted[name] for name in ("data_state", "code")} == wanted
+            if same_parameters and (changes := state.changes()):
+                said = f"the files of the data have changed: {changes}; the data set is made again"
+                warnings.warn(said, stacklevel=2)
         except DataError as error:
             warnings.warn(f"{error}; it is made again", stacklevel=2)
-        if changes := state.changes():
-            warnings.warn(f"the files of the data have changed: {changes}; the data set is made again", stacklevel=2)
     reading = folder / "reading"  # images on their way, so that a set larger than memory can be read
     made = _read(study, reading) if study.data_path else _simulated(study)
     made.check_classes()
@@ -117,8 +121,8 @@ def application(study: Study) -> Application:
 
 def presets(images_per_class: int, seed: int) -> pd.DataFrame:
     """Every preset of the simulator side by side, at 64 pixels: what the ring moments see of `no_sub` against the rest,
-    with its 95 % interval, the mean ellipticity of the flux along the x axis with its standard error, and the median
-    detectability after re-fitting the macromodel."""
+    with its 95 % interval, the mean ellipticity of the flux (e1 along the axes, e2 along the diagonals) with its
+    standard error, and the median detectability after re-fitting the macromodel."""
     rows = []
     for preset in progress(PRESETS, "presets"):
         noise = 0.01 if preset in ("model_2", "model_3") else None  # these two have none of their own
@@ -131,6 +135,7 @@ def presets(images_per_class: int, seed: int) -> pd.DataFrame:
                 "preset": preset,
                 "ring AUC": format_interval(ring["auc"], ring["low"], ring["high"], digits=2),
                 "mean e1": f"{flux.mean[0]:+.3f} ± {flux.error[0]:.3f}",
+                "mean e2": f"{flux.mean[1]:+.3f} ± {flux.error[1]:.3f}",
                 "cdm [sigma]": seen["cdm"],
                 "axion [sigma]": seen["axion"],
             }

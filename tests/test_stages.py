@@ -1,5 +1,8 @@
 """What a notebook starts from: made once, opened again, whatever subset of the parameters it declares."""
 
+import shutil
+import warnings
+
 import numpy as np
 import pytest
 
@@ -141,5 +144,10 @@ def test_a_study_reads_images_as_its_parameters_say(monkeypatch, tmp_path):
     (tmp_path / "labels.csv").write_text("lens,shape\n" + "\n".join(rows).replace("train0,round", "train0,square"))
     with pytest.warns(UserWarning, match="labels.csv"):
         assert (stages.dataset(study).labels == 0).sum() == (made.labels == 0).sum() + 1
+    shutil.copytree(tmp_path / "data", tmp_path / "elsewhere")
+    with warnings.catch_warnings():  # a reader who names another folder has changed no file
+        warnings.simplefilter("error")
+        moved = stages.dataset(study.model_copy(update={"data_path": str(tmp_path / "elsewhere")}))
+    assert len(moved) == len(made)
     with pytest.raises(DataError, match=r"label_columns = \['lens'\]: expected two"):
         stages.dataset(study.model_copy(update={"label_columns": ["lens"]}))

@@ -76,9 +76,16 @@ def rotated_features(lens: Tensor, maps: Mapping[float, np.ndarray]) -> Figure:
 
 
 def central_part(dataset: LensDataset, preprocess: Preprocess) -> Figure:
-    """Draw the first image of a data set, with the part that the networks see, and that part as they see it."""
+    """Draw the first image of a data set, with the part that the networks see, and that part as they see it; one image
+    where they see all of it as it is."""
     image = np.asarray(dataset.images[:1], np.float32)
     size, seen = dataset.image_size, preprocess.crop
+    if preprocess.size == size:
+        return captioned(
+            image_row([preprocess(image)[0].mean(0).numpy()], [f"{size} pixels"]),
+            f"An image of {size} × {size} pixels: the networks see all of it.",
+            "An image as a network sees it.",
+        )
     figure = image_row(
         [image[0].mean(0), preprocess(image)[0].mean(0).numpy()], [f"image: {size} pixels", f"seen: {preprocess.size}"]
     )

@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from lensstudy.figures.style import IMAGES, WIDTH, captioned, colour, image_row
 
@@ -106,6 +107,9 @@ def ood_scores(check: Any) -> Figure:
         axis.axvline(check.threshold[network], color="0.3", ls="--", lw=0.9)
         axis.plot(scores, axis.get_ylim()[1] * (0.9 - 0.8 * np.arange(len(scores)) / len(scores)), "kv", ms=5)
         axis.set(xscale="log", ylabel="images")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("{x:g}")
+        axis.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         axis.set_title(network, fontsize=8, loc="left")
     axes[-1, 0].set_xlabel("OOD score")
     return captioned(

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["explanations", "predictions", "rotations"]
 
+SMALL = 0.05  # a change of a probability that need not fill the height of a figure
+
 
 def predictions(application: Application) -> Figure:
     """A few of the images, with the most probable class of each, its probability and its OOD score."""
@@ -35,10 +37,11 @@ def predictions(application: Application) -> Figure:
     )
 
 
-def explanations(application: Application, images: int = 2) -> Figure:
-    """What the network sees of the first of the few images, and the share of each pixel in its prediction."""
-    chosen = progress(application.few[:images], "attribution")
-    pairs = [application.explain(application.images[name]) for name in chosen]
+def explanations(application: Application) -> Figure:
+    """What the network sees of the first and the last of the few images, and the share of each pixel in its
+    prediction."""
+    chosen = list(dict.fromkeys([application.few[0], application.few[-1]]))
+    pairs = [application.explain(application.images[name]) for name in progress(chosen, "attribution")]
     return captioned(
         image_row(
             [picture for pair in pairs for picture in pair],
@@ -55,8 +58,10 @@ def rotations(application: Application) -> Figure:
     """How far the probabilities of the few images move while these are rotated once around."""
     degrees = np.arange(0, 361, 15)
     moves = application.rotation_changes(degrees)
+    figure = invariance_curves(pd.DataFrame({application.card.network: moves}, index=degrees), "change of probability")
+    figure.axes[0].set_ylim(0, max(SMALL, 1.1 * moves.max()))
     return captioned(
-        invariance_curves(pd.DataFrame({application.card.network: moves}, index=degrees), "change of probability"),
+        figure,
         "How far the probabilities of these images move as they are rotated, mean of the largest change.",
         f"One line; at 90 degrees the change is {moves[degrees == 90][0]:.1e}, at most {moves.max():.2g} in between.",
     )

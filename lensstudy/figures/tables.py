@@ -11,13 +11,16 @@ from pandas.io.formats.style import Styler
 
 __all__ = ["table"]
 
+NAME = 20  # letters of a text in a cell that is kept on one line
+
 
 def table(frame: pd.DataFrame, caption: str, formats: Mapping[str, Any] | None = None, missing: str = "") -> Styler:
     """A table with its caption, as the last line of a cell shows it.
 
     Args:
         frame: one row a line; an index that has a name becomes the first column, any other is dropped.
-        caption: what the rows are, and what brackets mean; everything in `frame` and `caption` is escaped.
+        caption: what the rows are, and what brackets mean; everything in `frame` and `caption` is escaped. Where there
+            are no rows it stands alone.
         formats: format of a column's numbers, such as `{"accuracy": "{:.1%}"}` (default: three decimals for shares,
             three digits for other numbers, a comma for thousands).
         missing: what stands where there is no number.
@@ -26,7 +29,13 @@ def table(frame: pd.DataFrame, caption: str, formats: Mapping[str, Any] | None =
     frame = frame.rename_axis(columns=None)
     chosen = {name: "{:,}" for name in frame.select_dtypes("integer")}
     chosen |= {name: _rounded(frame[name]) for name in frame.select_dtypes("floating")} | dict(formats or {})
-    return frame.style.hide().set_caption(html.escape(caption)).format(chosen, na_rep=missing, escape="html")
+    styled = frame.style.hide().set_caption(html.escape(caption)).format(chosen, na_rep=missing, escape="html")
+    return styled.hide(axis="columns") if frame.empty else styled.map(_whole)
+
+
+def _whole(value: object) -> str:
+    """Names such as `plain-cnn` and `4 regular(D4)` are not broken over two lines."""
+    return "white-space: nowrap" if isinstance(value, str) and len(value) <= NAME else ""
 
 
 def _rounded(numbers: pd.Series) -> str:

@@ -138,7 +138,7 @@ def alternatives(table: pd.DataFrame) -> Figure:
     """What each change of one setting does to the validation AUC; columns `network`, `settings` and `difference`."""
     changed = table[table["settings"] != table["settings"].iloc[0]]
     labels, networks = list(dict.fromkeys(changed["settings"])), list(dict.fromkeys(table["network"]))
-    figure, axes = plt.subplots(figsize=(WIDTH, 1.2 + 0.3 * max(len(labels), 1)))
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.3 + 0.3 * max(len(labels), 1)))
     for k, name in enumerate(networks):
         own = changed[changed["network"] == name]
         rows = own["settings"].map(labels.index) + 0.15 * (k - (len(networks) - 1) / 2)
@@ -148,7 +148,7 @@ def alternatives(table: pd.DataFrame) -> Figure:
         yticks=range(len(labels)), yticklabels=labels, xlabel="validation AUC, less that of the study's own settings"
     )
     axes.set_ylim(max(len(labels), 1) - 0.5, -0.5)  # the first on top
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside upper center", fontsize=8, ncols=2)
     caption = (
         "Validation AUC of each alternative, less that of the study's own settings; one seed each, so that differences "
         "as small as those between two seeds mean nothing."

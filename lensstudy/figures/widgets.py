@@ -72,7 +72,8 @@ def explorer(
             HTML to stand beside it. What comes from outside must be escaped in it.
         height: pixels of the picture.
     """
-    canvas = widgets.Image(format="png", layout=widgets.Layout(height=f"{height}px", width="auto"))
+    whole = {"max_width": "100%", "object_fit": "contain", "object_position": "0 0"}  # in a narrow window, unsqueezed
+    canvas = widgets.Image(format="png", layout=widgets.Layout(height=f"{height}px", width="auto", **whole))
     words = widgets.HTML(layout=widgets.Layout(flex="1 1 200px"))  # beside the picture, or below it in a narrow window
 
     def again(_=None) -> None:

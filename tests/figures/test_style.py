@@ -42,6 +42,11 @@ def test_a_table_rounds_hides_row_numbers_and_escapes():
     assert "Scores of &lt;i&gt;one&lt;/i&gt; network." in html
 
 
+def test_a_table_without_rows_is_its_caption():
+    html = table(pd.DataFrame({"images": [], "share": []}), "Nothing was excluded.").to_html()
+    assert "Nothing was excluded." in html and "share" not in html
+
+
 def test_a_named_index_is_the_first_column():
     frame = pd.DataFrame({"AUC": [0.5, 1.0]}, index=pd.Index(["d4", "plain"], name="network"))
     html = table(frame, "Scores.").to_html()
