@@ -122,8 +122,8 @@ INSTRUMENTS = {
             image_size=150,
             pixel_scale=0.05,
             psf_fwhm=0.0705 / SIGMA_PER_FWHM,
-            sky_magnitude=-2.5 * math.log10(0.1 / 0.05**2),
-            exposure_time=200.0,
+            sky_magnitude=-2.5 * math.log10(0.15 / 0.05**2),
+            exposure_time=800.0,
             source="recovered by fitting DeepLense's test of equivariant networks: PSF sigma 1.41 pixels, photon noise",
         ),
         Instrument(

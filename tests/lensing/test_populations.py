@@ -1,15 +1,22 @@
 """The preset recovered from DeepLense's test of equivariant networks: its alignment, its files, its images."""
 
+import io
 import math
+import os
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from scipy.fft import dctn
 
 from lensstudy.lensing.populations import complete, preset_named
 from lensstudy.lensing.rendering import render
 from lensstudy.lensing.simulation import draw_batch
 
+DATA = Path(os.environ.get("LENSSTUDY_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 # the luminance table of the JPEG standard (ITU-T T.81, table K.1), row by row, and its scaling to quality 75
 STANDARD = """16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62
 18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99"""
@@ -43,3 +50,47 @@ def test_the_galaxy_of_the_equivariant_test_has_a_shape_of_its_own():
     y, x = np.indices(flat.shape) - 74.5
     assert (flat * x**2).sum() > 2 * (flat * y**2).sum()
     assert complete({"lens_e2": 0.1})["lens_light_e2"] == 0.1  # otherwise that of the halo
+
+
+@pytest.fixture(scope="module")
+def official() -> dict[str, np.ndarray]:
+    """The first 64 images by name of each class, `(64, 150, 150)`."""
+    file = DATA / "deeplense-equivariant" / "lenses.tgz"
+    if not file.exists():
+        pytest.skip(f"{file} is missing; set LENSSTUDY_DATA to the folder that holds deeplense-equivariant/")
+    with tarfile.open(file) as archive:
+        contents = {one.name: archive.extractfile(one).read() for one in archive if one.isfile()}
+
+    def first(name: str) -> np.ndarray:
+        paths = sorted(path for path in contents if path.startswith(f"lenses/{name}/"))[:64]
+        return np.stack([np.asarray(Image.open(io.BytesIO(contents[path])), float) for path in paths])
+
+    return {"no_sub": first("no_sub"), "cdm": first("sub")}
+
+
+@pytest.mark.parametrize(("einstein_radius", "fits"), [(1.0, True), (0.98, False), (1.02, False)])
+def test_a_lens_of_the_equivariant_test_is_an_official_image(official, einstein_radius, fits):
+    """What the preset fixes, with fitted values for what it draws, gives the first image to a grey value or less."""
+    image = official["no_sub"][0]
+    lens = preset_named("equivariant_test").draw("no_sub", np.random.default_rng(0), {})
+    lens |= {"einstein_radius": einstein_radius, "shear_1": 0.11, "shear_2": -0.0207}
+    lens |= {"source_x": 0.2229, "source_y": -0.0655, "source_e1": 0.0899, "source_e2": -0.0131}
+    lens |= {
+        "source_amplitude": 0.955 * lens["lens_light_amplitude"],
+        "lens_light_e1": 0.3167,
+        "lens_light_e2": -0.0076,
+    }
+    expected = render(lens, "equivariant_test", dtype=torch.float64)[0, 0]
+    slope, level = np.polyfit(expected.ravel(), image.ravel(), 1)
+    assert ((slope * expected + level - image).std() < 0.75) == fits
+
+
+@pytest.mark.parametrize("name", ["no_sub", "cdm"])
+def test_images_of_the_equivariant_test_look_like_the_official_ones(official, name):
+    simulated = draw_batch("equivariant_test", range(64), seed=1, classes=[name])[0][:, 0].numpy()
+    y, x = np.indices((150, 150)) - 74.5
+    radius = np.hypot(x, y).astype(int).ravel()
+    mean = [np.bincount(radius, one.mean(axis=0).ravel())[:60] for one in (simulated, official[name])]
+    assert np.abs(np.log(mean[0] / mean[1])).max() < 0.35  # two draws of 64 differ by 0.1 to 0.3 somewhere
+    bright = [[(images > level).mean() for level in (4, 16, 64)] for images in (simulated, official[name])]
+    assert bright[0] == pytest.approx(bright[1], rel=0.15)
