@@ -46,7 +46,8 @@ def values(*groups, of=study):
 def values_of_training(wildcards, *groups):
     share = float(getattr(wildcards, "share", 100))
     training = study.training(wildcards.network, int(wildcards.seed), share)
-    return values("data", "network", "training", *groups, of=training)
+    began = {"start_from": study.start_from.get(wildcards.network, "")}
+    return values("data", "network", "training", *groups, of=training) | began
 
 
 TRAININGS = ("data", "network", "comparison", "repetition", "training")

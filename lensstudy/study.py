@@ -223,6 +223,9 @@ class Study(BaseModel):
     learning_rates: dict[str, float] = _comparison(
         {}, description="learning_rate of single networks, chosen on validation; the others take learning_rate"
     )
+    start_from: dict[str, str] = _comparison(
+        {}, description="run folders, or networks that come with the package, that single networks are fine-tuned from"
+    )
     weight_decay: float = _training(0.01, ge=0, description="weight decay, decoupled from the gradient in AdamW")
     gradient_clip: float = _training(1.0, ge=0, description="largest norm of the gradient; 0: no clipping")
     schedule: Literal["one-cycle", "cosine", "step", "plateau", "constant"] = _training(

@@ -1,10 +1,12 @@
 """What a notebook starts from: made once, opened again, whatever subset of the parameters it declares."""
 
+import hashlib
 import shutil
 import warnings
 
 import numpy as np
 import pytest
+import torch
 
 from lensstudy import stages
 from lensstudy.data.dataset import DataError
@@ -75,6 +77,21 @@ def test_a_learning_rate_that_is_given_holds_for_every_network(file):
 
 def test_the_rate_of_another_network_makes_nothing_stale(file):
     assert not trained_anew(Study.read(file, learning_rates={"plain-cnn": 0.01, "resnet18": 0.1}))
+
+
+def test_a_study_says_what_its_networks_are_fine_tuned_from(file):
+    study = Study.read(file)
+    began = study.training_folder("plain-cnn", 1)
+    weights = hashlib.sha256((began / "weights.safetensors").read_bytes()).hexdigest()
+    further = Study.read(
+        file, study="further", start_from={"plain-cnn": str(began)}, learning_rates={"plain-cnn": 1e-9}
+    )
+    run = stages.trained(further, "plain-cnn", 1)
+    assert run.card["start_from"] == weights
+    before, after = (one.network.classifier.weight for one in (stages.trained(study, "plain-cnn", 1), run))
+    assert torch.allclose(before, after, atol=1e-6), "at a learning rate near zero nothing moves"
+    with pytest.raises(ValueError, match="no network of this name"):
+        stages.trained(Study.read(file, study="further", start_from={"plain-cnn": "nowhere"}), "plain-cnn", 1)
 
 
 def test_studies_across_presets():

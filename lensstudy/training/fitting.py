@@ -93,7 +93,7 @@ def fit(
         watch: called with the history, a table with one row an epoch, after each epoch. Where it returns True the
             training stops there; its folder opens like any other, and the next `fit` goes on from it.
         start_from: run folder of a training to fine-tune from, or the name of a network that comes with the package;
-            the last layer begins anew where the classes differ.
+            what `study` says of its network, if none is given. The last layer begins anew where the classes differ.
 
     Returns:
         The run folder, which `load_run` opens.
@@ -116,6 +116,7 @@ def fit(
     _check(settings)
     dataset.check_classes()
     networks.load_plugins(settings.plugins)
+    start_from = start_from or settings.start_from.get(settings.network)
     start_from = training_of(start_from) if start_from else None
     card = card_of(dataset, settings, start_from, network)
     begun = _is_of(folder, card)
