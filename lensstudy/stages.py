@@ -214,6 +214,7 @@ def _simulated(study: Study) -> LensDataset:
         noise_level=study.noise_level,
         progress=not in_batch(),
         population=study.population,
+        classes=study.classes or None,
     )
 
 

@@ -162,7 +162,9 @@ class Study(BaseModel):
 
     # data
     data_path: str = _data("", description="folder, tar or zip with one folder a class; empty: simulate")
-    classes: list[str] = _data([], description="names of the classes in the data, in the order of a network's outputs")
+    classes: list[str] = _data(
+        [], description="names of the classes, in the order of a network's outputs; empty: as they come"
+    )
     labels: str = _data("", description="CSV file with the class of each image, or the name of an HDF5 attribute")
     label_columns: list[str] = _data([], description="its columns with names and classes; empty: found by their names")
     extension: str = _data("", description="FITS extension, HDF5 dataset or npz key of the images; empty: found")

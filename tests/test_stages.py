@@ -79,6 +79,15 @@ def test_the_rate_of_another_network_makes_nothing_stale(file):
     assert not trained_anew(Study.read(file, learning_rates={"plain-cnn": 0.01, "resnet18": 0.1}))
 
 
+def test_a_study_of_two_classes_simulates_these(file):
+    two = stages.dataset(Study.read(file, study="two", classes=["cdm", "no_sub"]))
+    three = stages.dataset(Study.read(file))
+    assert two.classes == ("cdm", "no_sub") and len(two) == 40
+    for name in two.classes:
+        images = [one.images[(one.catalogue["class"] == name).to_numpy()] for one in (two, three)]
+        assert np.array_equal(*images)
+
+
 def test_a_study_says_what_its_networks_are_fine_tuned_from(file):
     study = Study.read(file)
     began = study.training_folder("plain-cnn", 1)

@@ -73,6 +73,7 @@ def make(
     noise_level: float | None = None,
     progress: bool = False,
     population: dict | None = None,
+    classes: Sequence[str] | None = None,
 ) -> LensDataset:
     """A simulated data set, of one preset or mixed; then `preset` in the catalogue says which made an image.
 
@@ -95,6 +96,7 @@ def make(
                 image_size=image_size,
                 noise_level=component.noise_level,
                 progress=progress,
+                classes=classes,
                 **component.population,
             )
         )

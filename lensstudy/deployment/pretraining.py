@@ -135,7 +135,7 @@ def put_in(
     card.metrics["unseen"] = {"of": what} | _scores(folder, images)
     made = {"parameters": f"params/pretrained/{study.study}.yml", "command": f"lensstudy pretrain {study.study}"}
     card.training |= {"purpose": study.question, "made_by": made | version, "data_licence": licence or SIMULATED}
-    if study.population:
+    if study.population and not study.data_path:
         changed = ", ".join(f"{name} = {value}" for name, value in study.population.items())
         card.limits.append(f"Its lenses are of the preset {study.preset} with {changed}: scores are for such alone.")
     card.write(folder)
