@@ -91,7 +91,7 @@ def unseen(study: Study, dataset: LensDataset | None, images: int, seed: int = U
     from lensstudy.data import mixture
 
     seed = study.data_seed + seed
-    options: dict[str, Any] = study.model_dump(include={"image_size", "noise_level", "population"})
+    options: dict[str, Any] = study.model_dump(include={"image_size", "noise_level", "population", "classes"})
     return mixture.make(study.preset, images, seed=seed, **options), f"images simulated anew (seed {seed})"
 
 
