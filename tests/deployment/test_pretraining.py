@@ -118,6 +118,8 @@ def test_a_wheel_installed_elsewhere_predicts_without_what_trains_networks_and_w
     installed = elsewhere / "lensstudy" / "networks" / "pretrained"
     there = {file.relative_to(names.PRETRAINED): file for file in names.PRETRAINED.rglob("*") if file.is_file()}
     assert {file.relative_to(installed) for file in installed.rglob("*") if file.is_file()} == set(there)
+    parameters = elsewhere / "lensstudy" / "bundled" / "params" / "pretrained"
+    assert sorted(file.name for file in parameters.iterdir()) == sorted(os.listdir(root / "params" / "pretrained"))
     code = """
 import sys
 def refuse(event, given):
