@@ -25,6 +25,7 @@ playwright = pytest.importorskip(
 )
 
 LAPTOP = {"width": 1366, "height": 768}
+NARROW = {"width": 1024, "height": 768}
 PATIENCE = 120  # seconds: the first cell imports torch
 QUICK = "Study.read('smoke', networks=['d4-steerable-cnn'], images_per_class=40, seeds=[1], shares=[100.0], epochs=1)"
 
@@ -166,6 +167,15 @@ class Widget:
         image = self.place.locator("img").bounding_box()
         assert image["x"] + image["width"] <= seen["x"] + seen["width"], (image, seen)
 
+    def assert_not_squeezed(self) -> None:
+        """What is drawn on the page has the shape of the picture that the kernel sent."""
+        image = self.place.locator("img")
+        image.scroll_into_view_if_needed()
+        drawn = np.asarray(PIL.Image.open(io.BytesIO(image.screenshot())).convert("L")) < 240
+        rows, columns = (np.flatnonzero(drawn.any(axis)) for axis in (1, 0))
+        height, width = self.picture().shape
+        assert np.ptp(columns) / np.ptp(rows) == pytest.approx(width / height, rel=0.05)
+
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory) -> Iterator[str]:
@@ -261,7 +271,7 @@ def test_a_reader_leafs_through_the_classes(reader):
 def test_a_vortex_without_mass_adds_nothing_to_a_lens(reader):
     widget = reader.begin("build a lens")
     widget.assert_fits()
-    reader.page.set_viewport_size({"width": 1024, "height": 768})
+    reader.page.set_viewport_size(NARROW)
     widget.assert_fits()
     reader.page.set_viewport_size(LAPTOP)
     picture, share = widget.picture(), float(re.search(r"([\d.]+)% of the peak", widget.text())[1])
@@ -281,6 +291,10 @@ def test_features_come_back_when_the_lens_is_upright_again(reader):
     assert np.abs(widget.picture() - upright).max() > 50
     widget.set("rotation", "0")
     assert np.array_equal(widget.picture(), upright)
+    reader.page.set_viewport_size(NARROW)
+    widget.assert_fits()
+    widget.assert_not_squeezed()
+    reader.page.set_viewport_size(LAPTOP)
 
 
 def test_curves_grow_and_the_button_stops_the_training_and_keeps_the_best(reader):

@@ -64,7 +64,7 @@ class AcrossPresets:
     def caption(self, network: str) -> str:
         """What stands below the figure of a network."""
         return (
-            f"Macro AUC of {network}, mean over {counted(self.seeds, 'seed')}, with its 95 % interval over test "
+            f"AUC of {network}, mean over classes and {counted(self.seeds, 'seed')}, with its 95 % interval over test "
             "images. Chance is 0.5."
         )
 

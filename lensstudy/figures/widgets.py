@@ -72,8 +72,7 @@ def explorer(
             HTML to stand beside it. What comes from outside must be escaped in it.
         height: pixels of the picture.
     """
-    whole = {"max_width": "100%", "object_fit": "contain", "object_position": "0 0"}  # in a narrow window, unsqueezed
-    canvas = widgets.Image(format="png", layout=widgets.Layout(height=f"{height}px", width="auto", **whole))
+    canvas = _canvas(height)
     words = widgets.HTML(layout=widgets.Layout(flex="1 1 200px"))  # beside the picture, or below it in a narrow window
 
     def again(_=None) -> None:
@@ -87,6 +86,12 @@ def explorer(
     return widgets.VBox(
         [widgets.HBox(row, layout=widgets.Layout(flex_flow="row wrap")) for row in (list(controls), [canvas, words])]
     )
+
+
+def _canvas(height: int) -> widgets.Image:
+    """A place for a picture of that many pixels in height; one that is wider than the window is shown smaller."""
+    layout = {"height": f"{height}px", "max_width": "100%", "object_fit": "contain", "object_position": "0 0"}
+    return widgets.Image(format="png", layout=layout)
 
 
 def explore_predictions(application: Application) -> widgets.Widget:
@@ -218,7 +223,7 @@ async def train(dataset: LensDataset, study: Study, folder: str | Path | None = 
         return fit(dataset, study, folder=folder)
     stop = threading.Event()
     button = widgets.Button(description="Stop, keep the best", icon="stop", layout=widgets.Layout(width="auto"))
-    canvas = widgets.Image(format="png", layout=widgets.Layout(height=f"{HEIGHT}px", width="auto"))
+    canvas = _canvas(HEIGHT)
     words = widgets.Label()
 
     def click(_) -> None:

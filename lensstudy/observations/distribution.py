@@ -241,12 +241,12 @@ def network_table(networks: Sequence[SubstructureNetwork], skipped: Mapping[str,
             "classes": ", ".join(one.trained.classes),
             "field of view [arcsec]": one.field_of_view,
             "lens light": "shown" if one.lens_light else "subtracted",
-            "subhalos": one.profile.replace("_", " "),
-            "asked": "yes",
+            "subhalo profile": one.profile.replace("_", " "),
+            "used": "yes",
         }
         for one in networks
     ]
-    return pd.DataFrame([*asked, *({"network": name, "asked": f"no: {why}"} for name, why in skipped.items())])
+    return pd.DataFrame([*asked, *({"network": name, "used": f"no: {why}"} for name, why in skipped.items())])
 
 
 def out_of_distribution_shares(networks: Sequence[SubstructureNetwork], seed: int, p: float = 0.05) -> pd.DataFrame:

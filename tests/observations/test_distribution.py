@@ -177,7 +177,7 @@ def test_networks_of_a_study_are_prepared_and_others_skipped_with_their_reason(j
         "no gradients" in skipped[str(exported)] and "were read, not simulated" in skipped["d4-steerable-cnn read s3"]
     )
     table = network_table(networks, skipped)
-    assert table["asked"].str.startswith("no: ").tolist() == [False] * 3 + [True] * 2
+    assert table["used"].str.startswith("no: ").tolist() == [False] * 3 + [True] * 2
     with pytest.raises(DataError, match="(?s)none of the networks can be asked.*were read, not simulated"):
         prepare_networks([read], Study())
 
