@@ -77,13 +77,13 @@ def on_matches(matches: pd.DataFrame, first: str, second: str) -> list[str]:
 
 
 def seed_by_seed(pair: Sequence[str], auc: Sequence[Sequence[float]]) -> str:
-    """How far the first network is ahead with each seed; nothing where there is only one network."""
+    """By how much the first network is ahead with each seed; nothing where there is only one network."""
     if len(pair) < 2:
         return ""
     if len(auc[0]) < 2:
         return "One seed each: how much another seed would change this is not known."
     ahead = ", ".join(f"{one - other:+.4f}" for one, other in zip(*auc, strict=True))
-    return f"Seed by seed, {pair[0]} is ahead by {ahead}."
+    return f"Seed by seed, the AUC of {pair[0]} less that of {pair[1]} is {ahead}."
 
 
 def few_images(accuracy: float, images: int) -> str:

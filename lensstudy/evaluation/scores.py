@@ -288,13 +288,31 @@ def resampled(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray
 def bootstrap_interval(
     labels: np.ndarray, runs: Sequence[np.ndarray], weights: np.ndarray, metric: str, level: float = 0.95
 ) -> tuple[float, float]:
-    """Bias-corrected percentile interval, over test images, of the mean of any of `point_estimates` over `runs`."""
+    """Interval, over test images, of the mean of any of `point_estimates` over `runs`: the bias-corrected percentile
+    interval, and for the calibration error, which every resampling raises, one of its own."""
     drawn = np.mean([resampled(labels, run, weights, metric) for run in runs], axis=0)
     value = np.mean([resampled(labels, run, np.ones((1, len(labels))), metric) for run in runs])
+    if metric == "calibration_error":
+        return _calibration_interval(labels, runs, drawn, float(value), level)
     below = np.clip(np.mean(drawn < value) + np.mean(drawn == value) / 2, 0.5 / len(drawn), 1 - 0.5 / len(drawn))
     edges = norm.cdf(2 * norm.ppf(below) + norm.ppf([(1 - level) / 2, (1 + level) / 2]))
     low, high = np.quantile(drawn, edges)
     return float(low), float(high)
+
+
+def _calibration_interval(
+    labels: np.ndarray, runs: Sequence[np.ndarray], drawn: np.ndarray, value: float, level: float
+) -> tuple[float, float]:
+    """The basic bootstrap interval, which takes off what resampling adds. It begins at 0 where calibrated probabilities
+    would often enough show as large an error: their answers are right as often as they are sure."""
+    tail = (1 - level) / 2
+    low, high = 2 * value - np.quantile(drawn, [1 - tail, tail])
+    chance = np.random.default_rng(0).random((len(drawn), len(labels)))
+    by_chance = []
+    for bins, sure, _ in (confidence(labels, run) for run in runs):
+        by_chance.append(np.abs(((chance < sure) - sure) @ np.eye(BINS + 1)[bins]).sum(1) / len(labels))
+    calibrated = value <= np.quantile(np.mean(by_chance, axis=0), 1 - tail)
+    return 0.0 if calibrated else max(float(low), 0.0), max(float(high), value)
 
 
 def _weighted_auc(member: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -132,6 +132,30 @@ def test_the_bootstrap_interval_covers_the_truth_as_often_as_it_says():
     assert 0.93 <= covered / EXPERIMENTS <= 0.97
 
 
+@pytest.mark.parametrize(("temperature", "least"), [(1.0, 0.92), (0.4, 0.85)])
+def test_the_interval_of_a_calibration_error_holds_the_truth(temperature, least):
+    """Of calibrated answers it begins at zero; of answers that are too sure it holds the error of 200,000 of them, and
+    not zero. Resampling raises this error, so that a percentile interval would miss both."""
+    generator, experiments, covered = np.random.default_rng(9), 100, 0
+
+    def answers(count):
+        p = generator.beta(2, 2, count)
+        labels = (generator.random(count) < p).astype(int)
+        sure = 1 / (1 + (1 / p - 1) ** (1 / temperature))
+        return labels, np.stack([1 - sure, sure], 1)
+
+    labels, many = answers(200_000)
+    truth = 0 if temperature == 1 else evaluation.point_estimates(labels, many, "ab")["calibration_error"]
+    for number in range(experiments):
+        labels, runs = answers(150)
+        weights = evaluation.resampling(labels, 100, seed=number)
+        low, high = evaluation.bootstrap_interval(labels, [runs], weights, "calibration_error")
+        (value,) = resampled(labels, runs, np.ones((1, len(labels))), "calibration_error")
+        assert low <= value <= high
+        covered += low <= truth <= high
+    assert least <= covered / experiments
+
+
 @pytest.mark.parametrize("separation", [1.0, 2.5])
 def test_equal_networks_are_called_different_once_in_twenty(separation):
     """Two networks, two seeds each, equally good on the same images: the rate of false alarms at p < 0.05 lies within
