@@ -11,7 +11,7 @@ from pandas.io.formats.style import Styler
 
 __all__ = ["table"]
 
-NAME = 20  # letters of a text in a cell that is kept on one line
+NAME = 20  # letters of a name that is kept on one line
 
 
 def table(frame: pd.DataFrame, caption: str, formats: Mapping[str, Any] | None = None, missing: str = "") -> Styler:
@@ -30,12 +30,14 @@ def table(frame: pd.DataFrame, caption: str, formats: Mapping[str, Any] | None =
     chosen = {name: "{:,}" for name in frame.select_dtypes("integer")}
     chosen |= {name: _rounded(frame[name]) for name in frame.select_dtypes("floating")} | dict(formats or {})
     styled = frame.style.hide().set_caption(html.escape(caption)).format(chosen, na_rep=missing, escape="html")
-    return styled.hide(axis="columns") if frame.empty else styled.map(_whole)
+    if frame.empty:
+        return styled.hide(axis="columns").set_table_attributes('style="width: 100%"')  # as wide as its caption
+    return styled.map(_whole)
 
 
 def _whole(value: object) -> str:
-    """Names such as `plain-cnn` and `4 regular(D4)` are not broken over two lines."""
-    return "white-space: nowrap" if isinstance(value, str) and len(value) <= NAME else ""
+    """Names such as `plain-cnn` are not broken over two lines."""
+    return "white-space: nowrap" if isinstance(value, str) and len(value) <= NAME and value[:1].isalpha() else ""
 
 
 def _rounded(numbers: pd.Series) -> str:
