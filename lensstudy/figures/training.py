@@ -178,7 +178,7 @@ def slices(trials: pd.DataFrame, space: Iterable[str]) -> Figure:
         axes.set_ylabel("validation AUC")
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
-    grid[0, 0].legend(fontsize=8)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", fontsize=8, ncols=2)
     caption = "Validation AUC of each trial against each setting that varies; open marks are trials that were given up."
     return captioned(figure, caption, "Scatter plots of the validation AUC, one a setting and one colour a network.")
 
