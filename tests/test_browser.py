@@ -56,8 +56,8 @@ PARTS = {
         *cells("03-train", "import numpy"),
         f"parameters = {QUICK}.model_copy(update={{'epochs': 500}})\ndataset = stages.dataset(parameters)",
         *cells("03-train", "folder ="),
-        "scores = run.history['validation_auc']\n"
-        "print(len(scores), run.metrics['best_epoch'], abs(run.metrics['validation_auc'] - scores.max()) < 1e-5)",
+        "losses = run.history['validation_loss']\n"
+        "print(len(losses), run.metrics['best_epoch'], abs(run.metrics['validation_loss'] - losses.min()) < 1e-5)",
     ],
     "mistakes": [
         *cells("04-analyse", "from IPython"),
