@@ -262,7 +262,7 @@ def _warn(text: str) -> None:
         typer.secho(f"\n  {printable(text)}\n", err=True, fg=typer.colors.RED, bold=True)
 
 
-def _shares(prior: str | None) -> list[float] | dict[str, float] | str | None:
+def _shares(prior: str | None) -> Any:
     """Shares of classes as `--prior` gives them: numbers in the order of the classes, a table's file, or `train`."""
     if prior is None or prior == "train":
         return prior

@@ -162,7 +162,7 @@ def _why(fit: _Fit, images: list, pixel_scale: float | None) -> str:
     about, own = fit.card.images, fit.card.images.pixel_scale
     looked = f"of the first {len(images)} images" if len(images) > 1 else "image"
     if own:
-        scales = sorted({one.pixel_scale or pixel_scale for one in images} - {None})
+        scales = sorted({scale for one in images if (scale := one.pixel_scale or pixel_scale)})
         theirs = " to ".join(f"{scale:.4g}" for scale in dict.fromkeys((scales[0], scales[-1])))
         fits = f"pixels of {theirs} arcsec, its own {own:.4g}; a field of {about.crop * own:.3g} arcsec or more"
     else:

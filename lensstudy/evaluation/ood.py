@@ -407,9 +407,8 @@ class OODDetector:
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{file}: is damaged ({error}); export the network again") from None
         try:  # whether the parts are there and fit each other
-            if "components.basis" not in arrays:  # as a whole in the file of an earlier version
-                side = int(arrays["components.mean"].size ** 0.5)
-                arrays["components.basis"] = _whole(arrays["components.quarters"], arrays["components.signs"], side)
+            side = int(arrays["components.mean"].size ** 0.5)
+            arrays["components.basis"] = _whole(arrays["components.quarters"], arrays["components.signs"], side)
             parts = (
                 _part(Gaussians, arrays, "features"),
                 _part(Gaussians, arrays, "statistics"),
