@@ -93,7 +93,10 @@ def test_a_study_says_what_its_networks_are_fine_tuned_from(file):
     began = study.training_folder("plain-cnn", 1)
     weights = hashlib.sha256((began / "weights.safetensors").read_bytes()).hexdigest()
     further = Study.read(
-        file, study="further", start_from={"plain-cnn": str(began)}, learning_rates={"plain-cnn": 1e-9}
+        file,
+        study="further",
+        start_from={"plain-cnn": f"runs/tiny/training/{began.name}"},
+        learning_rates={"plain-cnn": 1e-9},
     )
     run = stages.trained(further, "plain-cnn", 1)
     assert run.card["start_from"] == weights

@@ -41,7 +41,7 @@ from lensstudy.files import FileError, read_json, regular
 from lensstudy.networks import groups as symmetry
 from lensstudy.networks import registry as networks
 from lensstudy.provenance import code_hash
-from lensstudy.study import ParameterError, Study
+from lensstudy.study import ParameterError, Study, home
 from lensstudy.training.batches import InOrder, Rows, loader, training_loader
 from lensstudy.training.distributed import place, synchronise
 from lensstudy.training.optimisation import averaged_network, optimizer_of, plateau_of, schedule_of
@@ -116,7 +116,7 @@ def fit(
     _check(settings)
     dataset.check_classes()
     networks.load_plugins(settings.plugins)
-    start_from = start_from or settings.start_from.get(settings.network)
+    start_from = start_from or _start_of(settings)
     start_from = training_of(start_from) if start_from else None
     card = card_of(dataset, settings, start_from, network)
     begun = _is_of(folder, card)
@@ -399,6 +399,12 @@ def _trainer(settings: Study, callbacks: list[Callback], **options) -> lightning
         plugins=[WholeCheckpoints()],
         **options,
     )
+
+
+def _start_of(settings: Study) -> str | Path:
+    """What a study's network is fine-tuned from: a run folder, from the working folder, a name, or '' for nothing."""
+    named = settings.start_from.get(settings.network, "")
+    return home() / named if named and (home() / named).exists() else named
 
 
 def _check(settings: Study) -> None:

@@ -66,10 +66,9 @@ def test_an_unknown_name_lists_the_known_ones():
 
 @pytest.mark.parametrize("name", names.pretrained_names())
 def test_a_network_in_the_box_is_as_good_as_its_card_says(name, request, tmp_path, monkeypatch):
-    """On 150 other lenses of each class, drawn by a seed of their own: their AUC lies in the interval of the card
-    widened on either side by what 450 images are uncertain by, the half of their own 95 % interval. Where images were
-    read, on the test part. A network with the symmetry of the square gives the same probabilities after a quarter
-    rotation."""
+    """On 150 other lenses of each class, drawn by a seed of their own: the 95 % interval of their AUC and that of the
+    card overlap. Where images were read, on the test part. A network with the symmetry of the square gives the same
+    probabilities after a quarter rotation."""
     predictor, study = pretraining.pretrained(name), Study.read(pretraining.parameter_file(name))
     read = None
     if study.data_path:
@@ -78,9 +77,9 @@ def test_a_network_in_the_box_is_as_good_as_its_card_says(name, request, tmp_pat
         read = stages.dataset(study)
     lenses, _ = pretraining.unseen(study, read, 150, seed=2_026)
     found = predictor.probabilities(lenses.images)
-    auc, (low, high) = scores.auc(lenses.labels, found), scores.interval(lenses.labels, [found], "auc")
+    low, high = scores.interval(lenses.labels, [found], "auc")
     written = predictor.card.metrics["unseen"]["auc"]["interval"]
-    assert written[0] - (auc - low) <= auc <= written[1] + (high - auc), f"{auc:.3f}, and the card says {written}"
+    assert low <= written[1] and written[0] <= high, f"{low:.4f} to {high:.4f}, and the card says {written}"
     change = abs(predictor.probabilities(np.rot90(lenses.images, axes=(2, 3)).copy()) - found).max()
     assert (change < 1e-4) == (predictor.card.symmetry == "D4"), change
 
