@@ -339,7 +339,7 @@ def test_what_there_is_is_listed(tmp_path):
     assert all(len(line.split()) > 3 for line in names.stdout.split("\n\n")[0].splitlines()), "what each is for"
     trained = [line for line in names.stdout.split("fine-tuning\n")[1].splitlines() if not line.startswith(" ")]
     assert [line.split()[0] for line in trained] == pretrained_names()
-    assert all(re.search(r"  [01]\.\d{3} \[[01]\.\d{3}, [01]\.\d{3}\]  ", line) for line in trained), "AUC with interval"
+    assert all(re.search(r"  [01]\.\d{3} \[[01]\.\d{3}, [01]\.\d{3}\]  ", line) for line in trained), "AUC, interval"
     assert [line.split()[0] for line in presets.stdout.split("\n\n")[0].splitlines()] == list(PRESETS)
 
 
