@@ -591,7 +591,7 @@ def _fail(message: str) -> NoReturn:
 
 
 class _only_one:
-    """Two runs of one study at a time would write the same files: the second is refused.
+    """Two runs of one study at a time would write the same files: the second is rejected.
 
     Snakemake's own lock outlives a kill and then has to be removed by hand; this one is the system's, and goes with
     the last process that holds it.

@@ -1,7 +1,7 @@
 """What lies at a path, and a safe way to it: folders, tars, zips, `.npz` and HDF5 files, each as a `Listing`.
 
 A listing is made before anything is read: members that climb out of their archive, links, and archives that unpack to
-a multiple of their size which no data set reaches are refused here. Nothing is ever written to disk.
+a multiple of their size which no data set reaches are rejected here. Nothing is ever written to disk.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class _Array:
 
 
 def _unpickle(data: bytes, name: str) -> object:
-    """What a pickle of NumPy arrays and plain numbers holds. Anything else in it is refused before it runs."""
+    """What a pickle of NumPy arrays and plain numbers holds. Anything else in it is rejected before it runs."""
     allowed: dict[tuple[str, str], Callable] = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype}
     allowed |= {("_codecs", "encode"): lambda text, encoding: text.encode("latin1")}  # bytes in protocol 2
     for core in ("numpy.core", "numpy._core"):

@@ -1,7 +1,7 @@
 """What an image is: its class, the part it came in and the lens it shows, by its folders, its name or a table.
 
 The names of DeepLense are known in their many spellings, and any other name is a class of its own; a name that is
-nearly a known one is refused, because it is more often a slip than a class. Nothing is read here but a table of labels.
+nearly a known one is rejected, because it is more often a slip than a class. Only a table of labels is read here.
 """
 
 from __future__ import annotations

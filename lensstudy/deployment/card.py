@@ -1,7 +1,7 @@
 """The card of an exported network: what it takes, what it predicts, how far to trust it, and the hash of every file.
 
 An exported network is a folder, and `card.json` is its label. `Card.read(folder)` opens it and checks that the folder
-is whole and unaltered; a folder that is not is refused, for other weights than its card describes would predict
+is whole and unaltered; a folder that is not is rejected, for other weights than its card describes would predict
 with confidence and wrongly.
 """
 
