@@ -19,6 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def imported_modules(notebook: str | Path) -> list[str]:
 def _imports(source: str) -> list[str]:
     """The modules that a piece of code imports from the package, faces of rooms resolved."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in _import_lines(source):
         if isinstance(node, ast.ImportFrom) and node.level:
             raise ProvenanceError(f"from {'.' * node.level}{node.module or ''} import ...: write the whole name")
         if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("lensstudy."):
@@ -95,11 +96,16 @@ def _imports(source: str) -> list[str]:
             is_module = bool(inside) and (PACKAGE / f"{inside.replace('.', '/')}.py").exists()
             names = [inside] if is_module else [f"{inside}.{alias.name}".lstrip(".") for alias in node.names]
             found += [module for name in names for module in _modules_of(name)]
-        elif isinstance(node, ast.Import):
+        else:
             inner = [alias.name for alias in node.names if f"{alias.name}.".startswith("lensstudy.")]
             names = [name.removeprefix("lensstudy").lstrip(".") for name in inner]
             found += [module for name in names for module in _modules_of(name)]
     return found
+
+
+@cache  # a study asks for the same modules dozens of times, and to parse them all takes a second
+def _import_lines(source: str) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    return tuple(node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom))
 
 
 def _modules_of(name: str) -> list[str]:
@@ -134,9 +140,12 @@ def _module_of(name: str) -> str:
 def _face(room: str) -> dict[str, str]:
     """What a room's `__init__` offers: name to module, from its table of lazy imports."""
     file = PACKAGE / room.replace(".", "/") / "__init__.py"
-    if not file.exists():
-        return {}
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    return _lazy_names(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+@cache
+def _lazy_names(source: str) -> dict[str, str]:
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.keyword) and node.arg == "submod_attrs":
             table = ast.literal_eval(node.value)
             return {name: module for module, names in table.items() for name in names}
