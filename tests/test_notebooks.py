@@ -10,7 +10,9 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
+from nbclient.util import run_sync
 from nbformat.v4 import new_code_cell, new_notebook
 
 from lensstudy.study import Study, notebook_parameters
@@ -25,6 +27,18 @@ def tiny_home(tmp_path_factory):
     changes |= {"reference_images": 50, "noise_draws": 4, "trials": 1, "range_test_steps": 10, "orientations": 2}
     (home / "tiny.yml").write_text(yaml.safe_dump(changes))
     return home
+
+
+@pytest.fixture(scope="module")
+def kernel(tiny_home):
+    """One kernel for all of them: its imports take longer than most notebooks. Each begins without the others' names;
+    that it runs in a kernel where nothing was imported is what nbval tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LENSSTUDY_HOME", str(tiny_home))
+        patch.setenv("LENSSTUDY_BATCH", "1")
+        manager = AsyncKernelManager(kernel_name="python3")  # which the first client starts
+        yield manager
+        run_sync(manager.shutdown_kernel)(now=True)
 
 
 def test_the_first_notebook_runs_twice_in_one_kernel_and_needs_no_study(root, tmp_path, monkeypatch):
@@ -44,16 +58,16 @@ def test_the_first_notebook_runs_twice_in_one_kernel_and_needs_no_study(root, tm
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
-def test_a_notebook_runs_twice_in_one_kernel(root, tiny_home, monkeypatch, notebook):
+def test_a_notebook_runs_twice_in_one_kernel(root, tiny_home, kernel, notebook):
     """With the same parameters and the same guarded results, whatever names its cells have assigned meanwhile."""
-    monkeypatch.setenv("LENSSTUDY_HOME", str(tiny_home))
-    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
     once = code_cells(root, notebook)
     for cell in once:
         cell.source = cell.source.replace('study: str = "smoke"', f"study: str = {str(tiny_home / 'tiny.yml')!r}")
     once.append(new_code_cell("print(parameters)", metadata={"tags": ["nbval-check-output"]}))
-    twice = new_notebook(cells=[*once, *copy.deepcopy(once)])
-    NotebookClient(twice, kernel_name="python3", timeout=100).execute()
+    twice = new_notebook(cells=[new_code_cell("%reset -f"), *once, *copy.deepcopy(once)])
+    client = NotebookClient(twice, km=kernel, timeout=100)
+    client.execute()
+    client.kc.stop_channels()
     guarded = [cell for cell in twice.cells if "nbval-check-output" in cell.metadata.get("tags", [])]
     # A kernel sends what a cell prints in as many pieces as it likes.
     texts = ["".join(output.get("text", "") for output in cell.outputs) for cell in guarded]
