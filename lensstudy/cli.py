@@ -639,6 +639,7 @@ def _under_way(study: Study, since: float) -> str:
     states = []
     for card in sorted((study.folder / "training").glob("*/card.json")):
         history = card.with_name("history.csv")
+        epochs = study.training(card.parent.name.rpartition("-s")[0]).epochs
         try:
             if card.stat().st_mtime < since or card.with_name("metrics.json").exists():
                 continue
@@ -647,9 +648,9 @@ def _under_way(study: Study, since: float) -> str:
             continue
         if len(rows) > 1:
             last = dict(zip(rows[0].split(","), rows[-1].split(","), strict=False))
-            states.append(f"{card.parent.name} {last['epoch']}/{study.epochs} AUC {float(last['validation_auc']):.3f}")
+            states.append(f"{card.parent.name} {last['epoch']}/{epochs} AUC {float(last['validation_auc']):.3f}")
         else:
-            states.append(f"{card.parent.name} 0/{study.epochs}")
+            states.append(f"{card.parent.name} 0/{epochs}")
     return ", ".join(states)
 
 

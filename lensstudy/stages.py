@@ -14,6 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lensstudy.data import mixture
@@ -51,6 +52,9 @@ __all__ = [
 ]
 
 
+TEST = 0x74657374  # so that no image of the test is one of a mixture's or a fresh one
+
+
 def dataset(study: Study) -> LensDataset:
     """The data set of a study, filtered and split: read from `runs/<study>/dataset`, or made if it is not there, is
     damaged, or was made with other parameters or from other files. Where files have changed and no parameter has, a
@@ -76,7 +80,7 @@ def dataset(study: Study) -> LensDataset:
     reading = folder / "reading"  # images on their way, so that a set larger than memory can be read
     made = _read(study, reading) if study.data_path else _simulated(study)
     made.check_classes()
-    if study.split == "given":
+    if study.split == "given" or study.test_images:
         made = made.split_as_given(study.validation_fraction, study.data_seed)
     else:
         made = made.split(study.test_fraction, study.validation_fraction, study.data_seed)
@@ -206,15 +210,32 @@ def studies_across_presets(study: Study) -> tuple[dict[str, Study], dict[str, St
 
 
 def _simulated(study: Study) -> LensDataset:
-    return mixture.make(
-        study.preset,
-        study.images_per_class,
-        seed=study.data_seed,
-        image_size=study.image_size,
-        noise_level=study.noise_level,
-        progress=not in_batch(),
-        population=study.population,
-        classes=study.classes or None,
+    """The images of a study; those simulated for the test alone come with the `source_part` test."""
+
+    def make(images_per_class: int, seed: int) -> LensDataset:
+        return mixture.make(
+            study.preset,
+            images_per_class,
+            seed=seed,
+            image_size=study.image_size,
+            noise_level=study.noise_level,
+            progress=not in_batch(),
+            population=study.population,
+            classes=study.classes or None,
+        )
+
+    made = make(study.images_per_class, study.data_seed)
+    if not study.test_images:
+        return made
+    seed = int(np.random.SeedSequence((study.data_seed, 0, TEST)).generate_state(1)[0])
+    test = make(study.test_images, seed)
+    rows = [
+        made.catalogue.assign(source_part="train"),
+        test.catalogue.assign(name="test-" + test.catalogue["name"].astype(str), source_part="test"),
+    ]
+    about = made.description | {"test_images_per_class": study.test_images, "test_seed": seed}
+    return LensDataset(
+        np.concatenate([made.images, test.images]), pd.concat(rows, ignore_index=True), made.classes, about
     )
 
 

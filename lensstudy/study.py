@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from lensstudy.files import FileError, printable, read_json, read_text
+from lensstudy.networks.names import check_name
 from lensstudy.text import nearest
 
 __all__ = ["BUNDLE", "PAGES", "ParameterError", "Study", "home", "notebook_parameters", "study_file"]
@@ -64,6 +65,7 @@ _application = partial(Field, json_schema_extra={"group": "application"})
 LAST_SEED = 2**32 - 1  # the last that every generator of random numbers takes
 MANY = 10_000_000  # more images, epochs or resamplings than these are a slip
 YAML_LIMIT, REFERENCES = 2**20, 100  # bytes and references in the file of a study
+SHARED = ("seed", "share", "threads", "devices", "nodes")  # one for all networks: what runs, and on what
 NETWORK = r"^[a-z0-9][a-z0-9-]*$"  # names of networks are names of folders and pages
 
 
@@ -173,6 +175,12 @@ class Study(BaseModel):
     preset: str = _data("realistic", description="preset of the simulator; mixture: several, listed in population")
     population: dict[str, Any] = _data(EASY, description="changes to the population of the preset")
     images_per_class: int = _data(200, ge=10, le=MANY, description="simulated images of each class")
+    test_images: int = _data(
+        0,
+        ge=0,
+        le=MANY,
+        description="images of each class simulated for the test alone; 0: test_fraction",
+    )
     image_size: int = _data(32, ge=16, le=1024, description="pixels along one side of a simulated image")
     noise_level: float = _data(0.0, ge=0, le=10, description="noise in units of each image's peak; 0: the preset's own")
     data_seed: int = _data(1, ge=0, le=LAST_SEED, description="seed of the images and of the split")
@@ -222,8 +230,8 @@ class Study(BaseModel):
     accumulate: int = _training(1, ge=1, le=MANY, description="batches whose gradients are averaged before one step")
     optimizer: Literal["adamw", "sgd"] = _training("adamw", description="AdamW, or SGD with Nesterov momentum 0.9")
     learning_rate: float = _training(0.005, gt=0, le=10, description="highest learning rate of the schedule")
-    learning_rates: dict[str, float] = _comparison(
-        {}, description="learning_rate of single networks, chosen on validation; the others take learning_rate"
+    settings: dict[str, dict[str, Any]] = _comparison(
+        {}, description="training parameters of single networks, chosen on validation; what is not named is as here"
     )
     start_from: dict[str, str] = _comparison(
         {}, description="run folders, or networks that come with the package, that single networks are fine-tuned from"
@@ -357,13 +365,34 @@ class Study(BaseModel):
             raise ValueError(f"{wrong[0]} is no share; expected percent, more than 0 and at most 100")
         return values
 
-    @field_validator("learning_rates")
+    @field_validator("test_images")
     @classmethod
-    def _rates(cls, values: dict[str, float]) -> dict[str, float]:
-        for network, rate in values.items():
-            if not 0 < rate <= 10:
-                raise ValueError(f"{network}: {rate} is no learning rate; expected more than 0 and at most 10")
-        return values
+    def _of_the_simulator(cls, value: int, others: ValidationInfo) -> int:
+        if value and others.data.get("data_path"):
+            raise ValueError("only a simulated study can have more test images; for images that are read use 0")
+        return value
+
+    @field_validator("settings")
+    @classmethod
+    def _settings_of_networks(cls, values: dict[str, dict[str, Any]], others: ValidationInfo) -> dict[str, dict]:
+        """Each by the schema of the parameter that it replaces."""
+        for network in values:
+            check_name(network, [*others.data.get("networks", []), others.data.get("network", "")])
+        return {network: cls._settings_of(network, own) for network, own in values.items()}
+
+    @classmethod
+    def _settings_of(cls, network: str, own: dict[str, Any]) -> dict[str, Any]:
+        known = [name for name in cls.groups()["training"] if name not in SHARED]
+        for name in own:
+            if name not in known:
+                near = nearest(name, known)
+                hint = f"did you mean '{near}'?" if near else f"known are {', '.join(known)}"
+                raise ValueError(f"{network}: '{name}' is no setting of single networks; {hint}")
+        try:
+            checked = cls(**own)
+        except ValidationError as error:
+            raise ValueError(f"{network}: " + "; ".join(map(_explain, error.errors()))) from None
+        return {name: getattr(checked, name) for name in own}
 
     @field_validator("curriculum")
     @classmethod
@@ -417,8 +446,9 @@ class Study(BaseModel):
         Args:
             study: name of a file in `params/`, such as `"quick"`, or the path of a YAML file.
             **overrides: values of single parameters; `None` leaves a parameter as the study has it. A `learning_rate`
-                holds for every network, those named in the study's `learning_rates` too, and another `preset` comes
-                with its own population, unless `population` is given beside it.
+                or another parameter of training holds for every network, those that have their own in the study's
+                `settings` too, and another `preset` comes with its own population, unless `settings` or `population`
+                are given beside it.
 
         Returns:
             The checked parameters. Without a key `study` in the file, the study is named after it.
@@ -446,8 +476,8 @@ class Study(BaseModel):
         given = {name: value for name, value in overrides.items() if value is not None}
         injected = _injected(study)
         changed = injected | given
-        if _is_rate_of_all(given, injected, values):
-            changed["learning_rates"] = {}
+        if for_all := _meant_for_all(given, injected, values):
+            changed["settings"] = _without(values["settings"], for_all)
         if _is_another_preset(changed, values) and "population" not in given:
             changed["population"] = {}
         where = f"{file}, {', '.join(changed)} changed" if changed else str(file)
@@ -481,12 +511,11 @@ class Study(BaseModel):
         return self.folder / "training" / f"{network or self.network}-s{self.seed if seed is None else seed}{percent}"
 
     def training(self, network: str | None = None, seed: int | None = None, share: float | None = None) -> Study:
-        """The parameters of one training of this study, by default of the one it names: its `learning_rate` is that of
-        its network, and `learning_rates` is empty."""
+        """The parameters of one training of this study, by default of the one it names, with the `settings` of its
+        network in place of the study's own; `settings` is empty then."""
         network = network or self.network
-        changes = {"network": network, "seed": self.seed if seed is None else seed}
-        changes |= {"share": self.share if share is None else float(share), "learning_rates": {}}
-        changes |= {"learning_rate": self.learning_rates.get(network, self.learning_rate)}
+        changes = {"network": network, "seed": self.seed if seed is None else seed, "settings": {}}
+        changes |= {"share": self.share if share is None else float(share)} | self.settings.get(network, {})
         return self.model_copy(update=changes)
 
     def changes(self) -> dict[str, Any]:
@@ -549,15 +578,24 @@ def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
         ) from None
 
 
-def _is_rate_of_all(given: Mapping[str, Any], injected: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
-    """Whether a `learning_rate` that is given or injected is meant for every network: unless `learning_rates` are given
-    beside it, or both only repeat the `values` of the file, as `papermill -f` does."""
-    rate = given.get("learning_rate", injected.get("learning_rate"))
-    if rate is None or "learning_rates" in given:
-        return False
-    if "learning_rates" not in injected:
-        return True
-    return injected["learning_rates"] == values.get("learning_rates") and rate != values.get("learning_rate")
+def _meant_for_all(given: Mapping[str, Any], injected: Mapping[str, Any], values: Mapping[str, Any]) -> set[str]:
+    """The parameters, given or injected, that single networks have their own of in the file and that are now meant for
+    every network: none if `settings` are given beside them, nor those that only repeat the `values` of the file, as
+    `papermill -f` does."""
+    own, repeated = values.get("settings"), "settings" in injected
+    if "settings" in given or not _is_of_networks(own) or (repeated and injected["settings"] != own):
+        return set()
+    changed = {name: value for name, value in (injected | given).items() if not repeated or value != values.get(name)}
+    return {name for settings in own.values() for name in settings} & changed.keys()
+
+
+def _is_of_networks(settings: Any) -> bool:
+    return isinstance(settings, Mapping) and all(isinstance(own, Mapping) for own in settings.values())
+
+
+def _without(settings: Mapping[str, Mapping[str, Any]], names: set[str]) -> dict[str, dict[str, Any]]:
+    """The settings of single networks without the parameters `names`."""
+    return {network: {name: own[name] for name in own if name not in names} for network, own in settings.items()}
 
 
 def _is_another_preset(changed: Mapping[str, Any], values: Mapping[str, Any]) -> bool:

@@ -37,7 +37,7 @@ FILES = {
     "infinite": (b"learning_rate: .inf\n", "learning_rate"),
     "not a number": (b"width: .nan\n", "width"),
     "infinite within": (b"population: {shear_max: .inf}\n", "shear_max"),
-    "infinite rates": (b"learning_rates: {resnet18: .nan}\n", "learning_rates"),
+    "infinite rates": (b"settings: {resnet18: {learning_rate: .nan}}\n", "learning_rate"),
     "a seed too large": (b"seeds: [4294967296]\n", "4294967296 is no seed"),
     "a seed of the data too large": (b"data_seed: 4294967296\n", "data_seed"),
     "a trillion images": (b"images_per_class: 1000000000000\n", "images_per_class"),
@@ -69,8 +69,10 @@ def test_a_pipe_is_no_study(tmp_path):
 
 
 def test_references_that_are_few_stay(tmp_path):
-    (tmp_path / "own.yml").write_text("learning_rates: &a {resnet18: 0.1}\nsearch_space: {width: [0.5, 1.0]}\n")
-    assert Study.read(tmp_path / "own.yml").learning_rates == {"resnet18": 0.1}
+    (tmp_path / "own.yml").write_text(
+        "settings: &a {resnet18: {learning_rate: 0.1}}\nsearch_space: {width: [0.5, 1.0]}\n"
+    )
+    assert Study.read(tmp_path / "own.yml").settings == {"resnet18": {"learning_rate": 0.1}}
     assert Study.read("real-lenses").population  # which refers to what all its presets share
 
 

@@ -17,7 +17,7 @@ images_per_class: 20
 width: 0.25
 epochs: 1
 batch_size: 16
-learning_rates: {plain-cnn: 0.01}
+settings: {plain-cnn: {learning_rate: 0.01}}
 weight_decay: 0.1
 """
 
@@ -54,7 +54,7 @@ def test_a_notebook_that_declares_few_parameters_opens_what_was_trained(file, de
 
 
 @pytest.mark.parametrize(
-    "line", ["epochs: 2", "weight_decay: 0.2", "crop: 24", "scaling: maximum", "data_seed: 2", "learning_rates: {}"]
+    "line", ["epochs: 2", "weight_decay: 0.2", "crop: 24", "scaling: maximum", "data_seed: 2", "settings: {}"]
 )
 def test_a_notebook_that_declares_few_parameters_agrees_with_the_batch_on_what_is_stale(file, line):
     """The file has changed since: whoever asks first trains anew, whatever parameters they declare."""
@@ -71,12 +71,25 @@ def test_a_learning_rate_that_is_given_holds_for_every_network(file):
     assert stages.trained(Study.read(file, learning_rate=0.02), "plain-cnn", 1).card["learning_rate"] == 0.02
     default = Study().learning_rate
     assert Study.read(file, learning_rate=default).training("plain-cnn").learning_rate == default
-    both = Study.read(file, learning_rate=0.02, learning_rates={"plain-cnn": 0.05})
+    both = Study.read(file, learning_rate=0.02, settings={"plain-cnn": {"learning_rate": 0.05}})
     assert [both.training(name).learning_rate for name in ("plain-cnn", "resnet18")] == [0.05, 0.02]
 
 
-def test_the_rate_of_another_network_makes_nothing_stale(file):
-    assert not trained_anew(Study.read(file, learning_rates={"plain-cnn": 0.01, "resnet18": 0.1}))
+def test_the_settings_of_another_network_make_nothing_stale(file):
+    settings = {"plain-cnn": {"learning_rate": 0.01}, "resnet18": {"learning_rate": 0.1, "epochs": 3}}
+    assert not trained_anew(Study.read(file, settings=settings))
+
+
+def test_images_of_the_test_alone_are_other_images_and_leave_the_rest_for_training(file):
+    study = Study.read(file, study="more", test_images=12)
+    made, before = stages.dataset(study), stages.dataset(Study.read(file))
+    counts = made.catalogue.groupby("part")["class"].value_counts().unstack()
+    assert counts.to_numpy().tolist() == [[12] * 3, [18] * 3, [2] * 3]  # test, train, validation
+    others = (made.catalogue["part"] != "test").to_numpy()
+    assert np.array_equal(made.subset(others).images, before.images)
+    assert not set(made.subset(~others).orientation_free_hash()) & set(before.orientation_free_hash())
+    assert made.catalogue["name"].is_unique
+    assert stages.trained(study, "plain-cnn", 1).card["training_images"] == 54
 
 
 def test_a_study_of_two_classes_simulates_these(file):
@@ -96,7 +109,7 @@ def test_a_study_says_what_its_networks_are_fine_tuned_from(file):
         file,
         study="further",
         start_from={"plain-cnn": f"runs/tiny/training/{began.name}"},
-        learning_rates={"plain-cnn": 1e-9},
+        settings={"plain-cnn": {"learning_rate": 1e-9}},
     )
     run = stages.trained(further, "plain-cnn", 1)
     assert run.card["start_from"] == weights

@@ -36,6 +36,11 @@ from lensstudy.study import ParameterError, Study, home, notebook_parameters
         ({"filtering": {"clipped": "1e-3"}}, "write 1.0e-3"),
         ({"population": {"a": [1]}}, "neither a number, a text nor true or false"),
         ({"population": {"presets": [{"population": {"shear_max": "1e-1"}}]}}, "shear_max = '1e-1' is text for YAML"),
+        ({"settings": {"resnet17": {"epochs": 2}}}, "Did you mean 'resnet18'?"),
+        ({"settings": {"resnet18": {"epoch": 2}}}, "resnet18: 'epoch' is no setting of single networks; did you mean"),
+        ({"settings": {"resnet18": {"width": 2.0}}}, "'width' is no setting of single networks; known are epochs"),
+        ({"settings": {"resnet18": {"augmentation": "all"}}}, "resnet18: augmentation = 'all': input should be 'none'"),
+        ({"data_path": "lenses", "test_images": 50}, "for images that are read use 0"),
         ({"study": "../elsewhere"}, "study = '../elsewhere'"),
         ({"study": "reference"}, "choose another name"),
     ],
@@ -193,17 +198,17 @@ def test_papermill_runs_a_study_with_any_parameter_changed(root, papermill):
 
 
 def test_a_learning_rate_given_to_papermill_is_that_of_every_network(root, papermill):
-    """`-f` repeats the file's own and its `learning_rates`, which is no choice; `-p` makes one."""
+    """`-f` repeats the file's own and its `settings`, which is no choice; `-p` makes one."""
     quick = str(root / "params/quick.yml")
-    rates = Study.read("quick").learning_rates
-    assert rates and papermill("-f", quick)[1]["learning_rates"] == rates
+    own = Study.read("quick").settings
+    assert own and papermill("-f", quick)[1]["settings"] == own
     for words in (
         ["-f", quick, "-p", "learning_rate", "0.02"],
         ["-p", "study", "quick", "-p", "learning_rate", "0.005"],
     ):
         status, study, output = papermill(*words)
         assert status == 0, output
-        assert study["learning_rates"] == {} and study["learning_rate"] == float(words[-1])
+        assert Study.of(study).training("resnet18").learning_rate == float(words[-1])
 
 
 def test_another_preset_comes_with_its_own_population(tmp_path):

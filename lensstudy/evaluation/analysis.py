@@ -254,7 +254,7 @@ class Analysis:
             parameters=[count_parameters(network[name]) for name in self.networks],
             operations=[multiply_accumulates(network[name]) / 1e6 for name in self.networks],
             seconds=table["network"].map(self.metrics.groupby("network")["seconds"].mean()),
-            epochs=self.study.epochs,
+            epochs=[self.study.training(name).epochs for name in self.networks],
             threads=self.study.threads,
         )
 
@@ -317,11 +317,12 @@ class Analysis:
     def limitations(self) -> list[str]:
         """What these results do not say, one sentence or two each."""
         rates = {run.card["network"]: run.card["learning_rate"] for run in self.trained}
+        epochs = max(run.card["epochs"] for run in self.trained)
         guessing = self.unperturbed[self.unperturbed["auc_low"] <= 0.5]
         return [
             conclusions.few_images(self.unperturbed["accuracy"][self.pair[0]], len(self.test)),
             conclusions.few_seeds(len(self.study.seeds)),
-            *conclusions.near_chance(guessing, rates, self.study.epochs),
+            *conclusions.near_chance(guessing, rates, epochs),
             *conclusions.on_shortcut(self.shortcuts.set_index("network").loc["(ring moments)"]),
             *conclusions.on_source(simulated=not self.study.data_path),
         ]

@@ -84,6 +84,7 @@ def range_test(found: pd.DataFrame, study: Study) -> Figure:
 
 def schedule(study: Study, batches: int) -> Figure:
     """Learning rate of the study's training against the epoch, with `batches` batches in each."""
+    study = study.training()
     per_epoch = -(-batches // study.accumulate)
     rates = learning_rates(study.epochs * per_epoch, study)
     figure, axes = plt.subplots(figsize=(5.5, 2.4))

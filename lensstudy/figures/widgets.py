@@ -219,6 +219,7 @@ async def train(dataset: LensDataset, study: Study, folder: str | Path | None = 
     """
     from lensstudy.training.fitting import fit  # Lightning takes seconds, and the other widgets need none of it
 
+    study = study.training()
     if in_batch():
         return fit(dataset, study, folder=folder)
     stop = threading.Event()

@@ -169,11 +169,14 @@ def strided_resnet(
     depth: int = 1,
     blocks: Sequence[int] = (2, 2, 2, 2),
     bottleneck: bool = False,
+    small_images: bool = False,
 ) -> Network:
     """ResNet-18, -34 or, of bottlenecks, -50, as torchvision has them and DeepLense uses them, for any number of image
-    channels."""
-    parts = OrderedDict(conv=layers.conv(in_channels, channels[0], 7, stride=2), norm=layers.norm(channels[0]))
-    parts |= OrderedDict(relu=nn.ReLU(inplace=True), pool=nn.MaxPool2d(3, 2, 1))
+    channels. Its stem leaves a quarter of the pixels a side; that for `small_images` leaves all, as He et al. (2016,
+    section 4.2) have it for the 32 pixels of CIFAR-10."""
+    stem = layers.conv(in_channels, channels[0], *((3,) if small_images else (7, 2)))
+    parts = OrderedDict(conv=stem, norm=layers.norm(channels[0]), relu=nn.ReLU(inplace=True))
+    parts |= {} if small_images else {"pool": nn.MaxPool2d(3, 2, 1)}
     inputs = channels[0]
     for stage, (count, number) in enumerate(zip(channels, blocks, strict=True), start=1):
         for block in range(1, number * depth + 1):

@@ -318,8 +318,9 @@ class RegularLayers(PlainLayers):
     """
 
     def __init__(self, group: str, **filters):
-        self.group, self.space, self.filters = group, gspace(group), filters
+        self.space, self.filters = gspace(group), filters
         self.order = self.space.regular_repr.size
+        self.group = group if self.order > 1 else ""  # C1 is no symmetry
 
     def image(self, channels: int):
         return e2cnn.nn.FieldType(self.space, [self.space.trivial_repr] * channels)

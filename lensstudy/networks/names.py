@@ -33,6 +33,7 @@ PLAIN = {
     "plain-wide-resnet": "the same with twice the channels",
     "plain-classic-cnn": "six convolutions without symmetry: what p4-cnn and p4m-cnn are compared with",
     "resnet18": "ResNet-18 as He et al. (2016) wrote it and DeepLense uses it",
+    "resnet18-small-images": "the same with the stem of its authors for small images: 3x3, no stride, no pooling",
     "resnet34": "the deeper ResNet-34 of the same authors",
 }
 ARCHITECTURES = {
@@ -44,6 +45,7 @@ ARCHITECTURES = {
 NETWORKS = {
     f"{group}-{kind}": f"{ARCHITECTURES[kind]}; {symmetry}" for group, symmetry in GROUPS.items() for kind in REGULAR
 } | {
+    "c1-steerable-cnn": "the steerable filters without symmetry: what they alone are worth",
     "d8-restricted": "steerable convolutions under d8, restricted to d4 after the second pooling",
     "p4-cnn": "group convolutions of Cohen and Welling (2016); rotations by 90 degrees",
     "p4m-cnn": "the same; rotations by 90 degrees and reflections",
@@ -66,7 +68,7 @@ def check_name(name: str, registered: Iterable[str] = ()) -> None:
         network = network.removesuffix(ending)
     pattern = rf"[cd][1-9]\d*-({'|'.join(REGULAR)})|d(8|12|16)-restricted"
     if network not in NETWORKS and not re.fullmatch(pattern, network):
-        known = sorted([*NETWORKS, *registered])
+        known = sorted({*NETWORKS, *registered})
         near = nearest(network, known, cutoff=0.4)
         hint = f" Did you mean '{near}'?" if near else ""
         raise ValueError(

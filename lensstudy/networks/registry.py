@@ -119,6 +119,7 @@ _STACK = (32, 64, 128, 192, 192)
 _CLASSIC = {"kernel_sizes": (3,) * 6, "pool_after": (2, 4, 6)}
 _PLAIN = {
     "resnet18": Configuration(strided_resnet, (64, 128, 256, 512)),
+    "resnet18-small-images": Configuration(strided_resnet, (64, 128, 256, 512), options={"small_images": True}),
     "resnet34": Configuration(strided_resnet, (64, 128, 256, 512), options={"blocks": (3, 4, 6, 3)}),
     "plain-cnn": Configuration(conv_network, _STACK),
     "plain-antialiased-cnn": Configuration(conv_network, _STACK, options={"pooling": "antialiased"}),

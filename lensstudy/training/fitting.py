@@ -209,6 +209,7 @@ def range_test(dataset: LensDataset, study: Study, lowest: float = 1e-5, highest
 
 def steps_per_epoch(dataset: LensDataset, settings: Study) -> int:
     """Batches of one epoch: once through the whole train part, whatever share of it is shown, or the fresh images."""
+    settings = settings.training()
     images = settings.fresh_images or len(dataset.part("train"))
     return max(images // settings.batch_size, 1)
 

@@ -83,7 +83,7 @@ def learning_rates(steps: int, settings: Study) -> list[float]:
         >>> [round(rate, 3) for rate in learning_rates(4, study)]
         [0.1, 0.2, 0.3, 0.3]
     """
-    settings = settings.training()  # with the learning rate of its network
+    settings = settings.training()  # with those of its network
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=settings.learning_rate)
     schedule, rates = schedule_of(optimizer, steps, settings), []
     for _ in range(steps):

@@ -96,9 +96,8 @@ def search(
     _check_space(study)
     search, unseen = search_of(study, dataset, network), _without_test(dataset)
     # The study as it stands is one of the trials, so that a search is never worse than no search.
-    own = {name: getattr(study, name) for name in study.search_space}
-    if "learning_rate" in own:
-        own["learning_rate"] = study.training(network, SEED).learning_rate
+    training = study.training(network, SEED)
+    own = {name: getattr(training, name) for name in study.search_space}
     tried = any(trial.params == own for trial in search.get_trials(states=DONE))
     if not tried and all(_contains(study.search_space[name], value) for name, value in own.items()):
         search.enqueue_trial(own)
@@ -138,10 +137,8 @@ def best_settings(study: Study, search: optuna.Study, network: str) -> Study:
     its end."""
     if not search.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
         raise ParameterError(f"{network}: every trial diverged or was given up; lower the rates in search_space")
-    found = dict(search.best_params)
-    if "learning_rate" in found:
-        found["learning_rates"] = study.learning_rates | {network: found["learning_rate"]}
-    return Study.of(study.model_dump() | found | {"network": network, "networks": [network]}, "the best trial")
+    own = study.training(network, study.seed, study.share).model_dump()
+    return Study.of(own | search.best_params | {"networks": [network]}, "the best trial")
 
 
 def write_best(study: Study, best: Study) -> Path:
@@ -163,8 +160,7 @@ def alternatives(study: Study, dataset: LensDataset, network: str) -> pd.DataFra
     for changes in [{}, *study.alternatives]:
         label = ", ".join(f"{name} = {value}" for name, value in changes.items()) or "as in the study"
         folder = study.folder / "improvement" / "alternatives" / f"{network}-{_file_name(label)}"
-        changed = {"learning_rates": {}} if "learning_rate" in changes else {}
-        settings = study.model_dump() | changed | changes | {"network": network, "seed": SEED}
+        settings = study.training(network, SEED).model_dump() | changes
         try:
             metrics = read_metrics(
                 fit(unseen, Study.of(settings | {"epochs": study.search_epochs}, label), folder=folder)
@@ -209,8 +205,8 @@ def _joined(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def _validation_auc(trial: optuna.Trial, study: Study, dataset: LensDataset, network: str) -> float:
     chosen = {name: _suggest(trial, name, values) for name, values in study.search_space.items()}
-    settings = study.model_dump() | {"epochs": study.search_epochs, "learning_rates": {}} | chosen
-    settings = Study.of(settings | {"network": network, "seed": SEED}, f"trial {trial.number}")
+    settings = study.training(network, SEED).model_dump() | {"epochs": study.search_epochs} | chosen
+    settings = Study.of(settings, f"trial {trial.number}")
 
     def watch(history: pd.DataFrame) -> None:
         trial.report(history["validation_auc"].iloc[-1], len(history))

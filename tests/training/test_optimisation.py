@@ -64,8 +64,16 @@ def test_no_step_is_without_effect_however_few_there_are(schedule):
 
 
 def test_the_learning_rate_is_the_network_s_own():
-    study = Study(schedule="one-cycle", network="resnet18", learning_rates={"resnet18": 0.5})
+    study = Study(schedule="one-cycle", network="resnet18", settings={"resnet18": {"learning_rate": 0.5}})
     assert max(learning_rates(20, study)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("name", "value"), [("epochs", 3), ("augmentation", "square"), ("gradient_clip", 0.0)])
+def test_any_setting_can_be_one_network_s_own(name, value):
+    study = Study(settings={"resnet18": {name: value}})
+    assert getattr(study.training("resnet18"), name) == value
+    assert getattr(study.training("plain-cnn"), name) == getattr(study, name)
+    assert getattr(study.training("resnet18").training("resnet18"), name) == value
 
 
 def test_the_optimiser_is_the_one_that_was_asked_for():
@@ -73,6 +81,6 @@ def test_the_optimiser_is_the_one_that_was_asked_for():
     sgd = optimizer_of(weights, Study(optimizer="sgd", learning_rate=0.1, weight_decay=0.0))
     assert isinstance(sgd, torch.optim.SGD)
     assert sgd.defaults["nesterov"]
-    rated = Study(network="resnet18", learning_rates={"resnet18": 0.02})
+    rated = Study(network="resnet18", settings={"resnet18": {"learning_rate": 0.02}})
     assert optimizer_of(weights, rated.training()).defaults["lr"] == 0.02
     assert isinstance(optimizer_of(weights, Study()), torch.optim.AdamW)
