@@ -522,7 +522,7 @@ def _check_names(study_file: Path, study: Study, networks: Iterable[str]) -> Non
 
             registry.load_plugins(study.plugins)
             check_name = registry.check_name
-        for network in networks:
+        for network in (*networks, *study.settings):
             check_name(network)
         if study.preset == "mixture":
             from lensstudy.data.mixture import components_of

@@ -30,7 +30,7 @@ from lensstudy.evaluation.presets import AcrossPresets
 from lensstudy.evaluation.scores import format_interval
 from lensstudy.evaluation.shortcuts import shortcuts
 from lensstudy.lensing.presets import PRESETS
-from lensstudy.networks.registry import load_plugins
+from lensstudy.networks.registry import check_name, load_plugins
 from lensstudy.progress import in_batch, progress
 from lensstudy.provenance import code_hash, data_state
 from lensstudy.study import Study
@@ -60,6 +60,8 @@ def dataset(study: Study) -> LensDataset:
     damaged, or was made with other parameters or from other files. Where files have changed and no parameter has, a
     warning says so."""
     load_plugins(study.plugins)
+    for network in study.settings:
+        check_name(network)  # a slip would leave its network with the settings of the others
     folder = study.folder / "dataset"
     wanted = study.group("data")
     state = data_state(study, "data")

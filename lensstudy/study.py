@@ -21,7 +21,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from lensstudy.files import FileError, printable, read_json, read_text
-from lensstudy.networks.names import check_name
 from lensstudy.text import nearest
 
 __all__ = ["BUNDLE", "PAGES", "ParameterError", "Study", "home", "notebook_parameters", "study_file"]
@@ -374,10 +373,8 @@ class Study(BaseModel):
 
     @field_validator("settings")
     @classmethod
-    def _settings_of_networks(cls, values: dict[str, dict[str, Any]], others: ValidationInfo) -> dict[str, dict]:
+    def _settings_of_networks(cls, values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """Each by the schema of the parameter that it replaces."""
-        for network in values:
-            check_name(network, [*others.data.get("networks", []), others.data.get("network", "")])
         return {network: cls._settings_of(network, own) for network, own in values.items()}
 
     @classmethod

@@ -80,6 +80,11 @@ def test_the_settings_of_another_network_make_nothing_stale(file):
     assert not trained_anew(Study.read(file, settings=settings))
 
 
+def test_settings_of_no_network_are_a_slip(file):
+    with pytest.raises(ValueError, match="Did you mean 'plain-cnn'"):
+        stages.dataset(Study.read(file, settings={"plain-cn": {"epochs": 2}}))
+
+
 def test_images_of_the_test_alone_are_other_images_and_leave_the_rest_for_training(file):
     study = Study.read(file, study="more", test_images=12)
     made, before = stages.dataset(study), stages.dataset(Study.read(file))

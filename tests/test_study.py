@@ -36,7 +36,6 @@ from lensstudy.study import ParameterError, Study, home, notebook_parameters
         ({"filtering": {"clipped": "1e-3"}}, "write 1.0e-3"),
         ({"population": {"a": [1]}}, "neither a number, a text nor true or false"),
         ({"population": {"presets": [{"population": {"shear_max": "1e-1"}}]}}, "shear_max = '1e-1' is text for YAML"),
-        ({"settings": {"resnet17": {"epochs": 2}}}, "Did you mean 'resnet18'?"),
         ({"settings": {"resnet18": {"epoch": 2}}}, "resnet18: 'epoch' is no setting of single networks; did you mean"),
         ({"settings": {"resnet18": {"width": 2.0}}}, "'width' is no setting of single networks; known are epochs"),
         ({"settings": {"resnet18": {"augmentation": "all"}}}, "resnet18: augmentation = 'all': input should be 'none'"),
