@@ -35,6 +35,12 @@ SIZES = {"even at every pooling": 32, "odd at some": 29}
 NAMES = ["d4-steerable-cnn", "c8-resnet", "resnet18", "so2-harmonic", "o2-gated", "d8-restricted", "d4-antialiased-cnn"]
 
 
+@pytest.fixture(scope="module")
+def bare(run_folder, tmp_path_factory):
+    """An export without the images of the training: nothing in it can tell which are in distribution."""
+    return deployment.export(run_folder, tmp_path_factory.mktemp("bare") / "network")
+
+
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("name", NAMES)
 def test_onnx_predicts_as_the_network(name, size, tmp_path):
@@ -113,9 +119,8 @@ def test_an_export_with_a_detector_of_an_earlier_version_is_refused(exported, tm
         Predictor(folder)
 
 
-def test_exported_probabilities_are_those_of_the_training(run_folder, blobs, tmp_path):
-    folder = deployment.export(run_folder, tmp_path / "out", "onnx", blobs, pixel_scale=0.1)
-    predictor = Predictor(folder)
+def test_exported_probabilities_are_those_of_the_training(exported, run_folder, blobs):
+    predictor = Predictor(exported)
     images = blobs.part("test").images
     found, ood_score = predictor.answers(images)
     plain = load_run(run_folder).predict(images)
@@ -124,15 +129,14 @@ def test_exported_probabilities_are_those_of_the_training(run_folder, blobs, tmp
     assert np.isfinite(ood_score).all()
 
 
-def test_an_export_in_int8_says_how_near_it_is(run_folder, blobs, tmp_path, monkeypatch):
+def test_an_export_in_int8_says_how_near_it_is(exported, run_folder, blobs, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="takes its ranges from training images"):
         deployment.export(run_folder, tmp_path / "out", "int8")
     folder = deployment.export(run_folder, tmp_path / "out", "int8", blobs, pixel_scale=0.1)
     card, images = Card.read(folder), blobs.part("validation").images[:]
     assert "network.int8.onnx" in card.files and "network.onnx" not in card.files
     found = Predictor(folder).probabilities(images)
-    exact = deployment.export(run_folder, tmp_path / "exact", "onnx", blobs, pixel_scale=0.1)
-    change = np.abs(found - Predictor(exact).probabilities(images))
+    change = np.abs(found - Predictor(exported).probabilities(images))
     assert card.metrics["int8"]["largest_change"] == pytest.approx(change.max(), abs=1e-5)
     assert 0 < change.max() < 0.05
     assert (Predictor(folder, pixel_scale=0.1).predict(images)["state"] == "ok").mean() > 0.9
@@ -157,11 +161,10 @@ print(len(table))
     assert done.stdout.strip() == "3", done.stderr
 
 
-def test_without_its_images_every_image_is_taken_for_in_distribution(run_folder, tmp_path):
-    folder = deployment.export(run_folder, tmp_path / "out")
-    card = Card.read(folder)
+def test_without_its_images_every_image_is_taken_for_in_distribution(bare):
+    card = Card.read(bare)
     assert card.in_distribution is None and any("cannot tell which images" in limit for limit in card.limits)
-    row = Predictor(folder).predict(np.random.default_rng(0).normal(size=(1, 16, 16))).iloc[0]
+    row = Predictor(bare).predict(np.random.default_rng(0).normal(size=(1, 16, 16))).iloc[0]
     assert row["prediction"] in card.classes and np.isnan(row["ood_score"])
 
 
@@ -181,7 +184,7 @@ def test_another_pixel_scale_than_that_of_the_images_is_refused(run_folder, tmp_
     assert Card.read(same).images.pixel_scale == 0.2
 
 
-def test_export_keeps_what_is_not_its_own(run_folder, tmp_path):
+def test_export_keeps_what_is_not_its_own(bare, run_folder, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(CardError, match="holds 'thesis.tex', which is of no exported network"):
         deployment.export(run_folder, tmp_path)
@@ -189,7 +192,7 @@ def test_export_keeps_what_is_not_its_own(run_folder, tmp_path):
     with pytest.raises(CardError, match="holds .* which is of no exported network"):
         deployment.export(run_folder, run_folder)
     assert (run_folder / "weights.safetensors").exists(), "a training has a card too, and must not be replaced"
-    folder = deployment.export(run_folder, tmp_path / "network")
+    folder = shutil.copytree(bare, tmp_path / "network")
     (folder / "predictions.csv").write_text("file,prediction")
     with pytest.raises(CardError, match="holds 'predictions.csv'"):
         deployment.export(run_folder, folder)
@@ -261,9 +264,9 @@ def test_damaged_folder_is_refused(damage, exported, tmp_path):
         Predictor(folder)
 
 
-def test_the_folder_of_a_training_is_exported_once_on_the_way(run_folder, blobs, tmp_path):
+def test_the_folder_of_a_training_is_exported_once_on_the_way(bare, run_folder, blobs, tmp_path):
     run, images = shutil.copytree(run_folder, tmp_path / "run"), blobs.part("test").images
-    expected = Predictor(deployment.export(run, tmp_path / "out")).predict(images)
+    expected = Predictor(bare).predict(images)
     pd.testing.assert_frame_equal(Predictor(run).predict(images), expected)
     card = run / "exported" / "card.json"
     written = card.stat().st_mtime_ns

@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from lensstudy.study import ParameterError, Study
 from lensstudy.training import fitting as training
 from lensstudy.training.batches import SeededBatches
 from lensstudy.training.run import load_run
+from tests.conftest import make_blobs
 
 SETTINGS = Study(network="d4-steerable-cnn", width=0.5, epochs=4, batch_size=16, learning_rate=0.01, scaling="none")
 
@@ -38,8 +40,16 @@ def quiet(monkeypatch):
     monkeypatch.setenv("LENSSTUDY_BATCH", "1")
 
 
-def test_it_learns_and_leaves_a_folder_that_opens_again(blobs, tmp_path, quiet):
-    folder = training.fit(blobs, SETTINGS, folder=tmp_path / "run")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The training of `SETTINGS`, from its beginning to its end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LENSSTUDY_BATCH", "1")
+        return training.fit(make_blobs(), SETTINGS, folder=tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_it_learns_and_leaves_a_folder_that_opens_again(blobs, whole):
+    folder = whole
     metrics = json.loads((folder / "metrics.json").read_text())
     history = pd.read_csv(folder / "history.csv")
     assert metrics["validation_auc"] > 0.9
@@ -56,8 +66,8 @@ def test_it_learns_and_leaves_a_folder_that_opens_again(blobs, tmp_path, quiet):
     np.testing.assert_allclose(run.predict(validation.images), stored[["no_sub", "sub"]], atol=1e-5)
 
 
-def test_a_trained_network_does_not_see_how_the_image_is_rotated(blobs, tmp_path, quiet):
-    run = load_run(training.fit(blobs, SETTINGS, folder=tmp_path / "run"))
+def test_a_trained_network_does_not_see_how_the_image_is_rotated(blobs, whole):
+    run = load_run(whole)
     images = blobs.part("test").images
     upright = run.predict(images)
     for rotated in (90.0, 180.0, 270.0):
@@ -81,9 +91,8 @@ def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
-def test_the_same_parameters_give_the_same_weights_and_another_seed_does_not(blobs, tmp_path, quiet):
-    one = training.fit(blobs, SETTINGS, folder=tmp_path / "one")
-    two = training.fit(blobs, SETTINGS, folder=tmp_path / "two")
+def test_the_same_parameters_give_the_same_weights_and_another_seed_does_not(blobs, whole, tmp_path, quiet):
+    one, two = whole, training.fit(blobs, SETTINGS, folder=tmp_path / "two")
     other = training.fit(blobs, SETTINGS.model_copy(update={"seed": 2}), folder=tmp_path / "other")
     assert same(weights(one), weights(two))
     assert not same(weights(one), weights(other))
@@ -96,8 +105,7 @@ class Interrupted(Exception):
     pass
 
 
-def test_an_interrupted_training_ends_where_it_would_have_ended(blobs, tmp_path, quiet, monkeypatch):
-    whole = training.fit(blobs, SETTINGS, folder=tmp_path / "whole")
+def test_an_interrupted_training_ends_where_it_would_have_ended(blobs, whole, tmp_path, quiet, monkeypatch):
     step, steps = training._Fit.training_step, []
 
     def stops_in_the_third_epoch(module, batch, index):
@@ -397,39 +405,52 @@ def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(blobs, tmp_
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed/metrics.json").exists()
-    again = subprocess.run(list(map(str, arguments)), stderr=subprocess.PIPE, text=True)
-    assert again.returncode == 0, again.stderr
-    assert same(weights(whole), weights(tmp_path / "killed"))
+    assert same(weights(whole), weights(training.fit(blobs, settings, folder=tmp_path / "killed")))
 
 
-@pytest.mark.parametrize(
-    ("network", "averaging", "schedule"),
-    [
-        ("d4-steerable-cnn", "none", "one-cycle"),
-        ("d4-steerable-cnn", "ema", "plateau"),
-        ("resnet18", "none", "one-cycle"),
-    ],
-)
-def test_two_processes_give_the_training_of_one_at_the_same_batch(blobs, tmp_path, quiet, network, averaging, schedule):
-    """DDP on two processes: the same loss, gradients and predictions within rounding, batch norm included."""
-    settings = with_(network=network, width=0.25, epochs=2, accelerator="cpu", learning_rate=0.001)
-    settings = settings.model_copy(update={"averaging": averaging, "schedule": schedule, "decay_patience": 0})
-    one = training.fit(blobs, settings, folder=tmp_path / "one")
-    blobs.save(tmp_path / "blobs")
+def parallel(**changes):
+    return with_(width=0.25, epochs=2, accelerator="cpu", learning_rate=0.001, decay_patience=0, **changes)
+
+
+PARALLEL = {
+    "d4": parallel(),
+    "d4-ema-plateau": parallel(averaging="ema", schedule="plateau"),
+    "resnet18": parallel(network="resnet18"),
+}
+
+
+@pytest.fixture(scope="module")
+def on_two(tmp_path_factory):
+    """A folder with each training of `PARALLEL` on two processes, and in `told` what one of them says that diverges."""
+    folder, blobs = tmp_path_factory.mktemp("two"), make_blobs()
+    blobs.save(folder / "blobs")
+    blobs.images = blobs.images * np.float32(1e38)
+    blobs.save(folder / "bright")
+    settings = {name: one.model_copy(update={"devices": 2}).model_dump() for name, one in PARALLEL.items()}
     script = (
-        "import sys; from lensstudy.data.dataset import LensDataset; from lensstudy.study import Study; "
-        "from lensstudy.training.fitting import fit; "
-        "fit(LensDataset.load(sys.argv[1]), Study.of(eval(sys.argv[2])), folder=sys.argv[3])"
+        "from lensstudy.data.dataset import LensDataset; from lensstudy.study import Study\n"
+        "from lensstudy.training.fitting import TrainingDiverged, fit\n"
+        f"settings = {settings}\n"
+        "for name, one in settings.items(): fit(LensDataset.load('blobs'), Study.of(one), folder=name)\n"
+        "try: fit(LensDataset.load('bright'), Study.of(settings['d4']), folder='diverged')\n"
+        "except TrainingDiverged as error: open('told', 'w').write(str(error))"
     )
-    both = settings.model_copy(update={"devices": 2}).model_dump()
-    arguments = [sys.executable, "-c", script, tmp_path / "blobs", repr(both), tmp_path / "two"]
-    done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, timeout=300)
+    environment = os.environ | {"LENSSTUDY_BATCH": "1"}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    first, second = (pd.read_csv(folder / "history.csv") for folder in (one, tmp_path / "two"))
+    return folder
+
+
+@pytest.mark.parametrize("name", PARALLEL)
+def test_two_processes_give_the_training_of_one_at_the_same_batch(blobs, on_two, tmp_path, quiet, name):
+    """DDP on two processes: the same loss, gradients and predictions within rounding, batch norm included."""
+    one = training.fit(blobs, PARALLEL[name], folder=tmp_path / "one")
+    first, second = (pd.read_csv(folder / "history.csv") for folder in (one, on_two / name))
     for column in ("train_loss", "validation_loss", "gradient_norm"):
         np.testing.assert_allclose(second[column], first[column], rtol=2e-3, err_msg=column)
     probabilities = [
-        pd.read_parquet(folder / "predictions.parquet")[["no_sub", "sub"]] for folder in (one, tmp_path / "two")
+        pd.read_parquet(folder / "predictions.parquet")[["no_sub", "sub"]] for folder in (one, on_two / name)
     ]
     np.testing.assert_allclose(*probabilities, atol=5e-3)
 
@@ -449,13 +470,12 @@ def test_parameters_that_do_not_go_together_are_named_with_the_way_out(blobs, tm
         training.fit(blobs, with_(**changes), folder=tmp_path / "run")
 
 
-def test_a_training_can_fine_tune_the_weights_of_another(blobs, tmp_path, quiet):
-    first = training.fit(blobs, SETTINGS, folder=tmp_path / "first")
+def test_a_training_can_fine_tune_the_weights_of_another(blobs, whole, tmp_path, quiet):
     settings = with_(epochs=1, learning_rate=1e-9, warmup_fraction=0.0)
-    second = training.fit(blobs, settings, folder=tmp_path / "second", start_from=first)
-    torch.testing.assert_close(weights(second)["classifier.weight"], weights(first)["classifier.weight"])
+    second = training.fit(blobs, settings, folder=tmp_path / "second", start_from=whole)
+    torch.testing.assert_close(weights(second)["classifier.weight"], weights(whole)["classifier.weight"])
     with pytest.raises(ValueError, match="start from a training of the same"):
-        training.fit(blobs, with_(width=1.0), folder=tmp_path / "third", start_from=first)
+        training.fit(blobs, with_(width=1.0), folder=tmp_path / "third", start_from=whole)
 
 
 def test_a_training_can_start_from_a_network_that_comes_with_the_package(blobs, tmp_path, quiet, monkeypatch):
@@ -629,19 +649,9 @@ def test_a_wrong_parameter_leaves_the_finished_training_in_the_folder(blobs, tmp
     assert sorted(file.name for file in folder.iterdir()) == before
 
 
-def test_divergence_on_two_processes_is_told_as_on_one(blobs, tmp_path, quiet):
-    blobs.images = blobs.images * np.float32(1e38)
-    blobs.save(tmp_path / "blobs")
-    script = (
-        "import sys; from lensstudy.data.dataset import LensDataset; from lensstudy.study import Study; "
-        "from lensstudy.training.fitting import TrainingDiverged, fit\n"
-        "try: fit(LensDataset.load(sys.argv[1]), Study.of(eval(sys.argv[2])), folder=sys.argv[3])\n"
-        "except TrainingDiverged as error: print('told:', error)"
-    )
-    both = with_(epochs=1, devices=2, accelerator="cpu").model_dump()
-    arguments = [sys.executable, "-c", script, tmp_path / "blobs", repr(both), tmp_path / "two"]
-    done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, timeout=300)
-    assert "told: d4-steerable-cnn: the loss is nan in step 0" in done.stdout, done.stderr
+def test_divergence_on_two_processes_is_told_as_on_one(on_two):
+    assert (on_two / "told").read_text().startswith("d4-steerable-cnn: the loss is nan in step 0")
+    assert not (on_two / "diverged/metrics.json").exists()
 
 
 def test_the_range_test_needs_one_device_only_and_is_silent_in_batch(blobs, quiet, capsys):
