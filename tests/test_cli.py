@@ -15,11 +15,13 @@ import nbformat
 import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
+from typer.testing import CliRunner
 
-from lensstudy import commands
+from lensstudy import cli, commands
 from lensstudy.lensing.presets import PRESETS
 from lensstudy.networks.names import pretrained_names
 from lensstudy.networks.registry import network_names
+from lensstudy.study import Study
 
 LENSSTUDY = str(Path(sys.executable).with_name("lensstudy"))
 HEAVY = {"torch", "pandas", "e2cnn", "lightning", "nbformat"}
@@ -42,6 +44,15 @@ def lensstudy(home: Path, *arguments: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"LENSSTUDY_HOME": str(home), "OMP_NUM_THREADS": "1"}
     environment.pop("LENSSTUDY_DATA", None)
     return subprocess.run([LENSSTUDY, *arguments], env=environment, cwd=home, capture_output=True, text=True)
+
+
+@pytest.fixture
+def inside(tmp_path, monkeypatch):
+    """The command in this process and in an empty folder, where all that it imports is there already."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LENSSTUDY_HOME", str(tmp_path))
+    monkeypatch.delenv("LENSSTUDY_DATA", raising=False)
+    return lambda *arguments: CliRunner().invoke(cli.app, [*map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
@@ -73,19 +84,21 @@ def test_a_run_leaves_every_stage_and_a_page_of_each(finished):
         assert f'href="{page}.html"' in index
 
 
-def test_a_smaller_share_is_one_more_training_without_a_page(finished, tmp_path):
+def test_a_smaller_share_is_one_more_training_without_a_page(finished, inside, tmp_path, monkeypatch):
     home = tmp_path / "home"
     shutil.copytree(finished, home)
     (home / "tiny.yml").write_text(TINY + "shares: [50.0, 100.0]\n")
     planned = lensstudy(home, "run", "tiny.yml", "--dry-run")
     assert "train_share        2" in planned.stdout + planned.stderr
-    result = lensstudy(home, "fit", "tiny.yml", "--network", "plain-cnn", "--seed", "1", "--share", "50")
-    assert result.returncode == 0, result.stderr
+    monkeypatch.setenv("LENSSTUDY_HOME", str(home))
+    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+    result = inside("fit", home / "tiny.yml", "--network", "plain-cnn", "--seed", "1", "--share", "50")
+    assert result.exit_code == 0, result.output
     assert "validation AUC" in result.stdout
     card = json.loads((home / "runs/tiny/training/plain-cnn-s1-50pct/card.json").read_text())
     whole = json.loads((home / "runs/tiny/training/plain-cnn-s1/card.json").read_text())
     assert card["training_images"] == whole["training_images"] // 2
-    assert lensstudy(home, "fit", "tiny.yml", "--network", "no-such-cnn").returncode == 1
+    assert inside("fit", home / "tiny.yml", "--network", "no-such-cnn").exit_code == 1
 
 
 def test_the_slurm_profile_asks_for_a_gpu_and_enough_time_for_each_training(root, tmp_path):
@@ -112,36 +125,37 @@ def test_a_second_run_does_nothing(finished):
     assert executed_at(finished) == before
 
 
-@pytest.mark.parametrize("content", [b"", b'{"cells": [{"cell_type": "mark', b"\xff\xfe", b"[]"])
-def test_a_damaged_notebook_is_named_and_planned_again(finished, tmp_path, content):
+def test_a_damaged_notebook_is_named_and_planned_again(finished, tmp_path, monkeypatch, capsys):
     home = tmp_path / "home"
     shutil.copytree(finished, home)
-    (home / "runs/tiny/notebooks/04-analyse.ipynb").write_bytes(content)
-    planned = lensstudy(home, "run", "tiny.yml", "--dry-run")
-    assert planned.returncode == 0 and "it is run again" in planned.stdout, planned.stderr
-    assert set(re.findall(r"^(\w+) +\d+$", planned.stdout + planned.stderr, re.M)) == {"all", "analyse", "total"}
+    monkeypatch.setenv("LENSSTUDY_HOME", str(home))
+    notebook = home / "runs/tiny/notebooks/04-analyse.ipynb"
+    for content in (b'{"cells": [{"cell_type": "mark', b"\xff\xfe", b"[]", b""):
+        notebook.write_bytes(content)
+        assert cli._damaged(Study.read(home / "tiny.yml")) == [notebook]
+        assert re.search(r"04-analyse\.ipynb.*it is run again", capsys.readouterr().out)
+    assert planned(home) == {"analyse"}
 
 
-def test_a_damaged_notebook_is_run_again(finished, tmp_path):
+def planned(home: Path) -> set[str]:
+    """The rules that a run would go through."""
+    result = lensstudy(home, "run", "tiny.yml", "--dry-run")
+    assert result.returncode == 0, result.stderr
+    return set(re.findall(r"^(\w+) +\d+$", result.stdout + result.stderr, re.M)) - {"all", "total"}
+
+
+def test_what_is_damaged_or_has_changed_runs_again_and_no_more(finished, tmp_path):
+    """A parameter of the analysis plans the analysis alone, and a damaged notebook is in nobody's way."""
     home = tmp_path / "home"
-    shutil.copytree(finished, home)
+    shutil.copytree(finished, home)  # copies keep their times
     before = executed_at(home)
+    (home / "tiny.yml").write_text(TINY.replace("bootstrap_samples: 50", "bootstrap_samples: 60"))
+    assert planned(home) == {"analyse"}
     (home / "runs/tiny/notebooks/04-analyse.ipynb").write_bytes(b"")
     result = lensstudy(home, "run", "tiny.yml")
     assert result.returncode == 0 and result.stdout.count("04-analyse.ipynb") == 1, result.stdout + result.stderr
     assert {name for name, time in executed_at(home).items() if time != before[name]} == {"04-analyse.ipynb"}
     assert nbformat.read(home / "runs/tiny/notebooks/04-analyse.ipynb", 4).cells
-
-
-def test_a_changed_parameter_runs_what_depends_on_it_and_no_more(finished, tmp_path):
-    home = tmp_path / "home"
-    shutil.copytree(finished, home)  # copies keep their times
-    before = executed_at(home)
-    (home / "tiny.yml").write_text(TINY.replace("bootstrap_samples: 50", "bootstrap_samples: 60"))
-    result = lensstudy(home, "run", "tiny.yml")
-    assert result.returncode == 0, result.stderr
-    changed = {name for name, time in executed_at(home).items() if time != before[name]}
-    assert changed == {"04-analyse.ipynb"}
 
 
 def test_a_finished_training_survives_and_a_network_that_left_the_study_leaves_its_report(finished, tmp_path):
@@ -150,7 +164,7 @@ def test_a_finished_training_survives_and_a_network_that_left_the_study_leaves_i
     weights = home / "runs/tiny/training/d4-steerable-cnn-s1/weights.safetensors"
     before = weights.stat().st_mtime_ns
     text = TINY.replace("preset_images: 10", "preset_images: 12").replace(", plain-cnn]", "]")
-    (home / "tiny.yml").write_text(text)
+    (home / "tiny.yml").write_text(text + "pages: [01-explore-data, 03-train, 04-analyse]\n")
     result = lensstudy(home, "run", "tiny.yml")
     assert result.returncode == 0, result.stderr
     assert weights.stat().st_mtime_ns == before
@@ -160,22 +174,15 @@ def test_a_finished_training_survives_and_a_network_that_left_the_study_leaves_i
     assert "plain-cnn" not in (home / "reports/tiny/index.html").read_text()
 
 
-def test_a_failed_notebook_leaves_its_log_and_no_page(tmp_path):
-    (tmp_path / "lost.yml").write_text("data_path: nowhere\n")
-    result = lensstudy(tmp_path, "run", "lost.yml")
-    assert result.returncode == 1
-    assert "01-explore-data.ipynb failed in cell" in result.stderr
-    assert "nowhere" in result.stderr
-    assert (tmp_path / "runs/lost/notebooks/01-explore-data.failed.ipynb").exists()
-    assert "nowhere" in (tmp_path / "runs/lost/logs/01-explore-data.log").read_text()
-    assert [page.name for page in (tmp_path / "reports/lost").glob("*.html")] == ["index.html"]
-
-
-def test_an_unset_variable_in_data_path_is_named(tmp_path):
+def test_a_failed_notebook_leaves_its_log_and_no_page_and_names_an_unset_variable(tmp_path):
     (tmp_path / "lost.yml").write_text("data_path: $LENSSTUDY_DATA/lenses.tgz\n")
     result = lensstudy(tmp_path, "run", "lost.yml")
     assert result.returncode == 1
-    assert "LENSSTUDY_DATA" in result.stderr
+    assert "01-explore-data.ipynb failed in cell" in result.stderr
+    assert "variable LENSSTUDY_DATA is not set" in result.stderr
+    assert (tmp_path / "runs/lost/notebooks/01-explore-data.failed.ipynb").exists()
+    assert "variable LENSSTUDY_DATA is not set" in (tmp_path / "runs/lost/logs/01-explore-data.log").read_text()
+    assert [page.name for page in (tmp_path / "reports/lost").glob("*.html")] == ["index.html"]
 
 
 @pytest.mark.parametrize(
@@ -192,38 +199,38 @@ def test_an_unset_variable_in_data_path_is_named(tmp_path):
         (["simulate", "--preset", "model_3", "--per-class", "0", "--seed", "1", "--out", "x"], "images_per_class"),
     ],
 )
-def test_a_slip_on_the_command_line_is_one_clear_line(tmp_path, arguments, message):
+def test_a_slip_on_the_command_line_is_one_clear_line(inside, tmp_path, arguments, message):
     (tmp_path / "slip.yml").write_text("networks: [resnet81]\n")
     (tmp_path / "preset.yml").write_text("preset: realistc\n")
     (tmp_path / "population.yml").write_text("preset: realistic\npopulation: {subhalo_mas_min: 1.0e+9}\n")
     (tmp_path / "pages.yml").write_text("pages: [01-explore-data, 04-analyze]\n")
-    result = lensstudy(tmp_path, *arguments)
-    assert result.returncode == 1
+    result = inside(*arguments)
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "x").exists()
 
 
-def test_simulate_writes_both_layouts(tmp_path):
+def test_simulate_writes_both_layouts(inside, tmp_path):
     options = ["--preset", "model_3", "--per-class", "3", "--seed", "1", "--processes", "1"]
-    assert lensstudy(tmp_path, "simulate", *options, "--pixels", "32", "--out", "ours").returncode == 0
+    assert inside("simulate", *options, "--pixels", "32", "--out", "ours").exit_code == 0
     assert (tmp_path / "ours/dataset.json").exists()
-    result = lensstudy(tmp_path, "simulate", *options, "--pixels", "32", "--out", "theirs", "--layout", "deeplense")
-    assert result.returncode == 0, result.stderr
+    result = inside("simulate", *options, "--pixels", "32", "--out", "theirs", "--layout", "deeplense")
+    assert result.exit_code == 0, result.output
     assert len(list((tmp_path / "theirs").rglob("*.npy"))) >= 9
 
 
-def test_inspect_draws_a_contact_sheet(tmp_path):
+def test_inspect_draws_a_contact_sheet(inside, tmp_path):
     options = ["--preset", "model_3", "--per-class", "10", "--seed", "1", "--processes", "1", "--pixels", "32"]
-    assert lensstudy(tmp_path, "simulate", *options, "--out", "set").returncode == 0
-    result = lensstudy(tmp_path, "inspect", "set", "--sheet", "looks/sheet.png")
-    assert result.returncode == 0, result.stderr
+    assert inside("simulate", *options, "--out", "set").exit_code == 0
+    result = inside("inspect", "set", "--sheet", "looks/sheet.png")
+    assert result.exit_code == 0, result.output
     sheet = plt.imread(tmp_path / "looks/sheet.png")
     assert sheet.shape[0] > 300
     assert len(np.unique(sheet.reshape(-1, sheet.shape[2]), axis=0)) > 100
     (tmp_path / "empty").mkdir()
-    nothing = lensstudy(tmp_path, "inspect", "empty", "--sheet", "none.png")
-    assert nothing.returncode == 1
+    nothing = inside("inspect", "empty", "--sheet", "none.png")
+    assert nothing.exit_code == 1
     assert "no contact sheet" in nothing.stderr
     assert not (tmp_path / "none.png").exists()
 
@@ -254,9 +261,9 @@ def test_a_notebook_runs_by_hand_with_papermill(root, tmp_path):
 
 
 @pytest.mark.parametrize("option", [["--network", "resnet18"], ["--seed", "3"]])
-def test_an_option_that_a_page_does_not_have_is_an_error(tmp_path, option):
-    result = lensstudy(tmp_path, "notebook", "04-analyse", "smoke", *option)
-    assert result.returncode == 1 and not (tmp_path / "runs").exists()
+def test_an_option_that_a_page_does_not_have_is_an_error(inside, tmp_path, option):
+    result = inside("notebook", "04-analyse", "smoke", *option)
+    assert result.exit_code == 1 and not (tmp_path / "runs").exists()
     name = option[0][2:]
     assert f"04-analyse has no parameter '{name}'; its parameters are study, " in result.stderr
 
@@ -274,66 +281,79 @@ def test_help_and_version_do_not_wait_for_torch():
     )
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["runn", "quick"], "No such command 'runn'. Did you mean 'run'?"),
-        (["predict", "--rotatons", "3", "here", "x"], "No such option: --rotatons"),
-        (["predict", "x.fits", "--network", "nowhere"], "nowhere: there is no such folder"),
-        (["predict", "x.fits", "--network", "network"], "x.fits: nothing exists at this path"),
-        (["predict", "network", "x.fits"], "network: is a network; name it behind --network: lensstudy predict IMAGES"),
-        (
-            ["export", "networ"],
-            "networ: there is no such folder, and no network of this name comes with lensstudy; did you mean "
-            "'network'?",
-        ),
-        (["export", "network", "--format", "onx"], "format 'onx' is unknown; there are onnx, int8"),
-        (["train", "--data", "nowhere", "--out", "x"], "--data nowhere: nothing exists at this path"),
-        (["train", "--data", ".", "--out", "x", "--network", "resnet81"], "Did you mean 'resnet18'?"),
-        (["train", "--data", ".", "--out", "x", "--from", "nowhere"], "nowhere: there is no such folder"),
-        (["run", "field.yml"], "parameter 'epochz' is unknown; did you mean 'epochs'?"),
-        (["run", "slip.yml"], "slip.yml: network 'resnet81' is unknown"),
-        (["run", "preset.yml"], "preset.yml: preset 'realistc' is unknown; did you mean 'realistic'?"),
-        (["run", "population.yml"], "Did you mean 'subhalo_mass_min'?"),
-        (["run", "mixture.yml"], "preset 'realistc' is unknown; did you mean 'realistic'?"),
-        (["fit", "smoke", "--network", "resnet81"], "Did you mean 'resnet18'?"),
-        (
-            ["simulate", "--preset", "modle_3", "--per-class", "2", "--seed", "1", "--out", "x"],
-            "did you mean 'model_3'?",
-        ),
-        (["inspect", "nowhere"], "nowhere: nothing exists at this path"),
-        (["report", "smok"], "study 'smok' has not run; did you mean 'smoke'?"),
-        (["compare", "smok", "other"], "study 'smok' has not run"),
-        (["notebook", "03-trian", "smoke"], "did you mean '03-train'?"),
-    ],
-)
-def test_a_typo_does_not_wait_for_what_is_heavy(tmp_path, arguments, message):
-    """It is told before torch or pandas is loaded, which takes seconds on a busy machine, and names each path once."""
-    (tmp_path / "network").mkdir()
-    (tmp_path / "network/card.json").write_text("{}")
-    (tmp_path / "network/network.onnx").touch()
-    (tmp_path / "runs/smoke").mkdir(parents=True)
-    (tmp_path / "field.yml").write_text("epochz: 3\n")
-    (tmp_path / "slip.yml").write_text("networks: [resnet81]\n")
-    (tmp_path / "preset.yml").write_text("preset: realistc\n")
-    (tmp_path / "population.yml").write_text("preset: realistic\npopulation: {subhalo_mas_min: 1.0e+9}\n")
-    (tmp_path / "mixture.yml").write_text("preset: mixture\npopulation: {presets: [{preset: realistc}]}\n")
-    script = f"""import sys
+TYPOS = [
+    (["runn", "quick"], "No such command 'runn'. Did you mean 'run'?"),
+    (["predict", "--rotatons", "3", "here", "x"], "No such option: --rotatons"),
+    (["predict", "x.fits", "--network", "nowhere"], "nowhere: there is no such folder"),
+    (["predict", "x.fits", "--network", "network"], "x.fits: nothing exists at this path"),
+    (["predict", "network", "x.fits"], "network: is a network; name it behind --network: lensstudy predict IMAGES"),
+    (
+        ["export", "networ"],
+        "networ: there is no such folder, and no network of this name comes with lensstudy; did you mean 'network'?",
+    ),
+    (["export", "network", "--format", "onx"], "format 'onx' is unknown; there are onnx, int8"),
+    (["train", "--data", "nowhere", "--out", "x"], "--data nowhere: nothing exists at this path"),
+    (["train", "--data", ".", "--out", "x", "--network", "resnet81"], "Did you mean 'resnet18'?"),
+    (["train", "--data", ".", "--out", "x", "--from", "nowhere"], "nowhere: there is no such folder"),
+    (["run", "field.yml"], "parameter 'epochz' is unknown; did you mean 'epochs'?"),
+    (["run", "slip.yml"], "slip.yml: network 'resnet81' is unknown"),
+    (["run", "preset.yml"], "preset.yml: preset 'realistc' is unknown; did you mean 'realistic'?"),
+    (["run", "population.yml"], "Did you mean 'subhalo_mass_min'?"),
+    (["run", "mixture.yml"], "preset 'realistc' is unknown; did you mean 'realistic'?"),
+    (["fit", "smoke", "--network", "resnet81"], "Did you mean 'resnet18'?"),
+    (
+        ["simulate", "--preset", "modle_3", "--per-class", "2", "--seed", "1", "--out", "x"],
+        "did you mean 'model_3'?",
+    ),
+    (["inspect", "nowhere"], "nowhere: nothing exists at this path"),
+    (["report", "smok"], "study 'smok' has not run; did you mean 'smoke'?"),
+    (["compare", "smok", "other"], "study 'smok' has not run"),
+    (["notebook", "03-trian", "smoke"], "did you mean '03-train'?"),
+]
+TELL = f"""import os, sys
 from lensstudy.cli import app
-try: app({arguments})
-except SystemExit as end: print(end.code, sorted({HEAVY} & sys.modules.keys()))"""
-    environment = os.environ | {"LENSSTUDY_HOME": str(tmp_path), "COLUMNS": "300"}
-    result = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert result.stdout.splitlines()[-1] in ("1 []", "2 []"), result.stdout + result.stderr
-    assert message in result.stderr and "Traceback" not in result.stderr
+for number, arguments in enumerate({[arguments for arguments, _ in TYPOS]}):
+    if os.fork():
+        os.wait()
+        continue
+    for stream in (1, 2):
+        os.dup2(os.open(f"{{number}}.{{stream}}", os.O_CREAT | os.O_WRONLY), stream)
+    try: app(arguments)
+    except SystemExit as end: print(end.code, sorted({HEAVY} & sys.modules.keys()), flush=True)
+    os._exit(0)
+"""
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory) -> Path:
+    """A folder with what each typo is answered, in a process of its own that has imported the command and no more."""
+    home = tmp_path_factory.mktemp("typos")
+    (home / "network").mkdir()
+    (home / "network/card.json").write_text("{}")
+    (home / "network/network.onnx").touch()
+    (home / "runs/smoke").mkdir(parents=True)
+    (home / "field.yml").write_text("epochz: 3\n")
+    (home / "slip.yml").write_text("networks: [resnet81]\n")
+    (home / "preset.yml").write_text("preset: realistc\n")
+    (home / "population.yml").write_text("preset: realistic\npopulation: {subhalo_mas_min: 1.0e+9}\n")
+    (home / "mixture.yml").write_text("preset: mixture\npopulation: {presets: [{preset: realistc}]}\n")
+    environment = os.environ | {"LENSSTUDY_HOME": str(home), "COLUMNS": "300"}
+    subprocess.run([sys.executable, "-c", TELL], cwd=home, env=environment, check=True)
+    return home
+
+
+@pytest.mark.parametrize("number", range(len(TYPOS)), ids=[" ".join(arguments) for arguments, _ in TYPOS])
+def test_a_typo_does_not_wait_for_what_is_heavy(told, number):
+    """It is told before torch or pandas is loaded, which takes seconds on a busy machine, and names each path once."""
+    output, errors = ((told / f"{number}.{stream}").read_text() for stream in (1, 2))
+    assert output.splitlines()[-1] in ("1 []", "2 []"), output + errors
+    assert TYPOS[number][1] in errors and "Traceback" not in errors
     for path in ("nowhere", "slip.yml", "preset.yml"):
-        assert result.stderr.count(path) <= 1
+        assert errors.count(path) <= 1
 
 
-def test_what_there_is_is_listed(tmp_path):
-    names, presets = lensstudy(tmp_path, "networks"), lensstudy(tmp_path, "presets")
+def test_what_there_is_is_listed(inside):
+    names, presets = inside("networks"), inside("presets")
     listed = [line.split()[0] for line in names.stdout.split("\n\n")[0].splitlines()]
     assert sorted(listed) == network_names()
     assert all(len(line.split()) > 3 for line in names.stdout.split("\n\n")[0].splitlines()), "what each is for"
@@ -374,9 +394,9 @@ def test_a_study_of_the_package_is_found_from_anywhere(tmp_path):
     assert lensstudy(tmp_path, "run", "params/none.yml", "--dry-run").returncode == 1
 
 
-def test_a_working_folder_begins_with_notebooks_that_one_may_change(root, tmp_path):
-    begun = lensstudy(tmp_path, "start", "mine")
-    assert begun.returncode == 0 and "cd" in begun.stdout, begun.stderr
+def test_a_working_folder_begins_with_notebooks_that_one_may_change(root, inside, tmp_path):
+    begun = inside("start", "mine")
+    assert begun.exit_code == 0 and "cd" in begun.stdout, begun.output
     for pattern in ("notebooks/*.ipynb", "notebooks/README.md", "params/*.yml", "workflow/slurm/*.yaml"):
         assert list(root.glob(pattern))
         assert all((tmp_path / "mine" / file.relative_to(root)).exists() for file in root.glob(pattern))
@@ -385,5 +405,5 @@ def test_a_working_folder_begins_with_notebooks_that_one_may_change(root, tmp_pa
     own = lensstudy(tmp_path / "mine", "notebook", "08-mine", "smoke")
     assert own.returncode == 0, own.stderr
     assert "my own" in (tmp_path / "mine/reports/smoke/08-mine.html").read_text(encoding="utf-8")
-    again = lensstudy(tmp_path, "start", "mine")
-    assert again.returncode == 1 and "already holds notebooks, params, workflow" in again.stderr
+    again = inside("start", "mine")
+    assert again.exit_code == 1 and "already holds notebooks, params, workflow" in again.stderr
