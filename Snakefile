@@ -204,6 +204,19 @@ rule known_subhalo:
         command("07-known-subhalo")
 
 
+rule published:
+    input:
+        source("10-published-networks", "deployment.published", "deployment.pretraining", "evaluation.rotation"),
+    output:
+        f"{RUNS}/notebooks/10-published-networks.ipynb",
+        f"{REPORTS}/10-published-networks.html",
+    params:
+        values("data", "published"),
+        data_state(study, "published").digest,
+    shell:
+        command("10-published-networks")
+
+
 rule own:
     input:
         lambda wildcards: source(wildcards.own, *imported_modules(NOTEBOOKS / f"{wildcards.own}.ipynb")),

@@ -58,6 +58,7 @@ FOREIGN_FILES = {  # group of parameters that names them
     "06-validate-on-real-lenses": "observations",
     "07-known-subhalo": "observations",
     "08-apply": "application",
+    "10-published-networks": "published",
 }
 TABLES_ONLY = "04-analyse"  # the page that needs no image of the data, which may not be ours to pass on
 

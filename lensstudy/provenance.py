@@ -39,7 +39,14 @@ __all__ = [
 ]
 
 PACKAGE = Path(__file__).parent
-PATHS = ("data_path", "labels", "observations_path", "run_folders", "apply_to")  # parameters that name files
+PATHS = (  # parameters that name files
+    "data_path",
+    "labels",
+    "observations_path",
+    "run_folders",
+    "apply_to",
+    "published_networks",
+)
 SETTLED_NS = 2_000_000_000  # two changes within this time may bear the same time stamp
 RECORD_LIMIT = 2**30  # bytes of a table with a line for each file of a data set
 
@@ -291,7 +298,7 @@ def data_state(study: Study, group: str) -> DataState:
 
     Args:
         study: its parameters; `runs/<study>/files` holds the hashes of earlier calls.
-        group: `data`, `observations` or `application`.
+        group: `data`, `observations`, `application` or `published`.
     """
     values = study.group(group)
     named = [values[name] for name in PATHS if name in values] + list(_named_in(values.get("population", {})))

@@ -43,6 +43,7 @@ PAGES = (
     "06-validate-on-real-lenses",
     "07-known-subhalo",
     "08-apply",
+    "10-published-networks",
 )
 
 
@@ -59,6 +60,7 @@ _analysis = partial(Field, json_schema_extra={"group": "analysis"})
 _improvement = partial(Field, json_schema_extra={"group": "improvement"})
 _observations = partial(Field, json_schema_extra={"group": "observations"})
 _application = partial(Field, json_schema_extra={"group": "application"})
+_published = partial(Field, json_schema_extra={"group": "published"})
 
 
 LAST_SEED = 2**32 - 1  # the last that every generator of random numbers takes
@@ -339,6 +341,14 @@ class Study(BaseModel):
     )
     apply_rotations: int = _application(
         1, ge=1, le=360, description="orientations of each of these images to average over, evenly spaced"
+    )
+
+    # networks that others published
+    published_networks: str = _published(
+        "", description="folder of published networks, as safetensors; empty: only that of the box"
+    )
+    published_images: int = _published(
+        30, ge=2, le=MANY, description="simulated Common Test images of each class that they are asked about"
     )
 
     @model_validator(mode="before")

@@ -138,6 +138,7 @@ NOTEBOOKS = (
     "07-known-subhalo",
     "08-apply",
     "09-across-presets",
+    "10-published-networks",
 )
 
 

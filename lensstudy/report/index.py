@@ -221,7 +221,7 @@ def _failures(run: Path, html: Path) -> list[dict]:
 
 def summary_folder(run: Path) -> Path:
     """Where the answer of a study lies: `analysis`, or what another notebook has left where a study has no analysis."""
-    folders = [run / name for name in ("analysis", "presets", "improvement")]
+    folders = [run / name for name in ("analysis", "presets", "improvement", "published")]
     return next((folder for folder in folders if (folder / "summary.json").exists()), folders[0])
 
 
