@@ -17,7 +17,8 @@ from lensstudy.data.dataset import DataError, LensDataset
 from lensstudy.data.rotation import rotate
 from lensstudy.deployment.predictor import Predictor, class_by_folder
 from lensstudy.evaluation.attribution import group_averaged
-from lensstudy.evaluation.scores import format_interval, wilson
+from lensstudy.evaluation.intervals import wilson
+from lensstudy.evaluation.scores import format_interval
 
 __all__ = ["Application"]
 

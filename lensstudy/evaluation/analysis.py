@@ -20,6 +20,7 @@ from lensstudy.evaluation import conclusions, scores
 from lensstudy.evaluation.calibration import Calibration, calibrate, reliability
 from lensstudy.evaluation.comparison import compare, pairwise
 from lensstudy.evaluation.failures import Failures
+from lensstudy.evaluation.intervals import influence, interval
 from lensstudy.evaluation.learning import images_to_match, learning_curve
 from lensstudy.evaluation.robustness import UNPERTURBED, perturbations, predict_all, rotation_changes
 from lensstudy.evaluation.scores import format_interval
@@ -160,8 +161,8 @@ class Analysis:
             found = baselines.baseline_scores(self.dataset, name)
             row = {"network": f"({name.replace('_', ' ')})", "perturbation": UNPERTURBED, "seeds": 0, "auc_std": np.nan}
             for metric in ("auc", "accuracy"):
-                low, high = scores.interval(self.labels, [found], metric)
-                value = scores.influence(self.labels, found, metric)[0]
+                low, high = interval(self.labels, [found], metric)
+                value = influence(self.labels, found, metric)[0]
                 row |= {metric: value, f"{metric}_low": low, f"{metric}_high": high}
             rows.append(row)
         return pd.DataFrame(rows)

@@ -1,7 +1,6 @@
 """Is one network better than another? Paired tests on the same test images, and their adjustment for many pairs.
 
-What makes an image hard for all networks cancels in a paired test. The trained networks are taken as they are: how much
-they would change with another seed is a second question, which two or three seeds cannot answer.
+What makes an image hard for all networks cancels in a paired test, and so does what a seed does to all of them.
 """
 
 from __future__ import annotations
@@ -12,18 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest
 
 from lensstudy.data.dataset import LensDataset
-from lensstudy.evaluation.scores import (
-    TINY,
-    format_interval,
-    labels_of,
-    least_certain,
-    mean_influence,
-    runs_of,
-    standard_error,
-)
+from lensstudy.evaluation.intervals import difference
+from lensstudy.evaluation.scores import format_interval, labels_of, runs_of
 
 __all__ = ["Difference", "compare", "holm", "in_words", "mcnemar", "pairwise"]
 
@@ -46,19 +38,22 @@ def compare(
 ) -> Difference:
     """Test whether the first of two networks is better than the second on the same test images.
 
-    DeLong's paired test, with the mean over seeds (and over classes) in place of a single AUC: the variance is that of
-    the images' differences in influence. Where no image tells two networks apart, as when both are always right, the
-    difference may be as large as the rule of three allows; only a network and itself differ by nothing for certain.
+    With several seeds the statement is about all seeds and images of the kind, with one about all images
+    (`intervals.difference`). Where no image tells two networks apart, as when both are always right, the difference
+    may be as large as the rule of three allows; only a network and itself differ by nothing for certain.
 
     Args:
         labels: classes of the images `(N,)`, or the data set.
         first: probabilities `(N, classes)` of one network, or a list of such arrays, one a seed.
-        second: those of the other network.
+        second: those of the other network, of the same seeds in the same order.
         metric: `"auc"` or `"accuracy"`.
         level: nominal coverage of the interval.
 
     Returns:
         How far the first is ahead (`value`), the interval (`low`, `high`), and `p`, the p-value of no difference.
+
+    Raises:
+        ValueError: the networks have different numbers of seeds.
 
     Example:
         >>> labels, draw = np.repeat([0, 1], 50), np.random.default_rng(0).normal
@@ -66,17 +61,7 @@ def compare(
         >>> compare(labels, np.stack([1 - good, good], 1), np.stack([1 - poor, poor], 1)).p < 0.05
         True
     """
-    labels, first, second = labels_of(labels), runs_of(first), runs_of(second)
-    (one, of_first), (other, of_second) = (mean_influence(labels, runs, metric) for runs in (first, second))
-    value, counts = one - other, np.unique(labels, return_counts=True)[1]
-    if counts.min() < 2:
-        return Difference(value, -1.0, 1.0, 1.0)
-    error, z = standard_error(labels, of_first - of_second), norm.isf((1 - level) / 2)
-    if error < TINY and not np.array_equal(first, second):
-        error = (1 - least_certain(counts, metric, level)) / z
-    reach = z * error
-    p = 2 * norm.sf(abs(value) / max(error, TINY)) if abs(value) > TINY else 1.0
-    return Difference(value, value - reach, value + reach, float(p))
+    return Difference(*difference(labels_of(labels), runs_of(first), runs_of(second), metric, level))
 
 
 def mcnemar(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:

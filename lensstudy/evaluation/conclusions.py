@@ -99,9 +99,8 @@ def few_seeds(seeds: int) -> str:
     """What the number of seeds leaves open."""
     if seeds == 1:
         return "One seed each: how much another seed would change the result is not known."
-    return (
-        f"{seeds} seeds each: enough to see a large spread, not to measure a small one. Intervals are over test images "
-        "and take the trained networks as they are."
+    return f"{seeds} seeds each: intervals of AUC and accuracy are over test images and seeds" + (
+        ", and wide, since so few seeds say little of the others." if seeds < 4 else "."
     )
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from lensstudy.data.dataset import LensDataset
 from lensstudy.evaluation.comparison import Difference, compare
-from lensstudy.evaluation.scores import auc, counted, format_interval
+from lensstudy.evaluation.scores import auc, averaged_over, counted, format_interval
 from lensstudy.files import whole_file
 from lensstudy.progress import progress
 from lensstudy.study import Study
@@ -63,7 +63,7 @@ class Improvement:
             f"With {changed}, the search promised {self.network} a validation AUC of {self.promised:.4f} in {epochs}; "
             f"trained in full with {seeds} it reaches {kept:.4f}. On the test part "
             f"its AUC differs from that of the study's own settings by {format_interval(*self.gain[:3])} (95 % over "
-            f"test images, p = {self.gain.p:.2g}): {self.verdict}."
+            f"{averaged_over(len(self.study.new_seeds))}, p = {self.gain.p:.2g}): {self.verdict}."
         )
 
     def save(self) -> Path:
@@ -90,7 +90,7 @@ def confirm(study: Study, dataset: LensDataset, searches: Mapping[str, optuna.St
         searches: what `all_searches` returns.
 
     Returns:
-        An `Improvement`; its `answer` states the gain with an interval over test images (DeLong's paired test).
+        An `Improvement`; its `answer` states the gain with an interval over test images and new seeds.
 
     Raises:
         ParameterError: no trial reached its end.

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lensstudy.data.dataset import LensDataset
 from lensstudy.evaluation.robustness import transfer_matrix
-from lensstudy.evaluation.scores import counted
+from lensstudy.evaluation.scores import averaged_over, counted
 
 __all__ = ["ALL", "OTHERS", "AcrossPresets"]
 
@@ -64,8 +64,8 @@ class AcrossPresets:
     def caption(self, network: str) -> str:
         """What stands below the figure of a network."""
         return (
-            f"AUC of {network}, mean over classes and {counted(self.seeds, 'seed')}, with its 95 % interval over test "
-            "images. Chance is 0.5."
+            f"AUC of {network}, mean over classes and {counted(self.seeds, 'seed')}, with its 95 % interval over "
+            f"{averaged_over(self.seeds)}. Chance is 0.5."
         )
 
     @property

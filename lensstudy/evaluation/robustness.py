@@ -13,7 +13,8 @@ import pandas as pd
 import torch
 
 from lensstudy.data.dataset import DataError, LensDataset, sky_and_noise
-from lensstudy.evaluation.scores import auc, interval, largest_change
+from lensstudy.evaluation.intervals import interval
+from lensstudy.evaluation.scores import auc, largest_change
 from lensstudy.lensing.instruments import SIGMA_PER_FWHM, blur, gaussian_kernel
 from lensstudy.networks.groups import rotate
 from lensstudy.progress import progress
@@ -182,7 +183,7 @@ def _tensor(images) -> torch.Tensor:
 
 def transfer_matrix(trained_by_preset: dict[str, list], sets_by_preset: dict[str, LensDataset]) -> pd.DataFrame:
     """AUC of networks trained on one preset and tested on another: one row a pair (`trained`, `tested`), with `auc`
-    (mean over the networks of a preset, one a seed), `low` and `high` over test images, `seeds` and `images`.
+    (mean over the networks of a preset, one a seed), `low` and `high` over test images and seeds, `seeds` and `images`.
 
     A preset has its `TrainedNetwork`s, and the images they are tested on: give the test part alone. Classes are matched
     by name, and only common ones count: images of a class that the network was not trained on are skipped, and

@@ -1,17 +1,11 @@
-"""Scores of a network's probabilities, with their intervals over test images.
+"""Scores of a network's probabilities, with their intervals.
 
 Everything here takes labels `(N,)` and probabilities `(N, classes)`, whichever network they come from; `runs` are such
-arrays of one network, one a seed. Scores are scikit-learn's and torchmetrics'. What they do not have is here:
+arrays of one network, one a seed. Scores are scikit-learn's and torchmetrics'. What they do not have:
 
-- Intervals of AUC and accuracy over test images come from the variance that single images cause (DeLong, DeLong &
-  Clarke-Pearson 1988, Biometrics 44, 837) and are formed on the scale of log-odds, where their coverage is nominal also
-  near 1. That of a percentile bootstrap is not: 87 % of 2,000 simulated experiments at an AUC of 0.988 and 50 images a
-  class, where this one covers 97 %. The fewer images decide, the less is known of the variance itself: for the AUC
-  Student's t takes the place of the normal distribution, which near 1 covers 90 to 94 % only.
+- AUC and accuracy have intervals over test images and seeds, from `evaluation.intervals`.
 - All other scores have a bootstrap over test images, drawn within each class so that no resample loses one, with
-  Efron's correction for bias (1987, JASA 82, 171).
-
-An interval takes the trained networks as they are. The spread over seeds answers another question; it stands beside it.
+  Efron's correction for bias (1987, JASA 82, 171). It takes the trained networks as they are.
 """
 
 from __future__ import annotations
@@ -21,9 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from scipy.special import expit, logit
-from scipy.stats import norm, rankdata
-from scipy.stats import t as student_t
+from scipy.stats import norm
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -36,16 +28,16 @@ from sklearn.metrics import (
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lensstudy.data.dataset import LensDataset
+from lensstudy.evaluation.intervals import interval, judged
 
 __all__ = [
     "auc",
+    "averaged_over",
     "bootstrap_interval",
     "confusion",
     "counted",
     "format_interval",
     "format_p",
-    "influence",
-    "interval",
     "largest_change",
     "point_estimates",
     "resampled",
@@ -53,7 +45,6 @@ __all__ = [
     "roc",
     "score",
     "summarise",
-    "wilson",
 ]
 
 BINS = 15  # of confidence, for the calibration error
@@ -66,7 +57,7 @@ SCORES = ("accuracy", "auc", "average_precision", "log_loss", "brier", "calibrat
 
 def auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Area under the ROC curve: for two classes that of the second, for more the mean of each against the rest."""
-    return float(np.mean([roc_auc_score(labels == k, probabilities[:, k]) for k in _judged(probabilities)]))
+    return float(np.mean([roc_auc_score(labels == k, probabilities[:, k]) for k in judged(probabilities)]))
 
 
 def score(
@@ -81,7 +72,8 @@ def score(
     Args:
         labels: classes of the images `(N,)`, or the data set.
         probabilities: what the network gives them, `(N, classes)`, or a list of such arrays, one a seed.
-        level: nominal coverage of the intervals over test images.
+        level: nominal coverage of the intervals: over test images and seeds for accuracy and AUC, where there are
+            several seeds, and over test images for the other scores.
         samples: resamples of the test images for the scores that have no interval in closed form.
 
     Returns:
@@ -119,16 +111,16 @@ def point_estimates(labels: np.ndarray, probabilities: np.ndarray, classes: Sequ
     """Accuracy, macro AUC, AUC of each class against the rest, average precision (macro), log loss (nats), Brier score
     (for more than two classes the sum over them) and expected calibration error (15 bins of confidence)."""
     each = {f"auc_{name}": roc_auc_score(labels == i, probabilities[:, i]) for i, name in enumerate(classes)}
-    judged = _judged(probabilities)
-    precision = [average_precision_score(labels == k, probabilities[:, k]) for k in judged]
-    truth = labels == 1 if len(judged) == 1 else np.eye(len(classes))[labels]
+    averaged = judged(probabilities)
+    precision = [average_precision_score(labels == k, probabilities[:, k]) for k in averaged]
+    truth = labels == 1 if len(averaged) == 1 else np.eye(len(classes))[labels]
     return {
         "accuracy": float(accuracy_score(labels, probabilities.argmax(1))),
         "auc": auc(labels, probabilities),
         **{name: float(value) for name, value in each.items()},
         "average_precision": float(np.mean(precision)),
         "log_loss": float(log_loss(labels, probabilities, labels=range(len(classes)))),
-        "brier": float(brier_score_loss(truth, probabilities[:, 1] if len(judged) == 1 else probabilities)),
+        "brier": float(brier_score_loss(truth, probabilities[:, 1] if len(averaged) == 1 else probabilities)),
         "calibration_error": multiclass_calibration_error(
             torch.as_tensor(np.asarray(probabilities)), torch.as_tensor(labels), len(classes), n_bins=BINS
         ).item(),
@@ -168,93 +160,6 @@ def confidence(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarra
     return np.digitize(sure, np.linspace(0, 1, BINS + 1)) - 1, sure, (probabilities.argmax(1) == labels).astype(float)
 
 
-def _judged(probabilities: np.ndarray) -> Sequence[int]:
-    """The classes over which a score is averaged: of two classes the second says all."""
-    return [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
-
-
-# Intervals from the share of every image ------------------------------------------------------------------------------
-
-
-def influence(labels: np.ndarray, probabilities: np.ndarray, metric: str = "auc") -> tuple[float, np.ndarray]:
-    """The score `metric` ("auc" or "accuracy") and what each image adds to it to first order, `(N,)`.
-
-    The terms are independent within each class, so their variance over images is that of the score. For the AUC they
-    are DeLong's placements, in the fast form with ranks of Sun & Xu (2014, IEEE Signal Proc. Lett. 21, 1389): for a
-    member of the class the share of the others that score below it, over the number of members, and the other way
-    round; the mean placement of the members is the AUC.
-    """
-    if metric == "accuracy":
-        right = probabilities.argmax(1) == labels
-        return float(right.mean()), right / len(labels)
-    judged, value, shares = _judged(probabilities), 0.0, np.zeros(len(labels))
-    for k in judged:
-        member, score = labels == k, probabilities[:, k]
-        ranks, m, n = rankdata(score), member.sum(), (~member).sum()
-        above = (ranks[member] - rankdata(score[member])) / (m * n)
-        shares[member] += above
-        shares[~member] += 1 / n - (ranks[~member] - rankdata(score[~member])) / (m * n)
-        value += above.sum()
-    return float(value) / len(judged), shares / len(judged)
-
-
-def mean_influence(labels, runs, metric) -> tuple[float, np.ndarray]:
-    values, shares = zip(*(influence(labels, run, metric) for run in runs), strict=True)
-    return float(np.mean(values)), np.mean(shares, axis=0)
-
-
-def standard_error(labels: np.ndarray, shares: np.ndarray) -> float:
-    members = [shares[labels == label] for label in np.unique(labels)]
-    return float(np.sqrt(sum(len(one) * one.var(ddof=1) for one in members)))
-
-
-def _degrees_of_freedom(labels: np.ndarray, shares: np.ndarray) -> float:
-    """How well the variance of `shares` is known, in degrees of freedom: `2 / (relative variance of the variance)`
-    (Satterthwaite 1946), which the fourth moment gives, plus 3, with which an interval holds the truth in 95 to 97 % of
-    simulated experiments for AUCs of 0.92 to 0.9994; without, it is too wide where single images decide."""
-    squares = np.concatenate([(one - one.mean()) ** 2 for one in (shares[labels == k] for k in np.unique(labels))])
-    if not squares.any():
-        return np.inf
-    return 2 / ((squares**2).sum() / squares.sum() ** 2 - 1 / (len(squares) + 1)) + 3
-
-
-def interval(
-    labels: np.ndarray, runs: Sequence[np.ndarray], metric: str = "auc", level: float = 0.95
-) -> tuple[float, float]:
-    """Interval over test images of the mean of `metric` ("auc" or "accuracy") over `runs`.
-
-    `logit(score) +- t se / (score (1 - score))`, with Student's t for the AUC, whose variance is taken within each
-    class, and the normal law for the accuracy. Where no image is wrong the variance is zero, and the bound is what n
-    successes in n trials allow (the rule of three), `(1 - level)^(1/n)`, for the AUC with the smallest class's n. A
-    class of one image does not determine its spread: the interval is then 0 to 1.
-    """
-    counts = np.unique(labels, return_counts=True)[1]
-    if counts.min() < 2:
-        return 0.0, 1.0
-    value, shares = mean_influence(labels, runs, metric)
-    if min(value, 1 - value) < 1e-12:
-        bound = least_certain(counts, metric, level)
-        return (bound, 1.0) if value > 0.5 else (0.0, 1 - bound)
-    # A network that calls everything one class is right by luck of the draw: within classes it would not vary.
-    within = labels if metric == "auc" else np.zeros_like(labels)
-    law = student_t(_degrees_of_freedom(labels, shares)) if metric == "auc" else norm
-    reach = law.isf((1 - level) / 2) * standard_error(within, shares) / (value * (1 - value))
-    return float(expit(logit(value) - reach)), float(expit(logit(value) + reach))
-
-
-def least_certain(counts: np.ndarray, metric: str, level: float) -> float:
-    """The least score that leaves every image right in more than `1 - level` of the cases: the rule of three."""
-    return float((1 - level) ** (1 / (counts.min() if metric == "auc" else counts.sum())))
-
-
-def wilson(share: float, images: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval (1927) of a share of `images`; a mean over seeds need not be that of an integer."""
-    z2 = norm.isf((1 - level) / 2) ** 2
-    centre = (share + z2 / (2 * images)) / (1 + z2 / images)
-    reach = np.sqrt(z2 * share * (1 - share) / images + z2**2 / (4 * images**2)) / (1 + z2 / images)
-    return float(centre - reach), float(centre + reach)
-
-
 # Intervals from resampled images --------------------------------------------------------------------------------------
 
 
@@ -272,7 +177,7 @@ def resampled(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray
     """One of `point_estimates` in every resample, `(samples,)`: all at once, a hundred times faster than one by one."""
     if metric in ("auc", "average_precision"):
         rank = _weighted_auc if metric == "auc" else _weighted_precision
-        return np.mean([rank(labels == k, probabilities[:, k], weights) for k in _judged(probabilities)], axis=0)
+        return np.mean([rank(labels == k, probabilities[:, k], weights) for k in judged(probabilities)], axis=0)
     if metric == "calibration_error":
         bins, sure, right = confidence(labels, probabilities)
         return np.abs((weights * (right - sure)) @ np.eye(BINS + 1)[bins]).sum(1) / weights.sum(1)
@@ -344,16 +249,18 @@ def summarise(labels: np.ndarray, predictions: pd.DataFrame, classes: Sequence[s
 
     `predictions` has one row a `network`, `seed` and `perturbation` of the test images (several draws of it count
     together) and, in column `probabilities`, an `(N, classes)` array. Gives the mean of accuracy and AUC, the interval
-    over test images, the standard deviation over seeds (missing when there is one), and the means of all other scores.
+    over test images and seeds, the standard deviation over seeds (missing when there is one), and the means of all
+    other scores.
     """
     table = []
     for (network, perturbation), group in predictions.groupby(["network", "perturbation"], sort=False):
         runs = list(group["probabilities"])
         each = pd.DataFrame([point_estimates(labels, run, classes) for run in runs])
         of_seed = each.groupby(group["seed"].to_numpy()).mean()
+        draws = [list(one) for _, one in group.groupby("seed")["probabilities"]]
         row = {"network": network, "perturbation": perturbation, "seeds": len(of_seed)}
         for name in ("auc", "accuracy"):
-            low, high = interval(labels, runs, name)
+            low, high = interval(labels, draws, name)
             row |= {name: each[name].mean(), f"{name}_low": low, f"{name}_high": high}
             row[f"{name}_std"] = of_seed[name].std()
         table.append(row | {name: each[name].mean() for name in each if name not in row})
@@ -366,6 +273,11 @@ def format_interval(value: float, low: float, high: float, digits: int = 3) -> s
     while width > 1e-9 and digits < 6 and width < 2 * 10.0**-digits:
         digits += 1
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def averaged_over(seeds: int) -> str:
+    """What an interval is over: `test images`, or `test images and seeds`."""
+    return "test images and seeds" if seeds > 1 else "test images; another seed is not in it"
 
 
 def counted(number: int, noun: str) -> str:

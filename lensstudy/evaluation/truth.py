@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from lensstudy.data.dataset import LensDataset, ellipticity, sky_and_noise
-from lensstudy.evaluation.scores import wilson
+from lensstudy.evaluation.intervals import wilson
 
 __all__ = ["accuracy_along", "detection_rate", "mistakes", "physical_parameters"]
 

@@ -15,6 +15,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, NullLocator
 
+from lensstudy.evaluation.scores import averaged_over
 from lensstudy.figures.style import CHART, WIDTH, captioned, colour
 
 __all__ = [
@@ -64,7 +65,8 @@ def comparison(table: pd.DataFrame, shortcuts: pd.DataFrame) -> Figure:
     shortcut, seeds = shortcuts.iloc[0], int(table["seeds"].iloc[0])
     caption = (
         "Test AUC of every network, on the test images unperturbed, rotated by 90 degrees and rotated by random "
-        f"angles. Mean over {_counted(seeds, 'seed')}; bars: 95 % interval over test images. "
+        f"angles. Mean over {_counted(seeds, 'seed')}; bars: 95 % interval over "
+        f"{averaged_over(seeds)}. "
         f"{shortcut['network'].strip('()').capitalize()} alone, no network, reach {shortcut['auc']:.3f}."
     )
     return captioned(figure, caption, _each_auc(table))
@@ -236,12 +238,11 @@ def learning_curves(curves: Mapping[str, pd.DataFrame], seeds: int = 1, level: f
         axes.xaxis.set_minor_locator(NullLocator())
     right.set(yscale="log", ylim=(floor, None))
     legend_on_top(figure, left)
-    over = f"test images and {seeds} seeds" if seeds > 1 else "test images; another seed is not in it"
     few = "" if len(sizes) > 1 else " Each network was trained on one number of images, so there is one point each."
     return captioned(
         figure,
         "Test AUC against the number of training images, as many steps for each; bars: 95 % interval over "
-        f"{over}.{few}",
+        f"{averaged_over(seeds)}.{few}",
         "; ".join(
             f"{network}: " + ", ".join(f"{size:,} images {table[size].iloc[0]:.3f}" for size in table)
             for network, table in curves.items()

@@ -11,7 +11,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from lensstudy.evaluation.analysis import Analysis
-from lensstudy.evaluation.scores import format_interval, format_p
+from lensstudy.evaluation.scores import averaged_over, format_interval, format_p
 from lensstudy.figures.tables import table
 
 __all__ = ["calibration", "changes_at_90", "differences", "matches", "pairs", "quality", "scores"]
@@ -21,9 +21,9 @@ def scores(analysis: Analysis) -> Styler:
     """AUC and accuracy of every network, and of the shortcuts."""
     return table(
         analysis.scores,
-        "Mean over seeds [95 % interval over test images], and the standard deviation of the AUC over seeds. The last "
-        "rows are shortcuts, no networks at all: a quadratic ridge regression on 18 moments of the light in rings, and "
-        "on the total flux.",
+        f"Mean over seeds [95 % interval over {averaged_over(len(analysis.study.seeds))}], and the standard deviation "
+        "of the AUC over seeds. The last rows are shortcuts, no networks at all: a quadratic ridge regression on 18 "
+        "moments of the light in rings, and on the total flux.",
     )
 
 
@@ -41,7 +41,8 @@ def pairs(analysis: Analysis) -> Styler:
     )
     return table(
         compared,
-        "Every pair of networks on the unperturbed test images: DeLong's paired test for the AUC [95 % interval], "
+        "Every pair of networks on the unperturbed test images: the paired test for the AUC [95 % interval over "
+        f"{averaged_over(len(analysis.study.seeds))}], "
         "McNemar's exact test for the accuracy of the answers averaged over seeds; p-values corrected for their number "
         "after Holm. No row: there is one network only, and nothing to compare.",
     )

@@ -57,7 +57,7 @@ def test_learning_curves_of_two_networks_and_two_seeds(root, tmp_path, monkeypat
     )  # fmt: skip
     learnt = any(row["score"] > 0.75 for row in summary["images_to_match"])
     assert ("times as many" in summary["answer"]) == learnt  # of networks that only guess, nothing is read off
-    assert "test images and 2 seeds" in told
+    assert "95 % interval over test images and seeds" in told
     assert "one point each" not in told and " needs</th>" in told
     (first, second) = summary["images_to_match"]
     assert first["images"] < second["images"]
