@@ -78,11 +78,15 @@ def opened(content: bytes | Path):
             raise ValueError("not a FITS file: it does not begin with SIMPLE")
     content = content if isinstance(content, bytes) else content.absolute()  # or astropy takes a folder ~ for home
     _check_tiles(content)
-    hdus = fits.open(io.BytesIO(content) if isinstance(content, bytes) else content, memmap=False)
-    with contextlib.suppress(IndexError):
-        _ = hdus[HDU_LIMIT]
-        hdus.close()
-        raise ValueError(f"more than {HDU_LIMIT:,} HDUs; expected a FITS file of images")
+    try:
+        hdus = fits.open(io.BytesIO(content) if isinstance(content, bytes) else content, memmap=False)
+        with contextlib.suppress(IndexError):
+            _ = hdus[HDU_LIMIT]
+            hdus.close()
+            raise ValueError(f"more than {HDU_LIMIT:,} HDUs; expected a FITS file of images")
+    except KeyError as error:
+        card = str(error.args[0]).removeprefix("Keyword '").removesuffix("' not found.")
+        raise ValueError(f"a header lacks the card {card}, without which its pixels cannot be read") from None
     return hdus
 
 

@@ -246,3 +246,12 @@ def test_a_tile_that_unpacks_to_more_than_its_pixels_is_refused(values, monkeypa
         fits.HDUList([fits.PrimaryHDU(), table]).writeto(content)
     with pytest.raises(ValueError, match="a compressed tile unpacks to more than its pixels"):
         read_image(content.getvalue())
+
+
+@pytest.mark.parametrize("names", [[], ["SCI"]], ids=["the first header", "a later one"])
+def test_a_header_that_lacks_a_card_is_told_with_its_name(names):
+    content = file_of(*names, first=np.zeros((8, 8)))
+    before, card, after = content.rpartition(b"NAXIS   =                    ")
+    damaged = before + card + after.replace(b"2", b"3", 1)
+    with pytest.raises(ValueError, match="^a header lacks the card NAXIS3, without which its pixels cannot be read$"):
+        read_image(damaged)
