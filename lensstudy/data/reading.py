@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import json
 import posixpath
 import re
 import warnings
@@ -324,7 +325,8 @@ def _may_be_image(names: list[str]) -> bool:
 
 def write_deeplense(dataset: LensDataset, folder: str | Path) -> Path:
     """Write `dataset` as DeepLense does: one `.npy` an image under `<class>/`, or `{train,val,test}/<class>/` once it
-    is split, as `(H, W)` for one channel. Axion images of known mass become pickled `[image, axion mass]` arrays.
+    is split, as `(H, W)` for one channel. Axion images of known mass become pickled `[image, axion mass]` arrays. The
+    arcseconds of one pixel, where they are known, stand in `info.json`, as `read` and `predict` look for them.
 
     Excluded images are omitted. Raises `DataError` if `folder` has something in it or two names fall together.
     """
@@ -348,4 +350,6 @@ def write_deeplense(dataset: LensDataset, folder: str | Path) -> Path:
             np.save(file, pair, allow_pickle=True)
         else:
             np.save(file, image)
+    if scale := dataset.description.get("pixel_scale"):
+        (folder / "info.json").write_text(json.dumps({"pixel_scale": scale}))
     return folder

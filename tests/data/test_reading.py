@@ -276,6 +276,13 @@ def test_study_and_deeplense_layouts_round_trip(tmp_path):
         write_deeplense(dataset, tmp_path / "split")
 
 
+def test_deeplense_folders_say_how_large_their_pixels_are(tmp_path):
+    dataset = read(write(tmp_path / "in", class_folders(NAMES, axion_file)), pixel_scale=0.08)
+    written = write_deeplense(dataset.split(1 / 3, 1 / 2, seed=0), tmp_path / "out")
+    assert read(written).description["pixel_scale"] == 0.08
+    assert not (write_deeplense(read(tmp_path / "in"), tmp_path / "unknown") / "info.json").exists()
+
+
 def test_a_folder_takes_what_memory_cannot(tmp_path):
     files = {f"{name}/{i}.npy": npy(np.random.default_rng(i).random((64, 64))) for name in NAMES for i in range(300)}
     path = write_tar(tmp_path / "set.tar", dict(reversed(files.items())), "w")  # in no order that read() would choose
