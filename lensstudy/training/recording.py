@@ -137,7 +137,8 @@ class Progress(Callback):
         total = trainer.max_epochs * trainer.num_training_batches
         begun = trainer.current_epoch * trainer.num_training_batches
         hidden = in_batch() or not trainer.is_global_zero
-        self.bar = tqdm(total=total, initial=begun, desc=module.settings.network, unit="step", disable=hidden)
+        name = module.settings.network.replace("-", "\N{NON-BREAKING HYPHEN}")  # stays whole in a narrow window
+        self.bar = tqdm(total=total, initial=begun, desc=name, unit="step", disable=hidden)
         self.start, self.images, self.seen = time.perf_counter(), 0, {}
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):

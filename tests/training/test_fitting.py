@@ -577,6 +577,7 @@ def test_whoever_watches_sees_loss_auc_speed_and_the_time_that_is_left(blobs, tm
     )
     bar = capsys.readouterr().err
     assert all(word in bar for word in ("loss=", "validation AUC=", "images/s=", "8/8", "<"))
+    assert "d4\u2011steerable\u2011cnn" in bar and "d4-" not in bar, "a name breaks at no hyphen"
     assert seen == [1, 2]
     monkeypatch.setenv("LENSSTUDY_BATCH", "1")
     training.fit(blobs, with_(epochs=1, width=0.25), folder=tmp_path / "silent")
