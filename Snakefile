@@ -148,10 +148,25 @@ rule analyse:
         command("04-analyse")
 
 
+rule choose:
+    input:
+        seen_from_here([*module_files("stages", "training.tuning"), *PLUGINS]),
+        f"{RUNS}/notebooks/01-explore-data.ipynb",
+    output:
+        touch(f"{RUNS}/chosen/{{network}}"),
+    params:
+        lambda wildcards: values("data", "network", "training", "improvement", of=study.training(wildcards.network)),
+    threads: study.threads * study.devices
+    priority: 5
+    shell:
+        FIT + " --network {wildcards.network} --choose"
+
+
 rule improve:
     input:
-        source("05-improve", "evaluation.improvement"),
+        source("05-improve", "evaluation.improvement", "evaluation.settings"),
         f"{RUNS}/notebooks/01-explore-data.ipynb",
+        expand(f"{RUNS}/chosen/{{network}}", network=study.networks),
     output:
         f"{RUNS}/notebooks/05-improve.ipynb",
         f"{REPORTS}/05-improve.html",

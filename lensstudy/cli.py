@@ -215,16 +215,24 @@ def fit(
     network: Annotated[str, typer.Option(help="network to train; the study's own, if none")] = "",
     seed: Annotated[int, typer.Option(help="its seed; the study's own, if none", min=-1)] = -1,
     share: Annotated[float, typer.Option(help="percent of the training images")] = 100.0,
+    choose: Annotated[
+        bool, typer.Option(help="make the trainings that choose its settings: `grid` and `alternatives`")
+    ] = False,
 ) -> None:
     """Make one training of a study, without a notebook: for learning curves, and for several GPUs or nodes."""
     study = _study(study_file)
     settings = study.training(network or study.network, study.seed if seed < 0 else seed, share)
     _check_names(study_file, study, [settings.network])
     from lensstudy import stages
+    from lensstudy.training import tuning
     from lensstudy.training.fitting import TrainingDiverged, fit
     from lensstudy.training.run import load_run, read_metrics
 
     try:
+        if choose:
+            found = tuning.alternatives(study, stages.dataset(study), settings.network)
+            commands.echo(found[["settings", "auc", "loss"]].to_string(index=False))
+            return
         folder = fit(stages.dataset(study), settings, folder=settings.training_folder())
     except (ValueError, TrainingDiverged) as error:  # what a user can mend: parameters, data, a rate too high
         _fail(f"{study_file}: {error}")

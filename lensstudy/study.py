@@ -310,8 +310,13 @@ class Study(BaseModel):
     search_storage: str = _improvement(
         "", description="file or URL that several machines share for the search; empty: a file"
     )
+    grid: dict[str, list] = _improvement(
+        {"augmentation": ["square", "mixed"]},
+        min_length=1,
+        description="settings of which every combination is trained for every network, on search_epochs each",
+    )
     alternatives: list[dict[str, Any]] = _improvement(
-        [{"optimizer": "sgd"}], description="changes of one setting each, trained beside the study's own settings"
+        [{"optimizer": "sgd"}], description="changes of one setting each, trained beside the best combination"
     )
     new_seeds: list[int] = _improvement(
         [101], min_length=1, description="seeds that confirm an improvement; no trial had them"

@@ -25,7 +25,7 @@ from lensstudy.training.tuning import all_trials, best_settings
 __all__ = ["Improvement", "confirm"]
 
 OWN, BEST = "as in the study", "best trial"
-FIGURE = "Validation AUC of each alternative, less that of the study's own settings"
+FIGURE = "Validation AUC of each alternative, less that of the best combination"
 
 
 @dataclass(frozen=True)

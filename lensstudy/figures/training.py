@@ -145,16 +145,14 @@ def alternatives(table: pd.DataFrame) -> Figure:
         rows = own["settings"].map(labels.index) + 0.15 * (k - (len(networks) - 1) / 2)
         axes.plot(own["difference"], rows, "o", color=colour(name), label=name)
     axes.axvline(0, color="0.5", lw=1)
-    axes.set(
-        yticks=range(len(labels)), yticklabels=labels, xlabel="validation AUC, less that of the study's own settings"
-    )
+    axes.set(yticks=range(len(labels)), yticklabels=labels, xlabel="validation AUC, less that of the best combination")
     axes.set_ylim(max(len(labels), 1) - 0.5, -0.5)  # the first on top
     figure.legend(loc="outside upper center", fontsize=8, ncols=2)
     caption = (
-        "Validation AUC of each alternative, less that of the study's own settings; one seed each, so that differences "
+        "Validation AUC of each alternative, less that of the best combination; one seed each, so that differences "
         "as small as those between two seeds mean nothing."
     )
-    alt = "Points for each network along rows of settings; to the right of zero is better than the study's own."
+    alt = "Points for each network along rows of settings; to the right of zero is better than the best combination."
     return captioned(figure, caption, alt)
 
 

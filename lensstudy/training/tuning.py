@@ -1,4 +1,4 @@
-"""Better settings, found on the validation part only: an Optuna search, and one change at a time.
+"""Better settings, found on the validation part only: every combination of a few, one change at a time, and a search.
 
 Every network gets the same number of trials over the same space. The test part is taken away before anything starts, so
 that no trial can see it. Trials are kept in a file as they end: a search that was interrupted goes on, and any number
@@ -9,6 +9,7 @@ what it promises is worth nothing until new seeds have confirmed it.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,11 +32,14 @@ from lensstudy.training.run import read_metrics
 
 __all__ = [
     "all_alternatives",
+    "all_combinations",
     "all_importances",
     "all_searches",
     "all_trials",
     "alternatives",
+    "best_combination",
     "best_settings",
+    "combinations",
     "importances",
     "search",
     "search_of",
@@ -43,6 +47,7 @@ __all__ = [
     "write_best",
 ]
 
+BEST = "best combination"
 SEED = 1_000  # of every trial, so that trials differ by their settings alone; no study needs this one
 DONE = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
 
@@ -93,7 +98,7 @@ def search(
         >>> Study(search_space={"learning_rate": [0.001, 0.02]}).trials  # search(study, dataset, "d4-steerable-cnn")
         2
     """
-    _check_space(study)
+    _check_space(study, "search_space", study.search_space)
     search, unseen = search_of(study, dataset, network), _without_test(dataset)
     # The study as it stands is one of the trials, so that a search is never worse than no search.
     training = study.training(network, SEED)
@@ -153,23 +158,55 @@ def write_best(study: Study, best: Study) -> Path:
     return file
 
 
-def alternatives(study: Study, dataset: LensDataset, network: str) -> pd.DataFrame:
-    """The study's settings, and each of `study.alternatives` in turn: validation AUC and loss of the best checkpoint,
-    at equal epochs and seed. One row a training, the study's own first."""
+def combinations(study: Study, dataset: LensDataset, network: str) -> pd.DataFrame:
+    """Train every combination of `study.grid` for `search_epochs`, all else and the seed equal: one row each, with its
+    settings, `auc` and `loss` on the validation part (empty where it diverged) and the run `folder`."""
+    _check_space(study, "grid", study.grid)
     unseen, rows = _without_test(dataset), []
+    for values in itertools.product(*study.grid.values()):
+        changes = dict(zip(study.grid, values, strict=True))
+        rows.append(changes | _trained(study, unseen, network, changes))
+    return pd.DataFrame(rows)
+
+
+def alternatives(study: Study, dataset: LensDataset, network: str) -> pd.DataFrame:
+    """The best combination of `study.grid`, and each of `study.alternatives` in its place: validation AUC and loss, at
+    equal seed and, but for a change of `epochs`, for `search_epochs`. One row a training, the best combination first;
+    the columns of `combinations` beside `settings` and the `difference` in AUC."""
+    base, unseen, rows = best_combination(study, dataset, network), _without_test(dataset), []
     for changes in [{}, *study.alternatives]:
-        label = ", ".join(f"{name} = {value}" for name, value in changes.items()) or "as in the study"
-        folder = study.folder / "improvement" / "alternatives" / f"{network}-{_file_name(label)}"
-        settings = study.training(network, SEED).model_dump() | changes
-        try:
-            metrics = read_metrics(
-                fit(unseen, Study.of(settings | {"epochs": study.search_epochs}, label), folder=folder)
-            )
-        except TrainingDiverged:
-            metrics = {"validation_auc": None, "validation_loss": None}
-        rows.append({"settings": label, "auc": metrics["validation_auc"], "loss": metrics["validation_loss"]})
+        label = _in_words(changes) or BEST
+        rows.append({"settings": label} | _trained(study, unseen, network, base | changes))
     table = pd.DataFrame(rows)
     return table.assign(difference=table["auc"] - table["auc"].iloc[0])
+
+
+def best_combination(study: Study, dataset: LensDataset, network: str) -> dict[str, Any]:
+    """The settings of the combination with the highest validation AUC; of none where all diverged."""
+    ended = [row for row in combinations(study, dataset, network).to_dict("records") if row["folder"]]
+    best = max(ended, key=lambda row: row["auc"], default={})
+    return {name: value for name, value in best.items() if name in study.grid}
+
+
+def _trained(study: Study, dataset: LensDataset, network: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """Validation `auc` and `loss` of one training with these changes, and its run `folder`."""
+    settings = study.training(network, SEED).model_dump() | {"epochs": study.search_epochs} | changes
+    folder = study.folder / "improvement" / "alternatives" / f"{network}-{_file_name(_in_words(changes))}"
+    try:
+        metrics = read_metrics(fit(dataset, Study.of(settings, _in_words(changes)), folder=folder))
+    except TrainingDiverged:
+        return {"auc": None, "loss": None, "folder": ""}
+    return {"auc": metrics["validation_auc"], "loss": metrics["validation_loss"], "folder": str(folder)}
+
+
+def _in_words(changes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in changes.items())
+
+
+def all_combinations(study: Study, dataset: LensDataset) -> pd.DataFrame:
+    """`combinations` of every network of the study in one table, the network in its first column."""
+    networks = tqdm(study.networks, desc="combinations", unit="network", disable=in_batch())
+    return _joined({name: combinations(study, dataset, name) for name in networks})
 
 
 def all_alternatives(study: Study, dataset: LensDataset) -> pd.DataFrame:
@@ -230,6 +267,7 @@ def _fingerprint(study: Study, dataset: LensDataset) -> str:
         "trials",
         "new_seeds",
         "alternatives",
+        "grid",
         "seed",
         "seeds",
         "network",
@@ -257,14 +295,14 @@ def _contains(values: list, value: Any) -> bool:
     return values[0] <= value <= values[1] if _is_range(values) else value in values
 
 
-def _check_space(study: Study) -> None:
-    for name, values in study.search_space.items():
+def _check_space(study: Study, where: str, space: Mapping[str, list]) -> None:
+    for name, values in space.items():
         if name not in Study.model_fields:
-            raise ParameterError(f"search_space: no study has a parameter '{name}'")
+            raise ParameterError(f"{where}: no study has a parameter '{name}'")
         if not values:
-            raise ParameterError(f"search_space: '{name}' has no values; give [lowest, highest] or choices")
+            raise ParameterError(f"{where}: '{name}' has no values; give [lowest, highest] or choices")
         for value in values:
-            Study.of(study.model_dump() | {name: value}, f"search_space, {name}")
+            Study.of(study.model_dump() | {name: value}, f"{where}, {name}")
 
 
 def _without_test(dataset: LensDataset) -> LensDataset:

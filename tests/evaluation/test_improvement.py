@@ -16,7 +16,7 @@ from lensstudy.training.run import load_run
 SETTINGS = Study(
     study="tiny", networks=["d4-steerable-cnn", "plain-cnn"], width=0.25, epochs=2, search_epochs=1, batch_size=16,
     scaling="none", trials=2, new_seeds=[101, 102], search_space={"learning_rate": [0.005, 0.03]},
-    alternatives=[{"optimizer": "sgd"}],
+    grid={"augmentation": ["mixed"]}, alternatives=[{"optimizer": "sgd"}],
 )  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def test_the_gain_is_that_of_the_networks_in_the_folders(blobs):
 def test_tables_of_all_networks_hold_those_of_each(blobs):
     changes = tuning.all_alternatives(SETTINGS, blobs)
     assert changes["network"].tolist() == ["d4-steerable-cnn"] * 2 + ["plain-cnn"] * 2
-    own = changes[changes["settings"] == "as in the study"].set_index("network")["auc"]
+    own = changes[changes["settings"] == tuning.BEST].set_index("network")["auc"]
     assert (changes["auc"] - changes["network"].map(own)).tolist() == pytest.approx(changes["difference"].tolist())
     searches = tuning.all_searches(SETTINGS.model_copy(update={"networks": ["plain-cnn"]}), blobs)
     (one,) = searches.values()

@@ -1,6 +1,7 @@
 """A search learns from its trials, goes on after an interruption, and never sees the test part."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -108,13 +109,26 @@ def test_the_best_is_written_as_a_study_that_can_be_read(blobs, tmp_path):
 
 
 def test_alternatives_change_one_thing_and_keep_the_rest(blobs):
-    table = search.alternatives(
-        with_(search_epochs=1, alternatives=[{"optimizer": "sgd"}, {"learning_rate": 1e-9}]), blobs, "d4-steerable-cnn"
-    )
-    assert list(table["settings"]) == ["as in the study", "optimizer = sgd", "learning_rate = 1e-09"]
+    changes = [{"optimizer": "sgd"}, {"learning_rate": 1e-9}]
+    own = with_(search_epochs=1, grid={"augmentation": ["mixed"]}, alternatives=changes)
+    table = search.alternatives(own, blobs, "d4-steerable-cnn")
+    assert list(table["settings"]) == [search.BEST, "optimizer = sgd", "learning_rate = 1e-09"]
     assert table["difference"][0] == 0
     cards = [json.loads(f.read_text()) for f in (SETTINGS.folder / "improvement/alternatives").glob("*/card.json")]
     assert sorted(card["optimizer"] for card in cards) == ["adamw", "adamw", "sgd"]
+
+
+def test_alternatives_are_those_of_the_best_combination(blobs):
+    grid = {"learning_rate": [1e-9, 0.01], "augmentation": ["square", "none"]}
+    own = with_(search_epochs=1, grid=grid, alternatives=[{"epochs": 2}])
+    table = search.combinations(own, blobs, "plain-cnn")
+    assert table[list(grid)].to_numpy().tolist() == [[1e-9, "square"], [1e-9, "none"], [0.01, "square"], [0.01, "none"]]
+    best = table.loc[table["auc"].idxmax()]
+    changed = search.alternatives(own, blobs, "plain-cnn")
+    assert changed.loc[0, "folder"] == best["folder"] and changed.loc[0, "auc"] == best["auc"]
+    card = json.loads(Path(changed.loc[1, "folder"], "card.json").read_text())
+    assert [card[name] for name in ("epochs", *grid)] == [2, *best[list(grid)]]
+    assert len(list((SETTINGS.folder / "improvement/alternatives").iterdir())) == 5
 
 
 @pytest.mark.parametrize(
