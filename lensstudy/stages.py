@@ -86,6 +86,8 @@ def dataset(study: Study) -> LensDataset:
         made = made.split_as_given(study.validation_fraction, study.data_seed)
     else:
         made = made.split(study.test_fraction, study.validation_fraction, study.data_seed)
+    if study.test_images:  # no files came in parts
+        made.catalogue = made.catalogue.drop(columns="source_part")
     made.check_leaks()
     made.description |= {"parameters": wanted, "leak_free": made.fingerprint}
     made.save(folder)

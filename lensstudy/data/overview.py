@@ -61,6 +61,8 @@ def in_words(dataset: LensDataset) -> str:
     said = [f"{len(dataset):,} images of {size} × {size} pixels in {bands}, {made}{scale}."]
     if "source_part" in catalogue and catalogue["source_part"].notna().any():
         said += ["They came in parts (train, test), which the study keeps or draws anew as `split` says."]
+    if own := about.get("test_images_per_class"):
+        said += [f"{own:,} images of each class were simulated for the test alone, from a seed of their own."]
     if rejected := about.get("rejected"):
         names = ", ".join(f"`{file['name']}`" for file in rejected[:5])
         said += [f"{len(rejected):,} files could not be used, such as {names}."]

@@ -318,7 +318,7 @@ class Analysis:
     def limitations(self) -> list[str]:
         """What these results do not say, one sentence or two each."""
         rates = {run.card["network"]: run.card["learning_rate"] for run in self.trained}
-        epochs = max(run.card["epochs"] for run in self.trained)
+        epochs = {name: self.study.training(name).epochs for name in self.networks}
         guessing = self.unperturbed[self.unperturbed["auc_low"] <= 0.5]
         return [
             conclusions.few_images(self.unperturbed["accuracy"][self.pair[0]], len(self.test)),

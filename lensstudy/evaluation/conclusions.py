@@ -104,15 +104,17 @@ def few_seeds(seeds: int) -> str:
     )
 
 
-def near_chance(guessing: pd.DataFrame, rates: Mapping[str, float], epochs: int) -> list[str]:
-    """Networks whose interval holds the AUC of a guess, with their learning rates; rows as in `alone`."""
+def near_chance(guessing: pd.DataFrame, rates: Mapping[str, float], epochs: Mapping[str, int]) -> list[str]:
+    """Networks whose interval holds the AUC of a guess, with their learning rates and epochs; rows as in `alone`."""
     if guessing.empty:
         return []
     each = [
-        f"{row.name} (AUC {with_interval(row)}, learning rate {rates[row.name]:g})" for _, row in guessing.iterrows()
+        f"{row.name} (AUC {with_interval(row)}, {counted(epochs[row.name], 'epoch')}, learning rate "
+        f"{rates[row.name]:g})"
+        for _, row in guessing.iterrows()
     ]
     return [
-        f"After {counted(epochs, 'epoch')}, these test images cannot tell from a guess: {', '.join(each)}. What more "
+        f"These test images cannot tell from a guess: {', '.join(each)}. What more "
         "images, more epochs or another rate would make of it is not known from this study. A prediction that is "
         "nearly the same for all images hardly changes as they are rotated."
     ]

@@ -207,7 +207,9 @@ def costs(table: pd.DataFrame) -> Figure:
         axes.xaxis.set_minor_formatter(NullFormatter())
     panels[0, 0].set_ylabel("test AUC")
     legend_on_top(figure, panels[0, 0])
-    epochs, threads = (_counted(int(table[f"{name}s"].iloc[0]), name) for name in ("epoch", "thread"))
+    least, most = table["epochs"].min(), table["epochs"].max()
+    epochs = _counted(most, "epoch") if least == most else f"{least} to {_counted(most, 'epoch')}"
+    threads = _counted(int(table["threads"].iloc[0]), "thread")
     return captioned(
         figure,
         "Test AUC against the size of a network, the work for one image, and the time of one training "
