@@ -226,5 +226,5 @@ def smooth_counterpart(dataset: LensDataset) -> tuple[np.ndarray, np.ndarray]:
             "only a simulated data set has a smooth counterpart: nobody knows what a measured lens is made of"
         )
     view: dict = {"preset": about["preset"], "image_size": dataset.image_size}
-    view["instrument"] = Instrument(**about["instrument"])
+    view |= {"instrument": Instrument(**about["instrument"]), "noise_level": about["noise_level"]}
     return render(dataset.catalogue, **view), render(dataset.catalogue, **view, smooth=True)

@@ -66,7 +66,8 @@ class Preset:
     """A population and its conventions: `draw(class_name, generator, population)` gives what is not zero of a row.
 
     `area_per_mass` is the squared Einstein radius of one solar mass in arcsec^2. A vortex is a chain of `vortex_points`
-    equal point masses, or a continuous line where that is 0.
+    equal point masses, or a continuous line where that is 0. Beyond an `integration_error` of so many sigma of its
+    noise a pixel gets more than the ray from its centre; where that is infinite it has one, as in the published code.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Preset:
     draw: Callable[[str, np.random.Generator, dict], dict]
     area_per_mass: float
     vortex_points: int = 0
+    integration_error: float = math.inf
 
     @property
     def scaling(self) -> str:
@@ -92,7 +94,7 @@ def preset_named(name: str) -> Preset:
         return Preset(name, INSTRUMENTS["deeplense-equivariant-test"], draw_equivariant_test, area_per_mass())
     if name == "realistic":
         instrument = INSTRUMENTS[RealisticPopulation().instrument]
-        return Preset(name, instrument, draw_realistic, area_per_mass())
+        return Preset(name, instrument, draw_realistic, area_per_mass(), integration_error=0.04)
     return deeplense_preset(name)
 
 

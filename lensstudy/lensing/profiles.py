@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "deflection_of_mass",
     "derivatives",
     "line",
     "nfw",
@@ -161,14 +162,10 @@ def truncated_nfw_sum(
 ) -> tuple[Tensor, Tensor]:
     """Deflection of n truncated halos together: parameters `(N, n)`, shapes as in `point_mass_sum`.
 
-    `mass_radius` is the Einstein radius of a point of the same total mass, `truncation` is in scale radii. From eq. A.4
-    of Baltz, Marshall and Oguri (2009), far away the bracket of `truncated_nfw` tends to
-    `tau^2/(tau^2 + 1)^2 ((tau^2 - 1) ln tau + pi tau - tau^2 - 1)`. Halos without mass only fill up the shorter lists
-    and cost nothing. `halo` is `truncated_nfw` or the same compiled.
+    `mass_radius` is the Einstein radius of a point of the same total mass, `truncation` is in scale radii. Halos
+    without mass only fill up the shorter lists and cost nothing. `halo` is `truncated_nfw` or the same compiled.
     """
-    t2 = truncation * truncation
-    total = t2 / (t2 + 1) ** 2 * ((t2 - 1) * torch.log(truncation) + math.pi * truncation - t2 - 1)
-    alpha_rs = mass_radius**2 * (1 - math.log(2)) / (scale_radius * total)
+    alpha_rs = deflection_of_mass(mass_radius, scale_radius, truncation)
     image, place = torch.nonzero(mass_radius, as_tuple=True)
     halos = torch.stack([alpha_rs, scale_radius, truncation * scale_radius, center_x, center_y])[:, image, place]
     height, width = y.shape[0], x.shape[1]
@@ -179,6 +176,18 @@ def truncated_nfw_sum(
         alpha_x.index_add_(0, numbers, part_x)
         alpha_y.index_add_(0, numbers, part_y)
     return alpha_x, alpha_y
+
+
+def deflection_of_mass(mass_radius: Tensor, scale_radius: Tensor, truncation: Tensor) -> Tensor:
+    """`alpha_rs` of `truncated_nfw` for a halo as heavy as a point of Einstein radius `mass_radius`; `truncation` is in
+    scale radii.
+
+    From eq. A.4 of Baltz, Marshall and Oguri (2009), far away the bracket of `truncated_nfw` tends to
+    `tau^2/(tau^2 + 1)^2 ((tau^2 - 1) ln tau + pi tau - tau^2 - 1)`.
+    """
+    t2 = truncation * truncation
+    total = t2 / (t2 + 1) ** 2 * ((t2 - 1) * torch.log(truncation) + math.pi * truncation - t2 - 1)
+    return mass_radius**2 * (1 - math.log(2)) / (scale_radius * total)
 
 
 def nfw_scales(mass, concentration, critical_surface_density: float, critical_density: float):

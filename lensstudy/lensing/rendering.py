@@ -1,7 +1,8 @@
-"""From a row of the catalogue to an image, and what of its substructure the noise leaves to be seen.
+"""From a row of the catalogue to an image.
 
-Rays are shot from the centre of every pixel back to the source plane; what shines there is blurred and counted. Lenses
-are rendered in batches, and no image depends on the others of its batch.
+Rays are shot from every pixel back to the source plane, one from its centre or, where the preset asks for it, as many
+as the pixel's noise does; what shines there is blurred and counted. Lenses are rendered in batches, and no image
+depends on the others of its batch.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from lensstudy.lensing.instruments import (
     psf_profile,
     psf_table,
 )
+from lensstudy.lensing.integration import Cells, integrated
 from lensstudy.lensing.populations import (
     COLUMNS,
     LENS_LIGHT,
@@ -37,23 +39,35 @@ from lensstudy.lensing.populations import (
     preset_named,
 )
 from lensstudy.lensing.presets import LensingError
-from lensstudy.lensing.profiles import line, point_mass_sum, sersic, shear, sie, truncated_nfw, truncated_nfw_sum
+from lensstudy.lensing.profiles import (
+    deflection_of_mass,
+    line,
+    point_mass,
+    point_mass_sum,
+    sersic,
+    shear,
+    sie,
+    truncated_nfw,
+    truncated_nfw_sum,
+)
 from lensstudy.lensing.sources import sample
 
 __all__ = [
     "MODES",
     "batch_size",
     "checked_size",
-    "detectability",
     "render",
     "render_batch",
+    "render_with_cells",
     "renderer",
     "substructure_map",
 ]
 
 MODES = ("eager", "compiled")
 RAYS_PER_BATCH = 32 * 64 * 64  # what stays in a processor's cache
-STEP = 1e-3  # of a derivative, in the parameter's own unit or as a share of it, whichever is more
+COLUMNS_AT_ONCE = 2048  # of four rays each, likewise
+VECTOR = 64  # numbers that a processor computes together, at most
+POINTS = ("point_x", "point_y", "point_radius", "point_scale_radius")
 
 
 @dataclass(frozen=True)
@@ -117,14 +131,31 @@ def point_masses(row: dict, preset: Preset) -> tuple[np.ndarray, ...]:
 def substructure_deflection(
     p: dict[str, Tensor], view: View, kind: str, halo: Callable = truncated_nfw
 ) -> tuple[Tensor, Tensor]:
-    """Deflection `(N, H, W)` of the substructure alone; `kind` is `points`, `halos` or `line`."""
+    """Deflection `(N, H, W)` of the substructure alone; `kind` is `points`, `halos` or `line`. Subhalos are `(N, n)`,
+    or `(N, n, 1, W)` where columns of rays have different ones."""
     if kind == "line":
         geometry = (p[f"vortex_{name}"] for name in ("radius", "half_length", "angle", "x", "y"))
         return line(view.x, view.y, *geometry)
+    if p["point_x"].ndim == 4:
+        center = (p["point_x"], p["point_y"])
+        if kind == "points":
+            return added_up(point_mass, view, p["point_radius"], *center)
+        scale, truncation = p["point_scale_radius"], p["subhalo_truncation"][:, None]
+        strength = deflection_of_mass(p["point_radius"], scale, truncation)
+        return added_up(truncated_nfw, view, strength, scale, truncation * scale, *center)
     if kind == "halos":
         halos = (p["point_radius"], p["point_scale_radius"], p["subhalo_truncation"][:, 0].expand_as(p["point_radius"]))
         return truncated_nfw_sum(view.x, view.y, *halos, p["point_x"], p["point_y"], halo)
     return point_mass_sum(view.x, view.y, p["point_radius"], p["point_x"], p["point_y"])
+
+
+def added_up(mass: Callable, view: View, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+    """Deflection `(N, H, W)` of n masses of one profile, with parameters `(N, n, 1, W)`."""
+    alpha_x = alpha_y = torch.zeros(())
+    for i in range(parameters[0].shape[1]):
+        part_x, part_y = mass(view.x, view.y, *(value[:, i] for value in parameters))
+        alpha_x, alpha_y = alpha_x + part_x, alpha_y + part_y
+    return alpha_x, alpha_y
 
 
 def kind_of(rows: Sequence[dict], preset: Preset) -> str:
@@ -154,13 +185,16 @@ def source_positions(
     return beta_x - alpha_x, beta_y - alpha_y
 
 
-def brightness(p: dict[str, Tensor], view: View, rays: tuple[Tensor, Tensor], lens_light: bool) -> Tensor:
-    """Noise-free images `(N, H, W)` in counts: the source's light where the rays come from, and the lens's own."""
-    light = cutout_light(p, *rays) if "source_image" in p else sersic(*rays, *(p[name] for name in SOURCE))
-    if lens_light:
-        light = light + sersic(view.x, view.y, *(p[name] for name in (*LENS_LIGHT, "lens_x", "lens_y")))
-    seen = blur_with_kernel(light, view.psf) if isinstance(view.psf, Tensor) else blur(light, view.psf)
-    return seen * (p["exposure_time"] * view.pixel_area)
+def source_brightness(p: dict[str, Any], beta_x: Tensor, beta_y: Tensor) -> Tensor:
+    """Surface brightness `(N, H, W)` of the source where the rays come from."""
+    if "source_image" in p:
+        return cutout_light(p, beta_x, beta_y)
+    return sersic(beta_x, beta_y, *(p[name] for name in SOURCE))
+
+
+def lens_brightness(p: dict[str, Any], view: View) -> Tensor:
+    """Surface brightness `(N, H, W)` of the lens itself."""
+    return sersic(view.x, view.y, *(p[name] for name in (*LENS_LIGHT, "lens_x", "lens_y")))
 
 
 def cutout_light(p: dict[str, Any], beta_x: Tensor, beta_y: Tensor) -> Tensor:
@@ -170,11 +204,108 @@ def cutout_light(p: dict[str, Any], beta_x: Tensor, beta_y: Tensor) -> Tensor:
     return p["source_amplitude"] * sample(p["source_image"], cosine * dx + sine * dy, cosine * dy - sine * dx)
 
 
-def expected_images(
+def at_centers(
     p: dict[str, Tensor], view: View, kind: str, lens_light: bool = False, halo: Callable = truncated_nfw
 ) -> Tensor:
-    """Noise-free images `(N, H, W)` in counts."""
-    return brightness(p, view, source_positions(p, view, kind, halo), lens_light)
+    """Surface brightness `(N, H, W)` where the rays of the pixels' centres end."""
+    light = source_brightness(p, *source_positions(p, view, kind, halo))
+    return light + lens_brightness(p, view) if lens_light else light
+
+
+def counts(light: Tensor, p: dict[str, Tensor], view: View) -> Tensor:
+    """Noise-free images `(N, H, W)` in counts, of the surface brightness of the pixels."""
+    seen = blur_with_kernel(light, view.psf) if isinstance(view.psf, Tensor) else blur(light, view.psf)
+    return seen * (p["exposure_time"] * view.pixel_area)
+
+
+# More rays than one a pixel
+
+
+def over_pixels(
+    light: Tensor,
+    p: dict[str, Any],
+    view: View,
+    kind: str,
+    lens_light: bool,
+    tolerance: Tensor,
+) -> tuple[Tensor, Cells]:
+    """Mean surface brightness `(N, H, W)` of the pixels, each to its `tolerance`, from `light` at their centres and the
+    rays of the cells, which are returned as well."""
+
+    def shine(cells: Cells) -> Tensor:
+        return along_rays(cells, p, view, kind, lambda q, where: at_centers(q, where, kind, lens_light))
+
+    return integrated(light, shine, view.x[0], view.y[:, 0], tolerance, suspects(p, view, kind))
+
+
+def tolerance_of(
+    light: Tensor, p: dict[str, Any], view: View, preset: Preset, instrument: Instrument, noise_level: float | None
+) -> Tensor:
+    """Error `(N, H, W)` that the mean surface brightness of a pixel may have: the preset's in sigma of the noise. Where
+    an image is to be free of noise, the instrument's sets the measure."""
+    expected = counts(light, p, view)
+    if noise_level:
+        sigma = noise_level * expected.amax((1, 2), keepdim=True).expand_as(expected)
+    else:
+        sigma = torch.sqrt(noise_variance(expected, instrument, p["exposure_time"]))
+    return preset.integration_error * sigma / (p["exposure_time"] * view.pixel_area)
+
+
+def along_rays(
+    cells: Cells, p: dict[str, Any], view: View, kind: str, function: Callable[[dict[str, Any], View], Tensor]
+) -> Tensor:
+    """`function` of the rays of cells, `(..., 4, M)`: of the parameters and the view of one image `(1, 4, M)` it gives
+    `(..., 1, 4, M)`."""
+    order = torch.argsort(cells.image, stable=True)  # few images in a piece, and their subhalos alone
+    x, y = cells.rays
+    found, where = [], []
+    for columns in pieces(cells.image[order], whole="source_image" in p):
+        some = order[columns]
+        given = of_columns(p, cells.image[some], kind), replace(view, x=x[:, some], y=y[:, some])
+        found.append(function(*given)[..., 0, :, :])
+        where.append(some)
+    result = found[0].new_empty(*found[0].shape[:-1], len(order))
+    result[..., torch.cat(where)] = torch.cat(found, dim=-1)
+    return result
+
+
+def pieces(image: Tensor, whole: bool) -> list[Tensor]:
+    """Columns that are traced together, as many as stay in a processor's cache; of one image each if `whole`.
+
+    The last column is repeated to fill up vectors: what is left over from one is computed with other rounding.
+    """
+    lengths = torch.unique_consecutive(image, return_counts=True)[1].tolist() if whole else COLUMNS_AT_ONCE
+    return [
+        torch.nn.functional.pad(some[None], (0, -len(some) % VECTOR), mode="replicate")[0]
+        for some in torch.arange(len(image)).split(lengths)
+    ]
+
+
+def of_columns(p: dict[str, Any], image: Tensor, kind: str) -> dict[str, Any]:
+    """The parameters of an image `(1, 4, M)` of rays whose columns belong to the images of the numbers `image`: scalars
+    `(1, 1, M)`, subhalos `(1, n, 1, M)`."""
+    scalars = {name: value for name, value in p.items() if isinstance(value, Tensor) and value.ndim == 3}
+    q: dict = dict(
+        zip(scalars, torch.stack(list(scalars.values())).index_select(1, image).transpose(1, 3), strict=True)
+    )
+    if kind in ("points", "halos"):
+        most = int((p["point_radius"][torch.unique(image)] > 0).sum(1).max())
+        q |= {name: p[name].T[:most].index_select(1, image)[None, :, None] for name in POINTS}
+    if "source_image" in p:
+        q["source_image"] = [p["source_image"][int(image[0])]]
+    return q
+
+
+def suspects(p: dict[str, Tensor], view: View, kind: str) -> Tensor:
+    """The pixels `(N, H, W)` with a point mass in them: a ray from the centre may see nothing of what it does."""
+    found = torch.zeros(len(p["shear_1"]), view.y.shape[0], view.x.shape[1], dtype=torch.bool)
+    if kind != "points":
+        return found
+    half_width, half_height = (float(x[1] - x[0]) / 2 for x in (view.x[0], view.y[:, 0]))
+    near_x = (p["point_x"][..., None] - view.x).abs() <= half_width  # (N, n, W)
+    near_y = (p["point_y"][..., None] - view.y[:, 0]).abs() <= half_height
+    near_x = near_x & (p["point_radius"] > 0)[..., None]
+    return (near_y.float().transpose(1, 2) @ near_x.float()) > 0
 
 
 def render(
@@ -184,6 +315,7 @@ def render(
     instrument: str | Instrument | None = None,
     image_size: int | None = None,
     smooth: bool = False,
+    noise_level: float | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> np.ndarray:
     """Render noise-free images of the lenses that `rows` describe.
@@ -195,6 +327,8 @@ def render(
         instrument: name of an instrument, in place of the preset's own.
         image_size: pixels a side; the field of view stays.
         smooth: leave the substructure out and keep the mass inside the Einstein radius.
+        noise_level: Gaussian noise, in units of each image's own peak, that is to be added in place of the
+            instrument's: errors of the pixels' light are to be small against it.
         dtype: precision of the rays.
 
     Returns:
@@ -222,7 +356,9 @@ def render(
     for numbers in alike.values():
         for start in range(0, len(numbers), batch_size(size)):
             batch = numbers[start : start + batch_size(size)]
-            images[batch, 0] = render_batch([rows[i] for i in batch], chosen, telescope, size, smooth, dtype)
+            images[batch, 0] = render_batch(
+                [rows[i] for i in batch], chosen, telescope, size, smooth, dtype, noise_level=noise_level
+            )
     return scaled(images, chosen.scaling) if chosen.scaling == "peak" else images
 
 
@@ -234,23 +370,43 @@ def render_batch(
     smooth: bool = False,
     dtype: torch.dtype = torch.float32,
     mode: str = "eager",
+    noise_level: float | None = None,
 ) -> np.ndarray:
-    """Expected counts `(N, H, W)` of complete rows of one class."""
+    """Expected counts `(N, H, W)` of complete rows of one class, as accurate as the noise that they will get asks."""
+    return render_with_cells(rows, preset, instrument, image_size, smooth, dtype, mode, noise_level)[0]
+
+
+def render_with_cells(
+    rows: Sequence[dict],
+    preset: Preset,
+    instrument: Instrument,
+    image_size: int,
+    smooth: bool = False,
+    dtype: torch.dtype = torch.float32,
+    mode: str = "eager",
+    noise_level: float | None = None,
+) -> tuple[np.ndarray, Cells | None]:
+    """The same, and the cells of the pixels that one ray is too few for; None for presets with one ray a pixel."""
     kind = "none" if smooth else kind_of(rows, preset)
-    draw = renderer("eager" if kind == "halos" or rows[0]["source_image"] else mode)
+    shine = renderer("eager" if kind == "halos" or rows[0]["source_image"] else mode)
     halo = renderer(mode, truncated_nfw) if kind == "halos" else truncated_nfw  # all the work, and of any number
     lens_light = any(row["lens_light_amplitude"] for row in rows)
     with torch.inference_mode():
         view = view_of(instrument, image_size, dtype)
-        return draw(tensors(rows, preset, dtype), view, kind, lens_light, halo).numpy()
+        p = tensors(rows, preset, dtype)
+        light, cells = shine(p, view, kind, lens_light, halo), None
+        if np.isfinite(preset.integration_error):
+            tolerance = tolerance_of(light, p, view, preset, instrument, noise_level)
+            light, cells = over_pixels(light, p, view, kind, lens_light, tolerance)
+        return counts(light, p, view).numpy(), cells
 
 
 @functools.cache
-def renderer(mode: str, function: Callable = expected_images) -> Callable:
+def renderer(mode: str, function: Callable = at_centers) -> Callable:
     """`function`, as it is (`eager`) or through torch.compile (`compiled`), which needs a C++ compiler."""
     if mode not in MODES:
         raise LensingError(f"mode '{mode}' is unknown; known modes: {', '.join(MODES)}")
-    return function if mode == "eager" else torch.compile(function, dynamic=function is not expected_images)
+    return function if mode == "eager" else torch.compile(function, dynamic=function is not at_centers)
 
 
 def scaled(images: np.ndarray, scaling: str) -> np.ndarray:
@@ -314,58 +470,3 @@ def checked_size(image_size: int) -> int:
     if not 2 <= image_size <= 4096:
         raise LensingError(f"image_size = {image_size} pixels a side; expected 2 to 4096")
     return image_size
-
-
-# How much of the substructure the noise leaves
-
-
-def detectability(
-    rows: Sequence[dict], expected: np.ndarray, preset: Preset, instrument: Instrument, noise_level: float | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """How many sigma the substructure makes in each image `(N, H, W)` of expected counts, alone and after re-fitting.
-
-    Alone: chi of the image against its smooth counterpart at its own noise. After re-fitting: what is left of it when
-    the macromodel, the source and the lens light have been adjusted to first order, `min_t |(delta - J t)/sigma|` with
-    J the derivatives of the smooth image by every macro and source parameter. Both are infinite without noise.
-    """
-    if kind_of(rows, preset) == "none":
-        return np.zeros(len(rows)), np.zeros(len(rows))
-    times = np.array([row["exposure_time"] for row in rows])[:, None, None]
-    sigma = np.sqrt(noise_variance(expected, instrument, times, noise_level).astype(np.float64))
-    if not sigma.any():
-        return np.full(len(rows), np.inf), np.full(len(rows), np.inf)
-    smooth, jacobian = smooth_derivatives(rows, preset, instrument, expected.shape[-1])
-    delta = ((expected - smooth) / sigma).reshape(len(rows), -1)
-    jacobian = (jacobian / sigma[:, None]).reshape(len(rows), jacobian.shape[1], -1)
-    bare = np.linalg.norm(delta, axis=1)
-    size = np.linalg.norm(jacobian, axis=2, keepdims=True)
-    jacobian /= np.where(size > 0, size, 1)  # parameters of any unit weigh alike
-    normal = jacobian @ jacobian.transpose(0, 2, 1)
-    slope = (jacobian @ delta[..., None])[..., 0]
-    explained = np.einsum("ni,nij,nj->n", slope, np.linalg.pinv(normal, rcond=1e-10, hermitian=True), slope)
-    return bare, np.sqrt(np.clip(bare**2 - explained, 0, None))
-
-
-def smooth_derivatives(
-    rows: Sequence[dict], preset: Preset, instrument: Instrument, image_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The smooth counterparts `(N, H, W)` and their derivatives `(N, parameters, H, W)` by macro and source parameters.
-
-    Central differences: forward differentiation gives the same and takes three times as long.
-    """
-    view, lens_light = view_of(instrument, image_size, torch.float32), any(row["lens_light_amplitude"] for row in rows)
-    p = tensors([row | dict.fromkeys(LISTS, ()) | {"vortex_mass": 0.0} for row in rows], preset, torch.float32)
-    with torch.inference_mode():
-        rays = source_positions(p, view, "none")
-        derivatives = []
-        rotated = ("source_angle",) if "source_image" in p else ()  # a Sersic source has its ellipticity instead
-        for name in (*MACRO, *SOURCE, *rotated, *(LENS_LIGHT if lens_light else ())):
-            step = torch.clamp(STEP * p[name].abs(), min=STEP)
-            images = []
-            for value in (p[name] - step, p[name] + step):
-                q = p | {name: value}
-                images.append(
-                    brightness(q, view, source_positions(q, view, "none") if name in MACRO else rays, lens_light)
-                )
-            derivatives.append((images[1] - images[0]) / (2 * step))
-        return brightness(p, view, rays, lens_light).numpy(), torch.stack(derivatives, dim=1).double().numpy()

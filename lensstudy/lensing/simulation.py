@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lensstudy.lensing.detectability import detectability
 from lensstudy.lensing.instruments import INSTRUMENTS, Instrument, noise_variance, noisy
 from lensstudy.lensing.populations import CLASSES, Preset, complete, heavier, preset_named
 from lensstudy.lensing.presets import LensingError, population_of
-from lensstudy.lensing.rendering import batch_size, checked_size, detectability, render_batch, renderer, view_of
+from lensstudy.lensing.rendering import batch_size, checked_size, render_batch, render_with_cells, renderer, view_of
 
 __all__ = ["Request", "checked_request", "describe", "draw_batch", "make_chunk"]
 
@@ -71,9 +72,11 @@ def make_batch(request: Request, class_name: str, numbers: range) -> tuple[np.nd
     """Images `(n, H, W)` of one batch and their truth."""
     preset, instrument, level = preset_named(request.preset), request.instrument, request.noise_level
     rows, generators = draw_lenses(request, class_name, numbers)
-    expected = render_batch(rows, preset, instrument, request.image_size, mode=request.mode)
+    expected, cells = render_with_cells(
+        rows, preset, instrument, request.image_size, mode=request.mode, noise_level=level
+    )
     images, unit = observe(expected, rows, generators, preset, instrument, level)
-    bare, refit = detectability(rows, expected, preset, instrument, level)
+    bare, refit = detectability(rows, expected, cells, preset, instrument, level)
     truth = []
     for i, (number, row) in enumerate(zip(numbers, rows, strict=True)):
         background = noise_variance(np.zeros_like(expected[i]), instrument, row["exposure_time"])[0, 0]
@@ -160,7 +163,7 @@ def draw_batch(
     for label, class_name in enumerate(request.classes):
         for batch in whole_batches(request, numbers.start, numbers.stop):
             rows, generators = draw_lenses(request, class_name, batch, substructure_factor, photon_factor)
-            expected = render_batch(rows, chosen, instrument, request.image_size, mode=mode)
+            expected = render_batch(rows, chosen, instrument, request.image_size, mode=mode, noise_level=noise_level)
             made, _ = observe(expected, rows, generators, chosen, deep, level)
             place = images[label, batch.start - numbers.start :][: len(batch), 0]
             place[:] = made[: len(place)] / (photon_factor if chosen.scaling == "counts" else 1)

@@ -24,6 +24,7 @@ from lensstudy.data.simulation import simulate, smooth_counterpart
 from lensstudy.lensing import rendering as raytracing
 from lensstudy.lensing import simulation as lens_simulation
 from lensstudy.lensing.cosmology import area_per_mass
+from lensstudy.lensing.detectability import detectability
 from lensstudy.lensing.instruments import INSTRUMENTS, Instrument, psf_profile
 from lensstudy.lensing.populations import complete, preset_named
 from lensstudy.lensing.presets import PRESETS, LensingError
@@ -230,8 +231,8 @@ def test_refit_removes_what_a_smooth_lens_can_explain():
     for name, x in (("centre", 0.0), ("ring", 1.25)):
         lens = complete(row | {"subhalo_x": [x], "subhalo_y": [0.0], "subhalo_mass": [1e9]})
         preset, instrument = preset_named("realistic"), INSTRUMENTS["hst-wfc3-f160w"]
-        expected = raytracing.render_batch([lens], preset, instrument, 64)
-        found[name] = [value[0] for value in raytracing.detectability([lens], expected, preset, instrument, 0.01)]
+        expected, cells = raytracing.render_with_cells([lens], preset, instrument, 64, noise_level=0.01)
+        found[name] = [value[0] for value in detectability([lens], expected, cells, preset, instrument, 0.01)]
     assert found["centre"][1] < 0.2 * found["centre"][0]
     assert found["ring"][1] > 0.4 * found["ring"][0]
 
@@ -254,8 +255,8 @@ def test_heavier_substructure_is_seen_so_much_better(preset):
         found = []
         for factor in (1e-2, 2e-2):  # so light that an image answers in proportion
             rows, _ = lens_simulation.draw_lenses(request, class_name, range(32), factor)
-            expected = raytracing.render_batch(rows, chosen, chosen.instrument, 64)
-            found.append(raytracing.detectability(rows, expected, chosen, chosen.instrument, 0.01)[0])
+            expected, cells = raytracing.render_with_cells(rows, chosen, chosen.instrument, 64, noise_level=0.01)
+            found.append(detectability(rows, expected, cells, chosen, chosen.instrument, 0.01)[0])
         assert np.median(found[1] / found[0]) == pytest.approx(2, rel=0.05)
 
 
@@ -327,8 +328,8 @@ def test_a_tabulated_point_spread_function(tmp_path):
     assert blurred.description["instrument"]["psf_fwhm"] == 0.4
     assert (blurred.images.max(axis=(1, 2, 3)) < gaussian.images.max(axis=(1, 2, 3))).all()
     telescope = replace(instrument, psf_fwhm=0.001)
-    sharp = render(row, instrument=telescope)[0, 0]
-    up = render(row, instrument=replace(telescope, psf_file=str(tmp_path / "lopsided.fits")))[0, 0]
+    sharp = render(row, "model_2", instrument=telescope)[0, 0]  # one ray a pixel, wherever it is bright
+    up = render(row, "model_2", instrument=replace(telescope, psf_file=str(tmp_path / "lopsided.fits")))[0, 0]
     assert np.allclose(up[:-1], sharp[1:], rtol=1e-5)
     for psf in ({"psf_fwhm": 0.4}, {"psf_file": str(tmp_path / "lopsided.fits")}):
         moved = simulate("realistic", 2, seed=1, classes=["cdm"], **psf, **HEAVY)
@@ -369,8 +370,8 @@ def test_the_direction_of_a_real_source_is_refitted(tmp_path):
     row |= {"subhalo_x": [3.0], "subhalo_y": [0.0], "subhalo_mass": [1.0]}
     lens, rotated = (complete(row | {"source_angle": angle}) for angle in (0.5, 0.51))
     preset, instrument = preset_named("realistic"), INSTRUMENTS["hst-wfc3-f160w"]
-    expected = raytracing.render_batch([rotated], preset, instrument, 64)
-    bare, refit = raytracing.detectability([lens], expected, preset, instrument, 0.01)
+    expected, cells = raytracing.render_with_cells([rotated], preset, instrument, 64, noise_level=0.01)
+    bare, refit = detectability([lens], expected, cells, preset, instrument, 0.01)
     assert refit[0] < 0.1 * bare[0]
 
 
