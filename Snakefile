@@ -222,6 +222,7 @@ rule known_subhalo:
 rule published:
     input:
         source("10-published-networks", "deployment.published", "deployment.pretraining", "evaluation.rotation"),
+        f"{RUNS}/notebooks/01-explore-data.ipynb",
     output:
         f"{RUNS}/notebooks/10-published-networks.ipynb",
         f"{REPORTS}/10-published-networks.html",
