@@ -19,13 +19,15 @@ from lensstudy.data.dataset import LensDataset
 from lensstudy.evaluation import conclusions, scores
 from lensstudy.evaluation.calibration import Calibration, calibrate, reliability
 from lensstudy.evaluation.comparison import compare, pairwise
+from lensstudy.evaluation.explanation import averaged_over_motions, explain, seed_interval, training_scores
 from lensstudy.evaluation.failures import Failures
 from lensstudy.evaluation.intervals import influence, interval
-from lensstudy.evaluation.learning import images_to_match, learning_curve
+from lensstudy.evaluation.learning import LearningCurve, images_to_match, learning_curve
 from lensstudy.evaluation.robustness import UNPERTURBED, perturbations, predict_all, rotation_changes
 from lensstudy.evaluation.scores import format_interval
 from lensstudy.files import read_json, whole_file
 from lensstudy.networks.description import count_parameters, multiply_accumulates
+from lensstudy.networks.names import BASELINES
 from lensstudy.progress import progress
 from lensstudy.study import Study
 
@@ -34,6 +36,8 @@ __all__ = ["Analysis"]
 QUARTER = "rotated by 90°"
 MAIN = (UNPERTURBED, QUARTER, "random rotations")  # what the headline shows
 ROTATED = 250  # test images that are enough for a share of them
+PERTURBED = 3000  # test images that are enough to see what a shift, noise or blur does
+TRAINING = ("training images", "training images, random rotations")
 
 
 class Analysis:
@@ -69,7 +73,8 @@ class Analysis:
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """Probabilities of the test images as they are and perturbed, from `robustness.predict_all`."""
+        """Probabilities of the test images as they are and perturbed, from `robustness.predict_all`: of all of them as
+        they are, rotated by 90 degrees and by random angles, else of up to 3,000 (`perturbed`)."""
         chosen = perturbations(
             self.test.images,
             shift=self.study.perturbation_shift,
@@ -78,12 +83,26 @@ class Analysis:
             zoom=self.study.perturbation_zoom,
             draws=self.study.random_rotations,
         )
-        return predict_all(self.trained, self.test.images, chosen, self.study.data_seed)
+        tables = []
+        for images, main in ((self.test.images, True), (self.test.subset(self.perturbed).images, False)):
+            some = {name: draws for name, draws in chosen.items() if (name in MAIN) is main}
+            tables.append(predict_all(self.trained, images, some, self.study.data_seed))
+        return pd.concat(tables, ignore_index=True)
+
+    @cached_property
+    def perturbed(self) -> np.ndarray:
+        """Rows of the test images that are shifted, noisier, blurred and enlarged: all, or 3,000 drawn at random."""
+        drawn = np.random.default_rng(self.study.data_seed).permutation(len(self.test))[:PERTURBED]
+        return np.sort(drawn)
 
     @cached_property
     def by_perturbation(self) -> pd.DataFrame:
-        """Scores of every network under every perturbation, with intervals, from `scores.summarise`."""
-        return scores.summarise(self.labels, self.predictions, self.classes)
+        """Scores of every network under every perturbation, with intervals, from `scores.summarise`, and the number of
+        test `images`."""
+        main = self.predictions["perturbation"].isin(MAIN)
+        parts = ((self.labels, self.predictions[main]), (self.labels[self.perturbed], self.predictions[~main]))
+        tables = [scores.summarise(labels, part, self.classes).assign(images=len(labels)) for labels, part in parts]
+        return pd.concat(tables, ignore_index=True)
 
     @property
     def unperturbed(self) -> pd.DataFrame:
@@ -129,12 +148,20 @@ class Analysis:
 
     @cached_property
     def pair(self) -> list[str]:
-        """The two networks that the answer compares: the best with symmetry and the best without, on the validation
-        part, so that the test images choose nothing; the two best where all are of one kind, and one where it is alone.
-        """
+        """The two networks that the answer compares: the best with symmetry, on the validation part, so that the test
+        images choose nothing, and its matched plain baseline, or the best without symmetry where it has none; the two
+        best where all are of one kind, and one where it is alone."""
         group = {run.card["network"]: run.network.group for run in self.trained}
         equivariant, plain = ([name for name in self.ranking if bool(group[name]) is kind] for kind in (True, False))
-        return [equivariant[0], plain[0]] if equivariant and plain else self.ranking[:2]
+        if not (equivariant and plain):
+            return self.ranking[:2]
+        matched = [name for ending in BASELINES for name in plain if name == equivariant[0] + ending]
+        return [equivariant[0], *(sorted(matched, key=len) or plain)[:1]]
+
+    @property
+    def others(self) -> list[str]:
+        """The networks beside the pair, the best on the validation part first."""
+        return [name for name in self.ranking if name not in self.pair]
 
     @property
     def ranking(self) -> list[str]:
@@ -145,7 +172,7 @@ class Analysis:
     @cached_property
     def pairs(self) -> pd.DataFrame:
         """Every pair of networks compared, from `comparison.pairwise`."""
-        order = [*self.pair, *(name for name in self.ranking if name not in self.pair)]
+        order = [*self.pair, *self.others]
         return pairwise(self.labels, {name: self.probabilities[name] for name in order})
 
     @property
@@ -260,7 +287,7 @@ class Analysis:
         )
 
     @cached_property
-    def curves(self) -> dict[str, pd.DataFrame]:
+    def curves(self) -> dict[str, LearningCurve]:
         """By network, the AUC against the number of training images, from `learning.learning_curve`."""
         judged = iter(self.predictions.loc[self.predictions["perturbation"] == UNPERTURBED, "probabilities"])
         runs = [(share, run) for share, each in self.by_share.items() for run in each]
@@ -274,16 +301,52 @@ class Analysis:
             for share, run in progress(runs, "shares of the images")
         ]
         table = pd.DataFrame(rows, columns=["network", "images", "seed", "probabilities"])
-        return learning_curve(self.labels, table, samples=self.study.bootstrap_samples, seed=self.study.data_seed)
+        return learning_curve(self.labels, table)
 
     @cached_property
     def matches(self) -> pd.DataFrame:
-        """How many images the second network of the pair needs for what the first one reaches, from
-        `learning.images_to_match`; no row for one network or one number of training images."""
-        columns = ["images", "score", "needed", "low", "high", "in_words"]
-        if len(self.pair) < 2 or len(self.by_share) < 2:
+        """How many images each other network needs for what the first of the pair reaches with each number of them,
+        from `learning.images_to_match`; no row for one network or one number of training images."""
+        columns = ["network", "images", "score", "needed", "low", "high", "in_words"]
+        first, *second = self.pair
+        if not second or len(self.by_share) < 2:
             return pd.DataFrame(columns=columns)
-        return images_to_match(*(self.curves[name] for name in self.pair))
+        own = self.curves[first]
+        tables = [images_to_match(own, self.curves[name]).assign(network=name) for name in (*second, *self.others)]
+        return pd.concat(tables, ignore_index=True)[columns]
+
+    # What explains it -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def training_scores(self) -> pd.DataFrame:
+        """AUC of every training on its own training images, from `explanation.training_scores`."""
+        return training_scores(self.trained, self.dataset, self.study.data_seed)
+
+    @cached_property
+    def training_and_test(self) -> pd.DataFrame:
+        """AUC in words of every network on its training images and on the test images, upright and rotated by random
+        angles; intervals of the first are over seeds, for the images are all there are."""
+        rows = []
+        rotated = self.by_perturbation[self.by_perturbation["perturbation"] == MAIN[2]].set_index("network")
+        for name in self.networks:
+            mine, row = self.training_scores[self.training_scores["network"] == name], {"network": name}
+            for column, label in zip(("upright", "rotated"), TRAINING, strict=True):
+                value, edges = mine[column].mean(), seed_interval(mine[column])
+                row[label] = "" if mine.empty else f"{value:.3f}" if len(mine) == 1 else format_interval(value, *edges)
+            for table, label in ((self.unperturbed, "test images"), (rotated, "test images, random rotations")):
+                row[label] = conclusions.with_interval(table.loc[name])
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def explanation(self) -> pd.DataFrame:
+        """What explains how far the first of the pair is ahead, from `explanation.explain`."""
+        best, plain = self.pair[0], [name for name in self.pair[1:] if name.endswith(tuple(BASELINES))]
+        runs = progress([run for run in self.trained if run.card["network"] in plain], "motions of the square")
+        averaged: dict[str, list[np.ndarray]] = {}
+        for run in runs:
+            averaged.setdefault(run.card["network"], []).append(averaged_over_motions(run, self.test.images))
+        return explain(self.labels, self.probabilities, best, averaged, self.training_scores)
 
     @cached_property
     def failures(self) -> Failures:
@@ -303,10 +366,14 @@ class Analysis:
         if not others:
             return f"{conclusions.alone(self.unperturbed.loc[first], images)} {rotations}"
         (other,) = others
+        beside = {
+            name: compare(self.labels, self.probabilities[first], self.probabilities[name]) for name in self.others
+        }
         rows = (self.unperturbed.loc[first], self.unperturbed.loc[other])
         ahead = compare(self.labels, self.probabilities[first], self.probabilities[other])
         parts = [conclusions.verdict(*rows, ahead, images, len(self.test)), rotations]
-        return " ".join([*parts, *conclusions.on_matches(self.matches, first, other)])
+        matches = self.matches[self.matches["network"] == other]
+        return " ".join([*parts, *conclusions.on_others(first, beside), *conclusions.on_matches(matches, first, other)])
 
     @property
     def seed_by_seed(self) -> str:
@@ -346,6 +413,8 @@ class Analysis:
             "rotation_consistency": self.rotation_consistency,
             "pairs": _records(self.pairs),
             "images_to_match": _records(self.matches),
+            "training_and_test": _records(self.training_and_test),
+            "explanation": _records(self.explanation),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, content in (("table.json", _records(self.by_perturbation)), ("summary.json", summary)):

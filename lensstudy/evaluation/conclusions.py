@@ -19,6 +19,7 @@ __all__ = [
     "few_seeds",
     "near_chance",
     "on_matches",
+    "on_others",
     "on_rotations",
     "on_shortcut",
     "on_source",
@@ -67,13 +68,17 @@ def on_rotations(consistency: Mapping[str, float], orientations: int) -> str:
     )
 
 
+def on_others(first: str, ahead: Mapping[str, Difference]) -> list[str]:
+    """How far the first network is ahead of those beside the pair."""
+    each = [in_words(one, name) for name, one in ahead.items()]
+    return [f"Of the others, {first} is {', '.join(each)}."] if each else []
+
+
 def on_matches(matches: pd.DataFrame, first: str, second: str) -> list[str]:
     """How many images the second network needs, for the two smallest numbers from which the first one learnt."""
     learnt = matches[matches["score"] > LEARNT].head(2).to_dict("records")
-    each = [
-        f"with {row['images']:,} images (AUC {row['score']:.4f}), {second} needs {row['in_words']}" for row in learnt
-    ]
-    return [f"To reach what {first} does {'; '.join(each)}."] if each else []
+    each = [f"with {row['images']:,} images, {row['score']:.4f}: {second} {row['in_words']}" for row in learnt]
+    return [f"Take the AUC of {first} {'; '.join(each)}."] if each else []
 
 
 def seed_by_seed(pair: Sequence[str], auc: Sequence[Sequence[float]]) -> str:

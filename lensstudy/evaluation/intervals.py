@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
@@ -41,9 +42,12 @@ from scipy.stats import norm, rankdata
 __all__ = [
     "Spread",
     "coverage",
+    "Measured",
     "difference",
+    "difference_of",
     "influence",
     "interval",
+    "interval_of",
     "judged",
     "measured",
     "spread",
@@ -82,15 +86,22 @@ def influence(labels: np.ndarray, probabilities: np.ndarray, metric: str = "auc"
     return float(value) / len(classes), shares / len(classes)
 
 
-def measured(labels: np.ndarray, runs: Sequence, metric: str = "auc") -> tuple[np.ndarray, np.ndarray]:
-    """The score of each seed, `(S,)`, and what each image adds to it, `(S, N)`. A run is an array of probabilities, or
+class Measured(NamedTuple):
+    """A score of each seed, `(S,)`, and what each image adds to it, `(S, N)`."""
+
+    values: np.ndarray
+    shares: np.ndarray
+
+
+def measured(labels: np.ndarray, runs: Sequence, metric: str = "auc") -> Measured:
+    """The score of each seed and what each image adds to it. A run is an array of probabilities `(N, classes)`, or
     several of one seed (draws of a perturbation), which count together."""
     values, shares = [], []
     for run in runs:
         draws = [influence(labels, one, metric) for one in ([run] if np.ndim(run) == 2 else run)]
         values.append(np.mean([value for value, _ in draws]))
         shares.append(np.mean([share for _, share in draws], axis=0))
-    return np.array(values), np.stack(shares)
+    return Measured(np.array(values), np.stack(shares))
 
 
 def standard_error(strata: np.ndarray, shares: np.ndarray) -> np.ndarray:
@@ -122,12 +133,13 @@ class Spread:
         return float(max(alone, np.hypot(of_images * np.sqrt(self.common), of_seeds)))
 
 
-def spread(labels: np.ndarray, values: np.ndarray, shares: np.ndarray, metric: str = "auc") -> Spread:
-    """The spread of the mean of `values` `(S,)`, of which each image adds `shares` `(S, N)`.
+def spread(labels: np.ndarray, scored: Measured, metric: str = "auc") -> Spread:
+    """The spread of the mean over seeds of a score, or of a difference of two.
 
     For the AUC the variance is taken within each class, and for the accuracy over all images: a network that calls
     everything one class is right by luck of the draw, and within classes it would not vary.
     """
+    values, shares = scored
     strata, seeds = labels if metric == "auc" else np.zeros_like(labels), len(values)
     together = shares.mean(axis=0)
     images = float(standard_error(strata, together) ** 2)
@@ -157,15 +169,19 @@ def interval(labels: np.ndarray, runs: Sequence, metric: str = "auc", level: flo
     level)^(1/n)`, for the AUC with the smallest class's n. A class of one image does not determine its spread: the
     interval is then 0 to 1.
     """
+    return interval_of(labels, measured(labels, runs, metric), metric, level)
+
+
+def interval_of(labels: np.ndarray, scored: Measured, metric: str = "auc", level: float = 0.95) -> tuple[float, float]:
+    """`interval` of what has been measured."""
     counts = np.unique(labels, return_counts=True)[1]
     if counts.min() < 2:
         return 0.0, 1.0
-    values, shares = measured(labels, runs, metric)
-    value = float(values.mean())
+    value = float(scored.values.mean())
     if min(value, 1 - value) < PERFECT:
         bound = least_certain(counts, metric, level)
         return (bound, 1.0) if value > 0.5 else (0.0, 1 - bound)
-    down, up = _distances(value, spread(labels, values, shares, metric).reach(level))
+    down, up = _distances(value, spread(labels, scored, metric).reach(level))
     return value - down, value + up
 
 
@@ -195,24 +211,33 @@ def difference(
             f"{len(first)} runs against {len(second)}; expected as many of each, one a seed, the same seed in the same "
             "place: leave out the seeds that only one of them has"
         )
-    counts = np.unique(labels, return_counts=True)[1]
-    (one, of_one), (other, of_other) = (measured(labels, runs, metric) for runs in (first, second))
-    value = float(np.mean(one - other))
+    if all(np.array_equal(one, other) for one, other in zip(first, second, strict=True)):
+        return 0.0, 0.0, 0.0, 1.0
+    one, other = (measured(labels, runs, metric) for runs in (first, second))
+    return difference_of(labels, one, other, metric, level)
+
+
+def difference_of(
+    labels: np.ndarray, first: Measured, second: Measured, metric: str = "auc", level: float = 0.95
+) -> tuple[float, float, float, float]:
+    """`difference` of what has been measured of two networks that are not one and the same."""
+    counts, ahead = (
+        np.unique(labels, return_counts=True)[1],
+        Measured(*(a - b for a, b in zip(first, second, strict=True))),
+    )
+    value = float(ahead.values.mean())
     if counts.min() < 2:
         return value, -1.0, 1.0, 1.0
-    ahead = spread(labels, one - other, of_one - of_other, metric)
-    each = [spread(labels, *both, metric) for both in ((one, of_one), (other, of_other))]
-    means = (float(one.mean()), float(other.mean()))
-    if ahead.reach(level) < TINY:
-        if all(np.array_equal(a, b) for a, b in zip(first, second, strict=True)):
-            return value, value, value, 1.0
+    apart, each = spread(labels, ahead, metric), [spread(labels, one, metric) for one in (first, second)]
+    means = [float(one.values.mean()) for one in (first, second)]
+    if apart.reach(level) < TINY:
         bound = 1 - least_certain(counts, metric, level)
         return value, value - bound, value + bound, float((1 - abs(value)) ** _trials(counts, metric))
 
     def edges(level: float) -> tuple[float, float]:
         reaches = [part.reach(level) for part in each]
         (down, up), (other_down, other_up) = (_distances(*both) for both in zip(means, reaches, strict=True))
-        linear, reach = np.hypot(*reaches), ahead.reach(level)
+        linear, reach = np.hypot(*reaches), apart.reach(level)
         if linear < TINY:
             return value - reach, value + reach
         low, high = (max(1.0, np.hypot(*ends) / linear) for ends in ((down, other_up), (up, other_down)))
@@ -300,10 +325,11 @@ def coverage(
             apart = centre + between * (np.sqrt(0.3) * of_seed + np.sqrt(0.7) * generator.normal(size=seeds))
             scores = own + np.sqrt(0.4) * generator.normal(size=(seeds, 2 * images)) + apart[:, None] * labels
             networks.append([np.stack([-one, one], 1) for one in scores])
-        for name, runs, true in zip(held, networks, truth, strict=False):
-            low, high = interval(labels, runs)
+        scored = [measured(labels, runs) for runs in networks]
+        for name, one, true in zip(held, scored, truth, strict=False):
+            low, high = interval_of(labels, one)
             held[name] += low <= true <= high
-        _, low, high, _ = difference(labels, *networks)
+        _, low, high, _ = difference_of(labels, *scored)
         held["difference"] += low <= truth[0] - truth[1] <= high
     return {name: count / experiments for name, count in held.items()}
 

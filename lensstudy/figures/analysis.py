@@ -15,6 +15,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, NullLocator
 
+from lensstudy.evaluation.learning import LearningCurve
 from lensstudy.evaluation.scores import averaged_over
 from lensstudy.figures.style import CHART, WIDTH, captioned, colour
 
@@ -157,7 +158,8 @@ def robustness(table: pd.DataFrame) -> Figure:
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return captioned(
         figure,
-        "Test AUC under every perturbation of the test images, with 95 % intervals; mean over seeds.",
+        "Test AUC under every perturbation of the test images, with 95 % intervals; mean over seeds. Rotated by 90° "
+        f"and by random angles: {table['images'].max():,} images; the others: {table['images'].min():,}.",
         _each_auc(table),
     )
 
@@ -222,18 +224,17 @@ def costs(table: pd.DataFrame) -> Figure:
     )
 
 
-def learning_curves(curves: Mapping[str, pd.DataFrame], seeds: int = 1, level: float = 0.95) -> Figure:
-    """AUC against the number of training images, with its interval over test images and `seeds`; from
+def learning_curves(curves: Mapping[str, LearningCurve]) -> Figure:
+    """AUC against the number of training images, with its interval over test images and seeds; from
     `evaluation.learning_curve`. The right panel shows the distance from 1, where curves that end there come apart."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.2))
-    sizes = sorted({size for table in curves.values() for size in table})
-    missing = min((1 - table.iloc[0]).min() for table in curves.values())
-    floor = 0.2 * missing if missing > 0 else 1e-5  # a resample that reaches 1 has no logarithm
-    for k, (network, table) in enumerate(curves.items()):
-        low, high = table.iloc[1:].quantile([(1 - level) / 2, (1 + level) / 2]).to_numpy()
+    tables = {network: curve.table for network, curve in curves.items()}
+    every = pd.concat(tables.values())
+    sizes, floor = sorted(set(every["images"])), error_floor(every["score"])
+    for k, (network, table) in enumerate(tables.items()):
         for axes, change in ((left, lambda x: x), (right, lambda x: np.maximum(1 - x, floor))):
-            lower, upper = np.sort([change(low), change(high)], axis=0)
-            with_interval(axes, table.columns, change(table.iloc[0]), lower, upper, network, k, along="y", line=True)
+            lower, upper = np.sort([change(table["low"]), change(table["high"])], axis=0)
+            with_interval(axes, table["images"], change(table["score"]), lower, upper, network, k, "y", line=True)
     for axes, label in ((left, "test AUC"), (right, "1 − test AUC")):
         axes.set(xscale="log", xlabel="training images", ylabel=label, xlim=(sizes[0] / 1.3, sizes[-1] * 1.3))
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
@@ -244,12 +245,18 @@ def learning_curves(curves: Mapping[str, pd.DataFrame], seeds: int = 1, level: f
     return captioned(
         figure,
         "Test AUC against the number of training images, as many steps for each; bars: 95 % interval over "
-        f"{averaged_over(seeds)}.{few}",
+        f"{averaged_over(int(every['seeds'].min()))}.{few}",
         "; ".join(
-            f"{network}: " + ", ".join(f"{size:,} images {table[size].iloc[0]:.3f}" for size in table)
-            for network, table in curves.items()
+            f"{network}: " + ", ".join(f"{row.images:,} images {row.score:.3f}" for row in table.itertuples())
+            for network, table in tables.items()
         ),
     )
+
+
+def error_floor(scores: pd.Series) -> float:
+    """The least 1 - AUC of a logarithmic axis: one that is exactly 0 has no logarithm."""
+    missing = float((1 - scores).min())
+    return 0.2 * missing if missing > 0 else 1e-5
 
 
 def transfer(table: pd.DataFrame, caption: str) -> Figure:

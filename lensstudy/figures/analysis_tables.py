@@ -14,14 +14,24 @@ from lensstudy.evaluation.analysis import Analysis
 from lensstudy.evaluation.scores import averaged_over, format_interval, format_p
 from lensstudy.figures.tables import table
 
-__all__ = ["calibration", "changes_at_90", "differences", "matches", "pairs", "quality", "scores"]
+__all__ = [
+    "calibration",
+    "changes_at_90",
+    "differences",
+    "explanation",
+    "matches",
+    "pairs",
+    "quality",
+    "scores",
+    "training_and_test",
+]
 
 
 def scores(analysis: Analysis) -> Styler:
     """AUC and accuracy of every network, and of the shortcuts."""
     return table(
         analysis.scores,
-        f"Mean over seeds [95 % interval over {averaged_over(len(analysis.study.seeds))}], and the standard deviation "
+        f"Mean over seeds [95 % interval over {_over(analysis)}], and the standard deviation "
         "of the AUC over seeds. The last rows are shortcuts, no networks at all: a quadratic ridge regression on 18 "
         "moments of the light in rings, and on the total flux.",
     )
@@ -42,7 +52,7 @@ def pairs(analysis: Analysis) -> Styler:
     return table(
         compared,
         "Every pair of networks on the unperturbed test images: the paired test for the AUC [95 % interval over "
-        f"{averaged_over(len(analysis.study.seeds))}], "
+        f"{_over(analysis)}], "
         "McNemar's exact test for the accuracy of the answers averaged over seeds; p-values corrected for their number "
         "after Holm. No row: there is one network only, and nothing to compare.",
     )
@@ -79,6 +89,36 @@ def changes_at_90(analysis: Analysis) -> Styler:
     )
 
 
+def training_and_test(analysis: Analysis) -> Styler:
+    """AUC on the training and on the test images, upright and rotated."""
+    return table(
+        analysis.training_and_test,
+        "AUC on up to 3,000 of the images that a network was trained on, without augmentation [95 % interval over "
+        f"seeds], and on the test images [over {_over(analysis)}]. Low on the training images: it has "
+        "not learnt them (optimisation); much lower on the test images: it does not generalise.",
+    )
+
+
+def explanation(analysis: Analysis) -> Styler:
+    """What explains how far the first network of the pair is ahead."""
+    found = analysis.explanation
+    compared = pd.DataFrame(
+        {
+            "what differs": found["what"],
+            "first": found["first"],
+            "second": found["second"],
+            "first ahead in AUC": [format_interval(row.value, row.low, row.high) for row in found.itertuples()],
+        }
+    )
+    return table(
+        compared,
+        f"Networks that differ in one thing, on the same test images [95 % interval over "
+        f"{_over(analysis)}]. Averaged: the mean of a plain network's predictions over the eight "
+        "motions of the square, which makes it exactly invariant. A comparison whose networks the study has not is not "
+        "there, and that of training images needs two seeds.",
+    )
+
+
 def differences(found: pd.DataFrame) -> Styler:
     """What differs between trainings, from `training.fitting.differences`."""
     return table(
@@ -89,18 +129,24 @@ def differences(found: pd.DataFrame) -> Styler:
 
 
 def matches(analysis: Analysis) -> Styler:
-    """How many images the second network needs for what the first one reaches."""
-    first, second = (*analysis.pair, "no other")[:2]
-    found, most = analysis.matches, max(analysis.curves[first].columns)
+    """How many images each other network needs for what the first of the pair reaches."""
+    found, first = analysis.matches, analysis.pair[0]
+    most = max(analysis.curves[first].sizes)
     needed = found["needed"].map(lambda n: f"more than {most:,}" if np.isinf(n) else f"{n:,.0f}")
     rows = {
         f"images of {first}": found["images"].map("{:,}".format),
         "its AUC": found["score"].map("{:.4f}".format),
-        f"{second} needs": needed,
-        "times as many": found["in_words"].map(lambda words: words.removesuffix(" times as many")),
+        "another network": found["network"],
+        "images it needs": needed,
+        "in words": found["in_words"],
     }
     return table(
         pd.DataFrame(rows),
-        "Read off the curves above, linearly in the logarithm of the number of images [95 % interval over test images "
-        "and seeds]. No row: there is one network only, or one number of training images, so nothing can be read off.",
+        "Read off the curves above, linearly in the logarithm of the number of images [95 % interval: the numbers with "
+        f"which the two cannot be told apart, over {_over(analysis)}]. No row: there is one network only, or one "
+        "number of training images, so nothing can be read off.",
     )
+
+
+def _over(analysis: Analysis) -> str:
+    return averaged_over(len(analysis.study.seeds))

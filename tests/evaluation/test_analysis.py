@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from lensstudy.data.preprocess import Preprocess
 from lensstudy.evaluation.analysis import Analysis
+from lensstudy.evaluation.explanation import averaged_over_motions
 from lensstudy.networks.groups import rotate
 from lensstudy.study import Study
 
@@ -28,13 +29,14 @@ class Known(torch.nn.Module):
         return torch.stack([score, 2 - score], 1) / 4
 
     def predict(self, images, degrees=0.0):
+        degrees = degrees if np.ndim(degrees) == 0 else torch.as_tensor(degrees)
         with torch.no_grad():
             return self(rotate(torch.as_tensor(np.array(images, np.float32)), degrees)).double().softmax(1).numpy()
 
 
 def trained(network: str, group: str, seed: int, images: int = 76):
     module = Known(group)
-    card = {"network": network, "seed": seed, "training_images": images, "learning_rate": 0.01}
+    card = {"network": network, "seed": seed, "training_images": images, "learning_rate": 0.01, "epochs": 8}
     return SimpleNamespace(network=module, predict=module.predict, preprocess=Preprocess(16), card=card)
 
 
@@ -46,7 +48,7 @@ def analysed(blobs, tmp_path, monkeypatch):
 
     def analyse(networks=("round", "plain"), seeds=(1,), shares=(100.0,), validation_auc=None):
         study = Study(networks=list(networks), seeds=list(seeds), shares=list(shares), orientations=4)
-        group = {"round": "D4", "plain": ""}
+        group = {"round": "D4", "plain": "", "round-matched": ""}
         runs = {
             share: [trained(name, group[name], seed, int(share)) for name in networks for seed in seeds]
             for share in shares
@@ -101,10 +103,42 @@ def test_validation_decides_which_networks_are_compared(analysed, blobs):
 
 def test_learning_curves_hold_every_share_and_nothing_is_read_off_a_single_one(analysed):
     analysis = analysed(seeds=(1, 2), shares=(50.0, 100.0))
-    assert [list(curve) for curve in analysis.curves.values()] == [[50, 100]] * 2
+    assert [curve.sizes for curve in analysis.curves.values()] == [[50, 100]] * 2
     for name, curve in analysis.curves.items():
-        assert curve[100].iloc[0] == pytest.approx(analysis.unperturbed["auc"][name])
+        assert curve.table.score[1] == pytest.approx(analysis.unperturbed["auc"][name])
     assert len(analysis.matches) == 2
+
+
+def test_the_matched_plain_network_is_compared_first_and_what_explains_it_is_taken_apart(analysed):
+    analysis = analysed(
+        networks=("round", "plain", "round-matched"), seeds=(1, 2), validation_auc={"plain": 0.99, "round-matched": 0.6}
+    )
+    assert analysis.pair == ["round", "round-matched"] and analysis.others == ["plain"]
+    assert "Of the others, round is ahead of plain by" in analysis.answer
+    images, labels = analysis.test.images, analysis.labels
+    run = next(run for run in analysis.trained if run.card["network"] == "round-matched")
+    moved = [np.rot90(one, k, axes=(2, 3)) for one in (images, images[..., ::-1]) for k in range(4)]
+    averaged = np.mean([run.predict(one) for one in moved], axis=0)
+    assert averaged_over_motions(run, images) == pytest.approx(averaged, abs=1e-6)
+    table = analysis.explanation.set_index("second")
+    gain = roc_auc_score(labels, averaged[:, 1]) - analysis.unperturbed["auc"]["round-matched"]
+    alone = analysis.explanation[analysis.explanation["what"].str.startswith("exact invariance alone")].iloc[0]
+    assert alone["value"] == pytest.approx(gain)
+    left = table.loc["round-matched, averaged"]
+    assert left["value"] == pytest.approx(analysis.unperturbed["auc"]["round"] - roc_auc_score(labels, averaged[:, 1]))
+    trained = analysis.dataset.part("train")
+    expected = [roc_auc_score(trained.labels, run.predict(trained.images)[:, 1]) for run in analysis.trained[::2]]
+    found = analysis.training_scores.drop_duplicates("network")["upright"]
+    assert found.to_list() == pytest.approx(expected)
+    assert analysis.explanation["what"].iloc[-1].startswith("optimisation")
+
+
+def test_many_test_images_are_shifted_and_blurred_in_part_only(analysed, monkeypatch):
+    monkeypatch.setattr("lensstudy.evaluation.analysis.PERTURBED", 10)
+    analysis = analysed()
+    images = analysis.by_perturbation.drop_duplicates("perturbation").set_index("perturbation")["images"]
+    assert images["unperturbed"] == images["rotated by 90°"] == images["random rotations"] == len(analysis.test)
+    assert set(images.drop(["unperturbed", "rotated by 90°", "random rotations"])) == {10}
 
 
 def test_where_there_is_nothing_to_compare_tables_are_empty(analysed):

@@ -192,7 +192,9 @@ def test_two_levels_are_the_variances_of_their_definition():
     for _ in range(300):
         shared, own = generator.normal(size=400), generator.normal(size=(5, 400))
         shares = (1 + 0.5 * shared + 0.5 * own) / 400
-        found.append(intervals.spread(labels, shares.sum(1) + 0.03 * generator.normal(size=5), shares))
+        found.append(
+            intervals.spread(labels, intervals.Measured(shares.sum(1) + 0.03 * generator.normal(size=5), shares))
+        )
     assert np.mean([one.common for one in found]) == pytest.approx(0.25 / 400, rel=0.05)
     assert np.mean([one.seeds for one in found]) == pytest.approx((0.03**2 + 0.25 / 400) / 5, rel=0.1)
     assert intervals.Spread(0.0, 0.0, 1.0, np.inf, 4).reach(0.95) == pytest.approx(2.776445)
