@@ -253,7 +253,7 @@ def learning_curves(curves: Mapping[str, LearningCurve]) -> Figure:
     )
 
 
-def error_floor(scores: pd.Series) -> float:
+def error_floor(scores: pd.Series | np.ndarray) -> float:
     """The least 1 - AUC of a logarithmic axis: one that is exactly 0 has no logarithm."""
     missing = float((1 - scores).min())
     return 0.2 * missing if missing > 0 else 1e-5

@@ -14,6 +14,7 @@ from lensstudy.figures.analysis import (
     rotation_changes,
     transfer,
 )
+from lensstudy.figures.analysis_answer import answer
 from lensstudy.figures.data import (
     class_means,
     ellipticities,
@@ -84,6 +85,7 @@ __all__ = [
     "filter_orientations",
     "image_row",
     "invariance_curves",
+    "answer",
     "learning_curves",
     "lens_light",
     "importances",

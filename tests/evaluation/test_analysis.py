@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from lensstudy.data.preprocess import Preprocess
 from lensstudy.evaluation.analysis import Analysis
 from lensstudy.evaluation.explanation import averaged_over_motions
+from lensstudy.figures.analysis_answer import answer, quantile_interval
 from lensstudy.networks.groups import rotate
 from lensstudy.study import Study
 
@@ -131,6 +133,30 @@ def test_the_matched_plain_network_is_compared_first_and_what_explains_it_is_tak
     found = analysis.training_scores.drop_duplicates("network")["upright"]
     assert found.to_list() == pytest.approx(expected)
     assert analysis.explanation["what"].iloc[-1].startswith("optimisation")
+
+
+def test_the_picture_of_the_answer_shows_the_scores_of_the_table(analysed):
+    """Heights of the left panel are 1 - AUC at each number of images; of the right one, on rotated images."""
+    analysis = analysed(seeds=(1, 2), shares=(50.0, 100.0))
+    figure = answer(analysis)
+    left, right = figure.axes
+    lines = {line.get_label(): line for line in left.lines}
+    for name in analysis.networks:
+        line, error = lines[name], 1 - analysis.unperturbed["auc"][name]
+        assert list(line.get_xdata()) == [50, 100] and line.get_ydata()[-1] == pytest.approx(max(error, 1e-12))
+    rotated = analysis.by_perturbation[analysis.by_perturbation["perturbation"] == "random rotations"]
+    heights = [container[0].get_ydata()[0] for container in right.containers]
+    assert sorted(heights) == pytest.approx(sorted(np.maximum(1 - rotated["auc"], 1e-12)))
+    assert "over test images and seeds" in figure.caption
+    plt.close(figure)
+
+
+def test_the_interval_of_a_quantile_covers_it():
+    """Normal values, whose 95th percentile is 1.645: 95 to 98.5 % of 1,000 experiments; the ranks
+    are integers, so that it is a little above nominal."""
+    generator = np.random.default_rng(1)
+    edges = [quantile_interval(generator.normal(size=250), 0.95) for _ in range(1000)]
+    assert 0.95 <= np.mean([low <= 1.644854 <= high for low, high in edges]) <= 0.985
 
 
 def test_many_test_images_are_shifted_and_blurred_in_part_only(analysed, monkeypatch):
