@@ -299,6 +299,9 @@ class Study(BaseModel):
     bootstrap_samples: int = _analysis(
         200, ge=50, le=MANY, description="resamplings of the test images for an interval"
     )
+    smooth_fit_images: int = _analysis(
+        30, ge=0, le=MANY, description="simulated test images of each class to which a smooth lens is fitted; 0: none"
+    )
 
     # improvement, on the validation part only
     trials: int = _improvement(2, ge=1, le=MANY, description="trials of each network in 05-improve")

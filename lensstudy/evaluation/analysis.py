@@ -25,6 +25,7 @@ from lensstudy.evaluation.intervals import influence, interval
 from lensstudy.evaluation.learning import LearningCurve, images_to_match, learning_curve
 from lensstudy.evaluation.robustness import UNPERTURBED, perturbations, predict_all, rotation_changes
 from lensstudy.evaluation.scores import format_interval
+from lensstudy.evaluation.shortcuts import smooth_fit_scores
 from lensstudy.files import read_json, whole_file
 from lensstudy.networks.description import count_parameters, multiply_accumulates
 from lensstudy.networks.names import BASELINES
@@ -182,7 +183,8 @@ class Analysis:
 
     @cached_property
     def shortcuts(self) -> pd.DataFrame:
-        """AUC and accuracy, with intervals, of a few numbers that know nothing of dark matter: no networks at all."""
+        """AUC and accuracy, with intervals, of a few numbers that know nothing of dark matter: no networks at all. Of
+        simulated images also the AUC of chi square of a smooth lens, for no_sub against the rest."""
         rows = []
         for name in baselines.FEATURES:
             found = baselines.baseline_scores(self.dataset, name)
@@ -192,6 +194,12 @@ class Analysis:
                 value = influence(self.labels, found, metric)[0]
                 row |= {metric: value, f"{metric}_low": low, f"{metric}_high": high}
             rows.append(row)
+        truth, found = smooth_fit_scores(self.test, self.study.smooth_fit_images)
+        if len(truth):
+            low, high = interval(truth, [found])
+            name = f"(smooth fit, no_sub against the rest, {len(truth)} images)"
+            row = {"network": name, "perturbation": UNPERTURBED, "seeds": 0, "auc_std": np.nan}
+            rows.append(row | {"auc": scores.auc(truth, found), "auc_low": low, "auc_high": high})
         return pd.DataFrame(rows)
 
     @cached_property
@@ -204,7 +212,10 @@ class Analysis:
                 "network": [row.network for row in rows],
                 "test images": [row.perturbation for row in rows],
                 "AUC": [format_interval(row.auc, row.auc_low, row.auc_high) for row in rows],
-                "accuracy": [format_interval(row.accuracy, row.accuracy_low, row.accuracy_high) for row in rows],
+                "accuracy": [
+                    "" if np.isnan(row.accuracy) else format_interval(row.accuracy, row.accuracy_low, row.accuracy_high)
+                    for row in rows
+                ],
                 "± over seeds": [spread.get(row.seeds, f"{row.auc_std:.4f}") for row in rows],
             }
         )

@@ -27,7 +27,7 @@ from lensstudy.lensing.rendering import (
     view_of,
 )
 
-__all__ = ["detectability", "light_slopes", "smooth_derivatives"]
+__all__ = ["detectability", "pixel_slopes", "smooth_derivatives"]
 
 STEP = 1e-3  # of a derivative, in the parameter's own unit or as a share of it, whichever is more
 
@@ -80,12 +80,8 @@ def smooth_derivatives(
     """
     view, lens_light = view_of(instrument, image_size, torch.float32), any(row["lens_light_amplitude"] for row in rows)
     p = tensors([row | dict.fromkeys(LISTS, ()) | {"vortex_mass": 0.0} for row in rows], preset, torch.float32)
-
-    def slopes(q: dict[str, Any], where: View) -> Tensor:
-        return light_slopes(q, where, lens_light)
-
     with torch.inference_mode():
-        light, slope = at_centers(p, view, "none", lens_light), slopes(p, view)
+        light, divided = at_centers(p, view, "none", lens_light), None
         if cells is not None:
             tolerance = tolerance_of(light, p, view, preset, instrument, noise_level)
             tolerance = tolerance.masked_fill(cells.divided, torch.inf)
@@ -93,12 +89,21 @@ def smooth_derivatives(
             if len(cells.pixel):
                 shared = along_rays(cells, p, view, "none", lambda q, where: at_centers(q, where, "none", lens_light))
                 light = cells.mean(light, shared)
-            whole = Cells.whole(cells.divided | own.divided, view.x[0], view.y[:, 0])
-            if len(whole.pixel):
-                rays = along_rays(whole, p, view, "none", slopes)
-                slope = torch.stack([whole.mean(*one) for one in zip(slope, rays, strict=True)])
+            divided = cells.divided | own.divided
+        slope = pixel_slopes(p, view, lens_light, divided)
         derivatives = torch.stack([counts(one, p, view) for one in slope], dim=1)
         return counts(light, p, view).numpy(), derivatives.double().numpy()
+
+
+def pixel_slopes(p: dict[str, Any], view: View, lens_light: bool, divided: Tensor | None = None) -> Tensor:
+    """Derivatives `(parameters, N, H, W)` of the mean surface brightness of pixels of smooth lenses, from one ray, or
+    from four in pixels `(N, H, W)` that are `divided`; the parameters are `MACRO`, `SOURCE` and `LENS_LIGHT`."""
+    slope = light_slopes(p, view, lens_light)
+    if divided is None or not divided.any():
+        return slope
+    whole = Cells.whole(divided, view.x[0], view.y[:, 0])
+    rays = along_rays(whole, p, view, "none", lambda q, where: light_slopes(q, where, lens_light))
+    return torch.stack([whole.mean(*one) for one in zip(slope, rays, strict=True)])
 
 
 def light_slopes(p: dict[str, Any], view: View, lens_light: bool) -> Tensor:
@@ -115,11 +120,12 @@ def light_slopes(p: dict[str, Any], view: View, lens_light: bool) -> Tensor:
     rays = source_positions(p, view, "none")
     rotated = ("source_angle",) if "source_image" in p else ()  # a Sersic source has its ellipticity instead
     source = {name: difference(name, lambda q: source_brightness(q, *rays)) for name in (*SOURCE, *rotated)}
-    lens = {}
+    lens, own = {}, {}
     for name in MACRO:
         moved_x, moved_y = difference(name, lambda q: torch.stack(source_positions(q, view, "none")))
         lens[name] = -source["source_x"] * moved_x - source["source_y"] * moved_y
     if lens_light:
-        for name in (*LENS_LIGHT, "lens_x", "lens_y"):
-            lens[name] = lens.get(name, 0.0) + difference(name, lambda q: lens_brightness(q, view))
-    return torch.stack([*lens.values(), *source.values()])
+        own = {name: difference(name, lambda q: lens_brightness(q, view)) for name in LENS_LIGHT}
+        for name in ("lens_x", "lens_y"):
+            lens[name] = lens[name] + difference(name, lambda q: lens_brightness(q, view))
+    return torch.stack([*lens.values(), *source.values(), *own.values()])
