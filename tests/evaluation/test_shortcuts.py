@@ -7,7 +7,8 @@ from scipy.stats import norm
 
 from lensstudy.data.baselines import halves
 from lensstudy.data.dataset import DataError, LensDataset
-from lensstudy.evaluation.shortcuts import shortcuts
+from lensstudy.data.simulation import simulate
+from lensstudy.evaluation.shortcuts import shortcuts, smooth_fit_scores
 
 
 def noise(brighter: float, seed: int, each: int = 60, classes=("no_sub", "cdm", "axion")) -> LensDataset:
@@ -62,3 +63,14 @@ def test_copies_of_one_lens_lie_in_one_half():
 def test_unknown_features_are_refused():
     with pytest.raises(DataError, match="ring_moments, total_flux"):
         shortcuts(noise(0.0, 1), features=["horoscope"])
+
+
+def test_a_smooth_lens_is_fitted_to_so_many_images_of_each_class_that_was_simulated():
+    lenses = simulate("model_3", 3, seed=1, image_size=32)
+    truth, found = smooth_fit_scores(lenses, 2)
+    assert truth.tolist() == [0, 0, 1, 1, 1, 1] and found.shape == (6, 2)
+    assert found[:2, 1].max() < found[2:, 1].min() and (found[:, 0] == -found[:, 1]).all()
+    smooth = lenses.subset(np.arange(3))
+    for dataset, images in ((lenses, 0), (smooth, 2), (noise(1.0, 3, each=10), 2)):  # none, one kind, no camera known
+        truth, found = smooth_fit_scores(dataset, images)
+        assert truth.shape == (0,) and found.shape == (0, 2)
