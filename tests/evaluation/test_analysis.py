@@ -11,6 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from lensstudy.data.preprocess import Preprocess
+from lensstudy.data.simulation import simulate
 from lensstudy.evaluation.analysis import Analysis
 from lensstudy.evaluation.explanation import averaged_over_motions
 from lensstudy.figures.analysis_answer import answer, quantile_interval
@@ -191,3 +192,16 @@ def test_what_is_saved_is_what_was_shown(analysed):
     assert summary["pairs"][0].keys() == {"first", "second", "value", "low", "high", "p", "p_accuracy"}
     table = pd.read_json(analysis.folder / "table.json")
     assert table["auc"].to_numpy() == pytest.approx(analysis.by_perturbation["auc"].to_numpy())
+
+
+def test_the_table_of_a_simulated_study_has_a_row_of_the_smooth_fit():
+    lenses = simulate("model_3", 10, seed=1, image_size=24).split(0.2, 0.4, seed=1)
+    tables = {}
+    for images in (2, 0):
+        analysis = Analysis(Study(smooth_fit_images=images), lenses, {100.0: []})
+        analysis.by_perturbation = pd.DataFrame({"perturbation": []})  # no networks
+        tables[images] = analysis.scores
+    row = tables[2].iloc[-1]
+    assert row["network"] == "(smooth fit, no_sub against the rest, 6 images)"
+    assert row["AUC"].startswith("1.000 [") and row["accuracy"] == ""
+    pd.testing.assert_frame_equal(tables[0], tables[2].iloc[:-1])
