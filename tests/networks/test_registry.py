@@ -19,7 +19,7 @@ from lensstudy.networks.registry import (
 )
 from tests.benchmarks.networks import StraightforwardNetwork, blobs, digits_error
 
-EQUIVARIANT = [name for name in network_names() if not name.startswith(("plain", "resnet"))]
+EQUIVARIANT = [name for name in network_names() if not name.startswith(("plain", "resnet", "c1-"))]
 
 
 SIZES = [33, 64, 97, 100, 101, 129, 150]
