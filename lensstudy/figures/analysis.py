@@ -156,10 +156,13 @@ def robustness(table: pd.DataFrame) -> Figure:
     axes.set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5), xlabel="test AUC")
     axes.set_yticklabels(names)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    counted = ""  # where all are judged on the same images, there is nothing to tell apart
+    if "images" in table:
+        most, fewest = table["images"].max(), table["images"].min()
+        counted = f"Rotated by 90° and by random angles: {most:,} images; the others: {fewest:,}."
     return captioned(
         figure,
-        "Test AUC under every perturbation of the test images, with 95 % intervals; mean over seeds. Rotated by 90° "
-        f"and by random angles: {table['images'].max():,} images; the others: {table['images'].min():,}.",
+        "Test AUC under every perturbation of the test images, with 95 % intervals; mean over seeds. " + counted,
         _each_auc(table),
     )
 
