@@ -330,7 +330,7 @@ for number, arguments in enumerate({[arguments for arguments, _ in TYPOS]}):
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory) -> Path:
-    """A folder with what each typo is answered, in a process of its own that has imported the command and no more."""
+    """What the command says of each typo, in a process of its own that has imported the command and no more."""
     home = tmp_path_factory.mktemp("typos")
     (home / "network").mkdir()
     (home / "network/card.json").write_text("{}")

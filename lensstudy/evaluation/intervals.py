@@ -209,7 +209,7 @@ def difference(
     if len(first) != len(second):
         raise ValueError(
             f"{len(first)} runs against {len(second)}; expected as many of each, one a seed, the same seed in the same "
-            "place: leave out the seeds that only one of them has"
+            "place: drop the seeds that only one of them has"
         )
     if all(np.array_equal(one, other) for one, other in zip(first, second, strict=True)):
         return 0.0, 0.0, 0.0, 1.0

@@ -84,19 +84,27 @@ def in_yaml(settings: dict[str, dict[str, Any]]) -> str:
 
 
 def convergences(study: Study, alternatives: pd.DataFrame) -> pd.DataFrame:
-    """One row a network of which the `alternatives` have one with twice the `search_epochs`: AUC with its interval over
-    validation images, that of the longer training, and whether the shorter has `converged`."""
+    """One row for each training of which the `alternatives` have one with twice the epochs (the best combination has
+    `search_epochs`): AUC with its interval over validation images, that of the longer one, and whether it has
+    `converged`."""
     rows = []
     for network, group in alternatives.dropna(subset="auc").groupby("network", sort=False):
-        folder = group.set_index("settings")["folder"]
-        longer = f"epochs = {2 * study.search_epochs}"
-        if BEST not in folder or longer not in folder:
-            continue
-        labels, probabilities = _validation(folder[BEST])
-        found = convergence(labels, probabilities, _validation(folder[longer])[1])
-        row = {"network": network, "epochs": study.search_epochs, "validation AUC": format_interval(*found[:3])}
-        rows.append(row | {"twice the epochs": found.longer, "converged": "yes" if found.converged else "no"})
+        folders = {_epochs(row.settings, study.search_epochs): row.folder for row in group.itertuples()}
+        for epochs in sorted(folders.keys() - {0}):
+            if 2 * epochs in folders:
+                (labels, own), (_, longer) = _validation(folders[epochs]), _validation(folders[2 * epochs])
+                found = convergence(labels, own, longer)
+                row = {"network": network, "epochs": epochs, "validation AUC": format_interval(*found[:3])}
+                rows.append(row | {"twice the epochs": found.longer, "converged": "yes" if found.converged else "no"})
     return pd.DataFrame(rows)
+
+
+def _epochs(settings: str, search_epochs: int) -> int:
+    """Epochs of an alternative that changes nothing else; 0 for one that changes something else."""
+    if settings == BEST:
+        return search_epochs
+    name, _, value = settings.partition(" = ")
+    return int(value) if name == "epochs" and value.isdigit() else 0
 
 
 def _validation(folder: str | Path) -> tuple[np.ndarray, np.ndarray]:

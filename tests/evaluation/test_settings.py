@@ -68,14 +68,20 @@ def test_the_best_of_each_augmentation_and_what_was_chosen(trainings):
     assert yaml.safe_load(in_yaml(settings)) == {"settings": settings}
 
 
-def test_only_networks_that_were_trained_for_twice_the_epochs_are_judged(trainings):
+def test_only_trainings_with_one_of_twice_the_epochs_beside_them_are_judged(trainings):
     table = pd.DataFrame(
         [
             trainings("one", 1.0, settings=BEST),
             trainings("one", 1.5, settings="epochs = 8"),
             trainings("two", 1.0, settings=BEST),
-            trainings("two", 1.0, settings="epochs = 2"),
+            trainings("two", 0.95, settings="epochs = 2"),
+            trainings("two", 1.0, settings="epochs = 2, width = 2.0"),
+            trainings("two", 2.0, settings="gradient_clip = 0.0"),
+            trainings("three", 1.0, settings=BEST),
+            trainings("three", 2.0, settings="epochs = 16"),
         ]
     )
     found = convergences(Study(search_epochs=4), table)
-    assert found["network"].tolist() == ["one"] and found["converged"].tolist() == ["no"]
+    assert found["network"].tolist() == ["one", "two"] and found["epochs"].tolist() == [4, 2]
+    assert found["converged"].tolist() == ["no", "yes"]
+    assert convergences(Study(search_epochs=5), table).empty
