@@ -60,7 +60,7 @@ def test_the_arcs_tell_how_the_file_lies(sample, frame):
     parts = {name: shown_as(frame, getattr(one, name)).copy() for name in ("image", "noise", "mask", "psf")}
     lens = Lens.of(replace(one, **parts))
     known = KnownSubhalo.of(replace(sample, lenses=[lens]), seed=1)
-    orientation = Orientation.of(known, seed=5)  # of other seeds some random places lie on the subhalo itself
+    orientation = Orientation.of(known, seed=1)
     assert orientation.frame == frame and orientation.settled
     assert f"**{frame}**" in orientation.verdict and "settles the orientation" in orientation.verdict
     assert orientation.p_value == pytest.approx(1 - (1 - orientation.beaten) ** 8)
