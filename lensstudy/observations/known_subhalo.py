@@ -174,8 +174,8 @@ class Orientation:
 
     @property
     def elsewhere(self) -> np.ndarray:
-        """How much chi square falls at those random places that are `NEAR` none of the eight: beside the subhalo the arcs
-        ask for a mass as well, and that is no chance."""
+        """How much chi square falls at those random places that are `NEAR` none of the eight: beside the subhalo the
+        arcs ask for a mass as well, and that is no chance."""
         distance = np.linalg.norm(self.chance_places[:, None] - self.places, axis=2).min(axis=1)
         return self.chance[distance > NEAR]
 
@@ -235,8 +235,8 @@ class Orientation:
         return (
             f"The arcs ask most for a mass with the published frame **{self.frame}**: chi square falls by "
             f"{self.gains.max():.0f}, the runner-up by {self.runner_up:.0f}. Of {len(self.elsewhere)} random places on "
-            f"the arcs, away from these eight, {self.beaten:.1%} ask for one as much; with eight tries, chance gives that in "
-            f"{self.p_value:.1%} of cases, {sure}. {axis}"
+            f"the arcs, away from these eight, {self.beaten:.1%} ask for one as much; with eight tries, chance gives "
+            f"that in {self.p_value:.1%} of cases, {sure}. {axis}"
         )
 
     @cached_property

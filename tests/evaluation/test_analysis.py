@@ -202,6 +202,6 @@ def test_the_table_of_a_simulated_study_has_a_row_of_the_smooth_fit():
         analysis.by_perturbation = pd.DataFrame({"perturbation": []})  # no networks
         tables[images] = analysis.scores
     row = tables[2].iloc[-1]
-    assert row["network"] == "(smooth fit, no_sub against the rest, 6 images)"
+    assert row["network"] == "(smooth fit)" and row["test images"] == "6: no_sub or not"
     assert row["AUC"].startswith("1.000 [") and row["accuracy"] == ""
     pd.testing.assert_frame_equal(tables[0], tables[2].iloc[:-1])
