@@ -6,18 +6,19 @@ noisier, through a wider point spread function, with larger or smaller pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
+from tqdm.auto import tqdm
 
 from lensstudy.data.dataset import DataError, LensDataset, sky_and_noise
 from lensstudy.evaluation.intervals import interval
 from lensstudy.evaluation.scores import auc, largest_change
 from lensstudy.lensing.instruments import SIGMA_PER_FWHM, blur, gaussian_kernel
 from lensstudy.networks.groups import rotate
-from lensstudy.progress import progress
+from lensstudy.progress import in_batch, progress
 
 __all__ = [
     "blurred",
@@ -136,11 +137,14 @@ def perturbations(
 def predict_perturbed(predict: Callable, images: np.ndarray, perturbation: Perturbation, seed: int = 0) -> np.ndarray:
     """Probabilities `(N, classes)` that `predict` gives perturbed `images` `(N, C, H, W)`. What is random in the
     perturbation is drawn from `seed` alone, the same for every network; give each of several draws its own seed."""
-    found = []
+    return np.concatenate([predict(piece) for piece in _perturbed(images, perturbation, seed)])
+
+
+def _perturbed(images: np.ndarray, perturbation: Perturbation, seed: int) -> Iterator[np.ndarray]:
+    """The perturbed images, a piece at a time."""
     for start in range(0, len(images), PIECE):
-        perturbed = perturbation(_float(images[start : start + PIECE]), np.random.default_rng((seed, start)))
-        found.append(predict(np.ascontiguousarray(perturbed)))
-    return np.concatenate(found)
+        piece = perturbation(_float(images[start : start + PIECE]), np.random.default_rng((seed, start)))
+        yield np.ascontiguousarray(piece)
 
 
 def predict_all(
@@ -148,18 +152,21 @@ def predict_all(
 ) -> pd.DataFrame:
     """What every network gives the same perturbed `images`, one row a network, seed, perturbation and draw of it, with
     `probabilities` `(N, classes)`: what `scores.summarise` takes. `trained` are `TrainedNetwork`s."""
-    jobs = [
-        (run, name, draw, change)
-        for run in trained
-        for name, draws in perturbations.items()
-        for draw, change in enumerate(draws)
-    ]
-    rows = []
-    for run, name, draw, change in progress(jobs, "perturbed images"):
-        probabilities = predict_perturbed(run.predict, images, change, seed + draw)
-        row = {"network": run.card["network"], "seed": run.card["seed"], "perturbation": name}
-        rows.append(row | {"probabilities": probabilities})
-    return pd.DataFrame(rows)
+    rows: list[list[dict]] = [[] for _ in trained]
+    pieces = sum(len(draws) for draws in perturbations.values()) * -(-len(images) // PIECE)
+    with tqdm(total=pieces * len(trained), desc="perturbed images", unit="piece", disable=in_batch()) as bar:
+        for name, draws in perturbations.items():
+            for draw, change in enumerate(draws):
+                found: list[list[np.ndarray]] = [[] for _ in trained]
+                # Images are perturbed once for all networks.
+                for piece in _perturbed(images, change, seed + draw):
+                    for run, probabilities in zip(trained, found, strict=True):
+                        probabilities.append(run.predict(piece))
+                        bar.update()
+                for run, own, probabilities in zip(trained, rows, found, strict=True):
+                    row = {"network": run.card["network"], "seed": run.card["seed"], "perturbation": name}
+                    own.append(row | {"probabilities": np.concatenate(probabilities)})
+    return pd.DataFrame([row for own in rows for row in own])
 
 
 def rotation_changes(trained: Sequence, images: np.ndarray, orientations: int) -> dict[str, np.ndarray]:
