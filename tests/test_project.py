@@ -10,11 +10,14 @@ from importlib.metadata import version
 
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from lensstudy import provenance
 from tests import refresh_readme
+
+REFERENCE = refresh_readme.ROOT / "reports/reference"
 
 
 def pinned(root) -> dict[str, str]:
@@ -135,6 +138,18 @@ def test_no_path_or_host_of_a_machine_in_what_people_get(root, pattern):
 def test_the_readme_quotes_the_reference_reports(root):
     written = refresh_readme.BLOCK.search((root / "README.md").read_text())[0]
     assert written == refresh_readme.results(root), "say .venv/bin/python tests/refresh_readme.py"
+
+
+@pytest.mark.parametrize("study", [file.parent.name for file in sorted(REFERENCE.glob("*/summary.json"))])
+def test_a_reference_page_says_what_its_summary_says(study):
+    """The README quotes the summary; so README, page and summary agree in every number."""
+    summary = REFERENCE / study / "summary.json"
+    content = json.loads(summary.read_text(encoding="utf-8"))
+    page = BeautifulSoup((summary.parent / "index.html").read_text(encoding="utf-8"), "html.parser").get_text(" ")
+    page = " ".join(page.split())
+    assert " ".join(content["answer"].split()) in page
+    for row in content.get("table", []):
+        assert all(value in page for value in row.values() if isinstance(value, str)), row
 
 
 def test_every_package_that_is_imported_is_a_dependency(root):
