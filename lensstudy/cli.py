@@ -278,6 +278,7 @@ def report(
         near = nearest(unknown[0], [one.name for one in (home() / "runs").glob("*")])
         _fail(f"study '{unknown[0]}' has not run" + (f"; did you mean '{near}'?" if near else ""))
     from lensstudy.report import index as pages
+    from lensstudy.report import listing
 
     if mark_outdated:
         for page in pages.mark_outdated(home() / "reports" / "reference", _notebooks()):
@@ -320,7 +321,7 @@ def report(
                 found = pages.summary_folder(runs) / part
                 if found.exists() and (part == "summary.json" or pages.may_be_published(found, stamps)):
                     shutil.copyfile(found, reports / name / part)
-    pages.write_study_list(reports)
+    listing.write_study_list(reports)
     if broken:
         raise typer.Exit(1)
 
@@ -583,9 +584,10 @@ def _reports(study: Study) -> Path:
 
 def _index(study: Study) -> Path:
     from lensstudy.report import index as report
+    from lensstudy.report import listing
 
     index = report.write_index(study.folder, _reports(study), study=study)
-    report.write_study_list(home() / "reports")
+    listing.write_study_list(home() / "reports")
     return index
 
 

@@ -70,6 +70,8 @@ class Improvement:
         """Write `summary.json` for the index of the study. Returns the file."""
         summary = {
             "answer": self.answer,
+            "plain": f"Settings that a search found change the test AUC of {self.network} by {self.gain.value:+.3f}: "
+            f"{self.verdict}.",
             "figure": "headline.png",
             "figure_alt": f"{FIGURE}.",
             "figure_caption": f"{FIGURE}; one seed each.",

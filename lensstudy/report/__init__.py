@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submod_attrs={
         "execution": ["execute", "NotebookFailed"],
         "pages": ["render"],
-        "index": ["write_index", "write_study_list", "compare"],
+        "index": ["write_index", "compare"],
+        "listing": ["write_study_list"],
     },
 )

@@ -1,4 +1,4 @@
-"""What people read of a study: the page on top of it, the list of studies, the comparison of two.
+"""What people read of a study: the page on top of it, and the comparison of two.
 
 Pages of single notebooks are made in `pages`. All contents come from files (executed notebooks with their stamps,
 `analysis/summary.json`, logs), so that any page can be made again on its own; what is missing is said to be missing.
@@ -16,25 +16,22 @@ from typing import Any
 from bs4 import BeautifulSoup
 from nbformat import NotebookNode
 from PIL import Image
-from pydantic import BaseModel
 
-from lensstudy.files import FileError, read_json
+from lensstudy.files import FileError
+from lensstudy.report.body import NUMBER, may_show_images
 from lensstudy.report.execution import NotebookFailed, execute, read_executed, source_hash, tags
 from lensstudy.report.pages import (
-    NUMBER,
-    about,
     as_code_version,
     as_text,
-    data_uri,
     link,
     mark_outdated,
-    may_show_images,
     parameter_rows,
     render,
     stale_pages,
-    webp,
     write_page,
 )
+from lensstudy.report.pictures import data_uri, webp
+from lensstudy.report.summaries import below_chance, in_plain_words, read_summary, short_table, summary_folder
 from lensstudy.study import Study
 
 __all__ = [
@@ -49,19 +46,7 @@ __all__ = [
     "stale_pages",
     "summary_folder",
     "write_index",
-    "write_study_list",
 ]
-
-
-class Summary(BaseModel):
-    """What `summary.json` says of a study."""
-
-    answer: str = ""
-    figure: str = ""
-    figure_alt: str = ""
-    figure_caption: str = ""
-    table: list[dict[str, Any]] = []
-    limitations: str = ""
 
 
 def write_index(
@@ -89,7 +74,7 @@ def write_index(
     if only is not None:
         pages, failed = [one for one in pages if one["name"] in only], []
     stamps = [page["stamp"] for page in pages + failed if page["stamp"]]
-    summary = _summary(run)
+    summary = read_summary(run)
     picture = summary_folder(run) / summary["figure"]
     parameter_file = run.parent.parent / "params" / f"{run.name}.yml"
     write_page(
@@ -98,6 +83,9 @@ def write_index(
         study=run.name,
         question=study.question if study else next((s["question"] for s in stamps if s["question"]), ""),
         summary=summary,
+        plain=in_plain_words(summary),
+        short_table=short_table(summary["table"]),
+        below_chance=below_chance(summary["table"]),
         figure=_embedded(picture) if not committed or may_be_published(picture, stamps) else "",
         pages=pages,
         failed=failed,
@@ -125,18 +113,6 @@ def may_be_published(picture: Path, stamps: Sequence[Mapping]) -> bool:
         return False
 
 
-def write_study_list(reports: str | Path) -> Path:
-    """Write `reports/index.html`, the list of the studies that have an index there; returns its path."""
-    html = Path(reports) / "index.html"
-    studies = [
-        about(index) | {"link": link(index, html), "committed": "reference" in index.relative_to(reports).parts}
-        for index in sorted(Path(reports).rglob("index.html"))
-        if index.is_file() and "study" in about(index)
-    ]
-    write_page(html, "studies.html.j2", studies=studies)
-    return html
-
-
 def compare(run_a: str | Path, run_b: str | Path, html: str | Path) -> Path:
     """Write the page `html` that shows two studies (folders `runs/<study>`) side by side: their answers, the parameters
     in which they differ, and their results, with the difference where both are numbers; returns its path."""
@@ -148,7 +124,7 @@ def compare(run_a: str | Path, run_b: str | Path, html: str | Path) -> Path:
             raise FileNotFoundError(
                 f"{run}: holds no executed notebook; `lensstudy run params/{run.name}.yml` makes them"
             )
-        summary = _summary(run)
+        summary = read_summary(run)
         figure = _embedded(summary_folder(run) / summary["figure"])
         studies.append({"name": run.name, "summary": summary, "figure": figure, "sources": _merged_sources(stamps)})
         studies[-1]["parameters"] = _merged_parameters(stamps)
@@ -217,22 +193,6 @@ def _failures(run: Path, html: Path) -> list[dict]:
             }
         )
     return failed
-
-
-def summary_folder(run: Path) -> Path:
-    """Where the answer of a study lies: `analysis`, or what another notebook has left where a study has no analysis."""
-    folders = [run / name for name in ("analysis", "presets", "improvement", "published")]
-    return next((folder for folder in folders if (folder / "summary.json").exists()), folders[0])
-
-
-def _summary(run: Path) -> dict[str, Any]:
-    """What the analysis has written for the index; entries that are not there, or not yet, are empty."""
-    try:
-        return read_json(summary_folder(run) / "summary.json", Summary).model_dump()
-    except FileNotFoundError:
-        return Summary().model_dump()
-    except FileError as error:
-        return Summary(limitations=f"{error}: run the notebook that writes it again.").model_dump()
 
 
 def _embedded(picture: Path) -> str:

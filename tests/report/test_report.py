@@ -18,8 +18,9 @@ from PIL import Image
 
 from lensstudy import provenance
 from lensstudy.figures import style
+from lensstudy.files import FileError
 from lensstudy.report import index as report
-from lensstudy.report import pages
+from lensstudy.report import listing, pages, summaries, words
 from lensstudy.report.execution import NotebookFailed, execute, source_hash
 from lensstudy.study import ParameterError, Study
 
@@ -30,6 +31,14 @@ PARAMETERS = (
 PROSE = r"""# A page of everything
 
 **Question.** Does it render?
+
+**After this notebook you can**
+
+- say what it does.
+
+> **Try it.** Set `seed = 2`.
+
+The equivariance of a steerable convolution: what equivariance is, `equivariance` does not say.
 
 ## The lens equation
 
@@ -197,8 +206,8 @@ def test_a_parameter_file_of_ones_own_is_no_change_of_the_code(tmp_path, monkeyp
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("as committed")
     who = ["-c", "user.name=x", "-c", "user.email=x@y"]
-    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-q", "-m", "all"]):
-        subprocess.run(["git", "-C", tmp_path, *words], check=True)
+    for said in (["init", "-q"], ["add", "."], [*who, "commit", "-q", "-m", "all"]):
+        subprocess.run(["git", "-C", tmp_path, *said], check=True)
     (tmp_path / "params").mkdir()
     (tmp_path / "params/mine.yml").write_text("epochs: 3")
     found = provenance.code_version()
@@ -245,28 +254,37 @@ def test_figures_are_numbered_and_described(page):
 def test_contents_list_the_headings(page):
     assert page.h1.string == "A page of everything"
     links = [link["href"][1:] for link in page.select("nav.contents a")]
-    assert len(links) == len(set(links)) == 2
-    assert [page.find(id=link).get_text() for link in links] == ["The lens equation"] * 2
+    assert len(links) == len(set(links)) == 4
+    ends = ["Words", "Where this comes from"]
+    assert [page.find(id=link).get_text() for link in links] == ["The lens equation"] * 2 + ends
 
 
 def test_tags_are_honoured(page):
     text = page.find("main").get_text()
     assert "output stays" in text and "secret source" not in text
     assert "secret output'" in text, "the code of hide-output stays"
+    assert "Try it" in page.select_one(".try").get_text() and page.select(".code"), "hidden until asked for"
     assert not any("secret output" in pre.get_text() for pre in page.select("pre.printed"))
     assert "a slider" not in text
     assert "another slider" in text and "IntSlider(value" not in text, "a widget leaves its code only"
-    assert all(not code.has_attr("open") for code in page.select("details.code"))
 
 
-def test_the_header_says_where_it_comes_from(page):
+def test_a_page_begins_with_its_question_and_ends_with_where_it_comes_from(page):
     head = page.find("header").get_text(" ", strip=True)
-    for part in ("smoke", "Does a test reach everything?", "0123456789abcdef", "seed 7", "commit", "e2cnn 0.2.3"):
-        assert part in head or (part == "commit" and not (ROOT / ".git").exists())
+    assert head == "A page of everything Does it render?", "and no figures of its provenance"
+    text = page.main.get_text(" ", strip=True)
+    assert "Question." not in text and "say what it does" not in text, (
+        "what one can do after a notebook is for its user"
+    )
+    foot = page.select_one("section.source")
+    assert foot.find_next_sibling() is None
+    said = foot.get_text(" ", strip=True)
+    for part in ("smoke", "0123456789abcdef", "seed 7", "commit", "e2cnn 0.2.3"):
+        assert part in said or (part == "commit" and not (ROOT / ".git").exists())
     changed = page.select_one("p.changes").get_text(" ", strip=True)
     assert "seed 7" in changed.replace("\xa0", " ") and "…/lenses.tgz" in changed
-    assert Study.model_fields["epochs"].description in head
-    links = [link["href"] for link in page.header.find_all("a")]
+    assert Study.model_fields["epochs"].description in said
+    links = [link["href"] for link in foot.find_all("a")]
     assert links == ["../../runs/smoke/notebooks/01-everything.ipynb", "../../params/smoke.yml"]
 
 
@@ -282,7 +300,7 @@ def test_tables_scroll_in_their_own_box_and_numbers_stand_to_the_right(page):
 
 
 def test_code_without_output_between_shares_one_fold(page):
-    folds = [fold.get_text() for fold in page.select("main details.code")]
+    folds = [fold.get_text() for fold in page.select("main div.code")]
     assert sum("hide-output" in fold or "secret output" in fold for fold in folds) == 1
     shared = next(fold for fold in folds if "secret output" in fold)
     assert "another slider" in shared
@@ -459,6 +477,7 @@ def test_the_index_shows_the_answer_the_pages_and_what_failed(home, page):
     soup = BeautifulSoup(index.read_text(encoding="utf-8"), "html.parser")
     assert soup.select_one("p.answer").string == "d4 is ahead."
     assert soup.figure.img["alt"] == "d4 above resnet18" and soup.figure.b.string == "Figure 1"
+    assert soup.find("meta", attrs={"name": "lensstudy-plain"})["content"] == "d4 is ahead."
     rows = [[cell.get_text() for cell in row.find_all("td")] for row in soup.select("#results ~ div tbody tr")]
     assert rows[:2] == [["d4", "0.9990 [0.9980, 0.9995]", "17000"], ["resnet18", "0.9800 [0.9700, 0.9900]", "11000000"]]
     assert rows[2] == ["(total flux)", "0.5 [0.4, 0.6]", "–"], "what does not apply is no value"
@@ -473,7 +492,7 @@ def test_the_index_shows_the_answer_the_pages_and_what_failed(home, page):
     assert small.width <= 440 and small.size[0] == 2 * small.size[1]
     failed = soup.select_one("section.failed").get_text(" ", strip=True)
     assert "04-broken in cell [4] (x = 1 / 0): ZeroDivisionError: division by zero" in failed
-    assert len(soup.select("#jobs ~ div tbody tr")) == 3
+    assert len(soup.select("#jobs ~ details tbody tr")) == 3
     for link in soup.select("main a"):
         target = link["href"]
         assert target.startswith("#") or (index.parent / target).exists(), target
@@ -506,12 +525,107 @@ def test_the_graph_of_jobs_runs_from_left_to_right(home):
 def test_the_list_of_studies(home, page):
     report.write_index(home / "runs/smoke", home / "reports/smoke")
     report.write_index(home / "runs/empty", home / "reports/reference/empty")
-    soup = BeautifulSoup(report.write_study_list(home / "reports").read_text(encoding="utf-8"), "html.parser")
+    soup = BeautifulSoup(listing.write_study_list(home / "reports").read_text(encoding="utf-8"), "html.parser")
     studies = {article.a["href"]: article.get_text(" ", strip=True) for article in soup.find_all("article")}
     assert studies.keys() == {"smoke/index.html", "reference/empty/index.html"}
     assert "d4 is ahead." in studies["smoke/index.html"] and "1 failed" in studies["smoke/index.html"]
     assert "Does a test reach everything?" in studies["smoke/index.html"]
     assert "No answer yet" in studies["reference/empty/index.html"]
+
+
+def test_studies_stand_under_their_question_in_the_order_of_the_file(tmp_path):
+    for name in ("weak", "mine", "strong"):
+        report.write_index(tmp_path / "runs" / name, tmp_path / "reports" / name)
+    file = tmp_path / "reports/reference/studies.yml"
+    file.parent.mkdir()
+    file.write_text("- question: Which?\n  studies: [strong, not-run-yet, weak]\n- question: Nothing yet?\n")
+    soup = BeautifulSoup(listing.write_study_list(tmp_path / "reports").read_text(encoding="utf-8"), "html.parser")
+    found = {part.h2.string: [one["href"] for one in part.select("h3 a")] for part in soup.select("section")}
+    assert found == {listing.OWN: ["mine/index.html"], "Which?": ["strong/index.html", "weak/index.html"]}
+    for wrong in ("- question: [a]\n", "strong", "- asks: Which?\n", "a: [b"):
+        file.write_text(wrong)
+        with pytest.raises(FileError, match="studies.yml: expected a list"):
+            listing.write_study_list(tmp_path / "reports")
+
+
+def test_the_list_of_reference_names_studies_that_exist():
+    known = {file.stem for file in (ROOT / "params").glob("*.yml")}
+    named = [name for one in listing.questions(ROOT / "reports/reference") for name in one.studies]
+    assert len(named) == len(set(named)) and set(named) <= known
+    assert {folder.parent.name for folder in (ROOT / "reports/reference").glob("*/index.html")} <= set(named)
+
+
+TABLE = [
+    {"network": network, "test images": images, "AUC": "0.9 [0.8, 1.0]", "accuracy": accuracy}
+    for network, images, accuracy in (
+        ("resnet18", "unperturbed", "0.797 [0.741, 0.843]"),
+        ("resnet18", "rotated by 90°", "0.4 [0.3, 0.5]"),
+        ("d4-steerable-cnn", "unperturbed", "0.871 [0.753, 0.937]"),
+        ("(total flux)", "unperturbed", "0.338 [0.296, 0.383]"),
+    )
+]
+
+
+@pytest.mark.parametrize(
+    ("summary", "plain"),
+    [
+        (
+            {"answer": "Ahead.", "pairs": [{"first": "d4-steerable-cnn", "second": "resnet18"}]},
+            "100, the one that does",
+        ),
+        ({"answer": "These 450 test images show no difference.", "pairs": []}, "is wrong 20 times in 100, d4"),
+        ({"answer": "Alone.", "table": TABLE[:2]}, "resnet18 is wrong 20 times in 100."),
+        ({"answer": "One. Two.", "table": []}, "One."),
+        ({"answer": "One.", "plain": "Simply one."}, "Simply one."),
+        (
+            {"answer": "", "table": [{"network": "a", "accuracy": "0.999"}, {"network": "b", "accuracy": "0.98"}]},
+            "a is wrong 1 time in 1,000, b 20.",
+        ),
+        (
+            {"answer": "", "table": [{"network": "a", "unperturbed": "0.9 [0.8, 1]", "rotated by 90°": "0.5"}]},
+            "Rotated by 90°, a is wrong 50 instead of 10 times in 100.",
+        ),
+    ],
+)
+def test_an_answer_in_plain_words_counts_mistakes(summary, plain):
+    said = summaries.in_plain_words({"table": TABLE} | summary)
+    assert plain in said and ("chance" in said) == ("no difference" in summary["answer"])
+
+
+def test_the_page_of_the_answer_begins_with_it(tmp_path):
+    """The answer in plain words below the title, and its figure before any text, wherever the notebook shows them."""
+    words = new_markdown_cell("# Result\n\nBefore.")
+    says = "from IPython.display import Markdown\nMarkdown('**d4 is wrong. In detail.** More.')"
+    executed = run(notebook(tmp_path / "04-analyse.ipynb", words, FIGURE, says), tmp_path)
+    (tmp_path / "runs/smoke/analysis").mkdir()
+    summary = {"answer": "d4 is wrong. In detail.", "figure_alt": "second figure"}
+    for answer, first in ((summary["answer"], "second figure"), ("Of another run.", "first figure")):
+        (tmp_path / "runs/smoke/analysis/summary.json").write_text(json.dumps(summary | {"answer": answer}))
+        pages.render(executed, tmp_path / "page.html")
+        page = BeautifulSoup((tmp_path / "page.html").read_text(encoding="utf-8"), "html.parser")
+        assert page.figure.img["alt"] == first and page.figure["id"] == "figure-1"
+        assert [one.string for one in page.select("header .answer")] == ["d4 is wrong."] * (first == "second figure")
+        assert (page.main.find(True).name == "figure") == (first == "second figure")
+
+
+def test_a_long_table_folds_and_a_small_one_names_its_columns_on_a_phone(tmp_path):
+    shows = "import pandas as pd\nfrom IPython.display import display\n"
+    shows += "table = pd.DataFrame({'name': list('abcdefghijklmno'), 'p': 1, 'q': 2})\ndisplay(table[:3], table)"
+    executed = run(notebook(tmp_path / "a.ipynb", new_markdown_cell("# Tables"), shows), tmp_path)
+    pages.render(executed, tmp_path / "page.html")
+    small, large = BeautifulSoup((tmp_path / "page.html").read_text(), "html.parser").select("main table.dataframe")
+    assert small.find_parent("details") is None and large.find_parent("details").summary.string == "Table of 15 rows"
+    assert "stack" in small["class"] and "first-stays" in large["class"]
+    assert [cell.get("data-label") for cell in small.tbody.tr.find_all("td")] == ["name", "p", "q"]
+
+
+def test_words_lead_to_their_meaning_once(page):
+    links = page.select("main p a.word")
+    assert [link.string for link in links] == ["equivariance", "steerable convolution"]
+    for link in links:
+        assert page.select_one(f"section.words {link['href']}")
+    assert "rho(g) f(x)" in page.select_one("#word-equivariance code").string
+    assert {"subhalo", "equivariance", "AUC"} <= words.glossary().keys()
 
 
 def test_two_studies_side_by_side(home):
@@ -546,7 +660,7 @@ def test_a_bare_picture_and_an_older_page_are_no_obstacle(tmp_path):
     index.write_text(
         index.read_text(encoding="utf-8").replace("lensstudy-question", "older-question"), encoding="utf-8"
     )
-    assert "smoke" in report.write_study_list(tmp_path / "reports").read_text(encoding="utf-8")
+    assert "smoke" in listing.write_study_list(tmp_path / "reports").read_text(encoding="utf-8")
 
 
 def test_links_from_notebook_to_notebook_lead_nowhere_from_a_page(tmp_path, monkeypatch):

@@ -1,0 +1,92 @@
+"""The list of studies: grouped by the question they belong to, each with its figure and one plain sentence.
+
+`reports/reference/studies.yml` says which questions there are and in which order studies stand under them. What it does
+not name, such as a study of one's own, stands on top, the newest first.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import yaml
+from bs4 import BeautifulSoup
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lensstudy.files import FileError, printable
+from lensstudy.report.pages import about, link, write_page
+from lensstudy.report.pictures import data_uri, webp
+
+__all__ = ["Question", "questions", "write_study_list"]
+
+FILE = "studies.yml"
+SAID = {
+    "question": "",
+    "answer": "",
+    "plain": "",
+    "date": "",
+    "failed": "0",
+}  # by pages of today, not by all older ones
+OWN = "Studies of your own"
+
+
+class Question(BaseModel):
+    """One heading of the list: a question, and the names of the studies that ask it, the first one first."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    question: str
+    studies: list[str] = []
+
+
+def questions(reports: str | Path) -> list[Question]:
+    """What `studies.yml` says, in `reports` or in its `reference`; nothing where there is no such file.
+
+    Raises:
+        FileError: the file does not hold a list of questions with their studies.
+    """
+    found = [file for file in (Path(reports) / FILE, Path(reports) / "reference" / FILE) if file.is_file()]
+    if not found:
+        return []
+    try:
+        return [Question(**one) for one in yaml.safe_load(found[0].read_text(encoding="utf-8"))]
+    except (yaml.YAMLError, ValidationError, TypeError) as error:
+        expected = "a list, each entry with `question` and `studies`, a list of names"
+        raise FileError(f"{printable(found[0])}: expected {expected} ({error})") from error
+
+
+def write_study_list(reports: str | Path) -> Path:
+    """Write `reports/index.html`, the list of the studies that have an index there; returns its path."""
+    html = Path(reports) / "index.html"
+    studies = [
+        SAID
+        | about(index)
+        | {"link": link(index, html), "committed": "reference" in index.absolute().parts, "figure": _figure(index)}
+        for index in sorted(Path(reports).rglob("index.html"))
+        if index.is_file() and "study" in about(index)
+    ]
+    studies.sort(key=lambda study: study["date"], reverse=True)
+    known = questions(reports)
+    named = [name for one in known for name in one.studies]
+    groups = [(OWN if known else "", [study for study in studies if study["study"] not in named])]
+    for one in known:
+        members = [study for study in studies if study["study"] in one.studies]
+        groups.append((one.question, sorted(members, key=lambda study: one.studies.index(study["study"]))))
+    write_page(html, "studies.html.j2", groups=[group for group in groups if group[1]])
+    return html
+
+
+def _figure(index: Path, width: int = 640) -> dict[str, str]:
+    """The first figure of a page, small, with its alternative text; empty if it has none."""
+    page = BeautifulSoup(index.read_text(encoding="utf-8", errors="replace"), "html.parser")
+    found = page.select_one('figure img[src^="data:image/"]')
+    if found is None:
+        return {}
+    try:
+        picture = Image.open(io.BytesIO(base64.b64decode(str(found["src"]).partition(",")[2])))
+        picture.thumbnail((width, width))
+        return {"source": data_uri(webp(picture, quality=75), "webp"), "alt": str(found.get("alt", ""))}
+    except (OSError, ValueError):  # damaged
+        return {}

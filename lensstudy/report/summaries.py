@@ -1,0 +1,157 @@
+"""What a study says of itself on its first page: `summary.json`, and the same in plain words.
+
+A plain sentence counts mistakes ("wrong 13 instead of 20 times in 100") and has no bracket. It is read off the table
+of the study, so that no number in a list or in the README is typed by hand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from lensstudy.files import FileError, read_json
+from lensstudy.networks.names import BASELINES
+
+__all__ = ["Summary", "below_chance", "in_plain_words", "read_summary", "short_table", "summary_folder"]
+
+UPRIGHT = ("unperturbed", "upright")
+SHORT = ("network", "AUC", "accuracy")  # what the first table of a page has of the whole
+AWAY = "away, one preset"
+
+
+class Summary(BaseModel):
+    """What `summary.json` says of a study."""
+
+    answer: str = ""
+    plain: str = Field("", description="the answer in plain words, where its numbers stand in no table")
+    figure: str = ""
+    figure_alt: str = ""
+    figure_caption: str = ""
+    table: list[dict[str, Any]] = []
+    limitations: str = ""
+    pairs: list[dict[str, Any]] = []
+
+
+def summary_folder(run: Path) -> Path:
+    """Where the answer of a study lies: `analysis`, or what another notebook has left where a study has no analysis."""
+    folders = [run / name for name in ("analysis", "presets", "improvement", "published")]
+    return next((folder for folder in folders if (folder / "summary.json").exists()), folders[0])
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """What the analysis has written for the index; entries that are not there, or not yet, are empty."""
+    try:
+        return read_json(summary_folder(run) / "summary.json", Summary).model_dump()
+    except FileNotFoundError:
+        return Summary().model_dump()
+    except FileError as error:
+        return Summary(limitations=f"{error}: run the notebook that writes it again.").model_dump()
+
+
+def in_plain_words(summary: Mapping[str, Any]) -> str:
+    """The answer of a study as a count of mistakes; its first sentence where the table holds none.
+
+    Example:
+        >>> table = [{"network": "d4", "test images": "upright", "accuracy": "0.871 [0.753, 0.937]"}]
+        >>> in_plain_words({"answer": "Far better.", "table": table})
+        'd4 is wrong 13 times in 100.'
+    """
+    if summary.get("plain"):
+        return summary["plain"]
+    rows = {str(row["network"]): row for row in _unperturbed(summary["table"])}
+    wrong = {name: 1 - value for name, row in rows.items() if (value := _number(row.get("accuracy"))) is not None}
+    names = [one for one in _compared(summary, list(rows)) if one in wrong]
+    if names:
+        counts, out_of = _counted([wrong[name] for name in names])
+        if len(names) == 1:
+            return f"{names[0]} is wrong {counts[0]} {_times(counts[0])} in {out_of}."
+        first, other = _introduced(*names)
+        doubt = "; so few trainings and images do not show that this is more than chance" * _may_be_chance(summary)
+        return f"{first} is wrong {counts[0]} {_times(counts[0])} in {out_of}, {other} {counts[1]}{doubt}."
+    return _rotated(summary["table"]) or _away(summary["table"]) or _first_sentence(summary["answer"])
+
+
+def short_table(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows and columns that the answer needs: every network once, on the test images as they are; empty where that
+    is the whole table, or the table is no such table."""
+    if not table or "test images" not in table[0]:
+        return []
+    rows = [row for row in table if row.get("test images") in UPRIGHT]
+    return [{name: row[name] for name in SHORT if name in row} for row in rows] if len(rows) < len(table) else []
+
+
+def below_chance(table: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a table holds an AUC below 0.5, which asks for an explanation."""
+    found = (_number(value) for row in table for name, value in row.items() if name == "AUC" or AWAY in row)
+    return any(value is not None and value < 0.5 for value in found)
+
+
+def _unperturbed(table: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    rows = [row for row in table if "accuracy" in row and not str(row.get("network", "(")).startswith("(")]
+    return [row for row in rows if row.get("test images", UPRIGHT[0]) in UPRIGHT]
+
+
+def _compared(summary: Mapping[str, Any], networks: list[str]) -> list[str]:
+    """The pair of the answer: the first that was compared, which is what the analysis puts there."""
+    pairs = summary.get("pairs") or [{}]
+    first, other = pairs[0].get("first", ""), pairs[0].get("second", "")
+    return [first, other] if first in networks and other in networks else networks[:2]
+
+
+def _introduced(first: str, other: str) -> tuple[str, str]:
+    """Two networks by what tells them apart, where that is symmetry."""
+    if re.match(r"[cd]([2-9]|\d\d)-|p4|so2|o2", first) and not _is_plain(first) and _is_plain(other):
+        return f"The network that knows the symmetry ({first})", f"the one that does not ({other})"
+    return first, other
+
+
+def _is_plain(name: str) -> bool:
+    return name.endswith(tuple(BASELINES)) or name.startswith(("plain-", "resnet", "c1-"))
+
+
+def _may_be_chance(summary: Mapping[str, Any]) -> bool:
+    return "show no difference" in summary["answer"]
+
+
+def _counted(shares: Sequence[float]) -> tuple[list[str], str]:
+    """Shares as whole numbers out of 100; out of 1,000 where that would make one of them 0."""
+    out_of = 100 if min(shares) >= 0.0095 else 1000
+    return [f"{round(out_of * share)}" for share in shares], f"{out_of:,}"
+
+
+def _times(count: str) -> str:
+    return "time" if count == "1" else "times"
+
+
+def _rotated(table: Sequence[Mapping[str, Any]]) -> str:
+    rows = [row for row in table if "unperturbed" in row and "rotated by 90°" in row]
+    each = []
+    for row in rows:
+        pair = [1 - (_number(row[name]) or 0) for name in ("unperturbed", "rotated by 90°")]
+        (upright, rotated), out_of = _counted(pair)
+        said = "as before" if upright == rotated else f"instead of {upright}"
+        count = f"{rotated} {said}" if each else f"is wrong {rotated} {said} times in {out_of}"
+        each.append(f"{row['network']} {count}")
+    return f"Rotated by 90°, {', '.join(each)}." if each else ""
+
+
+def _away(table: Sequence[Mapping[str, Any]]) -> str:
+    each = [
+        f"{row['network']} has an AUC of {row['at home']:.2f}, on those of another {row[AWAY]:.2f}"
+        for row in table
+        if AWAY in row
+    ]
+    return f"On lenses of its own simulator, {'; '.join(each)}; a guess has 0.50." if each else ""
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=[.?!:]) (?=[A-Z])", text, maxsplit=1)[0]
+
+
+def _number(value: Any) -> float | None:
+    found = re.match(r"\d*\.?\d+", str(value))
+    return float(found[0]) if found else None
