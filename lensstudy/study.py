@@ -257,10 +257,12 @@ class Study(BaseModel):
     averaging_decay: float = _training(0.99, gt=0, lt=1, description="memory of the exponential average, per step")
     averaging_start: float = _training(0.75, ge=0, lt=1, description="share of the training after which swa averages")
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = _training(
-        "32-true", description="arithmetic of the training; the mixed ones need a GPU"
+        "32-true", description="arithmetic of the training: bf16-mixed on newer processors and GPUs, 16-mixed on GPUs"
     )
     threads: int = _training(1, ge=1, le=1024, description="processor threads of one training")
-    accelerator: Literal["auto", "cpu", "gpu"] = _training("auto", description="what a training runs on")
+    accelerator: Literal["auto", "cpu", "gpu"] = _training(
+        "auto", description="what networks run on: a GPU where there is one, the processor, or a GPU and nothing else"
+    )
     devices: int = _training(
         1, ge=1, le=1024, description="GPUs, or processes on processors, of one training on each node"
     )

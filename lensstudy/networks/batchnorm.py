@@ -4,6 +4,8 @@ The channels of a regular field are permuted when the image is rotated, so they 
 torch has no such batch norm, and those made of its parts take several passes over the feature map. Here normalising is
 an affine map a channel, written on rows of W*C values that lie side by side in the channels-last layout, and the ReLU
 and the pooling that follow are fused with it: what lies between is not kept, but computed again in the backward pass.
+Maps may have less precision than the weights (autocast): statistics and the affine map stay in that of the weights, and
+each value is rounded once.
 """
 
 from __future__ import annotations
@@ -71,7 +73,7 @@ class _NormReLUPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features, weight, bias, eps, relu, window):
         field_size = features.shape[1] // len(weight)
-        unused = features.new_zeros(features.shape[1])
+        unused = weight.new_zeros(features.shape[1])
         means, variances = torch.batch_norm_update_stats(features, unused, unused.clone(), 0.0)
         means, variances = means.view(-1, field_size), variances.view(-1, field_size)
         mean = means.mean(1)
@@ -107,12 +109,15 @@ class _NormReLUPool(torch.autograd.Function):
         b = -scale * inverse * by_scale / count
         c = -scale * by_shift / count - b * mean
         by_features = _affine(features, b, c, torch.empty_like(features))
-        _rows(by_features).addcmul_(_rows(gradient), _row(scale, features))
+        _rows(by_features).addcmul_(_rows(gradient), _row(scale.to(features.dtype), features))
         return by_features, by_scale, by_shift, None, None, None
 
 
 def _affine(features: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
-    """`scale * features + shift`, one value a field, written to `out`."""
+    """`scale * features + shift`, one value a field, written to `out`, or to memory of its own at mixed precision."""
+    if features.dtype != scale.dtype:  # of torch's own, batch norm alone takes values of more precision than the map
+        scale, shift = (values.repeat_interleave(features.shape[1] // len(values)) for values in (scale, shift))
+        return F.batch_norm(features, torch.zeros_like(scale), torch.ones_like(scale), scale, shift, eps=0.0)
     torch.addcmul(_row(shift, features), _rows(features), _row(scale, features), out=_rows(out))
     return out
 

@@ -73,7 +73,9 @@ class SteerableConv(nn.Module):
 
     def filter(self) -> Tensor:
         """The filter `(C_out, C_in, k, k)`, channels-last in memory."""
-        blocks = {pair: self._block(pair, getattr(self, f"basis_{n}")) for n, pair in enumerate(self._ranges)}
+        # In the precision of its weights under autocast too: rotated copies of a filter are then rounded alike, once.
+        with torch.autocast(self.weight.device.type, enabled=False):
+            blocks = {pair: self._block(pair, getattr(self, f"basis_{n}")) for n, pair in enumerate(self._ranges)}
         rows = []
         for out_name, (out_count, out_size) in self._out_blocks.items():
             row = []
@@ -207,6 +209,7 @@ class GroupPool(nn.Module):
 
 def _lengths(vectors: Tensor) -> Tensor:
     """`(B, 2V, H, W)` to `(B, V, H, W)`; never quite zero, where the gradient of a length does not exist."""
+    vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))  # a square overflows in half precision
     return (vectors.unflatten(1, (-1, 2)).square().sum(2) + 1e-8).sqrt()
 
 
@@ -227,7 +230,7 @@ class IrrepBatchNorm(nn.Module):
         scalars, vectors = features.tensor_split([self.scalars.num_features], dim=1)
         variance = self.running_var
         if self.training:
-            variance = vectors.square().mean((0, 2, 3)).view(-1, 2).mean(1)
+            variance = vectors.to(self.weight.dtype).square().mean((0, 2, 3)).view(-1, 2).mean(1)
             with torch.no_grad():
                 self.running_var.lerp_(variance, self.momentum)
         scale = (self.weight * torch.rsqrt(variance + self.eps)).repeat_interleave(2)

@@ -161,7 +161,7 @@ def execute(
     except Exception as problem:  # whatever stopped it, the partial notebook and the log are worth naming
         error = problem
     stamp["run_time_s"] = round(time.monotonic() - begin, 1)
-    stamp["device"] = _device()
+    stamp["device"] = _device(used.get("accelerator", "auto"))
     stamp["data"] = _data_fingerprint(output.parent.parent)
     stamp["redistributable"] = _redistributable(output.parent.parent, used)
     executed = nbformat.read(partial if partial.exists() else notebook, as_version=4)
@@ -253,11 +253,13 @@ def _seen_from_here(path: Path) -> str:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _device() -> str:
-    """The processor that the networks ran on, in words."""
+def _device(accelerator: str) -> str:
+    """What the networks ran on, in words."""
     import torch  # here, because it takes seconds and only the stamp needs it
 
-    if torch.cuda.is_available():
+    from lensstudy.training.devices import device_here
+
+    if device_here(accelerator).type == "cuda":
         return torch.cuda.get_device_name(0)
     cpu_info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*:\s*(.+)", cpu_info.read_text()) if cpu_info.exists() else []

@@ -68,7 +68,7 @@ class SynchronisedNorm(nn.Module):
             values = (self.running_mean, self.running_var, self.weight, self.bias)
             mean, variance, weight, bias = (value.repeat_interleave(self.field_size) for value in values)
             return F.batch_norm(features, mean, variance, weight, bias, eps=self.eps)
-        fields = features.reshape(len(features), -1, self.field_size, *features.shape[2:])
+        fields = features.to(self.weight.dtype).reshape(len(features), -1, self.field_size, *features.shape[2:])
         mean = _over_all(fields.mean((0, 2, 3, 4)))
         centred = fields - mean[:, None, None, None]
         variance = _over_all(centred.square().mean((0, 2, 3, 4)))
@@ -77,7 +77,8 @@ class SynchronisedNorm(nn.Module):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return (centred * scale[:, None, None, None] + self.bias[:, None, None, None]).view_as(features)
+        output = centred * scale[:, None, None, None] + self.bias[:, None, None, None]
+        return output.view_as(features).to(features.dtype)
 
 
 def _over_all(values: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ from lensstudy.networks import registry as networks
 from lensstudy.provenance import code_hash
 from lensstudy.study import ParameterError, Study, home
 from lensstudy.training.batches import InOrder, Rows, loader, training_loader
+from lensstudy.training.devices import check_devices, device_of
 from lensstudy.training.distributed import place, synchronise
 from lensstudy.training.optimisation import averaged_network, optimizer_of, plateau_of, schedule_of
 from lensstudy.training.recording import Progress, Recorder, WholeCheckpoints, in_batch, write_json
@@ -159,6 +160,11 @@ def fit(
         except ProcessRaisedException as error:  # what another process of this training met
             name, _, message = str(error).strip().splitlines()[-1].partition(": ")
             raise (TrainingDiverged(message) if name.endswith("TrainingDiverged") else error) from None
+        except torch.OutOfMemoryError as error:
+            raise ParameterError(
+                f"batch_size = {settings.batch_size}: the GPU is out of memory ({str(error).partition('.')[0]}); run "
+                "fewer trainings on it at a time (--cores), or use a smaller batch_size with accumulate"
+            ) from None
     if not recorder.stopped:
         last.unlink(missing_ok=True)
     return folder
@@ -263,7 +269,7 @@ class _Fit(lightning.LightningModule):
 
     def seen(self, images: torch.Tensor, draw: int | None = None, part: tuple[int, int] = (0, 1)) -> torch.Tensor:
         """What the network sees of `images`, rotated at random by the draw with this number, or upright; `part` is this
-        process's of a batch that several share."""
+        process's of a batch that several share. Outside of autocast: the pixels' positions need single precision."""
         angles = self.settings.augmentation
         if draw is not None and angles != "none":
             generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + draw)
@@ -272,11 +278,16 @@ class _Fit(lightning.LightningModule):
 
     def training_step(self, batch, number):
         images, labels = batch
-        logits = self.network(self.seen(images, draw=self.current_epoch * self.batches + number, part=place()))
+        with self._single_precision():
+            images = self.seen(images, draw=self.current_epoch * self.batches + number, part=place())
+        logits = self.network(images).float()
         loss = cross_entropy(logits, labels, self.class_weights, label_smoothing=self.settings.label_smoothing)
         self._stop_unless(loss < EXPLODED * math.log(len(self.classes)), f"the loss is {loss.item():.3g}")
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
         return loss
+
+    def _single_precision(self):
+        return torch.autocast(self.device.type, enabled=False)
 
     def _stop_unless(self, fine: bool | torch.Tensor, what: str) -> None:
         if self.stop_where_it_diverges and not fine:
@@ -315,7 +326,8 @@ class _Fit(lightning.LightningModule):
 
     def validation_step(self, batch, _):
         images, labels = batch
-        self.logits.append(self.judged(self.seen(images)))
+        with self._single_precision():  # as the network predicts once it is trained, with its exact symmetry
+            self.logits.append(self.judged(self.seen(images)))
         self.truth.append(labels)
 
     def on_validation_epoch_end(self):
@@ -384,7 +396,7 @@ def _trainer(settings: Study, callbacks: list[Callback], **options) -> lightning
     # A notebook's kernel cannot be started again with other arguments, which is what plain DDP does: it forks.
     strategy = "ddp_notebook" if several and settings.strategy == "auto" else settings.strategy
     return lightning.Trainer(
-        accelerator=settings.accelerator,
+        accelerator=device_of(settings.accelerator).type,
         devices=settings.devices,
         num_nodes=settings.nodes,
         strategy=strategy,
@@ -415,11 +427,7 @@ def _check(settings: Study) -> None:
         raise ParameterError(
             f"batch_size = {settings.batch_size}: {together} devices cannot share a batch equally; use a multiple"
         )
-    gpu = settings.accelerator != "cpu" and torch.cuda.is_available()
-    if settings.precision != "32-true" and not gpu:
-        raise ParameterError(f"precision = {settings.precision}: needs a GPU, and there is none; use 32-true")
-    if settings.accelerator == "gpu" and not gpu:
-        raise ParameterError("accelerator = gpu: torch finds no GPU here; use auto or cpu")
+    check_devices(settings)
     if settings.tensorboard and not find_spec("tensorboard"):
         raise ParameterError("tensorboard = true: not installed here; run pip install tensorboard, or use false")
     if settings.curriculum and not settings.fresh_images:

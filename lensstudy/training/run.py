@@ -22,6 +22,7 @@ from lensstudy.networks import registry as networks
 from lensstudy.networks.architectures import Classifier
 from lensstudy.networks.names import folder_of
 from lensstudy.provenance import plugin_files
+from lensstudy.training.devices import on_device
 
 __all__ = ["Metrics", "TrainedNetwork", "build", "load_run", "options_of", "read_card", "read_metrics", "training_of"]
 
@@ -145,14 +146,17 @@ class TrainedNetwork:
     @torch.no_grad()
     def predict(self, images: np.ndarray, degrees: float | np.ndarray = 0.0, batch_size: int = 128) -> np.ndarray:
         """Class probabilities `(N, classes)` of images `(N, C, H, W)`, rotated by `degrees` (one angle or one an image)
-        counter-clockwise before the central pixels are cut out."""
+        counter-clockwise before the central pixels are cut out. Computed on a GPU where there is one, unless the
+        training was told not to use it (`accelerator: cpu`)."""
         self.network.eval()
         probabilities = []
-        for start in range(0, len(images), batch_size):
-            one = np.ndim(degrees) == 0
-            angle = float(degrees) if one else torch.as_tensor(np.asarray(degrees)[start : start + batch_size])
-            batch = self.preprocess(np.asarray(images[start : start + batch_size]), angle)
-            probabilities.append(torch.softmax(self.network(batch).double(), dim=1).numpy())
+        with on_device(self.network, self.card.get("accelerator", "auto")) as device:
+            for start in range(0, len(images), batch_size):
+                one = np.ndim(degrees) == 0
+                angle = float(degrees) if one else torch.as_tensor(np.asarray(degrees)[start : start + batch_size])
+                batch = self.preprocess(np.asarray(images[start : start + batch_size]), angle)
+                logits = self.network(batch.to(device)).cpu()
+                probabilities.append(torch.softmax(logits.double(), dim=1).numpy())
         return np.concatenate(probabilities)
 
 

@@ -25,6 +25,7 @@ from lensstudy.networks.layers import (
     SymmetricPool,
     describe_fields,
 )
+from lensstudy.networks.registry import build_network
 
 enn = e2cnn.nn
 
@@ -120,6 +121,48 @@ def test_norm_relu_and_pooling_in_one_go_are_those_one_by_one(size, pooled):
         assert torch.allclose(x.grad, y.grad, atol=1e-5)
     assert torch.allclose(together.weight.grad, single.weight.grad, atol=1e-4)
     assert torch.allclose(together.bias.grad, single.bias.grad, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [6, 7])
+def test_norm_relu_and_pooling_in_bfloat16_are_rounded_and_nothing_else(size):
+    """Against torch's own batch norm in double precision, on maps whose mean is three times their deviation."""
+    torch.manual_seed(0)
+    maps = (torch.randn(16, 16, size, size) + 3).to(torch.bfloat16).to(memory_format=torch.channels_last)
+    pool, shape = SymmetricPool(size), (16, 16, (size + 1) // 2, (size + 1) // 2)
+    direction, seen = torch.randn(shape).to(torch.bfloat16), {}
+    for precision in (torch.float64, torch.bfloat16):
+        norm = FieldBatchNorm(16, 8)
+        norm.weight.data, norm.bias.data = torch.tensor([0.7, 1.3]), torch.tensor([0.2, -0.1])
+        norm = norm.double() if precision == torch.float64 else norm
+        features = maps.to(precision).requires_grad_()
+        if precision == torch.float64:
+            output = pool(torch.relu(norm._one_by_one(features)))
+        else:
+            output = norm(features, relu=True, pool=pool)
+        assert output.dtype == precision
+        output.backward(direction.to(precision))
+        by_weights = (norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var)
+        seen[precision] = [value.detach().double() for value in (output, features.grad, *by_weights)]
+    for number, (value, expected) in enumerate(zip(seen[torch.bfloat16], seen[torch.float64], strict=True)):
+        error = (value - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+        assert error < (1e-6 if number >= 4 else 2**-7), number
+
+
+@pytest.mark.parametrize("name", ["d4-steerable-cnn", "so2-harmonic", "o2-gated", "p4m-cnn", "d8-restricted"])
+def test_networks_train_in_mixed_precision(name):
+    """Gradients as in single precision within a few roundings, and filters that autocast does not touch."""
+    images, labels = torch.randn(8, 1, 33, 33, generator=torch.Generator().manual_seed(1)), torch.arange(8) % 3
+    gradients = []
+    for mixed in (False, True):
+        network = build_network(name, 33, 3, width=0.25, seed=1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            nn.functional.cross_entropy(network(images).float(), labels).backward()
+        filters = [layer.filter() for layer in network.modules() if isinstance(layer, SteerableConv)]
+        with torch.autocast("cpu", torch.bfloat16):
+            again = [layer.filter() for layer in network.modules() if isinstance(layer, SteerableConv)]
+        assert all(torch.equal(one, other) for one, other in zip(filters, again, strict=True))
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in network.parameters()]))
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.98
 
 
 @pytest.mark.parametrize("size", [4, 5])

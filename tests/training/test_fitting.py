@@ -75,6 +75,31 @@ def test_a_trained_network_does_not_see_how_the_image_is_rotated(blobs, whole):
     np.testing.assert_allclose(run.predict(images[..., ::-1]), upright, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """The training of `SETTINGS` in bfloat16."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LENSSTUDY_BATCH", "1")
+        settings = SETTINGS.model_copy(update={"precision": "bf16-mixed", "accelerator": "cpu"})
+        return training.fit(make_blobs(), settings, folder=tmp_path_factory.mktemp("mixed") / "run")
+
+
+def test_a_network_trained_in_mixed_precision_keeps_its_symmetry(blobs, whole, mixed):
+    """It has learnt as well as in single precision, along a path that differs from the first step on by rounding, and
+    predicts in single precision, where its symmetry is exact."""
+    run, losses = load_run(mixed), [pd.read_csv(one / "history.csv")["train_loss"] for one in (whole, mixed)]
+    assert not losses[1].equals(losses[0]) and losses[1][0] == pytest.approx(losses[0][0], rel=0.02)
+    assert run.metrics["validation_auc"] == pytest.approx(load_run(whole).metrics["validation_auc"], abs=0.03)
+    images = torch.from_numpy(blobs.part("test").images[:])
+    assert symmetry.invariance_error(run.network, run.preprocess(images), 90.0, reflect=True) < 1e-5
+    assert {value.dtype for value in run.network.state_dict().values()} <= {torch.float32, torch.int64}
+
+
+def test_what_a_network_sees_and_how_it_is_judged_is_in_single_precision(blobs, mixed):
+    stored = pd.read_parquet(mixed / "predictions.parquet")[["no_sub", "sub"]]
+    np.testing.assert_allclose(load_run(mixed).predict(blobs.part("validation").images), stored, atol=1e-5)
+
+
 def test_the_test_part_is_not_opened(blobs, tmp_path, quiet):
     spoilt = blobs.images.copy()
     spoilt[(blobs.catalogue["part"] == "test").to_numpy()] = np.nan
@@ -459,7 +484,7 @@ def test_two_processes_give_the_training_of_one_at_the_same_batch(blobs, on_two,
     ("changes", "message"),
     [
         ({"devices": 3}, "3 devices cannot share a batch equally"),
-        ({"precision": "16-mixed", "accelerator": "cpu"}, "needs a GPU"),
+        ({"precision": "16-mixed", "accelerator": "cpu"}, "needs a GPU, and none is used here; use bf16-mixed"),
         ({"curriculum": [[1, 4.0, 20.0]]}, "fresh_images"),
         ({"fresh_images": 32, "data_path": "somewhere"}, "cannot be drawn anew"),
         ({"fresh_images": 32, "share": 10.0}, "fresh images have no shares"),
@@ -468,6 +493,32 @@ def test_two_processes_give_the_training_of_one_at_the_same_batch(blobs, on_two,
 def test_parameters_that_do_not_go_together_are_named_with_the_way_out(blobs, tmp_path, quiet, changes, message):
     with pytest.raises(ParameterError, match=message):
         training.fit(blobs, with_(**changes), folder=tmp_path / "run")
+
+
+def test_a_full_gpu_is_no_traceback(blobs, tmp_path, quiet):
+    class Full(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(4, 2)
+
+        def forward(self, images):
+            if self.training:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return self.linear(images.flatten(1)[:, :4])
+
+    with pytest.raises(ParameterError, match=r"batch_size = 16: the GPU is out of memory .*--cores"):
+        training.fit(blobs, with_(), network=Full(), folder=tmp_path / "run")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_a_training_on_a_gpu_is_that_on_the_processor(blobs, whole, tmp_path, quiet, precision):
+    folder = training.fit(blobs, with_(accelerator="gpu", precision=precision), folder=tmp_path / "run")
+    run = load_run(folder)
+    assert run.metrics["validation_auc"] == pytest.approx(load_run(whole).metrics["validation_auc"], abs=0.03)
+    images = blobs.part("test").images
+    np.testing.assert_allclose(run.predict(images, 90.0), run.predict(images), atol=1e-5)
+    assert next(run.network.parameters()).device.type == "cpu"
 
 
 def test_a_training_can_fine_tune_the_weights_of_another(blobs, whole, tmp_path, quiet):
