@@ -5,6 +5,7 @@ Each command is a few lines over the package; heavy imports wait until a command
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -321,6 +322,8 @@ def report(
                 found = pages.summary_folder(runs) / part
                 if found.exists() and (part == "summary.json" or pages.may_be_published(found, stamps)):
                     shutil.copyfile(found, reports / name / part)
+            if only is None:
+                _write_front(file, pages.summary_folder(runs) / "summary.json", reports / name / "front.png")
     listing.write_study_list(reports)
     if broken:
         raise typer.Exit(1)
@@ -589,6 +592,21 @@ def _index(study: Study) -> Path:
     index = report.write_index(study.folder, _reports(study), study=study)
     listing.write_study_list(home() / "reports")
     return index
+
+
+def _write_front(study_file: Path, summary: Path, picture: Path) -> None:
+    """The picture of a study that compares two networks, for the README."""
+    if study_file.is_file() and summary.is_file():
+        from lensstudy.figures import front
+        from lensstudy.figures.style import png
+
+        try:
+            drawn = front.of_study(Study.read(study_file), json.loads(summary.read_text(encoding="utf-8")))
+        except (ValueError, OSError) as error:  # a parameter file, a data set or a training that is damaged
+            commands.echo(f"{study_file.stem}: no picture for the README ({error})", err=True)
+            return
+        if drawn is not None:
+            picture.write_bytes(png(drawn))
 
 
 def _shown(path: Path) -> str:

@@ -1,36 +1,48 @@
-"""Write the README's results from the committed reference reports, so that no figure in it is typed by hand."""
+"""Write the README's result from a committed reference report, so that no figure in it is typed by hand.
+
+It is that of the study which leads the list of studies: the first that `reports/reference/studies.yml` names and that
+has a picture, which `lensstudy report NAME --reference` draws.
+"""
 
 import json
 import re
 from pathlib import Path
 
+from PIL import Image
+
+from lensstudy.report.listing import questions
+from lensstudy.report.summaries import in_plain_words
+
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"<!-- results -->.*<!-- /results -->", re.S)
-TITLES = {
-    "quick": "Three kinds of dark matter, simulated (`make study`)",
-    "deeplense-equivariant": "DeepLense's official set for equivariant networks (`params/deeplense-equivariant.yml`)",
-    "data-efficiency": "The same set, with ever fewer images to train on (`params/data-efficiency.yml`)",
-}
+
+
+def leading(reference: Path) -> Path:
+    """The folder of the study that leads: the first of the list that has a picture."""
+    named = [reference / name for question in questions(reference) for name in question.studies]
+    return next(folder for folder in named if (folder / "front.png").exists())
 
 
 def results(root: Path) -> str:
-    """The results block: the quick study's figure and answer, and one table over all reference studies."""
-    lines = ["<!-- results -->"]
-    summaries = {name: root / "reports/reference" / name / "summary.json" for name in TITLES}
-    summaries = {name: json.loads(file.read_text()) for name, file in summaries.items() if file.exists()}
-    if "quick" in summaries:
-        quick = summaries["quick"]
-        lines += [f"![{quick['figure_alt']}](reports/reference/quick/headline.png)", "", f"*{quick['answer']}*", ""]
-        lines += [f"What this leaves open: {quick['limitations']}", ""]
-    for name, summary in summaries.items():
-        lines += [f"**{TITLES[name]}**: [report](reports/reference/{name}/index.html)", ""]
-        lines += [] if name == "quick" else [f"*{summary['answer']}*", ""]
-        lines += ["| Network | Test images | AUC | Accuracy |", "|---|---|---|---|"]
-        lines += [f"| {r['network']} | {r['test images']} | {r['AUC']} | {r['accuracy']} |" for r in summary["table"]]
-        lines += [""]
-    return "\n".join([*lines, "<!-- /results -->"])
+    """The results block: picture, answer in plain words, the same in numbers."""
+    folder = leading(root / "reports/reference")
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    with Image.open(folder / "front.png") as picture:
+        words = picture.info["Description"]
+    place = f"reports/reference/{folder.name}"
+    lines = [
+        "<!-- results -->",
+        f"[![{words}]({place}/front.png)]({place}/index.html)",
+        "",
+        f"**{in_plain_words(summary)}**",
+        "",
+        f"In numbers: {summary['answer']} [What this leaves open]({place}/index.html#limitations).",
+        "<!-- /results -->",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
     readme = ROOT / "README.md"
-    readme.write_text(BLOCK.sub(lambda _: results(ROOT), readme.read_text()))
+    text = readme.read_text(encoding="utf-8")
+    readme.write_text(BLOCK.sub(lambda _: results(ROOT), text), encoding="utf-8")

@@ -138,6 +138,18 @@ def test_no_path_or_host_of_a_machine_in_what_people_get(root, pattern):
 def test_the_readme_quotes_the_reference_reports(root):
     written = refresh_readme.BLOCK.search((root / "README.md").read_text())[0]
     assert written == refresh_readme.results(root), "say .venv/bin/python tests/refresh_readme.py"
+    assert len((root / "README.md").read_text().splitlines()) <= 150, "what is longer stands in docs/"
+
+
+def test_the_readme_leads_with_the_first_study_of_the_list_that_has_a_picture(tmp_path):
+    (tmp_path / "studies.yml").write_text(
+        "- question: What?\n  studies: [best, good]\n- question: And?\n  studies: [other]"
+    )
+    for name in ("other", "good", "best"):
+        (tmp_path / name).mkdir()
+        assert name == "other" or refresh_readme.leading(tmp_path).name != name, "without a picture it does not lead"
+        (tmp_path / name / "front.png").touch()
+        assert refresh_readme.leading(tmp_path).name == name
 
 
 @pytest.mark.parametrize("study", [file.parent.name for file in sorted(REFERENCE.glob("*/summary.json"))])

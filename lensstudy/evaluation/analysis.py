@@ -423,6 +423,7 @@ class Analysis:
             "largest_change_at_90_degrees": self.changes_at_90,
             "rotation_consistency": self.rotation_consistency,
             "pairs": _records(self.pairs),
+            "curves": _records(pd.concat([one.table.assign(network=name) for name, one in self.curves.items()])),
             "images_to_match": _records(self.matches),
             "training_and_test": _records(self.training_and_test),
             "explanation": _records(self.explanation),

@@ -98,7 +98,7 @@ def colour(network: str) -> str:
 def png(figure: Figure, width: float = 1.5) -> bytes:
     """The figure as a PNG, crisp at `width` times its nominal size, which says in its own metadata what it shows."""
     buffer = io.BytesIO()
-    mark = {"ShowsImages": "yes" if shows_images(figure) else "no"}
+    mark = {"ShowsImages": "yes" if shows_images(figure) else "no", "Description": getattr(figure, "alt", "")}
     figure.savefig(buffer, format="png", dpi=figure.dpi * width, facecolor="white", metadata=mark)
     return buffer.getvalue()
 
