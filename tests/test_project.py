@@ -50,6 +50,39 @@ def test_conda_users_get_the_same_versions(root):
     assert Requirement(f"python{project(root)['requires-python']}").specifier.contains(python.split("=")[1])
 
 
+def test_the_pins_are_all_that_is_needed(root):
+    """constraints.txt is a lock file: it names every package that another one brings along, and none besides."""
+    extras = project(root)["optional-dependencies"].values()
+    waiting = [Requirement(line) for line in [*project(root)["dependencies"], *(one for group in extras for one in group)]]
+    installed = {canonicalize_name(one.metadata["Name"]): one for one in metadata.distributions()}
+    asked = set()
+    while waiting:
+        one = waiting.pop()
+        name = canonicalize_name(one.name)
+        if (name, *sorted(one.extras)) not in asked and name in installed:  # those of another extra may not be
+            lines = [line for line in installed[name].requires or [] if one.extras or "extra ==" not in line]
+            for line in map(Requirement, lines):
+                if not line.marker or any(line.marker.evaluate({"extra": extra}) for extra in ("", *one.extras)):
+                    waiting.append(line)
+        asked.add((name, *sorted(one.extras)))
+    needed = {name for name, *_ in asked}
+    of_cuda = re.compile(r"nvidia-|cuda-|triton$|setuptools$")  # what PyTorch for NVIDIA GPUs brings along
+    assert {name for name in needed if not of_cuda.match(name)} <= pinned(root).keys()
+    assert not (pinned(root).keys() & installed.keys()) - needed
+
+
+def test_every_way_of_installing_takes_the_pins(root):
+    """And where PyTorch's build for CUDA would be gigabytes for nothing, its build for processors."""
+    installs = {"Makefile": 2, "Dockerfile": 0, ".binder/postBuild": 1, "docs/installing.md": 2, "environment.yml": 1}
+    for name, number in installs.items():
+        text = (root / name).read_text(encoding="utf-8")
+        assert text.count("--constraint constraints.txt") >= number, name
+    assert "make .venv/installed" in (root / "Dockerfile").read_text()
+    python = (root / ".binder/runtime.txt").read_text().strip().removeprefix("python-")
+    assert Requirement(f"python{project(root)['requires-python']}").specifier.contains(python)
+    assert f"FROM python:{python}" in (root / "Dockerfile").read_text()
+
+
 def test_what_is_installed_is_what_is_pinned(root):
     """A mismatch means that this environment was not made by `make` or environment.yml."""
     differing = {}
