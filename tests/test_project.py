@@ -53,7 +53,9 @@ def test_conda_users_get_the_same_versions(root):
 def test_the_pins_are_all_that_is_needed(root):
     """constraints.txt is a lock file: it names every package that another one brings along, and none besides."""
     extras = project(root)["optional-dependencies"].values()
-    waiting = [Requirement(line) for line in [*project(root)["dependencies"], *(one for group in extras for one in group)]]
+    waiting = [
+        Requirement(line) for line in [*project(root)["dependencies"], *(one for group in extras for one in group)]
+    ]
     installed = {canonicalize_name(one.metadata["Name"]): one for one in metadata.distributions()}
     asked = set()
     while waiting:
