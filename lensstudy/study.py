@@ -313,7 +313,8 @@ class Study(BaseModel):
         description="what trials vary: [lowest, highest] of a number with a decimal point, else choices",
     )
     search_storage: str = _improvement(
-        "", description="file or URL that several machines share for the search; empty: a file"
+        "",
+        description="file on a shared disk, or URL, that several processes share; empty: in the study's folder",
     )
     grid: dict[str, list] = _improvement(
         {"augmentation": ["square", "mixed"]},

@@ -20,7 +20,7 @@ from lensstudy.progress import progress
 from lensstudy.study import Study
 from lensstudy.training.fitting import fit
 from lensstudy.training.run import load_run
-from lensstudy.training.tuning import all_trials, best_settings
+from lensstudy.training.tuning import all_trials, alone_with, best_settings
 
 __all__ = ["Improvement", "confirm"]
 
@@ -106,7 +106,8 @@ def confirm(study: Study, dataset: LensDataset, searches: Mapping[str, optuna.St
     runs = [(label, settings, seed) for label, settings in ((OWN, study), (BEST, best)) for seed in study.new_seeds]
     for label, settings, seed in progress(runs, "new seeds"):
         folder = study.folder / "improvement" / f"{label.replace(' ', '-')}-s{seed}"
-        run = load_run(fit(dataset, settings.training(winner, seed), folder=folder))
+        with alone_with(study, folder):
+            run = load_run(fit(dataset, settings.training(winner, seed), folder=folder))
         seen[label].append(run.predict(test.images))
         figures = {"validation AUC": run.metrics["validation_auc"], "test AUC": auc(test.labels, seen[label][-1])}
         rows.append({"settings": label, "seed": seed} | figures)

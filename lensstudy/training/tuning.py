@@ -2,7 +2,9 @@
 
 Every network gets the same number of trials over the same space. The test part is taken away before anything starts, so
 that no trial can see it. Trials are kept in a file as they end: a search that was interrupted goes on, and any number
-of processes or machines may add trials to it. The best of many trials is better by luck too (the winner's curse), so
+of processes and machines that share a disk work on it together. A process holds the lock of a file for each trial while
+it trains: nobody does that trial again, and the lock ends with the process, so that what a killed one began is taken
+over by another. The best of many trials is better by luck too (the winner's curse), so
 what it promises is worth nothing until new seeds have confirmed it.
 """
 
@@ -11,15 +13,19 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pandas as pd
 import yaml
+from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
 from lensstudy.data.dataset import LensDataset
@@ -36,6 +42,7 @@ __all__ = [
     "all_importances",
     "all_searches",
     "all_trials",
+    "alone_with",
     "alternatives",
     "best_combination",
     "best_settings",
@@ -49,31 +56,25 @@ __all__ = [
 
 BEST = "best combination"
 SEED = 1_000  # of every trial, so that trials differ by their settings alone; no study needs this one
-DONE = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
+DONE = TrialState.COMPLETE, TrialState.PRUNED
+LOOK_AGAIN_S = 2.0  # until a process with nothing left to begin asks whether the others have ended
 
 
 def search_of(study: Study, dataset: LensDataset, network: str) -> optuna.Study:
     """The search over the settings of one network, begun or taken up again: maximises the validation AUC of the best
     checkpoint, and gives up trials that are below the median of the others at the same epoch. Another data set, space
     or setting of the study makes it another search."""
-    folder = study.folder / "improvement"
-    folder.mkdir(parents=True, exist_ok=True)
+    _claims(study).mkdir(parents=True, exist_ok=True)
     place = study.search_storage
-    storage = place if "://" in place else JournalStorage(JournalFileBackend(place or str(folder / "trials.log")))
+    storage = place if "://" in place else JournalStorage(JournalFileBackend(str(_trials_file(study))))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    search = optuna.create_study(
+    return optuna.create_study(
         study_name=f"{study.study}/{network}/{_fingerprint(study, dataset)}",
         storage=storage,
         direction="maximize",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=study.search_epochs // 3),
         load_if_exists=True,
     )
-    # A search that is taken up again must not propose what it began with; those that run beside each other should not
-    # propose the same.
-    search.sampler = optuna.samplers.TPESampler(
-        seed=study.seed + len(search.trials), n_startup_trials=max(study.trials // 3, 2), constant_liar=True
-    )
-    return search
 
 
 def search(
@@ -100,17 +101,87 @@ def search(
     """
     _check_space(study, "search_space", study.search_space)
     search, unseen = search_of(study, dataset, network), _without_test(dataset)
-    # The study as it stands is one of the trials, so that a search is never worse than no search.
-    training = study.training(network, SEED)
-    own = {name: getattr(training, name) for name in study.search_space}
-    tried = any(trial.params == own for trial in search.get_trials(states=DONE))
-    if not tried and all(_contains(study.search_space[name], value) for name, value in own.items()):
-        search.enqueue_trial(own)
     while len(search.get_trials(states=DONE)) < study.trials:
-        search.optimize(lambda trial: _validation_auc(trial, study, unseen, network), n_trials=1)
+        begun = _begin(search, study, network)
+        if begun is None:  # the last trials run elsewhere
+            time.sleep(LOOK_AGAIN_S)
+            continue
+        trial, claim = begun
+        with claim:
+            try:
+                search.tell(trial, _validation_auc(trial, study, unseen, network))
+            except optuna.TrialPruned:
+                search.tell(trial, state=TrialState.PRUNED)
+            except Exception:
+                search.tell(trial, state=TrialState.FAIL)
+                raise
+            Path(claim.lock_file).unlink(missing_ok=True)
         if watch:
             watch(search)
     return search
+
+
+def _begin(search: optuna.Study, study: Study, network: str) -> tuple[optuna.Trial, FileLock] | None:
+    """The next trial and the lock that this process holds on it; None where as many as are wanted have ended or run."""
+    with FileLock(_claims(study) / "begin.lock"):  # one process at a time looks and decides
+        running = [
+            trial for trial in search.get_trials(states=(TrialState.RUNNING,)) if not _taken_over(search, study, trial)
+        ]
+        there = search.get_trials(states=(*DONE, TrialState.WAITING)) + running
+        if len(search.get_trials(states=DONE)) + len(running) >= study.trials:
+            return None
+        # The study as it stands is one of the trials, so that a search is never worse than no search.
+        training = study.training(network, SEED)
+        own = {name: getattr(training, name) for name in study.search_space}
+        tried = any(own in (trial.params, trial.system_attrs.get("fixed_params")) for trial in there)
+        if not tried and all(_contains(study.search_space[name], value) for name, value in own.items()):
+            search.enqueue_trial(own)
+        trial = search.ask()
+        claim = _claim(search, study, trial.number)
+        claim.acquire()
+    # By its number: whoever takes a search up again, or works beside another, must not propose the same again.
+    search.sampler = optuna.samplers.TPESampler(
+        seed=study.seed + trial.number, n_startup_trials=max(study.trials // 3, 2), constant_liar=True
+    )
+    return trial, claim
+
+
+def _taken_over(search: optuna.Study, study: Study, trial: FrozenTrial) -> bool:
+    """Whether the process of a running trial is gone; the settings of that trial then wait to be tried again. One that
+    was begun on another disk has no lock here and is not waited for."""
+    claim = _claim(search, study, trial.number)
+    if not Path(claim.lock_file).exists():
+        return True
+    try:
+        with claim.acquire(timeout=0):
+            search.tell(trial.number, state=TrialState.FAIL)
+            if settings := trial.params or trial.system_attrs.get("fixed_params"):
+                search.enqueue_trial(settings)
+            Path(claim.lock_file).unlink()
+            return True
+    except Timeout:
+        return False
+
+
+def _trials_file(study: Study) -> Path:
+    place = study.search_storage
+    return home() / place if place and "://" not in place else study.folder / "improvement" / "trials.log"
+
+
+def _claims(study: Study) -> Path:
+    """The folder with the locks, beside the file of the trials."""
+    file = _trials_file(study)
+    return file.with_name(f"{file.name}.claims")
+
+
+def alone_with(study: Study, folder: Path) -> FileLock:
+    """The lock to train in a `folder` of the improvement, so that of two processes one waits and finds it finished."""
+    _claims(study).mkdir(parents=True, exist_ok=True)
+    return FileLock(_claims(study) / f"{folder.name}.lock")
+
+
+def _claim(search: optuna.Study, study: Study, number: int) -> FileLock:
+    return FileLock(_claims(study) / f"{search.study_name.replace('/', '-')}-{number}.lock")
 
 
 def trials(search: optuna.Study) -> pd.DataFrame:
@@ -162,22 +233,19 @@ def combinations(study: Study, dataset: LensDataset, network: str) -> pd.DataFra
     """Train every combination of `study.grid` for `search_epochs`, all else and the seed equal: one row each, with its
     settings, `auc` and `loss` on the validation part (empty where it diverged) and the run `folder`."""
     _check_space(study, "grid", study.grid)
-    unseen, rows = _without_test(dataset), []
-    for values in itertools.product(*study.grid.values()):
-        changes = dict(zip(study.grid, values, strict=True))
-        rows.append(changes | _trained(study, unseen, network, changes))
-    return pd.DataFrame(rows)
+    every = [dict(zip(study.grid, values, strict=True)) for values in itertools.product(*study.grid.values())]
+    trained = _trained(study, _without_test(dataset), network, every)
+    return pd.DataFrame([changes | one for changes, one in zip(every, trained, strict=True)])
 
 
 def alternatives(study: Study, dataset: LensDataset, network: str) -> pd.DataFrame:
     """The best combination of `study.grid`, and each of `study.alternatives` in its place: validation AUC and loss, at
     equal seed and, but for a change of `epochs`, for `search_epochs`. One row a training, the best combination first;
     the columns of `combinations` beside `settings` and the `difference` in AUC."""
-    base, unseen, rows = best_combination(study, dataset, network), _without_test(dataset), []
-    for changes in [{}, *study.alternatives]:
-        label = _in_words(changes) or BEST
-        rows.append({"settings": label} | _trained(study, unseen, network, base | changes))
-    table = pd.DataFrame(rows)
+    base, every = best_combination(study, dataset, network), [{}, *study.alternatives]
+    trained = _trained(study, _without_test(dataset), network, [base | changes for changes in every])
+    labels = [_in_words(changes) or BEST for changes in every]
+    table = pd.DataFrame([{"settings": label} | one for label, one in zip(labels, trained, strict=True)])
     return table.assign(difference=table["auc"] - table["auc"].iloc[0])
 
 
@@ -188,10 +256,23 @@ def best_combination(study: Study, dataset: LensDataset, network: str) -> dict[s
     return {name: value for name, value in best.items() if name in study.grid}
 
 
-def _trained(study: Study, dataset: LensDataset, network: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """Validation `auc` and `loss` of one training with these changes, and its run `folder`."""
+def _trained(study: Study, dataset: LensDataset, network: str, every: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Validation `auc` and `loss` of a training with each of these changes, and its run `folder`. Several processes
+    share the work: each does first what no other is doing."""
+    found: dict[int, dict[str, Any]] = {}
+    for patience in (0, -1):  # at last, wait for what the others do
+        for number, changes in enumerate(every):
+            folder = study.folder / "improvement" / "alternatives" / f"{network}-{_file_name(_in_words(changes))}"
+            if number not in found:
+                with suppress(Timeout), alone_with(study, folder).acquire(timeout=patience):
+                    found[number] = _trained_in(folder, study, dataset, network, changes)
+    return [found[number] for number in range(len(every))]
+
+
+def _trained_in(
+    folder: Path, study: Study, dataset: LensDataset, network: str, changes: dict[str, Any]
+) -> dict[str, Any]:
     settings = study.training(network, SEED).model_dump() | {"epochs": study.search_epochs} | changes
-    folder = study.folder / "improvement" / "alternatives" / f"{network}-{_file_name(_in_words(changes))}"
     try:
         metrics = read_metrics(fit(dataset, Study.of(settings, _in_words(changes)), folder=folder))
     except TrainingDiverged:
@@ -221,7 +302,12 @@ def all_searches(study: Study, dataset: LensDataset) -> dict[str, optuna.Study]:
     with tqdm(total=study.trials * len(study.networks), desc="search", unit="trial", disable=in_batch()) as bar:
         for name in study.networks:
             bar.set_postfix(network=name)
-            found[name] = search(study, dataset, name, watch=lambda _: bar.update())
+            before = bar.n
+
+            def shown(one: optuna.Study, before: int = before) -> None:
+                bar.update(before + len(one.get_trials(states=DONE)) - bar.n)  # those of other processes too
+
+            found[name] = search(study, dataset, name, watch=shown)
     return found
 
 

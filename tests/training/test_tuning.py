@@ -1,6 +1,10 @@
 """A search learns from its trials, goes on after an interruption, and never sees the test part."""
 
 import json
+import multiprocessing
+import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +172,51 @@ def test_a_kill_in_the_first_trial_does_not_lose_the_studys_own_settings(blobs, 
         search.search(with_(trials=2, search_epochs=1), blobs, "d4-steerable-cnn")
     found = search.search(with_(trials=2, search_epochs=1), blobs, "d4-steerable-cnn")
     assert SETTINGS.learning_rate in search.trials(found)["learning_rate"].tolist()
+
+
+def test_two_processes_search_together_and_take_over_from_one_that_was_killed(blobs, tmp_path, monkeypatch):
+    """No trial is lost, none is done twice, none is done too many, and none of the grid is trained twice."""
+    own = with_(
+        trials=6, search_storage="shared/trials.journal", search_space={"learning_rate": [1e-4, 0.02]},
+        grid={"augmentation": ["none", "square"]},
+    )  # fmt: skip
+
+    def killed_at_once(*_, **__):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def fit(_dataset, settings, folder, **_):
+        if not (folder / "rate").exists():
+            time.sleep(0.3)
+            folder.mkdir(parents=True)  # fails where another process was here meanwhile
+            (folder / "rate").write_text(str(settings.learning_rate))
+        return folder
+
+    def work():
+        search.search(own, blobs, "plain-cnn")
+        search.combinations(own, blobs, "plain-cnn")
+
+    def begin(training):
+        monkeypatch.setattr(search, "fit", training)
+        process = multiprocessing.get_context("fork").Process(target=work)
+        process.start()
+        return process
+
+    monkeypatch.setattr(search, "LOOK_AGAIN_S", 0.1)
+    monkeypatch.setattr(search, "read_metrics", lambda _: {"validation_auc": 0.5, "validation_loss": 1.0})
+    killed = begin(killed_at_once)
+    killed.join(60)
+    assert killed.exitcode == -signal.SIGKILL
+    both = [begin(fit), begin(fit)]
+    for one in both:
+        one.join(60)
+    assert [one.exitcode for one in both] == [0, 0]
+    found = search.search_of(own, blobs, "plain-cnn")
+    assert [trial.state.name for trial in found.trials] == ["FAIL"] + ["COMPLETE"] * 6
+    rates = {trial.params["learning_rate"] for trial in found.get_trials(states=search.DONE)}
+    assert len(rates) == 6 and own.learning_rate in rates  # with which the killed one had begun
+    assert {float(file.read_text()) for file in own.folder.glob("improvement/trials/*/rate")} == rates
+    assert len(list(own.folder.glob("improvement/alternatives/*/rate"))) == 2
+    assert not list((tmp_path / "shared").glob(f"*.claims/{found.study_name.replace('/', '-')}*"))  # none is held
 
 
 def test_a_search_in_which_nothing_worked_says_so(blobs, monkeypatch):
