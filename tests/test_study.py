@@ -100,8 +100,8 @@ def test_smoke_names_every_parameter_with_its_default(root):
 
 
 def test_single_parameters_are_changed_and_none_leaves_them_alone():
-    study = Study.read("quick", epochs=3, batch_size=None, study="mine")
-    assert study == Study.read("quick").model_copy(update={"epochs": 3, "study": "mine"})
+    study = Study.read("quick", weight_decay=0.5, batch_size=None, study="mine")
+    assert study == Study.read("quick").model_copy(update={"weight_decay": 0.5, "study": "mine"})
 
 
 @pytest.mark.parametrize(
