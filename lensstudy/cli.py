@@ -20,10 +20,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
-from lensstudy import __version__, commands
+from lensstudy import __version__, commands, running, timing
 from lensstudy.files import FileError, printable, whole_file
 from lensstudy.provenance import data_state
-from lensstudy.study import BUNDLE, ParameterError, Study, home, notebook_parameters, study_file
+from lensstudy.study import BUNDLE, ParameterError, Study, home, notebook_parameters, notebooks_folder, study_file
 from lensstudy.text import nearest
 
 __all__ = ["app"]
@@ -127,46 +127,60 @@ def run(
     for group in dict.fromkeys(("data", *FOREIGN_FILES.values())):
         if changes := data_state(study, group).changes():
             commands.echo(f"{study.study}: files of the {group} have changed: {changes}; what they made is made again")
-    folder = home()
-    cores = cores or _processors()
-    command = [sys.executable, "-m", "snakemake", "--snakefile", BUNDLE / "Snakefile", "--directory", folder]
-    command += ["--profile", profile.resolve()] if profile else ["--cores", cores]
-    command += ["--keep-going", "--rerun-incomplete", "--nolock", "--nocolor"]
-    # Notebooks and modules are inputs; a rule's own wording and the place of the checkout change no result.
-    command += ["--rerun-triggers", "mtime", "params", "input"]
+    options: list[object] = ["--profile", profile.resolve()] if profile else ["--cores", cores or _processors()]
     if damaged := _damaged(study):
-        command += ["--forcerun", *(file.relative_to(folder) for file in damaged)]
-    command += ["--config", f"study={study_file.resolve()}", f"notebooks={_notebooks()}"]
-    command += ["--dry-run"] if dry_run else []
-    bin_folder = str(Path(sys.executable).parent)
-    environment = os.environ | {
-        "LENSSTUDY_HOME": str(folder),
-        "LENSSTUDY_BATCH": "1",
-        "OMP_NUM_THREADS": str(study.threads),
-        "PATH": bin_folder + os.pathsep + os.environ.get("PATH", ""),
-    }
+        options += ["--forcerun", *(file.relative_to(home()) for file in damaged)]
+    command = running.snakemake(study_file, *options, "--slurm-jobname-prefix", running.job_prefix(study))
     if dry_run:
-        raise typer.Exit(subprocess.run([*map(str, command), "--quiet", "rules"], env=environment).returncode)
-    graph = subprocess.run([*map(str, command), "--rulegraph"], env=environment, capture_output=True, text=True)
+        planned = subprocess.run([*command, "--dry-run", "--quiet", "rules"], capture_output=True, text=True)
+        shown = planned.stdout.rpartition("Job stats:\n")[2]
+        commands.echo(shown or planned.stderr.strip(), err=bool(planned.returncode))
+        if not planned.returncode:
+            commands.echo(
+                timing.announced(study, running.Jobs(planned.stdout), 0 if profile else cores or _processors())
+            )
+        raise typer.Exit(planned.returncode)
     log = study.folder / "logs" / "run.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    (study.folder / "jobs.dot").write_text(graph.stdout)
-    with _only_one(study) as lock, log.open("w") as output:
-        # The lock goes along, so that it holds as long as Snakemake lives, even if this process is killed.
-        job = subprocess.Popen(
-            list(map(str, command)), env=environment, stdout=output, stderr=subprocess.STDOUT, pass_fds=[lock.fileno()]
-        )
-        try:
-            _watch(job, log, study)
-        except KeyboardInterrupt:
-            job.wait()  # Snakemake got the signal too and ends its jobs
-            _fail(f"{study.study}: interrupted; the same command goes on from here")
-        finally:
-            job.terminate()
-    index = _index(study)
+    try:
+        with running.only_one(study) as lock:
+            if profile:
+                running.wait_for_queue(study, commands.echo)
+            graph = subprocess.run([*command, "--rulegraph"], capture_output=True, text=True)
+            (study.folder / "jobs.dot").write_text(graph.stdout)
+            running.keep_failures(study, {})
+            with running.started(command, log, lock) as job:
+                _watch(job, log, study)
+            text = log.read_text(errors="replace")
+            running.keep_failures(study, running.failures(text))
+            index = _index(study)
+    except running.AlreadyRunning as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail(f"{study.study}: interrupted; the same command goes on from here")
     if job.returncode:
-        _fail(_failures(study, log))
+        _fail(_failures(study, text, log))
     commands.echo(f"{study.study}: done. The report is {_shown(index)}")
+
+
+@app.command()
+def status(study_file: StudyFile) -> None:
+    """Tell how far a study is that runs elsewhere: in another terminal, or on another machine with the same disk."""
+    study = _study(study_file)
+    log = study.folder / "logs" / "run.log"
+    if not log.exists():
+        _fail(f"{study.study}: has not run yet; `lensstudy run {study.study}` runs it")
+    text, who = log.read_text(errors="replace"), running.holder(study)
+    jobs = running.Jobs(text)
+    commands.echo(f"{study.study}: {who or 'not being run'}; {jobs.done} of {jobs.total} jobs of its last run are done")
+    if who:
+        commands.echo(timing.left(study, jobs, running.began(text)) or "too early to say how long it will take")
+    for name, (done, epochs, auc) in running.under_way(study, running.began(text)).items():
+        commands.echo(f"{name}: epoch {done} of {epochs}" + (f", validation AUC {auc}" if auc else ""))
+    for name, reason in running.failures(text).items():
+        commands.echo(f"{name}: failed, {reason}")
+    if queued := running.jobs_in_queue(study):
+        commands.echo(f"jobs that SLURM holds: {', '.join(queued)}")
 
 
 @app.command()
@@ -180,7 +194,7 @@ def notebook(
     _check_page(page)
     study = _study(study_file)
     chosen = {name: value for name, value in (("network", network), ("seed", seed)) if value is not None}
-    declared = notebook_parameters(_notebooks() / f"{page}.ipynb")
+    declared = notebook_parameters(notebooks_folder() / f"{page}.ipynb")
     if unknown := [name for name in chosen if name not in declared]:
         _fail(f"--{unknown[0]}: {page} has no parameter '{unknown[0]}'; its parameters are {', '.join(declared)}")
     study = Study.of(study.model_dump() | chosen, "the command line")
@@ -195,7 +209,7 @@ def notebook(
     state = data_state(study, group) if group else None
     try:
         report.execute(
-            _notebooks() / f"{page}.ipynb",
+            notebooks_folder() / f"{page}.ipynb",
             executed,
             study.model_dump(),
             study_file=study_file,
@@ -282,7 +296,7 @@ def report(
     from lensstudy.report import listing
 
     if mark_outdated:
-        for page in pages.mark_outdated(home() / "reports" / "reference", _notebooks()):
+        for page in pages.mark_outdated(home() / "reports" / "reference", notebooks_folder()):
             commands.echo(f"{_shown(page)}: made with an earlier version of its notebook")
         return
     if not names:
@@ -545,12 +559,6 @@ def _check_names(study_file: Path, study: Study, networks: Iterable[str]) -> Non
         _fail(f"{study_file}: {error}")
 
 
-def _notebooks() -> Path:
-    """Those of the working folder, which may have been changed; else those that came with the package."""
-    own = home() / "notebooks"
-    return own if (own / "01-explore-data.ipynb").exists() else BUNDLE / "notebooks"
-
-
 def _damaged(study: Study) -> list[Path]:
     """The executed notebooks of a study that cannot be read any more, each of which is named."""
     from lensstudy.report.execution import read_executed
@@ -569,11 +577,11 @@ def _damaged(study: Study) -> list[Path]:
 
 def _check_page(page: str) -> None:
     """Every page is made of the notebook of that name."""
-    if not (_notebooks() / f"{page}.ipynb").exists():
-        there = sorted(file.stem for file in _notebooks().glob("*.ipynb"))
+    if not (notebooks_folder() / f"{page}.ipynb").exists():
+        there = sorted(file.stem for file in notebooks_folder().glob("*.ipynb"))
         near = nearest(page, there)
         hint = f"did you mean '{near}'?" if near else f"there are {', '.join(there)}"
-        _fail(f"page '{page}' is no notebook in {_shown(_notebooks())}; {hint}")
+        _fail(f"page '{page}' is no notebook in {_shown(notebooks_folder())}; {hint}")
 
 
 def _processors() -> int:
@@ -619,74 +627,29 @@ def _fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-class _only_one:
-    """Two runs of one study at a time would write the same files: the second is rejected.
-
-    Snakemake's own lock outlives a kill and then has to be removed by hand; this one is the system's, and goes with
-    the last process that holds it.
-    """
-
-    def __init__(self, study: Study):
-        self.study, self.path = study, study.folder / "running.lock"
-
-    def __enter__(self):
-        import fcntl
-
-        self.file = self.path.open("w")
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _fail(f"{self.study.study}: is being run already; wait for it, or stop it, and say this again")
-        return self.file
-
-    def __exit__(self, *_):
-        self.file.close()  # which releases the lock, as would the death of this process
-
-
 def _watch(job: subprocess.Popen, log: Path, study: Study) -> None:
-    """A progress bar over the jobs of a run, with the state of the trainings that are under way."""
+    """A progress bar over the jobs of a run, with the time that is left and the trainings that are under way."""
     from tqdm import tqdm
 
     begin, shown = time.time(), ""
-    layout = "{desc}: {n_fmt}/{total_fmt} jobs [{elapsed}]{postfix}"
-    with tqdm(desc=study.study, bar_format=layout) as bar:
+    with tqdm(desc=study.study, bar_format="{desc}: {n_fmt}/{total_fmt} jobs [{elapsed}]{postfix}") as bar:
         while job.poll() is None:
             time.sleep(1)
-            text = log.read_text(errors="replace")
-            steps, total = re.findall(r"(\d+) of (\d+) steps", text), re.search(r"^total\s+(\d+)", text, re.M)
-            bar.total = int(steps[-1][1]) if steps else int(total[1]) if total else None
-            bar.n = int(steps[-1][0]) if steps else 0
-            state = _under_way(study, begin)
-            bar.set_postfix_str(state, refresh=False)
-            if sys.stderr.isatty() or f"{bar.n}{state}" != shown:  # a log file gets a line only when something happens
+            jobs = running.Jobs(log.read_text(errors="replace"))
+            bar.total, bar.n = jobs.total or None, jobs.done
+            trained = running.under_way(study, begin)
+            state = [f"{name} {n}/{of}" + (f" AUC {auc}" if auc else "") for name, (n, of, auc) in trained.items()]
+            bar.set_postfix_str(", ".join(filter(None, [timing.left(study, jobs, begin), *state])), refresh=False)
+            now = f"{bar.n}/{bar.total}{state}"
+            if sys.stderr.isatty() or now != shown:  # a log file gets a line only when something happens
                 bar.refresh()
-            shown = f"{bar.n}{state}"
+            shown = now
 
 
-def _under_way(study: Study, since: float) -> str:
-    """What is being trained now, with its epoch and validation AUC."""
-    states = []
-    for card in sorted((study.folder / "training").glob("*/card.json")):
-        history = card.with_name("history.csv")
-        epochs = study.training(card.parent.name.rpartition("-s")[0]).epochs
-        try:
-            if card.stat().st_mtime < since or card.with_name("metrics.json").exists():
-                continue
-            rows = history.read_text().splitlines() if history.exists() else []
-        except OSError:  # a training that begins anew has just removed it
-            continue
-        if len(rows) > 1:
-            last = dict(zip(rows[0].split(","), rows[-1].split(","), strict=False))
-            states.append(f"{card.parent.name} {last['epoch']}/{epochs} AUC {float(last['validation_auc']):.3f}")
-        else:
-            states.append(f"{card.parent.name} 0/{epochs}")
-    return ", ".join(states)
-
-
-def _failures(study: Study, log: Path) -> str:
-    """What failed in a run: the message of each failed notebook, or the end of the run's log."""
-    text = log.read_text(errors="replace")
+def _failures(study: Study, text: str, log: Path) -> str:
+    """What failed in a run: the message of each failed job, or the end of the run's log."""
     messages = list(dict.fromkeys(re.findall(r"^lensstudy: (.+(?:\n  .*)*)", text, re.M)))
+    messages += [f"{name}: {why}" for name, why in running.failures(text).items() if "SLURM" in why]
     if not messages:
         messages = ["\n".join(text.strip().splitlines()[-15:])]
     return f"{study.study}: something failed.\n" + "\n".join(messages) + f"\nLog of the whole run: {_shown(log)}"

@@ -23,11 +23,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from lensstudy.files import FileError, printable, read_json, read_text
 from lensstudy.text import nearest
 
-__all__ = ["BUNDLE", "PAGES", "ParameterError", "Study", "home", "notebook_parameters", "study_file"]
+__all__ = [
+    "BUNDLE",
+    "PAGES",
+    "ParameterError",
+    "Study",
+    "home",
+    "notebook_parameters",
+    "notebooks_folder",
+    "study_file",
+]
 
 # In a checkout notebooks and parameter files lie beside the package, in an installed wheel inside it.
 PACKAGE = Path(__file__).resolve().parent
-BUNDLE = PACKAGE.parent if (PACKAGE.parent / "Snakefile").exists() else PACKAGE / "bundled"
+BUNDLE = PACKAGE.parent if (PACKAGE.parent / "workflow" / "Snakefile").exists() else PACKAGE / "bundled"
 
 
 class ParameterError(ValueError):
@@ -577,6 +586,12 @@ def study_file(study: str | Path) -> Path:
     raise ParameterError(
         f"study '{study}' is unknown; {hint}known in params/: {', '.join(known)}; or give the path of a YAML file"
     )
+
+
+def notebooks_folder() -> Path:
+    """The notebooks of the working folder, which may have been changed; else those that came with the package."""
+    own = home() / "notebooks"
+    return own if (own / "01-explore-data.ipynb").exists() else BUNDLE / "notebooks"
 
 
 def notebook_parameters(notebook: str | Path) -> dict[str, Any]:

@@ -101,22 +101,31 @@ def test_a_smaller_share_is_one_more_training_without_a_page(finished, inside, t
     assert inside("fit", home / "tiny.yml", "--network", "no-such-cnn").exit_code == 1
 
 
-def test_the_slurm_profile_asks_for_a_gpu_and_enough_time_for_each_training(root, tmp_path):
-    (tmp_path / "tiny.yml").write_text(TINY)
-    config = f"study={tmp_path / 'tiny.yml'}", f"notebooks={root / 'notebooks'}"
-    command = [sys.executable, "-m", "snakemake", "--snakefile", root / "Snakefile", "--directory", tmp_path]
-    command += ["--profile", root / "workflow/slurm", "--config", *config, "--dry-run"]
-    environment = os.environ | {"LENSSTUDY_HOME": str(tmp_path)}
-    planned = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
-    assert planned.returncode == 0, planned.stderr
-    text = planned.stdout + planned.stderr
+def test_a_snakemake_user_plans_the_jobs_of_lensstudy_run(inside, tmp_path):
+    """With Snakemake's own words, in a folder made by `lensstudy start`; the profile asks for time and memory, and for
+    the GPUs of a study that wants some."""
+    assert inside("start", "mine").exit_code == 0
+    home = tmp_path / "mine"
+    (home / "params/tiny.yml").write_text(TINY + "accelerator: gpu\ndevices: 2\n")
+    text = snakemake(home, "--configfile", "params/tiny.yml", "--profile", "workflow/slurm", "--dry-run")
     jobs = [text[start:].split("\n\n")[0] for start in range(len(text)) if text.startswith("rule train:", start)]
     assert len(jobs) == 2
     for job in jobs:
         resources = job.split("resources:")[1].splitlines()[0]
-        assert "gres=gpu:1" in resources
-        assert "mem_mb=16000" in resources
-        assert "runtime=240" in resources
+        assert re.search(r"\bmem_mb=4000\b.*\bruntime=240\b.*\bgpu=2\b", resources), resources
+    result = lensstudy(home, "run", "tiny", "--dry-run")
+    counts = [sorted(set(re.findall(r"^(\w+) +(\d+)$", one, re.M))) for one in (text, result.stdout)]
+    assert counts[0] == counts[1] and ("train", "2") in counts[0]
+    assert re.search(r"tiny: 5 jobs, 2 of them trainings; about \d+ minutes on \d+ processes", result.stdout)
+
+
+def snakemake(folder: Path, *arguments: str) -> str:
+    """What Snakemake says of `arguments` in a folder, as somebody types them who has not heard of `lensstudy run`."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LENSSTUDY")}
+    command = [sys.executable, "-m", "snakemake", *arguments]
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout + result.stderr
 
 
 def test_a_second_run_does_nothing(finished):
@@ -379,13 +388,9 @@ def test_names_of_files_reach_no_shell(tmp_path):
     file.write_text(TINY + "study: tiny\n")
     result = lensstudy(tmp_path, "run", file.name, "--dry-run")
     assert result.returncode == 0, result.stderr
-    command = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", tmp_path, "--dry-run"]
-        + ["--printshellcmds", "--config", f"study={file}", f"notebooks={ROOT / 'notebooks'}"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"LENSSTUDY_HOME": str(tmp_path)},
-    ).stdout
+    rules = "--snakefile", str(ROOT / "workflow/Snakefile")
+    command = snakemake(tmp_path, *rules, "--dry-run", "--printshellcmds", "--configfile", file.name)
+    assert "gpu" not in command, "nothing in this study asks for one"
     shell = next(line for line in command.splitlines() if "notebook 01-explore-data" in line)
     assert str(file) in shlex.split(shell.partition("lensstudy ")[2])
 

@@ -63,11 +63,10 @@ def apply(change: str, project: Path) -> None:
 
 @pytest.mark.parametrize("name", examples())
 def test_an_example_of_the_documents_works(name, tmp_path):
-    for part in ("lensstudy", "notebooks", "params"):
+    for part in ("lensstudy", "notebooks", "params", "workflow"):
         shutil.copytree(
             ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
         )
-    shutil.copyfile(ROOT / "Snakefile", tmp_path / "Snakefile")
     blocks = examples()[name]
     for kind, text in blocks:
         if kind == "diff":

@@ -163,7 +163,9 @@ def test_the_modules_that_a_notebook_imports_are_known(root, tmp_path):
 def test_no_path_or_host_of_a_machine_in_what_people_get(root, pattern):
     folders = ("lensstudy", "notebooks", "params", "docs", "reports/reference")
     files = [file for folder in folders for file in (root / folder).rglob("*") if file.is_file()]
-    files += [root / name for name in ("README.md", "Makefile", "Snakefile", "constraints.txt", "environment.yml")]
+    files += [
+        root / name for name in ("README.md", "Makefile", "workflow/Snakefile", "constraints.txt", "environment.yml")
+    ]
     for file in files:
         if file.suffix not in {".pyc", ".png", ".onnx", ".safetensors"}:
             found = re.search(pattern, file.read_text(encoding="utf-8"))

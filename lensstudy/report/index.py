@@ -17,7 +17,7 @@ from bs4 import BeautifulSoup
 from nbformat import NotebookNode
 from PIL import Image
 
-from lensstudy.files import FileError
+from lensstudy.files import FileError, read_json, validated
 from lensstudy.report.body import NUMBER, may_show_images
 from lensstudy.report.execution import NotebookFailed, execute, read_executed, source_hash, tags
 from lensstudy.report.pages import (
@@ -169,8 +169,8 @@ def _pages(run: Path, html: Path, committed: bool = False) -> list[dict]:
 
 
 def _failures(run: Path, html: Path) -> list[dict]:
-    """The notebooks that did not reach their end, or are damaged: where and why, and the last lines of their logs."""
-    failed = []
+    """The notebooks that did not reach their end or are damaged, and jobs without one: where, why, the end of the log."""
+    failed, ended = [], _ended(run)
     for file in sorted((run / "notebooks").glob("*.ipynb")):
         whole, stamp, wrong = not file.name.endswith(".failed.ipynb"), {}, ""
         try:
@@ -179,8 +179,8 @@ def _failures(run: Path, html: Path) -> list[dict]:
             wrong = f"{error}; run the study again"
         if whole and not wrong:
             continue
-        wrong = wrong if whole else "it was interrupted, or is still running"
         name = file.name.removesuffix(".ipynb").removesuffix(".failed")
+        wrong = wrong if whole else ended.pop(name, "it was interrupted, or is still running")
         log = run / "logs" / f"{name}.log"
         failed.append(
             {
@@ -192,7 +192,19 @@ def _failures(run: Path, html: Path) -> list[dict]:
                 "end_of_log": log.read_text("utf-8", "replace").splitlines()[-25:] if log.is_file() else [],
             }
         )
+    for name, reason in ended.items():  # what ended before a notebook was there, and trainings that have none
+        if not (run / "notebooks" / f"{name}.ipynb").exists():
+            nothing = {"stamp": {}, "notebook": "", "log": "", "end_of_log": []}
+            failed.append({"name": name, "failure": {"cell": "", "error": reason}} | nothing)
     return failed
+
+
+def _ended(run: Path) -> dict[str, str]:
+    """Why the last run of a study lost jobs, by the names of their pages or trainings, as `running` wrote it down."""
+    try:
+        return validated(read_json(run / "failed.json"), dict[str, str], run / "failed.json")
+    except (FileError, FileNotFoundError):
+        return {}
 
 
 def _embedded(picture: Path) -> str:

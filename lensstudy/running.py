@@ -1,0 +1,260 @@
+"""A study as Snakemake runs it: the command, the lock that names who runs it, what is done so far, and what failed.
+
+Snakemake gets a process group of its own. It dies with the command that began it, however that one ends, and takes its
+jobs on this machine with it; jobs that a cluster holds go on, and the next run of the study waits for them. What is
+done and what failed stands in Snakemake's log, which another process, or another machine on the same disk, can read
+as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from lensstudy.files import FileError, read_json, whole_file
+from lensstudy.study import BUNDLE, Study, home
+
+__all__ = [
+    "AlreadyRunning",
+    "Jobs",
+    "began",
+    "failures",
+    "holder",
+    "job_prefix",
+    "jobs_in_queue",
+    "keep_failures",
+    "only_one",
+    "snakemake",
+    "started",
+    "under_way",
+    "wait_for_queue",
+]
+
+GRACE_S = 10  # what jobs get to end in once they have been asked to
+ENDED = {  # what SLURM says of a job, in words, and what helps
+    "OUT_OF_MEMORY": "out of memory; raise mem_mb in the profile",
+    "TIMEOUT": "out of time; raise runtime in the profile. The same command goes on from here",
+    "CANCELLED": "cancelled; the same command goes on from here",
+    "NODE_FAIL": "its node failed; the same command goes on from here",
+    "PREEMPTED": "pre-empted by another job; the same command goes on from here",
+}
+
+
+class AlreadyRunning(RuntimeError):
+    """Somebody runs this study; the message says which process on which machine, and since when."""
+
+
+def snakemake(study_file: Path, *options: object) -> list[str]:
+    """The command that runs a study: with the rules of the working folder, or those that came with the package."""
+    own = home() / "workflow" / "Snakefile"
+    rules = own if own.exists() else BUNDLE / "workflow" / "Snakefile"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", rules, "--directory", home(), "--nolock", "--nocolor"]
+    return [*map(str, command), *map(str, options), "--configfile", str(study_file.resolve())]
+
+
+@contextmanager
+def only_one(study: Study) -> Iterator[IO[str]]:
+    """Hold the lock of a study. Two runs at a time would write the same files, so the second is rejected.
+
+    Snakemake's own lock outlives a kill and then has to be removed by hand; this one is the system's, and goes with
+    the last process that holds it.
+
+    Raises:
+        AlreadyRunning: somebody else holds it.
+    """
+    import fcntl
+
+    with _lock_file(study).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(
+                f"{study.study}: is being run already{_words(_lock_file(study))}; wait for it, or stop it there, and "
+                f"say this again. `lensstudy status {study.study}` tells how far it is"
+            ) from None
+        lock.truncate(0)
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, lock)
+        lock.flush()
+        yield lock
+
+
+def holder(study: Study) -> str:
+    """Who runs a study now, in words; empty where nobody does."""
+    import fcntl
+
+    try:
+        with _lock_file(study).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return ""
+    except BlockingIOError:
+        return "being run" + _words(_lock_file(study))
+    return ""
+
+
+def _lock_file(study: Study) -> Path:
+    study.folder.mkdir(parents=True, exist_ok=True)
+    return study.folder / "running.lock"
+
+
+def _words(lock: Path) -> str:
+    with suppress(FileError, FileNotFoundError):
+        said = read_json(lock)
+        return f" by process {said.get('pid')} on {said.get('host')} since {said.get('since')}"
+    return ""  # it has just been opened
+
+
+@contextmanager
+def started(command: list[str], log: Path, lock: IO[str]) -> Iterator[subprocess.Popen]:
+    """Start Snakemake, and end it with its jobs when the block ends or this process dies.
+
+    An interrupt reaches all of its group, as Ctrl-C in a terminal would. The watcher, which notices the death of this
+    process by the end of its input, does what this process cannot do any more.
+    """
+    # A shell switches interrupts off in what it runs behind `&`; `kill` is to end a run as Ctrl-C does.
+    before = {one: signal.signal(one, signal.default_int_handler) for one in (signal.SIGINT, signal.SIGTERM)}
+    with log.open("w") as output:
+        # The lock goes along, so that it holds as long as Snakemake lives, even if this process is killed.
+        job = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, pass_fds=[lock.fileno()], start_new_session=True
+        )
+    script = f"cat; kill -TERM -{job.pid}; sleep {GRACE_S}; kill -KILL -{job.pid}"
+    watcher = subprocess.Popen(
+        ["sh", "-c", script], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        yield job
+    finally:
+        with suppress(ProcessLookupError, PermissionError):  # the group has ended; macOS says it the second way
+            if job.poll() is None:
+                os.killpg(job.pid, signal.SIGINT)
+                with suppress(subprocess.TimeoutExpired):
+                    job.wait(3 * GRACE_S)
+            os.killpg(job.pid, signal.SIGKILL)  # what is left of it
+        job.wait()
+        watcher.kill()
+        watcher.communicate()
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+class Jobs:
+    """How far a run is, from its log so far: jobs by rule, and those that are done.
+
+    Example:
+        >>> jobs = Jobs("job count\\n--- -\\ntrain 2\\ntotal 2\\n\\nFinished jobid: 3 (Rule: train)\\n")
+        >>> jobs.planned, jobs.finished
+        ({'train': 2}, {'train': 1})
+    """
+
+    def __init__(self, log: str):
+        table = re.search(r"^job +count\n[- ]+\n((?:\w+ +\d+\n)+)", log, re.M)
+        counts = {rule: int(number) for rule, number in re.findall(r"(\w+) +(\d+)", table[1])} if table else {}
+        counts.pop("total", None)
+        finished = re.findall(r"^Finished jobid: \d+ \(Rule: (\w+)\)", log, re.M)
+        self.planned = {rule: number for rule, number in counts.items() if rule != "all"}
+        self.finished = {rule: finished.count(rule) for rule in self.planned if rule in finished}
+
+    @property
+    def total(self) -> int:
+        return sum(self.planned.values())
+
+    @property
+    def done(self) -> int:
+        return sum(self.finished.values())
+
+
+def began(log: str) -> float:
+    """When the run of a log began, in seconds since 1970; 0 where it does not say yet."""
+    found = re.search(r"^ +Date: (\S+ \S+)$", log, re.M)
+    return datetime.fromisoformat(found[1]).timestamp() if found else 0.0
+
+
+def under_way(study: Study, since: float) -> dict[str, tuple[int, int, str]]:
+    """The trainings that have begun `since` and are not finished: epochs done, epochs in all, validation AUC."""
+    states = {}
+    for card in sorted((study.folder / "training").glob("*/card.json")):
+        history = card.with_name("history.csv")
+        epochs = study.training(card.parent.name.rpartition("-s")[0]).epochs
+        try:
+            if card.stat().st_mtime < since or card.with_name("metrics.json").exists():
+                continue
+            rows = history.read_text().splitlines() if history.exists() else []
+        except OSError:  # a training that begins anew has just removed it
+            continue
+        done, auc = 0, ""
+        if len(rows) > 1:
+            last = dict(zip(rows[0].split(","), rows[-1].split(","), strict=False))
+            done, auc = int(last["epoch"]), f"{float(last['validation_auc']):.3f}"
+        states[card.parent.name] = (done, epochs, auc)
+    return states
+
+
+def failures(log: str) -> dict[str, str]:
+    """What failed in a run, from its log: why each job ended, by the name of its page or training."""
+    failed = {}
+    for block in re.findall(r"^Error in rule \w+:\n((?: .*\n)+)", log, re.M):
+        output = re.search(r"^ +output: .*?(?:notebooks|trained|chosen)/([^,\s]+)", block, re.M)
+        message = re.search(r"^ +message: (.+)", block, re.M)
+        if output:
+            failed[Path(output[1]).name.removesuffix(".ipynb")] = _reason(message[1] if message else "")
+    return failed
+
+
+def _reason(message: str) -> str:
+    """Why a job ended, in words."""
+    if found := re.search(r"SLURM-job '(\S+)' failed.*status is: '(\w+)", message):
+        job, state = found.groups()
+        return f"SLURM ended its job {job}: {ENDED.get(state, state.lower())}"
+    if found := re.search(r"sbatch failed\. The error message was '(.*)", message):
+        return f"SLURM took no job of it: {found[1].strip().rstrip(chr(39) + '.')}"
+    return "it ended with an error"
+
+
+def keep_failures(study: Study, failed: dict[str, str]) -> None:
+    """Write what failed for the report, which shows it until the study has run again."""
+    study.folder.mkdir(parents=True, exist_ok=True)
+    with whole_file(study.folder / "failed.json") as partial:
+        partial.write_text(json.dumps(failed, indent=1), encoding="utf-8")
+
+
+def job_prefix(study: Study) -> str:
+    """What the names of a study's jobs in SLURM's queue begin with: the study, and a hash of its folder."""
+    name = re.sub(r"[^A-Za-z0-9-]", "-", study.study)[:24]
+    return f"lensstudy-{name}-{hashlib.sha256(str(study.folder).encode()).hexdigest()[:8]}"
+
+
+def jobs_in_queue(study: Study) -> list[str]:
+    """The numbers of the jobs of this study that SLURM still holds; none where there is no SLURM."""
+    if not shutil.which("squeue"):
+        return []
+    listed = subprocess.run(["squeue", "--me", "--noheader", "--format", "%i %j"], capture_output=True, text=True)
+    rows: list[Any] = [line.split() for line in listed.stdout.splitlines()]
+    return [number for number, name in rows if name.startswith(f"{job_prefix(study)}_")]
+
+
+def wait_for_queue(study: Study, tell) -> None:
+    """Wait until SLURM has ended the jobs of an earlier run of this study: two would write the same files."""
+    told = False
+    while left := jobs_in_queue(study):
+        if not told:
+            tell(
+                f"{study.study}: {len(left)} jobs of an earlier run are still with SLURM ({', '.join(left)}); waiting "
+                f"for them to end. `scancel {' '.join(left)}` ends them now, and what they have done is kept"
+            )
+            told = True
+        time.sleep(GRACE_S)

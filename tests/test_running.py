@@ -1,0 +1,140 @@
+"""How Snakemake is run: nobody outlives its command, a lock has a name on it, and a log tells what failed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from lensstudy import cli, running, timing
+from lensstudy.report.index import write_index
+from lensstudy.study import Study
+
+LOG = """\
+  Date: 2026-11-28 22:44:21
+Job stats:
+job        count
+-------  -------
+explore        1
+train          2
+all            1
+total          4
+
+Finished jobid: 1 (Rule: explore)
+Error in rule train:
+    message: SLURM-job '5' failed, SLURM status is: 'TIMEOUT'. Detailed failure reason unavailable.
+    jobid: 3
+    input: notebooks/03-train.ipynb, runs/mine/notebooks/01-explore-data.ipynb
+    output: runs/mine/notebooks/03-train-plain-cnn-s1.ipynb, reports/mine/03-train-plain-cnn-s1.html
+    shell:
+        lensstudy notebook 03-train
+Error in rule train_share:
+    message: SLURM sbatch failed. The error message was 'sbatch: error: Invalid account'.
+    output: runs/mine/trained/plain-cnn-s1-10pct
+"""
+BEGIN = """
+import sys
+from pathlib import Path
+from lensstudy import running
+from lensstudy.study import Study
+study = Study(study="mine")
+children = "sleep 60 & echo $! > child; wait"
+with running.only_one(study) as lock, running.started(["sh", "-c", children], Path("log"), lock) as job:
+    print(job.pid, flush=True)
+    job.wait()
+"""
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch) -> Study:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LENSSTUDY_HOME", str(tmp_path))
+    return Study(study="mine")
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has asked for yet does not."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
+    return bool(state.strip()) and not state.startswith("Z")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_who_ends_a_run_ends_its_jobs(study, tmp_path, how):
+    """Jobs of jobs as well, whether the command could still do something about it or not."""
+    command = subprocess.Popen(
+        [sys.executable, "-c", BEGIN], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    job = int(command.stdout.readline())
+    while not (child := tmp_path / "child").exists() or not child.read_text().strip():
+        time.sleep(0.05)
+    child = int(child.read_text())
+    with pytest.raises(running.AlreadyRunning, match=rf"is being run already by process {command.pid} on \S+ since 20"):
+        running.only_one(study).__enter__()
+    assert f"being run by process {command.pid}" in running.holder(study)
+    assert alive(job) and alive(child)
+    os.kill(command.pid, how)
+    command.wait(20)
+    end = time.monotonic() + 20
+    while (alive(job) or alive(child)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not alive(job) and not alive(child)
+    with running.only_one(study):
+        pass
+    assert running.holder(study) == ""
+
+
+def test_a_log_tells_what_is_done_and_why_what_failed_has_failed(study):
+    jobs = running.Jobs(LOG)
+    assert (jobs.done, jobs.total, jobs.planned) == (1, 3, {"explore": 1, "train": 2})
+    assert running.Jobs("").total == 0
+    failed = running.failures(LOG)
+    assert set(failed) == {"03-train-plain-cnn-s1", "plain-cnn-s1-10pct"}
+    assert "job 5: out of time; raise runtime" in failed["03-train-plain-cnn-s1"]
+    assert "sbatch: error: Invalid account" in failed["plain-cnn-s1-10pct"]
+    running.keep_failures(study, failed)
+    page = write_index(study.folder, "reports/mine").read_text()
+    assert "2 jobs failed" in page and re.search(
+        r"03-train-plain-cnn-s1</b>\s*: SLURM ended its job 5: out of time", page
+    )
+    running.keep_failures(study, {})
+    assert "failed</h2>" not in write_index(study.folder, "reports/mine").read_text()
+
+
+def test_the_status_of_a_study_is_read_from_its_folder(study, tmp_path):
+    (tmp_path / "mine.yml").write_text("study: mine\n")
+    nothing = CliRunner().invoke(cli.app, ["status", "mine.yml"])
+    assert nothing.exit_code == 1 and "mine: has not run yet" in nothing.stderr
+    (study.folder / "logs").mkdir(parents=True)
+    (study.folder / "logs/run.log").write_text(LOG)
+    training = study.folder / "training/d4-steerable-cnn-s1"
+    training.mkdir(parents=True)
+    (training / "card.json").write_text("{}")
+    (training / "history.csv").write_text("epoch,validation_auc\n1,0.5\n2,0.75\n")
+    os.utime(training / "card.json", (running.began(LOG) + 5,) * 2)
+    told = CliRunner().invoke(cli.app, ["status", "mine.yml"]).stdout
+    assert "mine: not being run; 1 of 3 jobs of its last run are done" in told
+    assert "d4-steerable-cnn-s1: epoch 2 of 8, validation AUC 0.750" in told
+    assert "03-train-plain-cnn-s1: failed, SLURM ended its job 5: out of time" in told
+
+
+def test_how_long_a_study_takes_follows_from_the_speed_of_earlier_trainings(study):
+    """3 classes of 1000 images, 81 % of them for training, 10 epochs: 24,300 images; at 81 a second 300 s."""
+    study = study.model_copy(update={"images_per_class": 1000, "epochs": 10, "networks": ["plain-cnn"]})
+    jobs = running.Jobs(LOG)
+    assert "rough guess" in timing.announced(study, jobs, 1)
+    earlier = study.folder.parent / "earlier/training/plain-cnn-s1"
+    earlier.mkdir(parents=True)
+    (earlier / "card.json").write_text(json.dumps({"crop": 64, "image_size": 64, "binning": 1, "width": 1.0}))
+    (earlier / "metrics.json").write_text(json.dumps({"images_per_second": 81 / 4}))  # of four times the pixels
+    each, measured = timing.seconds_of_jobs(study, jobs)
+    assert measured and each["train"] == pytest.approx(300 + timing.NOTEBOOK_S)
+    assert timing.announced(study, jobs, 2).startswith(
+        "mine: 3 jobs, 2 of them trainings; about 6 minutes on 2 processes"
+    )
+    assert "13 minutes of work" in timing.announced(study, jobs, 0)
+    assert timing.left(study, jobs, time.time() - 60) == "about 12 minutes left"
