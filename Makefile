@@ -14,6 +14,7 @@ export OMP_NUM_THREADS = 1
 help:
 	@echo "make study    run params/$(STUDY).yml and write reports/$(STUDY)/index.html (STUDY=name for another)"
 	@echo "make test     all tests, and every notebook from top to bottom"
+	@echo "make test-slurm  a study on a real SLURM, where slurmd is installed"
 	@echo "make lab      open the notebooks in JupyterLab"
 	@echo "make bench    measure speed side by side with the alternatives"
 	@echo "make reports  render the reports of finished studies again"
@@ -35,6 +36,9 @@ test-package: $(INSTALLED)
 test-notebooks: $(INSTALLED)
 	LENSSTUDY_BATCH=1 LENSSTUDY_HOME="$$(mktemp -d)" $(BIN)/python -m pytest -p no:cacheprovider --nbval-lax \
 		--nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
+
+test-slurm: $(INSTALLED)
+	$(BIN)/python -m pytest -p no:cacheprovider --durations=0 tests/slurm_acceptance.py
 
 lab: $(INSTALLED)  # lands on the list of notebooks: Markdown opens as a page, not as source
 	$(BIN)/jupyter lab notebooks --LabApp.app_settings_dir='$(CURDIR)/workflow/jupyterlab' --LabApp.default_url=/lab/tree/README.md
@@ -76,7 +80,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		echo "Installed in $$(($$(date +%s) - began)) s; .venv takes $$(du -sh .venv | cut -f 1)."
 	@touch $@
 
-.PHONY: typecheck compat test-package test-notebooks
+.PHONY: typecheck compat test-package test-notebooks test-slurm
 
 typecheck: $(INSTALLED)
 	$(BIN)/python -m mypy

@@ -48,10 +48,18 @@ def left(study: Study, jobs: Jobs, since: float) -> str:
     each, _ = seconds_of_jobs(study, jobs)
     total = sum(each[rule] * count for rule, count in jobs.planned.items())
     done = sum(each[rule] * count for rule, count in jobs.finished.items())
+    done += each.get("train", 0) * max(_trained(study, since) - jobs.finished.get("train", 0), 0)  # page to come
     done += sum(each.get("train", 0) * n / of for n, of, _ in under_way(study, since).values())
     if done < total / 20:
         return ""
     return f"about {in_words((total - done) * (time.time() - since) / done)} left"
+
+
+def _trained(study: Study, since: float) -> int:
+    """Trainings on all images that have been finished since then."""
+    folders = (study.training_folder(network, seed, 100) for network in study.networks for seed in study.seeds)
+    ended = [folder / "metrics.json" for folder in folders]
+    return sum(file.exists() and file.stat().st_mtime >= since for file in ended)
 
 
 def seconds_of_jobs(study: Study, jobs: Jobs) -> tuple[dict[str, float], bool]:

@@ -169,7 +169,7 @@ def _pages(run: Path, html: Path, committed: bool = False) -> list[dict]:
 
 
 def _failures(run: Path, html: Path) -> list[dict]:
-    """The notebooks that did not reach their end or are damaged, and jobs without one: where, why, the end of the log."""
+    """The notebooks that did not reach their end or are damaged, and jobs without one: where, why, end of log."""
     failed, ended = [], _ended(run)
     for file in sorted((run / "notebooks").glob("*.ipynb")):
         whole, stamp, wrong = not file.name.endswith(".failed.ipynb"), {}, ""
