@@ -23,7 +23,16 @@ import typer.core
 from lensstudy import __version__, commands, running, timing
 from lensstudy.files import FileError, printable, whole_file
 from lensstudy.provenance import data_state
-from lensstudy.study import BUNDLE, ParameterError, Study, home, notebook_parameters, notebooks_folder, study_file
+from lensstudy.series import members
+from lensstudy.study import (
+    BUNDLE,
+    ParameterError,
+    Study,
+    home,
+    notebook_parameters,
+    notebooks_folder,
+    study_file,
+)
 from lensstudy.text import nearest
 
 __all__ = ["app"]
@@ -119,15 +128,25 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would be done")] = False,
     profile: Annotated[Path | None, typer.Option(help="Snakemake profile, such as workflow/slurm")] = None,
 ) -> None:
-    """Run a whole study: only what is missing or has changed; then write its report."""
+    """Run a whole study, or a series of them: only what is missing or has changed; then write its report."""
+    files = _members(study_file)
+    for file in files:
+        study = _study(file)
+        _check_names(file, study, study.networks)
+        for page in study.pages:
+            _check_page(page)
+    done = [_run(file, cores or _processors(), dry_run, profile) for file in files]
+    if not all(done):
+        raise typer.Exit(1)
+
+
+def _run(study_file: Path, cores: int, dry_run: bool, profile: Path | None) -> bool:
+    """Run one study, with progress; False where something failed, which has been told then."""
     study = _study(study_file)
-    _check_names(study_file, study, study.networks)
-    for page in study.pages:
-        _check_page(page)
     for group in dict.fromkeys(("data", *FOREIGN_FILES.values())):
         if changes := data_state(study, group).changes():
             commands.echo(f"{study.study}: files of the {group} have changed: {changes}; what they made is made again")
-    options: list[object] = ["--profile", profile.resolve()] if profile else ["--cores", cores or _processors()]
+    options: list[object] = ["--profile", profile.resolve()] if profile else ["--cores", cores]
     if damaged := _damaged(study):
         options += ["--forcerun", *(file.relative_to(home()) for file in damaged)]
     command = running.snakemake(study_file, *options, "--slurm-jobname-prefix", running.job_prefix(study))
@@ -136,10 +155,8 @@ def run(
         shown = planned.stdout.rpartition("Job stats:\n")[2]
         commands.echo(shown or planned.stderr.strip(), err=bool(planned.returncode))
         if not planned.returncode:
-            commands.echo(
-                timing.announced(study, running.Jobs(planned.stdout), 0 if profile else cores or _processors())
-            )
-        raise typer.Exit(planned.returncode)
+            commands.echo(timing.announced(study, running.Jobs(planned.stdout), 0 if profile else cores))
+        return planned.returncode == 0
     log = study.folder / "logs" / "run.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -159,14 +176,20 @@ def run(
     except KeyboardInterrupt:
         _fail(f"{study.study}: interrupted; the same command goes on from here")
     if job.returncode:
-        _fail(_failures(study, text, log))
+        commands.echo(f"lensstudy: {_failures(study, text, log)}", err=True)
+        return False
     commands.echo(f"{study.study}: done. The report is {_shown(index)}")
+    return True
 
 
 @app.command()
 def status(study_file: StudyFile) -> None:
     """Tell how far a study is that runs elsewhere: in another terminal, or on another machine with the same disk."""
-    study = _study(study_file)
+    for file in _members(study_file):
+        _tell_status(_study(file))
+
+
+def _tell_status(study: Study) -> None:
     log = study.folder / "logs" / "run.log"
     if not log.exists():
         _fail(f"{study.study}: has not run yet; `lensstudy run {study.study}` runs it")
@@ -521,6 +544,13 @@ def _contact_sheet(path: Path, sheet: Path, reading: dict) -> Path:
     with whole_file(sheet) as partial:
         partial.write_bytes(drawn)
     return sheet
+
+
+def _members(study_file: Path) -> list[Path]:
+    try:
+        return members(study_file)
+    except ParameterError as error:
+        _fail(str(error))
 
 
 def _study(study_file: Path) -> Study:

@@ -26,12 +26,14 @@ from lensstudy.text import nearest
 __all__ = [
     "BUNDLE",
     "PAGES",
+    "SERIES",
     "ParameterError",
     "Study",
     "home",
     "notebook_parameters",
     "notebooks_folder",
     "study_file",
+    "values_in",
 ]
 
 # In a checkout notebooks and parameter files lie beside the package, in an installed wheel inside it.
@@ -75,6 +77,7 @@ _published = partial(Field, json_schema_extra={"group": "published"})
 LAST_SEED = 2**32 - 1  # the last that every generator of random numbers takes
 MANY = 10_000_000  # more images, epochs or resamplings than these are a slip
 YAML_LIMIT, REFERENCES = 2**20, 100  # bytes and references in the file of a study
+SERIES = "series"  # in a file that stands for several studies: lists of values by parameter
 SHARED = ("seed", "share", "threads", "devices", "nodes")  # one for all networks: what runs, and on what
 NETWORK = r"^[a-z0-9][a-z0-9-]*$"  # names of networks are names of folders and pages
 
@@ -489,20 +492,16 @@ class Study(BaseModel):
             (3, 0.005)
         """
         file = study_file(study)
-        try:
-            values = yaml.load(read_text(file, YAML_LIMIT), _Loader)
-        except OSError as error:
-            raise ParameterError(f"{file}: cannot be read ({error.strerror}); params/ holds the studies") from None
-        except FileError as error:
-            raise ParameterError(f"{error}; params/smoke.yml shows what a study looks like") from None
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            reason = "lists within lists without end" if isinstance(error, RecursionError) else error
-            raise ParameterError(f"{file}: is no valid YAML: {reason}") from None
-        if not isinstance(values, dict):
-            raise ParameterError(f"{file}: holds no 'name: value' lines; params/smoke.yml shows all of them")
+        values = values_in(file)
         given = {name: value for name, value in overrides.items() if value is not None}
         injected = _injected(study)
         changed = injected | given
+        several = values.pop(SERIES, {})
+        if missing := [name for name in several if name not in changed]:
+            raise ParameterError(
+                f"{file}: is a series of studies over {', '.join(missing)}; `lensstudy run {file}` runs all, and each "
+                "stands in runs/<its name>/study.yml"
+            )
         if for_all := _meant_for_all(given, injected, values):
             changed["settings"] = _without(values["settings"], for_all)
         if _is_another_preset(changed, values) and "population" not in given:
@@ -586,6 +585,29 @@ def study_file(study: str | Path) -> Path:
     raise ParameterError(
         f"study '{study}' is unknown; {hint}known in params/: {', '.join(known)}; or give the path of a YAML file"
     )
+
+
+def values_in(file: Path) -> dict[str, Any]:
+    """What stands in the file of a study: parameters, unchecked, and lists of them under `series` where it has some."""
+    try:
+        values = yaml.load(read_text(file, YAML_LIMIT), _Loader)
+    except OSError as error:
+        raise ParameterError(f"{file}: cannot be read ({error.strerror}); params/ holds the studies") from None
+    except FileError as error:
+        raise ParameterError(f"{error}; params/smoke.yml shows what a study looks like") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = "lists within lists without end" if isinstance(error, RecursionError) else error
+        raise ParameterError(f"{file}: is no valid YAML: {reason}") from None
+    if not isinstance(values, dict):
+        raise ParameterError(f"{file}: holds no 'name: value' lines; params/smoke.yml shows all of them")
+    several = values.get(SERIES, {})
+    if not isinstance(several, dict) or not all(isinstance(one, list) and one for one in several.values()):
+        raise ParameterError(f"{file}: series = {several!r}: expected lists of values, such as {{width: [1.0, 2.0]}}")
+    if unknown := [name for name in several if name not in Study.model_fields or name == "study"]:
+        near = nearest(unknown[0], [name for name in Study.model_fields if name != "study"])
+        hint = f"; did you mean '{near}'?" if near else ""
+        raise ParameterError(f"{file}: series: '{unknown[0]}' is no parameter that could vary{hint}")
+    return values
 
 
 def notebooks_folder() -> Path:

@@ -53,7 +53,8 @@ def profile(home: Path, **rules: dict) -> Path:
     settings = yaml.safe_load((ROOT / "workflow/slurm/config.yaml").read_text())
     settings |= {"retries": 0, "slurm-init-seconds-before-status-checks": 3, "latency-wait": 5}
     settings["default-resources"]["mem_mb"] = 2000
-    settings["set-resources"] = rules
+    del settings["set-resources"]
+    settings |= {"set-resources": rules} if rules else {}
     (home / "slurm").mkdir(exist_ok=True)
     (home / "slurm/config.yaml").write_text(yaml.safe_dump(settings))
     return home / "slurm"
