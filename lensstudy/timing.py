@@ -50,7 +50,7 @@ def left(study: Study, jobs: Jobs, since: float) -> str:
     done = sum(each[rule] * count for rule, count in jobs.finished.items())
     done += each.get("train", 0) * max(_trained(study, since) - jobs.finished.get("train", 0), 0)  # page to come
     done += sum(each.get("train", 0) * n / of for n, of, _ in under_way(study, since).values())
-    if done < total / 20:
+    if done < total / 20 or jobs.done == jobs.total:
         return ""
     return f"about {in_words((total - done) * (time.time() - since) / done)} left"
 

@@ -2,14 +2,20 @@
 # A SLURM cluster of one node, this machine, to try the way to a cluster at home: controller, node and munge.
 #   sudo bash workflow/slurm/one-node.sh start    (packages of Debian and Ubuntu: slurm-wlm, munge)
 #   sudo bash workflow/slurm/one-node.sh stop
-# Everything lives in ONE_NODE (/var/tmp/one-node), with its own configuration; a SLURM that is set up already is not
-# touched. In the shell that uses it: export SLURM_CONF=/var/tmp/one-node/slurm.conf
+# Everything lives in /var/tmp/one-node, but for the configuration: jobs look for it in /etc/slurm. One that is there
+# already is somebody else's, and nothing is done then.
 set -euo pipefail
-home=${ONE_NODE:-/var/tmp/one-node}
-export SLURM_CONF=$home/slurm.conf
+home=/var/tmp/one-node
+conf=/etc/slurm/slurm.conf
+mark="# a cluster of one node, by workflow/slurm/one-node.sh"
+unset SLURM_CONF
 case "${1:-}" in
 start)
-  mkdir -p "$home/state" "$home/spool" /run/munge
+  if [ -e $conf ] && ! grep -qxF "$mark" $conf; then
+    echo "$conf: this machine has a SLURM already; use that one" >&2
+    exit 1
+  fi
+  mkdir -p /etc/slurm "$home/state" "$home/spool" /run/munge
   chown munge /run/munge
   if [ ! -s /etc/munge/munge.key ]; then
     dd if=/dev/urandom bs=1 count=1024 of=/etc/munge/munge.key status=none
@@ -19,7 +25,8 @@ start)
   munge --no-input >/dev/null 2>&1 || runuser -u munge -- /usr/sbin/munged
   # Memory is watched every two seconds, and a job that takes more than it asked for is ended. Nodes of real clusters
   # have control groups for it.
-  cat >"$SLURM_CONF" <<CONF
+  cat >$conf <<CONF
+$mark
 ClusterName=one-node
 SlurmctldHost=$(hostname)(127.0.0.1)
 SlurmUser=root
@@ -46,7 +53,7 @@ MailProg=/bin/true
 NodeName=$(hostname) NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(($(awk '/MemTotal/{print $2}' /proc/meminfo) / 1024 - 512)) State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
-  echo "CgroupAutomount=no" >"$home/cgroup.conf"
+  [ -e /etc/slurm/cgroup.conf ] || echo "CgroupAutomount=no" >/etc/slurm/cgroup.conf
   slurmctld
   slurmd
   for _ in $(seq 60); do sinfo -h -o %T 2>/dev/null | grep -qE 'idle|mixed|allocated' && break; sleep 1; done
@@ -54,6 +61,7 @@ CONF
   ;;
 stop)
   for part in slurmd slurmctld; do [ ! -e "$home/$part.pid" ] || kill "$(cat "$home/$part.pid")" || true; done
+  ! grep -qxF "$mark" $conf 2>/dev/null || rm $conf
   ;;
 *)
   echo "usage: $0 start | stop" >&2
