@@ -79,7 +79,7 @@ def until(what, told: str):
 def job_of(rule: str) -> str:
     """The number of the running job of a rule, empty where there is none."""
     jobs = subprocess.run(["squeue", "--me", "-h", "-o", "%i %T %k"], capture_output=True, text=True).stdout
-    return next(iter(re.findall(rf"^(\d+) RUNNING rule_{rule}\b", jobs, re.M)), "")
+    return next(iter(re.findall(rf"^(\d+) RUNNING rule_{rule}(?:_wildcards|$)", jobs, re.M)), "")
 
 
 def report(home: Path) -> str:
