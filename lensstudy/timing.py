@@ -2,14 +2,14 @@
 
 A training shows `epochs` times the training part of the images to its network. How many a second a network of this name
 sees stands in the runs of earlier trainings; it is taken to fall with the number of pixels and of channels. Where none
-has been trained, `IMAGES_PER_SECOND` of a common processor core stands in. A notebook takes as long as it did last
-time, or `NOTEBOOK_S`.
+has been trained, `IMAGES_PER_SECOND` of a common processor core stands in. A notebook takes `NOTEBOOK_S`.
 """
 
 from __future__ import annotations
 
 import time
 from contextlib import suppress
+from math import prod
 from statistics import median
 
 from lensstudy.files import FileError, read_json
@@ -21,7 +21,6 @@ __all__ = ["announced", "left", "seconds_of_jobs"]
 IMAGES_PER_SECOND = 120.0  # of 64 x 64 pixels in the training of d4-steerable-cnn, one core
 CLASSES = 3  # of the simulator
 NOTEBOOK_S = 60.0
-TRAININGS = {"train": 1, "train_share": 1, "choose": 0}  # rules, and whether they go through all epochs
 
 
 def announced(study: Study, jobs: Jobs, processes: int) -> str:
@@ -69,7 +68,7 @@ def seconds_of_jobs(study: Study, jobs: Jobs) -> tuple[dict[str, float], bool]:
     seen = images(study) * study.epochs
     of_training = sum(seen / one for one, _ in rates) / len(rates)
     of_search = of_training * study.search_epochs / study.epochs
-    trials = len(study.alternatives) + _combinations(study)
+    trials = len(study.alternatives) + prod(map(len, study.grid.values()))
     each = dict.fromkeys(jobs.planned, NOTEBOOK_S)
     each |= {"train": of_training + NOTEBOOK_S, "train_share": of_training, "choose": of_search * trials}
     each["improve"] = NOTEBOOK_S + of_search * study.trials * len(rates) + of_training * len(study.new_seeds) * 2
@@ -89,7 +88,7 @@ def rate(study: Study, network: str) -> tuple[float, bool]:
 
 
 def _cost(settings: dict) -> float:
-    """Pixels that a network sees, times the square of its width."""
+    """What an image costs relative to others: its pixels as a network sees them, times the width."""
     side = settings["crop"] or settings["image_size"]
     return (side / settings["binning"]) ** 2 * max(settings["width"], 0.25)
 
@@ -106,13 +105,6 @@ def images(study: Study) -> int:
     with suppress(OSError, ValueError):
         return int(len(np.load(study.folder / "dataset" / "images.npy", mmap_mode="r")) * part)
     return 0
-
-
-def _combinations(study: Study) -> int:
-    number = 1
-    for values in study.grid.values():
-        number *= len(values)
-    return number
 
 
 def in_words(seconds: float) -> str:

@@ -136,6 +136,17 @@ def test_a_cancelled_training_is_told_and_goes_on(home):
     assert epochs(home) == 400 and " failed</h2>" not in report(home)
 
 
+def test_an_interrupted_run_takes_its_jobs_out_of_the_queue(home):
+    run = begin(home, LONG)
+    until(lambda: epochs(home) > 3, "a training that has begun")
+    assert job_of("train")
+    run.terminate()
+    said = run.communicate(timeout=WAIT_S)[0]
+    assert run.returncode == 1 and "tiny: interrupted; the same command goes on from here" in said
+    until(lambda: not job_of("train"), "the end of the training")
+    assert epochs(home) < 400
+
+
 def test_jobs_of_a_run_that_was_killed_go_on_and_the_next_run_waits_for_them(home):
     run = begin(home, LONG)
     until(lambda: epochs(home) > 3, "a training that has begun")
