@@ -194,7 +194,7 @@ def code_version() -> dict[str, Any]:
     if (root / ".git").exists():
         version["commit"] = git("rev-parse", "--short", "HEAD")
         # Neither parameter files nor networks in the box are asked for: they are no code, and what they say is kept.
-        code = ("lensstudy", "notebooks", "workflow", ":!lensstudy/networks/pretrained")
+        code = ("lensstudy", "notebooks", "workflow/Snakefile", ":!lensstudy/networks/pretrained")
         version["modified"] = bool(git("status", "--porcelain", *code))
     return version
 

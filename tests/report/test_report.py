@@ -202,7 +202,7 @@ def test_the_hash_follows_the_source_alone(tmp_path):
 
 def test_a_parameter_file_of_ones_own_is_no_change_of_the_code(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "lensstudy")
-    for name in ("lensstudy/report/execution.py", "notebooks/01-explore-data.ipynb", "Snakefile"):
+    for name in ("lensstudy/report/execution.py", "notebooks/01-explore-data.ipynb", "workflow/Snakefile"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("as committed")
     who = ["-c", "user.name=x", "-c", "user.email=x@y"]
