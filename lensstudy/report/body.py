@@ -125,16 +125,16 @@ class Body:
     words: list[dict[str, str]]
 
 
-def page_body(notebook: NotebookNode, summary: Mapping[str, Any] | None = None) -> Body:
+def page_body(notebook: NotebookNode, summary: Mapping[str, Any] | None = None, headline: bytes = b"") -> Body:
     """The text of a page. The first heading is the title, figures are numbered, and where these cells have written the
-    `summary` of their study, its figure comes first."""
+    `summary` of their study, its figure `headline` comes first."""
     soup = BeautifulSoup(_CellExporter().from_notebook_node(notebook)[0], "html.parser")
     first = soup.find("h1")
     title = first.extract().get_text().strip() if first else ""
     _unlink_notebooks(soup)
     question = _take_question(soup)
     _take_out_what_is_for_the_notebook(soup)
-    answers = _figure_first(soup, summary or {})
+    answers = _figure_first(soup, summary or {}, headline)
     contents = _contents(soup)
     _join_code(soup)
     for block in soup.find_all("pre"):
@@ -188,16 +188,18 @@ def _take_out_what_is_for_the_notebook(soup: BeautifulSoup) -> None:
             quote["class"] = "try"
 
 
-def _figure_first(soup: BeautifulSoup, summary: Mapping[str, Any]) -> bool:
-    """Put the figure of the answer on top where these cells hold the answer; whether they do."""
+def _figure_first(soup: BeautifulSoup, summary: Mapping[str, Any], headline: bytes) -> bool:
+    """Put the figure of the answer on top where these cells hold the answer; whether they do. `headline` is the picture
+    as the notebook has kept it."""
 
     def plain(text: str) -> str:
         return " ".join(text.split())
 
-    answer, alt = plain(str(summary.get("answer", ""))), summary.get("figure_alt")
+    answer = plain(str(summary.get("answer", "")))
     if not answer or answer not in plain(soup.get_text()):
         return False
-    picture = soup.find("img", alt=alt) if alt else None
+    source = f"data:image/png;base64,{base64.b64encode(headline).decode()}"
+    picture = soup.find("img", src=source) if headline else None
     figure = picture.find_parent("figure") if picture else None
     if figure is not None:
         note = '<p class="note"><a href="#figure-1">Figure 1</a> stands on top of this page.</p>'
@@ -303,11 +305,22 @@ def _tame_table(soup: BeautifulSoup, table: Tag, number: int) -> None:
                 for cell in column:
                     cell["class"] = [*cell.get("class", []), "number"]
     box = table.wrap(_scrolling(soup, f"Table {number}"))
+    if table.caption is not None:
+        _caption_before(soup, box, table.caption, number)
     rows = table.tbody.find_all("tr") if table.tbody else []
     if len(head) == 1 and rows:
         _fit_a_phone(table, head[0], rows)
     if len(rows) > LONG:
-        _fold(soup, box, f"Table of {len(rows)} rows", table.caption)
+        _fold(soup, box, f"Table of {len(rows)} rows")
+
+
+def _caption_before(soup: BeautifulSoup, box: Tag, caption: Tag, number: int) -> None:
+    """The caption before the box that scrolls, so that all of it is seen."""
+    words = soup.new_tag("p", attrs={"class": "table-caption"})
+    label = soup.new_tag("b")
+    label.string = f"Table {number}"
+    words.extend([label, " ", *list(caption.extract().contents)])
+    box.insert_before(words)
 
 
 def _fit_a_phone(table: Tag, head: Tag, rows: list[Tag]) -> None:
@@ -321,16 +334,11 @@ def _fit_a_phone(table: Tag, head: Tag, rows: list[Tag]) -> None:
             cell["data-label"] = name
 
 
-def _fold(soup: BeautifulSoup, box: Tag, what: str, caption: Tag | None) -> None:
-    """Fold a long table behind its size, with its caption before it."""
+def _fold(soup: BeautifulSoup, box: Tag, what: str) -> None:
+    """Fold a long table behind its size."""
     summary = soup.new_tag("summary")
     summary.string = what
-    fold = box.wrap(soup.new_tag("details", attrs={"class": "fold"}))
-    fold.insert(0, summary)
-    if caption is not None:
-        words = soup.new_tag("p", attrs={"class": "note"})
-        words.extend(list(caption.extract().contents))
-        fold.insert_before(words)
+    box.wrap(soup.new_tag("details", attrs={"class": "fold"})).insert(0, summary)
 
 
 def _scrolling(soup: BeautifulSoup, name: str, kind: str = "scroll") -> Tag:

@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from lensstudy.files import whole_file
 from lensstudy.report.body import NUMBER, cells_to_show, page_body
 from lensstudy.report.execution import read_executed, source_hash
-from lensstudy.report.summaries import in_plain_words, read_summary
+from lensstudy.report.summaries import in_plain_words, read_summary, summary_folder
 from lensstudy.study import Study, home
 
 __all__ = [
@@ -61,7 +61,9 @@ def render(
         raise ValueError(f"{executed}: carries no stamp of lensstudy; run it with lensstudy.report.execution.execute")
     without_images = committed and not stamp.get("redistributable", False)
     summary = read_summary(executed.parent.parent)
-    body = page_body(cells_to_show(notebook, without_images), summary)
+    headline = summary_folder(executed.parent.parent) / summary["figure"]
+    picture = headline.read_bytes() if headline.is_file() else b""
+    body = page_body(cells_to_show(notebook, without_images), summary, picture)
     source = home() / "notebooks" / f"{stamp['notebook']}.ipynb" if committed else executed
     write_page(
         html,

@@ -596,9 +596,13 @@ def test_the_page_of_the_answer_begins_with_it(tmp_path):
     """The answer in plain words below the title, and its figure before any text, wherever the notebook shows them."""
     words = new_markdown_cell("# Result\n\nBefore.")
     says = "from IPython.display import Markdown\nMarkdown('**d4 is wrong. In detail.** More.')"
-    executed = run(notebook(tmp_path / "04-analyse.ipynb", words, FIGURE, says), tmp_path)
+    green = FIGURE.replace('(600, 300), "navy"', '(30, 20), "green"').replace('("first", "second")', '("second",)')
+    executed = run(
+        notebook(tmp_path / "04-analyse.ipynb", words, FIGURE.replace(', "second"', ","), green, says), tmp_path
+    )
     (tmp_path / "runs/smoke/analysis").mkdir()
-    summary = {"answer": "d4 is wrong. In detail.", "figure_alt": "second figure"}
+    Image.new("RGB", (30, 20), "green").save(tmp_path / "runs/smoke/analysis/headline.png")
+    summary = {"answer": "d4 is wrong. In detail.", "figure": "headline.png"}
     for answer, first in ((summary["answer"], "second figure"), ("Of another run.", "first figure")):
         (tmp_path / "runs/smoke/analysis/summary.json").write_text(json.dumps(summary | {"answer": answer}))
         pages.render(executed, tmp_path / "page.html")
@@ -613,6 +617,10 @@ def test_a_long_table_folds_and_a_small_one_names_its_columns_on_a_phone(tmp_pat
     shows += "table = pd.DataFrame({'name': list('abcdefghijklmno'), 'p': 1, 'q': 2})\ndisplay(table[:3], table)"
     executed = run(notebook(tmp_path / "a.ipynb", new_markdown_cell("# Tables"), shows), tmp_path)
     pages.render(executed, tmp_path / "page.html")
+    captioned = "import pandas as pd\npd.DataFrame({'a': [1]}).style.set_caption('What it holds.')"
+    pages.render(run(notebook(tmp_path / "b.ipynb", captioned), tmp_path), tmp_path / "b.html")
+    page = BeautifulSoup((tmp_path / "b.html").read_text(), "html.parser")
+    assert page.select_one("p.table-caption").get_text() == "Table 1 What it holds." and not page.select("caption")
     small, large = BeautifulSoup((tmp_path / "page.html").read_text(), "html.parser").select("main table.dataframe")
     assert small.find_parent("details") is None and large.find_parent("details").summary.string == "Table of 15 rows"
     assert "stack" in small["class"] and "first-stays" in large["class"]
