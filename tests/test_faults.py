@@ -455,7 +455,7 @@ def called(home: Path, what: str, patch) -> tuple:
     patch.setattr(transfer, "fit", lambda dataset, study, **_: kept.append((dataset, study)) or out)
     patch.setattr(transfer, "read_metrics", lambda folder: METRICS)
     patch.setattr(fitting, "fit", lambda dataset, study, **_: kept.append((dataset, study)) or home / NETWORK)
-    patch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0))
+    patch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "", ""))
     one = ["images/sub/0.npy", "images/no_sub/3.npy", "--out", table]
     done = command(
         *{
