@@ -2,7 +2,7 @@
 
 What a reader of a paper expects is added here: numbered figures, mathematics, a table of contents, tables that keep to
 their place and fold where they are long; the answer's figure comes first. What is meant for somebody who works in the
-notebook is left out or hidden with the code.
+notebook is removed or hidden with the code.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lensstudy.report.words import link_words
 __all__ = ["Body", "NUMBER", "cells_to_show", "may_show_images", "page_body"]
 
 TEMPLATES = Path(__file__).parent / "templates"
-NO_IMAGES = "*Images of this data set are left out of the committed page: they may not be passed on.*"
+NO_IMAGES = "*Images of this data set are not in the committed page: they may not be passed on.*"
 PICTURE = re.compile(r"<(img|svg|canvas|video|object|embed|iframe|picture)\b|url\(|data:|!\[", re.IGNORECASE)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LONG, SMALL = 12, 36  # rows of a table that folds; cells of one whose rows stand below each other on a phone

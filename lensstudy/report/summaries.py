@@ -76,11 +76,20 @@ def in_plain_words(summary: Mapping[str, Any]) -> str:
 
 
 def short_table(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows and columns that the answer needs: every network once, on the test images as they are; empty where that
-    is the whole table, or the table is no such table."""
+    """The rows and columns that the answer needs: every network once, on the test images as they are, and every
+    baseline, with what it was asked where that differs; empty where that is the whole table, or there is no such table.
+
+    Example:
+        >>> rows = [("d4", "upright"), ("d4", "rotated by 90°"), ("(smooth fit)", "90: no_sub or not")]
+        >>> short_table([{"network": name, "test images": images} for name, images in rows])
+        [{'network': 'd4'}, {'network': '(smooth fit) 90: no_sub or not'}]
+    """
     if not table or "test images" not in table[0]:
         return []
-    rows = [row for row in table if row.get("test images") in UPRIGHT]
+    rows = [dict(row) for row in table if row.get("test images") in UPRIGHT or str(row["network"]).startswith("(")]
+    for row in rows:
+        if row.get("test images") not in UPRIGHT:
+            row["network"] = f"{row['network']} {row['test images']}"
     return [{name: row[name] for name in SHORT if name in row} for row in rows] if len(rows) < len(table) else []
 
 

@@ -148,7 +148,7 @@ def run(batch: int = 64, repeats: int = 15) -> list[dict]:
         ("train-step-d4", "plain baseline", own_step, train_step(plain, images, labels)),
         ("train-step-d4-straightforward", "plain e2cnn code", own_step, train_step(antialiased, images, labels)),
         ("infer-d4-exported", "e2cnn in evaluation mode", own_inference, inference(averaged, images)),
-        ("infer-d4-exported-twin", "plain baseline, exported", own_inference, inference(exported_plain, images)),
+        ("infer-d4-exported-plain", "plain baseline, exported", own_inference, inference(exported_plain, images)),
         ("infer-d4-antialiased", "e2cnn in evaluation mode", *antialiased_inference),
         ("infer-d4-exported-floor", "its convolutions alone", own_inference, convolutions_alone(exported, images)),
     ]

@@ -1,4 +1,4 @@
-"""Real cutouts: one lens or a folder, several HDUs in a file; what cannot be used is refused with the way out."""
+"""Real cutouts: one lens or a folder, several HDUs in a file; what cannot be used is rejected with the way out."""
 
 import io
 import json

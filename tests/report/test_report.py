@@ -672,7 +672,7 @@ def test_a_bare_picture_and_an_older_page_are_no_obstacle(tmp_path):
 
 
 def test_links_from_notebook_to_notebook_lead_nowhere_from_a_page(tmp_path, monkeypatch):
-    """The line of neighbours is left out, and other links are their text; links to the world stay."""
+    """The line of neighbours is removed, and other links are their text; links to the world stay."""
     prose = (
         "# Two\n\n**Question.** Where?\n\n← [one](01-one.ipynb) · [all notebooks](README.md) · [three](03-three.ipynb)"
         " →\n\nSee [three](03-three.ipynb) and [a paper](https://arxiv.org/abs/0910.0760)."
