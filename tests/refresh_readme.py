@@ -30,13 +30,14 @@ def results(root: Path) -> str:
     with Image.open(folder / "front.png") as picture:
         words = picture.info["Description"]
     place = f"reports/reference/{folder.name}"
+    said = f"{summary.get('task', '')} In numbers: {summary['answer']}".lstrip()
     lines = [
         "<!-- results -->",
         f"[![{words}]({place}/front.png)]({place}/index.html)",
         "",
         f"**{in_plain_words(summary)}**",
         "",
-        f"In numbers: {summary['answer']} [What this leaves open]({place}/index.html#limitations).",
+        f"{said} [What this leaves open]({place}/index.html#limitations).",
         "<!-- /results -->",
     ]
     return "\n".join(lines)

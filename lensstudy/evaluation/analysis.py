@@ -368,6 +368,11 @@ class Analysis:
     # What is said of it -----------------------------------------------------------------------------------------------
 
     @cached_property
+    def task(self) -> str:
+        """What is asked, of which images, and how well the substructure in them could be seen."""
+        return conclusions.on_task(self.test, self.classes)
+
+    @cached_property
     def answer(self) -> str:
         """What was found, in one plain sentence, then in numbers."""
         first, *others = self.pair
@@ -413,6 +418,7 @@ class Analysis:
             headline: the figure on top of the study, with its `caption` and `alt`; `show` has kept it as headline.png.
         """
         summary = {
+            "task": self.task,
             "answer": self.answer,
             "figure": "headline.png",
             "figure_alt": headline.alt,

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from lensstudy.data.dataset import LensDataset
 from lensstudy.evaluation.comparison import Difference, in_words
 from lensstudy.evaluation.scores import counted, format_interval
 
@@ -23,6 +24,7 @@ __all__ = [
     "on_rotations",
     "on_shortcut",
     "on_source",
+    "on_task",
     "seed_by_seed",
     "verdict",
 ]
@@ -33,6 +35,21 @@ LEARNT = 0.75  # AUC of a network from which a number of images can be read off;
 def with_interval(row, metric: str = "auc") -> str:
     """`0.971 [0.962, 0.979]` of a row of `scores.summarise`."""
     return format_interval(row[metric], row[f"{metric}_low"], row[f"{metric}_high"])
+
+
+def on_task(test: LensDataset, classes: Sequence[str]) -> str:
+    """What is asked of the networks, and how much of the substructure an ideal observer could see: the median of its
+    detectability (significance after the smooth lens is fitted again), where the catalogue has it."""
+    about, truth = test.description, test.catalogue
+    listed = f"{', '.join(classes[:-1])} or {classes[-1]}"
+    made = f"simulated with the preset {about['preset']}" if about.get("source") == "simulated" else "read from files"
+    task = f"The task: is a lens {listed}? {len(test):,} test images, {made}."
+    sigma = truth.get("detectability_refit", pd.Series(np.nan, truth.index))
+    median = sigma[sigma > 0].groupby(truth["class"]).median()
+    if median.empty:
+        return f"{task} How well the substructure in them could be seen is not known."
+    each = " and ".join(f"{float(f'{value:.2g}'):,g} sigma ({name})" for name, value in median.items())
+    return f"{task} To an observer who knows its form, the substructure of half of them shows with more than {each}."
 
 
 def alone(row: pd.Series, images: int) -> str:

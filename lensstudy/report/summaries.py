@@ -26,6 +26,7 @@ AWAY = "away, one preset"
 class Summary(BaseModel):
     """What `summary.json` says of a study."""
 
+    task: str = Field("", description="what is asked, of which images")
     answer: str = ""
     plain: str = Field("", description="the answer in plain words, where its numbers stand in no table")
     figure: str = ""

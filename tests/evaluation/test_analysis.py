@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from lensstudy.data.preprocess import Preprocess
 from lensstudy.data.simulation import simulate
 from lensstudy.evaluation.analysis import Analysis
+from lensstudy.evaluation.conclusions import on_task
 from lensstudy.evaluation.explanation import averaged_over_motions
 from lensstudy.figures.analysis_answer import answer, quantile_interval
 from lensstudy.networks.groups import rotate
@@ -175,6 +176,19 @@ def test_where_there_is_nothing_to_compare_tables_are_empty(analysed):
     assert any("One seed each" in line for line in analysis.limitations)
 
 
+def test_the_task_says_how_well_the_substructure_could_be_seen():
+    """Of images whose detectability is set by hand, and of images that bring none."""
+    lenses = simulate("model_3", 4, seed=1, image_size=24, classes=["no_sub", "cdm"])
+    lenses.catalogue["detectability_refit"] = [0.0] * 4 + [1.0, 1234.0, 1234.0, 5000.0]
+    said = on_task(lenses, lenses.classes)
+    assert "no_sub or cdm?" in said and "8 test images, simulated with the preset model_3" in said
+    assert said.endswith("more than 1,200 sigma (cdm).")
+    lenses.description["source"] = "files"
+    lenses.catalogue = lenses.catalogue.drop(columns="detectability_refit")
+    said = on_task(lenses, lenses.classes)
+    assert "read from files" in said and said.endswith("is not known.")
+
+
 def test_the_answer_is_a_plain_sentence_before_any_score(analysed):
     first, *numbers = analysed().answer.split(". ")
     assert "round" in first and "plain" in first and "[" not in first
@@ -185,6 +199,7 @@ def test_what_is_saved_is_what_was_shown(analysed):
     analysis = analysed()
     analysis.save(SimpleNamespace(caption="a caption", alt="words"))
     summary = json.loads((analysis.folder / "summary.json").read_text())
+    assert summary["task"] == analysis.task
     assert summary["table"] == analysis.scores.to_dict("records")
     assert (summary["figure"], summary["figure_caption"], summary["figure_alt"]) == (
         "headline.png", "a caption", "words",
