@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # One thread a process and as many processes as cores: two threads of torch stall whenever anything else runs.
 export OMP_NUM_THREADS = 1
 
-.PHONY: study test lab bench reports notebooks lint clean help
+.PHONY: study test lab bench reports docs notebooks lint clean help
 
 help:
 	@echo "make study    run params/$(STUDY).yml and write reports/$(STUDY)/index.html (STUDY=name for another)"
@@ -18,6 +18,7 @@ help:
 	@echo "make lab      open the notebooks in JupyterLab"
 	@echo "make bench    measure speed side by side with the alternatives"
 	@echo "make reports  render the reports of finished studies again"
+	@echo "make docs     build the site of documents, notebooks and reference reports: site/index.html"
 	@echo "make notebooks  run the notebooks with their defaults and keep the outputs that the tests compare"
 	@echo "make lint     check style"
 	@echo "make typecheck  check types"
@@ -48,6 +49,22 @@ bench: $(INSTALLED)
 
 reports: $(INSTALLED)
 	$(BIN)/lensstudy report
+
+# The site is built without PyTorch and the package, in an environment of its own.
+SITE_TOOLS := build/docs
+docs: $(SITE_TOOLS)/installed
+	rm -rf build/site
+	$(SITE_TOOLS)/bin/sphinx-build --quiet --fail-on-warning -d build/doctrees --fresh-env -c docs . build/site
+	rm -rf site && mv build/site site
+	@echo "Open site/index.html, or give site/ to any static host."
+
+$(SITE_TOOLS)/installed: pyproject.toml constraints.txt
+	@echo "Installing Sphinx and what it needs into $(SITE_TOOLS), once: 250 MB on the disk."
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("make docs needs Python 3.11; say make docs PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(SITE_TOOLS)
+	$(SITE_TOOLS)/bin/pip install --quiet --constraint constraints.txt $$($(PYTHON) -c 'import tomllib; \
+		print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+	@touch $@
 
 notebooks: $(INSTALLED)
 	$(BIN)/python tests/refresh_notebooks.py

@@ -1,0 +1,118 @@
+"""The site: documents, notebooks and reference reports in one table of contents and one search (`make docs`).
+
+Sphinx reads the repository as it is: `docs/science.md` becomes `docs/science.html`, and links between files hold.
+Reports are pages already; Sphinx reads their words for the table of contents and the search, and the site gets the
+pages themselves. Nothing is fetched from another host when a page is opened.
+"""
+
+import shutil
+from pathlib import Path
+
+import yaml
+from bs4 import BeautifulSoup
+from docutils import nodes
+from latex2mathml.converter import convert
+from pygments.lexers.special import TextLexer
+from sphinx import addnodes
+from sphinx.parsers import Parser
+
+ROOT = Path(__file__).resolve().parent.parent
+PLACE = '<nav class="place" aria-label="Place">'  # of a report, with the way back to the list
+CONTENTS = yaml.safe_load((ROOT / "docs/contents.yml").read_text(encoding="utf-8"))
+
+project = "lensstudy"
+language = "en"
+extensions = ["myst_nb"]
+root_doc = "README"
+include_patterns = ["*.md", "docs/*.md", "notebooks/*.md", "notebooks/*.ipynb", "reports/reference/**.html"]
+exclude_patterns = [".*", "build", "dist", "runs", "site", "tests"]
+
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 4
+nb_execution_mode = "off"  # as committed; what a notebook shows when it runs stands in the reports
+nb_ipywidgets_js = {}  # which would be fetched from another host
+highlight_language = "text"
+
+html_theme = "furo"
+html_title = "lensstudy"
+html_math_renderer = "mathml"
+html_copy_source = html_show_copyright = False
+html_show_search_summary = False  # a page that lies on a disk cannot open others to quote them
+html_css_files = ["site.css"]
+html_static_path = ["site.css"]
+pygments_style, pygments_dark_style = "a11y-high-contrast-light", "a11y-high-contrast-dark"
+
+
+class ReportPage(Parser):
+    """The words of a report: headings and text for the search, and links to pages below it for the contents."""
+
+    supported = ("report",)
+
+    def parse(self, inputstring: str, document: nodes.document) -> None:
+        environment, page = document.settings.env, BeautifulSoup(inputstring, "html.parser")
+        docname, anchors = environment.current_document.docname, page.find_all(["h2", "h3"], id=True)
+        environment.metadata[docname]["myst_slugs"] = {one["id"]: (0, one["id"], one.get_text()) for one in anchors}
+        section = nodes.section(ids=["text"])
+        study = Path(docname).parent.relative_to("reports/reference").name
+        section += nodes.title(text=page.h1.get_text(" ", strip=True) + (study and f" ({study})"))
+        if docname.endswith("/index"):
+            section += self._pages_below(page, docname)
+        for element in page.main.find_all(["h2", "h3", "p", "li", "figcaption"]):
+            section += nodes.paragraph(text=element.get_text(" ", strip=True))
+        document += section
+
+    def _pages_below(self, page: BeautifulSoup, docname: str) -> addnodes.toctree:
+        folder = docname.removesuffix("index")
+        links = [link["href"].removesuffix(".html") for link in page.find_all("a", href=True)]
+        pages = dict.fromkeys(folder + link for link in links if (ROOT / folder / f"{link}.html").is_file())
+        names = {one: one.removesuffix("/index").split("/")[-1] for one in pages if ".." not in one and one != docname}
+        return addnodes.toctree(
+            entries=[(name, one) for one, name in names.items()], includefiles=list(names), parent=docname,
+            maxdepth=-1, glob=False, hidden=True, includehidden=False, numbered=0, titlesonly=True, caption=None,
+        )  # fmt: skip
+
+
+def add_contents(app, docname: str, source: list[str]) -> None:
+    """The README is the first page, and holds the table of contents."""
+    if docname == root_doc:
+        for part in CONTENTS:
+            lines = "\n".join(f"/{page}" for page in part["pages"])
+            source[0] += f"\n\n```{{toctree}}\n:hidden:\n:caption: {part['part']}\n\n{lines}\n```\n"
+
+
+def copy_pages(app, problem: Exception | None) -> None:
+    """The reports as they are, with a way back; what they link to; and the first page under the name hosts look for."""
+    if problem:
+        return
+    site = Path(app.outdir)
+    for file in (ROOT / "reports/reference").rglob("*.*"):
+        copy = site / file.relative_to(ROOT)
+        if file.suffix == ".html":
+            home = "../" * (len(copy.relative_to(site).parts) - 1) + "index.html"
+            page = file.read_text(encoding="utf-8")
+            copy.write_text(page.replace(PLACE, f'{PLACE}<a href="{home}">lensstudy</a> › ', 1), encoding="utf-8")
+        else:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, copy)
+    for pattern in ("params/*.yml", "notebooks/*.ipynb"):
+        for file in ROOT.glob(pattern):
+            (site / file.parent.name).mkdir(exist_ok=True)
+            shutil.copy(file, site / file.relative_to(ROOT))
+    shutil.copy(site / f"{root_doc}.html", site / "index.html")
+
+
+def setup(app) -> None:
+    app.add_source_suffix(".html", "report")
+    app.add_source_parser(ReportPage)
+    app.add_html_math_renderer("mathml", (_formula("inline"), None), (_formula("block"), None))
+    app.add_lexer("mermaid", TextLexer)
+    app.connect("source-read", add_contents)
+    app.connect("build-finished", copy_pages)
+
+
+def _formula(display: str):
+    def visit(translator, node) -> None:
+        translator.body.append(convert(node.astext(), display=display))
+        raise nodes.SkipNode
+
+    return visit
