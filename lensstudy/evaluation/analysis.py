@@ -160,6 +160,11 @@ class Analysis:
         return [equivariant[0], *(sorted(matched, key=len) or plain)[:1]]
 
     @property
+    def same_filters(self) -> list[str]:
+        """The network with the steerable filters of the first of the pair and no symmetry, where the study has it."""
+        return [name for name in self.others if name == f"c1-{self.pair[0].partition('-')[2]}"]
+
+    @property
     def others(self) -> list[str]:
         """The networks beside the pair, the best on the validation part first."""
         return [name for name in self.ranking if name not in self.pair]
@@ -298,21 +303,40 @@ class Analysis:
         )
 
     @cached_property
+    def upright(self) -> dict[int, dict[str, list[np.ndarray]]]:
+        """By number of training images and by network, `(N, classes)` of the test images as they are, one array a
+        seed; the smallest number first."""
+        runs = [run for share, each in self.by_share.items() if share != self.share for run in each]
+        found: dict[int, dict[str, list[np.ndarray]]] = {}
+        for run in progress(runs, "shares of the images"):
+            of_size = found.setdefault(run.card["training_images"], {})
+            of_size.setdefault(run.card["network"], []).append(run.predict(self.test.images))
+        found[self.trained[0].card["training_images"]] = self.probabilities
+        return dict(sorted(found.items()))
+
+    @cached_property
     def curves(self) -> dict[str, LearningCurve]:
         """By network, the AUC against the number of training images, from `learning.learning_curve`."""
-        judged = iter(self.predictions.loc[self.predictions["perturbation"] == UNPERTURBED, "probabilities"])
-        runs = [(share, run) for share, each in self.by_share.items() for run in each]
         rows = [
-            (
-                run.card["network"],
-                run.card["training_images"],
-                run.card["seed"],
-                next(judged) if share == self.share else run.predict(self.test.images),
-            )
-            for share, run in progress(runs, "shares of the images")
+            (name, images, seed, one)
+            for images, networks in self.upright.items()
+            for name in self.networks
+            for seed, one in enumerate(networks.get(name, []))
         ]
         table = pd.DataFrame(rows, columns=["network", "images", "seed", "probabilities"])
         return learning_curve(self.labels, table)
+
+    @cached_property
+    def ahead(self) -> pd.DataFrame:
+        """How far the first of the pair is ahead of each other network with each number of training `images`, in AUC:
+        `value` with the interval `low` to `high` over test images and seeds."""
+        first, *others = [*self.pair, *self.others]
+        rows = [
+            (images, name, *compare(self.labels, networks[first], networks[name])[:3])
+            for images, networks in self.upright.items()
+            for name in others
+        ]
+        return pd.DataFrame(rows, columns=["images", "network", "value", "low", "high"])
 
     @cached_property
     def matches(self) -> pd.DataFrame:
@@ -331,33 +355,47 @@ class Analysis:
     @cached_property
     def training_scores(self) -> pd.DataFrame:
         """AUC of every training on its own training images, from `explanation.training_scores`."""
-        return training_scores(self.trained, self.dataset, self.study.data_seed)
+        every = [run for share in sorted(self.by_share) for run in self.by_share[share]]
+        return training_scores(every, self.dataset, self.study.data_seed)
 
     @cached_property
     def training_and_test(self) -> pd.DataFrame:
-        """AUC in words of every network on its training images and on the test images, upright and rotated by random
-        angles; intervals of the first are over seeds, for the images are all there are."""
+        """AUC in words of every network with every number of `images`, on these and on the test images; both also
+        rotated by random angles, the test images where the number is the largest. Intervals of scores on training
+        images are over seeds, for the images are all there are."""
         rows = []
         rotated = self.by_perturbation[self.by_perturbation["perturbation"] == MAIN[2]].set_index("network")
         for name in self.networks:
-            mine, row = self.training_scores[self.training_scores["network"] == name], {"network": name}
-            for column, label in zip(("upright", "rotated"), TRAINING, strict=True):
-                value, edges = mine[column].mean(), seed_interval(mine[column])
-                row[label] = "" if mine.empty else f"{value:.3f}" if len(mine) == 1 else format_interval(value, *edges)
-            for table, label in ((self.unperturbed, "test images"), (rotated, "test images, random rotations")):
-                row[label] = conclusions.with_interval(table.loc[name])
-            rows.append(row)
+            for point in self.curves[name].table.itertuples():
+                mine = self.training_scores.query("network == @name and images == @point.images")
+                row = {"network": name, "images": point.images}
+                for column, label in zip(("upright", "rotated"), TRAINING, strict=True):
+                    value, edges = mine[column].mean(), seed_interval(mine[column])
+                    row[label] = (
+                        "" if mine.empty else f"{value:.3f}" if len(mine) == 1 else format_interval(value, *edges)
+                    )
+                row["test images"] = format_interval(point.score, point.low, point.high)
+                largest = point.images == max(self.upright)
+                row["test images, random rotations"] = conclusions.with_interval(rotated.loc[name]) if largest else ""
+                rows.append(row)
         return pd.DataFrame(rows)
 
     @cached_property
     def explanation(self) -> pd.DataFrame:
-        """What explains how far the first of the pair is ahead, from `explanation.explain`."""
-        best, plain = self.pair[0], [name for name in self.pair[1:] if name.endswith(tuple(BASELINES))]
-        runs = progress([run for run in self.trained if run.card["network"] in plain], "motions of the square")
-        averaged: dict[str, list[np.ndarray]] = {}
-        for run in runs:
-            averaged.setdefault(run.card["network"], []).append(averaged_over_motions(run, self.test.images))
-        return explain(self.labels, self.probabilities, best, averaged, self.training_scores)
+        """What explains how far the first of the pair is ahead with each number of training `images`, from
+        `explanation.explain`, on up to 3,000 test images (`perturbed`)."""
+        best, part, tables = self.pair[0], self.test.subset(self.perturbed), []
+        plain = [*self.pair[1:], *self.same_filters]
+        runs = [run for each in self.by_share.values() for run in each if run.card["network"] in plain]
+        averaged: dict[int, dict[str, list[np.ndarray]]] = {}
+        for run in progress(runs, "motions of the square"):
+            of_size = averaged.setdefault(run.card["training_images"], {})
+            of_size.setdefault(run.card["network"], []).append(averaged_over_motions(run, part.images))
+        for images, networks in self.upright.items():
+            here = {name: [one[self.perturbed] for one in runs] for name, runs in networks.items()}
+            own = self.training_scores[self.training_scores["images"] == images]
+            tables.append(explain(part.labels, here, best, averaged.get(images, {}), own).assign(images=images))
+        return pd.concat(tables, ignore_index=True)
 
     @cached_property
     def failures(self) -> Failures:
@@ -388,8 +426,8 @@ class Analysis:
         rows = (self.unperturbed.loc[first], self.unperturbed.loc[other])
         ahead = compare(self.labels, self.probabilities[first], self.probabilities[other])
         parts = [conclusions.verdict(*rows, ahead, images, len(self.test)), rotations]
-        matches = self.matches[self.matches["network"] == other]
-        return " ".join([*parts, *conclusions.on_others(first, beside), *conclusions.on_matches(matches, first, other)])
+        fewer = conclusions.with_fewer(self.ahead, first, [other, *self.same_filters])
+        return " ".join([*parts, *conclusions.on_others(first, beside), *fewer])
 
     @property
     def seed_by_seed(self) -> str:
@@ -430,6 +468,7 @@ class Analysis:
             "rotation_consistency": self.rotation_consistency,
             "pairs": _records(self.pairs),
             "curves": _records(pd.concat([one.table.assign(network=name) for name, one in self.curves.items()])),
+            "ahead": _records(self.ahead),
             "images_to_match": _records(self.matches),
             "training_and_test": _records(self.training_and_test),
             "explanation": _records(self.explanation),

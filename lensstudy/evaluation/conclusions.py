@@ -19,7 +19,6 @@ __all__ = [
     "few_images",
     "few_seeds",
     "near_chance",
-    "on_matches",
     "on_others",
     "on_rotations",
     "on_shortcut",
@@ -27,9 +26,8 @@ __all__ = [
     "on_task",
     "seed_by_seed",
     "verdict",
+    "with_fewer",
 ]
-
-LEARNT = 0.75  # AUC of a network from which a number of images can be read off; below, both only guess
 
 
 def with_interval(row, metric: str = "auc") -> str:
@@ -91,11 +89,14 @@ def on_others(first: str, ahead: Mapping[str, Difference]) -> list[str]:
     return [f"Of the others, {first} is {', '.join(each)}."] if each else []
 
 
-def on_matches(matches: pd.DataFrame, first: str, second: str) -> list[str]:
-    """How many images the second network needs, for the two smallest numbers from which the first one learnt."""
-    learnt = matches[matches["score"] > LEARNT].head(2).to_dict("records")
-    each = [f"with {row['images']:,} images, {row['score']:.4f}: {second} {row['in_words']}" for row in learnt]
-    return [f"Take the AUC of {first} {'; '.join(each)}."] if each else []
+def with_fewer(ahead: pd.DataFrame, first: str, names: Sequence[str]) -> list[str]:
+    """How far the first network is ahead of those named with fewer training images; rows as in `Analysis.ahead`."""
+    said = []
+    for images, rows in ahead[ahead["images"] < ahead["images"].max()].groupby("images"):
+        each = rows.set_index("network").loc[list(names)]
+        words = [in_words(Difference(row.value, row.low, row.high, 0.0), row.Index) for row in each.itertuples()]
+        said.append(f"With {images:,} training images it is {' and '.join(words)}.")
+    return said
 
 
 def seed_by_seed(pair: Sequence[str], auc: Sequence[Sequence[float]]) -> str:

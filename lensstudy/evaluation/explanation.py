@@ -1,9 +1,10 @@
 """What explains a difference between networks: symmetry, filters, invariance or optimisation, one comparison each.
 
 An equivariant network differs from a plain one in several things at once: its filters are steerable, its weights are
-shared between directions, its predictions are exactly invariant. Here each is taken alone, as far as a study has the
-networks for it. Exact invariance alone is that of a plain network whose predictions are averaged over the eight motions
-of the square; what a network reaches on its own training images tells optimisation from generalisation.
+shared between directions, its predictions are exactly invariant. Here they are taken apart, as far as a study has the
+networks for it. Exact invariance is that of a plain network whose predictions are averaged over the eight motions of
+the square (an average of eight answers besides); what a network reaches on its own training images tells optimisation
+from generalisation.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from lensstudy.progress import progress
 __all__ = ["averaged_over_motions", "explain", "training_scores"]
 
 SHOWN = 3000  # training images on which a training is judged
+COLUMNS = {"network": "network", "images": "training_images", "seed": "seed"}
 
 
 def averaged_over_motions(run, images: np.ndarray) -> np.ndarray:
@@ -45,8 +47,8 @@ def training_scores(trained: Sequence, dataset: LensDataset, seed: int = 0) -> p
         seed: of the random angles and of the choice of images.
 
     Returns:
-        One row a training: `network`, `seed`, `upright` and `rotated` (by random angles). No row where images were
-        simulated anew for each epoch, since none of the training part was learnt.
+        One row a training: `network`, `images`, `seed`, `upright` and `rotated` (by random angles). No row where images
+        were simulated anew for each epoch, since none of the training part was learnt.
     """
     rows = []
     for run in progress([run for run in trained if not run.card.get("fresh_images")], "training images"):
@@ -55,10 +57,10 @@ def training_scores(trained: Sequence, dataset: LensDataset, seed: int = 0) -> p
             part = part.share(share / 100, run.card["seed"])
         part = part.subset(np.sort(np.random.default_rng(seed).permutation(len(part))[:SHOWN]))
         angles = np.random.default_rng(seed).uniform(0, 360, len(part))
-        row = {"network": run.card["network"], "seed": run.card["seed"]}
+        row = {name: run.card[key] for name, key in COLUMNS.items()}
         upright, moved = (auc(part.labels, run.predict(part.images, one)) for one in (0.0, angles))
         rows.append(row | {"upright": upright, "rotated": moved})
-    return pd.DataFrame(rows, columns=["network", "seed", "upright", "rotated"])
+    return pd.DataFrame(rows, columns=[*COLUMNS, "upright", "rotated"])
 
 
 def over_seeds(scores: Sequence[float]) -> Measured:
@@ -98,10 +100,12 @@ def explain(
     wanted = [
         ("symmetry and filters, at equal channels", best, matched),
         ("symmetry and filters, at equal parameters", best, parameters),
-        ("symmetry alone: the same filters without it", best, alone),
-        ("filters alone: steerable and plain, both without symmetry", alone, matched),
-        ("exact invariance alone: averaged over the 8 motions of the square", f"{matched}, averaged", matched),
+        ("symmetry: the same filters without it", best, alone),
+        ("filters: steerable and plain, both without symmetry", alone, matched),
+        ("exact invariance: averaged over the 8 motions of the square", f"{matched}, averaged", matched),
+        ("exact invariance, with the same filters", f"{alone}, averaged", alone),
         ("shared weights: what that average leaves", best, f"{matched}, averaged"),
+        ("shared weights, with the same filters", best, f"{alone}, averaged"),
     ]
     rows = []
     for what, first, second in wanted:

@@ -16,6 +16,8 @@ from lensstudy.evaluation.scores import labels_of
 
 __all__ = ["LearningCurve", "images_to_match", "learning_curve"]
 
+NO_ERROR = 1e-9  # of a score of 1, whose logarithm does not exist
+
 
 @dataclass(frozen=True)
 class LearningCurve:
@@ -42,14 +44,20 @@ class LearningCurve:
         return list(self.points)
 
     def at(self, images: float) -> Measured:
-        """The curve at any number of images between two points, linearly in its logarithm, seed by seed."""
+        """The curve at any number of images between two points, seed by seed. There the error, 1 - score, is a power of
+        the number of images, as learning curves are (Hestness et al. 2017, arXiv:1712.00409): read off linearly, a
+        curve that bends would seem to need more images than it does."""
         sizes = self.sizes
         k = int(np.clip(np.searchsorted(sizes, images), 1, max(len(sizes) - 1, 1)))
         if images in self.points or len(sizes) == 1:
             return self.points[int(images)]
         before, after = (self.points[size] for size in sizes[k - 1 : k + 1])
         share = np.log(images / sizes[k - 1]) / np.log(sizes[k] / sizes[k - 1])
-        return Measured(*((1 - share) * a + share * b for a, b in zip(before, after, strict=True)))
+        errors = [np.maximum(1 - one.values, NO_ERROR) for one in (before, after)]
+        error = errors[0] ** (1 - share) * errors[1] ** share
+        slopes = (1 - share) * error / errors[0], share * error / errors[1]
+        shares = sum(slope[:, None] * one.shares for slope, one in zip(slopes, (before, after), strict=True))
+        return Measured(1 - error, shares)
 
     def still_rises(self) -> bool:
         """Whether the last step of the curve is more than chance."""
@@ -96,9 +104,9 @@ def learning_curve(
 def images_to_match(own: LearningCurve, other: LearningCurve, level: float = 0.95) -> pd.DataFrame:
     """How many training images the `other` network needs for what `own` reaches.
 
-    The other's curve is read off linearly in the logarithm of the number of images, where its mean first reaches the
-    score. The interval holds the numbers of images with which the two cannot be told apart: it begins where the other
-    is no longer surely behind and ends where it is surely ahead, over test images and seeds.
+    The other's curve is read off where its mean first reaches the score, its error a power of the number of images
+    between two points. The interval holds the numbers of images with which the two cannot be told apart: it begins
+    where the other is no longer surely behind and ends where it is surely ahead, over test images and seeds.
 
     Args:
         own: curve of one network.

@@ -15,6 +15,7 @@ from lensstudy.evaluation.scores import averaged_over, format_interval, format_p
 from lensstudy.figures.tables import table
 
 __all__ = [
+    "ahead",
     "calibration",
     "changes_at_90",
     "differences",
@@ -90,6 +91,20 @@ def changes_at_90(analysis: Analysis) -> Styler:
     )
 
 
+def ahead(analysis: Analysis) -> Styler:
+    """How far the first network of the pair is ahead of the others, with each number of training images."""
+    found = analysis.ahead
+    compared = found.assign(words=[format_interval(row.value, row.low, row.high) for row in found.itertuples()])
+    rows = compared.pivot(index="network", columns="images", values="words").reindex(found["network"].unique())
+    rows.columns = [f"{images:,} images" for images in rows.columns]
+    return table(
+        rows.rename_axis("another network").reset_index(),
+        f"How far {analysis.pair[0]} is ahead in test AUC of each other network, both trained on so many images [95 % "
+        f"interval over {_over(analysis)}]; below zero the other one is ahead. Intervals are not corrected for their "
+        "number. No row: there is one network only.",
+    )
+
+
 def training_and_test(analysis: Analysis) -> Styler:
     """AUC on the training and on the test images, upright and rotated."""
     return table(
@@ -97,6 +112,7 @@ def training_and_test(analysis: Analysis) -> Styler:
         "AUC on up to 3,000 of the images that a network was trained on, without augmentation [95 % interval over "
         f"seeds], and on the test images [over {_over(analysis)}]. Low on the training images: it has "
         "not learnt them (optimisation); much lower on the test images: it does not generalise.",
+        {"images": "{:,}"},
     )
 
 
@@ -105,6 +121,7 @@ def explanation(analysis: Analysis) -> Styler:
     found = analysis.explanation
     compared = pd.DataFrame(
         {
+            "images": found["images"].map("{:,}".format),
             "what differs": found["what"],
             "first": found["first"],
             "second": found["second"],
@@ -113,10 +130,12 @@ def explanation(analysis: Analysis) -> Styler:
     )
     return table(
         compared,
-        f"Networks that differ in one thing, on the same test images [95 % interval over "
-        f"{_over(analysis)}]. Averaged: the mean of a plain network's predictions over the eight "
-        "motions of the square, which makes it exactly invariant. A comparison whose networks the study has not is not "
-        "there, and that of training images needs two seeds.",
+        f"Networks that differ in one respect, with each number of training images, on {len(analysis.perturbed):,} "
+        f"test images [95 % interval over {_over(analysis)}]. Each network has the settings that were chosen for it; "
+        "where these differ the table of settings says so. A network with symmetry also has fewer weights than one of "
+        "equal channels, and its last layer fewer features. Averaged: the mean of a plain network's predictions over "
+        "the eight motions of the square, which makes it exactly invariant, and is an average of eight. A comparison "
+        "whose networks the study has not is not there, and that of training images needs two seeds.",
     )
 
 
@@ -143,9 +162,9 @@ def matches(analysis: Analysis) -> Styler:
     }
     return table(
         pd.DataFrame(rows),
-        "Read off the curves above, linearly in the logarithm of the number of images [95 % interval: the numbers with "
-        f"which the two cannot be told apart, over {_over(analysis)}]. No row: there is one network only, or one "
-        "number of training images, so nothing can be read off.",
+        "Read off the curves above, 1 - AUC as a power of the number of images between two points [95 % interval: the "
+        f"numbers with which the two cannot be told apart, over {_over(analysis)}]. No row: there is one network only, "
+        "or one number of training images, so nothing can be read off.",
     )
 
 

@@ -70,9 +70,10 @@ def in_plain_words(summary: Mapping[str, Any]) -> str:
         counts, out_of = _counted([wrong[name] for name in names])
         if len(names) == 1:
             return f"{names[0]} is wrong {counts[0]} {_times(counts[0])} in {out_of}."
-        first, other = _introduced(*names)
+        first, other = _introduced(*names[:2])
+        same = f", the same filters without it ({names[2]}) {counts[2]}" if len(names) > 2 else ""
         doubt = "; so few trainings and images do not show that this is more than chance" * _may_be_chance(summary)
-        return f"{first} is wrong {counts[0]} {_times(counts[0])} in {out_of}, {other} {counts[1]}{doubt}."
+        return f"{first} is wrong {counts[0]} {_times(counts[0])} in {out_of}, {other} {counts[1]}{same}{doubt}."
     return _rotated(summary["table"]) or _away(summary["table"]) or _first_sentence(summary["answer"])
 
 
@@ -106,10 +107,14 @@ def _unperturbed(table: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _compared(summary: Mapping[str, Any], networks: list[str]) -> list[str]:
-    """The pair of the answer: the first that was compared, which is what the analysis puts there."""
+    """The pair of the answer, the first that was compared, which is what the analysis puts there, and the same filters
+    without symmetry."""
     pairs = summary.get("pairs") or [{}]
     first, other = pairs[0].get("first", ""), pairs[0].get("second", "")
-    return [first, other] if first in networks and other in networks else networks[:2]
+    if not (first in networks and other in networks):
+        return networks[:2]
+    same = f"c1-{first.partition('-')[2]}"
+    return [first, other, *([same] if same in networks and same not in (first, other) else [])]
 
 
 def _introduced(first: str, other: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from lensstudy.data.simulation import simulate
 from lensstudy.evaluation.analysis import Analysis
 from lensstudy.evaluation.conclusions import on_task
 from lensstudy.evaluation.explanation import averaged_over_motions
+from lensstudy.figures import analysis_tables
 from lensstudy.figures.analysis_answer import answer, quantile_interval
 from lensstudy.networks.groups import rotate
 from lensstudy.study import Study
@@ -111,6 +112,12 @@ def test_learning_curves_hold_every_share_and_nothing_is_read_off_a_single_one(a
     for name, curve in analysis.curves.items():
         assert curve.table.score[1] == pytest.approx(analysis.unperturbed["auc"][name])
     assert len(analysis.matches) == 2
+    first, second = analysis.pair
+    lead = [analysis.curves[first].table.score[k] - analysis.curves[second].table.score[k] for k in (0, 1)]
+    assert analysis.ahead["value"].to_list() == pytest.approx(lead)
+    assert analysis.training_and_test["images"].to_list() == [50, 100] * 2
+    for table in (analysis_tables.ahead, analysis_tables.training_and_test):
+        assert "50" in table(analysis).to_html()
 
 
 def test_the_matched_plain_network_is_compared_first_and_what_explains_it_is_taken_apart(analysed):
@@ -126,7 +133,7 @@ def test_the_matched_plain_network_is_compared_first_and_what_explains_it_is_tak
     assert averaged_over_motions(run, images) == pytest.approx(averaged, abs=1e-6)
     table = analysis.explanation.set_index("second")
     gain = roc_auc_score(labels, averaged[:, 1]) - analysis.unperturbed["auc"]["round-matched"]
-    alone = analysis.explanation[analysis.explanation["what"].str.startswith("exact invariance alone")].iloc[0]
+    alone = analysis.explanation[analysis.explanation["what"].str.startswith("exact invariance:")].iloc[0]
     assert alone["value"] == pytest.approx(gain)
     left = table.loc["round-matched, averaged"]
     assert left["value"] == pytest.approx(analysis.unperturbed["auc"]["round"] - roc_auc_score(labels, averaged[:, 1]))
@@ -135,6 +142,7 @@ def test_the_matched_plain_network_is_compared_first_and_what_explains_it_is_tak
     found = analysis.training_scores.drop_duplicates("network")["upright"]
     assert found.to_list() == pytest.approx(expected)
     assert analysis.explanation["what"].iloc[-1].startswith("optimisation")
+    assert set(analysis.explanation["images"]) == {100}
 
 
 def test_the_picture_of_the_answer_shows_the_scores_of_the_table(analysed):

@@ -21,7 +21,7 @@ def curve(sizes, scores, error=1e-4):
 
 def test_a_curve_that_is_the_other_one_four_times_earlier_needs_a_quarter_of_the_images():
     sizes = np.array([100, 400, 1600, 6400])
-    own, other = (curve(sizes, 0.5 + 0.1 * np.log10(factor * sizes / 100)) for factor in (4, 1))
+    own, other = (curve(sizes, 1 - 0.9 * (factor * sizes / 100) ** -0.2) for factor in (4, 1))
     table = learning.images_to_match(own, other)
     assert table.needed[:3].to_numpy() == pytest.approx(4 * sizes[:3], rel=0.01)
     assert np.isinf(table.needed[3])
@@ -36,8 +36,22 @@ def test_a_curve_that_never_gets_there_and_one_that_is_above_from_the_start_say_
     words = "does not reach it with up to 300 images, where its curve no longer rises"
     assert learning.images_to_match(high, flat).in_words[0] == words
     assert learning.images_to_match(flat, high).in_words[1] == "needs at most 0.1 times as many"
-    falling = curve([10, 100, 1000], [0.6, 0.8, 0.7])
-    assert learning.images_to_match(curve([10], [0.7]), falling).needed[0] == pytest.approx(10**1.5, rel=0.01)
+    falling = curve([10, 100, 1000], [0.6, 0.9, 0.7])
+    assert learning.images_to_match(curve([10], [0.8]), falling).needed[0] == pytest.approx(10**1.5, rel=0.01)
+
+
+def test_between_two_points_a_power_law_is_read_off_as_it_is():
+    """Errors that fall as the square root of the images, measured with 200 and 1,800 of them, and what an image adds
+    with 600: that of an error which is the geometric mean of the two."""
+    generator = np.random.default_rng(7)
+    moved = generator.normal(size=(2, 100))
+    points = {n: Measured(1 - n**-0.5 * np.ones(1), step[None]) for n, step in zip((200, 1800), moved, strict=True)}
+    value, shares = learning.LearningCurve(LABELS, points).at(600)
+    assert value == pytest.approx(1 - 600**-0.5)
+    small = 1e-6
+    for image in range(3):
+        errors = [n**-0.5 - small * step[image] for n, step in zip((200, 1800), moved, strict=True)]
+        assert 1 - np.sqrt(np.prod(errors)) - value == pytest.approx(small * shares[0, image], rel=1e-3)
 
 
 def test_the_interval_of_a_ratio_of_images_covers_the_truth():

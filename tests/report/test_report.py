@@ -573,6 +573,14 @@ TABLE = [
             {"answer": "Ahead.", "pairs": [{"first": "d4-steerable-cnn", "second": "resnet18"}]},
             "100, the one that does",
         ),
+        (
+            {
+                "answer": "Ahead.",
+                "pairs": [{"first": "d4-cnn", "second": "plain-cnn"}],
+                "table": [{"network": one, "accuracy": "0.9"} for one in ("d4-cnn", "plain-cnn", "c1-cnn")],
+            },
+            "(plain-cnn) 10, the same filters without it (c1-cnn) 10.",
+        ),
         ({"answer": "These 450 test images show no difference.", "pairs": []}, "is wrong 20 times in 100, d4"),
         ({"answer": "Alone.", "table": TABLE[:2]}, "resnet18 is wrong 20 times in 100."),
         ({"answer": "One. Two.", "table": []}, "One."),
