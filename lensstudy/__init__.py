@@ -8,7 +8,7 @@ one's own. The rooms behind these names (`lensstudy.lensing`, `data`, `networks`
 
 import lazy_loader as lazy
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,

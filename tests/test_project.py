@@ -14,7 +14,7 @@ from bs4 import BeautifulSoup
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from lensstudy import provenance
+from lensstudy import __version__, provenance
 from tests import refresh_readme
 
 REFERENCE = refresh_readme.ROOT / "reports/reference"
@@ -48,6 +48,17 @@ def test_conda_users_get_the_same_versions(root):
     assert listed.keys() == {"jupyterlab", "torch", "e2cnn", "papermill", "ipywidgets", "seaborn", "nbval"}
     python = next(entry for entry in environment["dependencies"] if str(entry).startswith("python="))
     assert Requirement(f"python{project(root)['requires-python']}").specifier.contains(python.split("=")[1])
+
+
+def test_a_release_is_called_the_same_everywhere(root):
+    number, cited = project(root)["version"], yaml.safe_load((root / "CITATION.cff").read_text())
+    archived = json.loads((root / ".zenodo.json").read_text())
+    assert __version__ == cited["version"] == archived["version"] == number
+    assert cited["date-released"] == archived["publication_date"]
+    assert f"\n## {number} ({cited['date-released']})\n" in (root / "CHANGELOG.md").read_text()
+    for name in ("title", "license", "keywords"):
+        assert cited[name] == archived[name]
+    assert [one["name"] for one in cited["authors"]] == [one["name"] for one in archived["creators"]]
 
 
 def test_the_pins_are_all_that_is_needed(root):

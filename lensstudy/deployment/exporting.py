@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 from contextlib import suppress
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -20,6 +19,7 @@ import pandas as pd
 import torch
 from pydantic import BaseModel
 
+from lensstudy import __version__
 from lensstudy.data.dataset import SCALE_TOLERANCE, About, DataError, LensDataset
 from lensstudy.data.preprocess import Preprocess
 from lensstudy.deployment.card import FORMAT, FORMATS, Card, CardError, Images, file_hash
@@ -231,7 +231,7 @@ def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, 
         equality=equality,
         licence=LICENCE,
         weights=file_hash(run / "weights.safetensors"),
-        versions=description["versions"] | {"lensstudy": version("lensstudy"), "torch_export": torch.__version__},
+        versions=description["versions"] | {"lensstudy": __version__, "torch_export": torch.__version__},
         files={},
     )
     if data is not None:
