@@ -231,10 +231,8 @@ def draw_common_test(class_name: str, generator: np.random.Generator, population
 
     An isothermal sphere with shear; the source has one size and brightness. Position angles were drawn as radians and
     read as degrees, so every shear and every source lies within 6.3 degrees of the x axis (clockwise, as rows run
-    downwards in the files and upwards here). The source's distance is uniform, as in the published generator of the
-    same family (DeepLense-Unsupervised/PyLensing, `gen_params_spherical.py`), not its place in a disc. Ranges of the
-    smooth lens are those of fits of 30 images, wider by what so many leave open, and the same for every class: rings of
-    the ten without substructure were larger, 1.21" to 1.63" against 0.93" to 1.48", too few to make it a rule.
+    downwards in the files and upwards here). Rings of lenses with substructure are smaller: fits of 30 images found
+    1.21" to 1.63" without and 0.93" to 1.49" with.
 
     Subhalos follow model 1: 25 point masses, 1e-6 to 1e-2 of the lens, evenly spread over the distance from its centre.
     Added one by one to the fits of five images, the heaviest subhalos weigh 0.9 % (0.87 to 0.94, each known to 0.05 or
@@ -244,15 +242,14 @@ def draw_common_test(class_name: str, generator: np.random.Generator, population
     weigh 2.2 to 4.6 % of the lens,
     have half-lengths of 0.46" to 1.11" and lie up to 1.34" from the centre.
     """
-    einstein_radius = generator.uniform(0.9, 1.65)
+    einstein_radius = generator.uniform(1.2, 1.65) if class_name == "no_sub" else generator.uniform(0.93, 1.5)
     shear_1, shear_2 = spin_two(generator.uniform(0, 0.3), -math.radians(generator.uniform(0, 2 * np.pi)))
-    axis_ratio = generator.uniform(0.42, 0.96)
+    axis_ratio = generator.uniform(0.44, 0.92)
     source_e1, source_e2 = spin_two((1 - axis_ratio) / (1 + axis_ratio), -math.radians(generator.uniform(0, 2 * np.pi)))
-    distance, direction = generator.uniform(0, 0.48), generator.uniform(0, 2 * np.pi)
+    source_x, source_y = in_disc(generator, 0.46)
     row: dict = {"einstein_radius": einstein_radius, "shear_1": shear_1, "shear_2": shear_2}
     row |= {"source_amplitude": 101 / 0.05**2, "source_radius": 0.5, "source_index": 1.5}
-    row |= {"source_x": distance * math.cos(direction), "source_y": distance * math.sin(direction)}
-    row |= {"source_e1": source_e1, "source_e2": source_e2}
+    row |= {"source_e1": source_e1, "source_e2": source_e2, "source_x": source_x, "source_y": source_y}
     lens_mass = einstein_radius**2 / area_per_mass()
     if class_name == "cdm":
         radius, angle = generator.uniform(0.0, 2.0, 25), generator.uniform(0, 2 * np.pi, 25)
