@@ -35,6 +35,7 @@ class Summary(BaseModel):
     table: list[dict[str, Any]] = []
     limitations: str = ""
     pairs: list[dict[str, Any]] = []
+    ahead: list[dict[str, Any]] = Field([], description="lead of the first network with each number of training images")
 
 
 def summary_folder(run: Path) -> Path:
@@ -73,7 +74,9 @@ def in_plain_words(summary: Mapping[str, Any]) -> str:
         first, other = _introduced(*names[:2])
         same = f", the same filters without it ({names[2]}) {counts[2]}" if len(names) > 2 else ""
         doubt = "; so few trainings and images do not show that this is more than chance" * _may_be_chance(summary)
-        return f"{first} is wrong {counts[0]} {_times(counts[0])} in {out_of}, {other} {counts[1]}{same}{doubt}."
+        with_many, with_few = _by_size(summary.get("ahead") or [], names[1])
+        count = f"{first} is wrong {counts[0]} {_times(counts[0])} in {out_of}, {other} {counts[1]}{same}{doubt}."
+        return f"{with_many}{count[0].lower() + count[1:] if with_many else count}{with_few}"
     return _rotated(summary["table"]) or _away(summary["table"]) or _first_sentence(summary["answer"])
 
 
@@ -117,6 +120,17 @@ def _compared(summary: Mapping[str, Any], networks: list[str]) -> list[str]:
     return [first, other, *([same] if same in networks and same not in (first, other) else [])]
 
 
+def _by_size(ahead: Sequence[Mapping[str, Any]], other: str) -> tuple[str, str]:
+    """What goes before and after the count where a study has several numbers of training images: the number that the
+    count is of, and those with which the first network is surely behind."""
+    rows = [row for row in ahead if row["network"] == other]
+    if len(rows) < 2:
+        return "", ""
+    behind = [f"{row['images']:,}" for row in rows if row["high"] < 0]
+    reverse = f" With {' and '.join(behind)} it is the other way round." if behind else ""
+    return f"With {max(row['images'] for row in rows):,} training images, ", reverse
+
+
 def _introduced(first: str, other: str) -> tuple[str, str]:
     """Two networks by what tells them apart, where that is symmetry."""
     if re.match(r"[cd]([2-9]|\d\d)-|p4|so2|o2", first) and not _is_plain(first) and _is_plain(other):
@@ -133,7 +147,7 @@ def _may_be_chance(summary: Mapping[str, Any]) -> bool:
 
 
 def _counted(shares: Sequence[float]) -> tuple[list[str], str]:
-    """Shares as whole numbers out of 100; out of 1,000 where that would make one of them 0."""
+    """Shares out of 100, rounded; out of 1,000 where that would make one of them 0."""
     out_of = 100 if min(shares) >= 0.0095 else 1000
     return [f"{round(out_of * share)}" for share in shares], f"{out_of:,}"
 

@@ -581,6 +581,30 @@ TABLE = [
             },
             "(plain-cnn) 10, the same filters without it (c1-cnn) 10.",
         ),
+        (
+            {
+                "answer": "Ahead.",
+                "table": TABLE,
+                "pairs": [{"first": "d4-steerable-cnn", "second": "resnet18"}],
+                "ahead": [
+                    {"images": 1200, "network": "resnet18", "value": 0.1, "low": 0.05, "high": 0.2},
+                    {"images": 240, "network": "resnet18", "value": -0.1, "low": -0.2, "high": -0.05},
+                ],
+            },
+            "With 1,200 training images, the network that knows",
+        ),
+        (
+            {
+                "answer": "Ahead.",
+                "pairs": [{"first": "d4-steerable-cnn", "second": "resnet18"}],
+                "ahead": [
+                    {"images": 240, "network": "resnet18", "value": -0.1, "low": -0.2, "high": -0.05},
+                    {"images": 600, "network": "resnet18", "value": 0.1, "low": -0.2, "high": 0.3},
+                    {"images": 1200, "network": "resnet18", "value": 0.1, "low": 0.05, "high": 0.2},
+                ],
+            },
+            ". With 240 it is the other way round.",
+        ),
         ({"answer": "These 450 test images show no difference.", "pairs": []}, "is wrong 20 times in 100, d4"),
         ({"answer": "Alone.", "table": TABLE[:2]}, "resnet18 is wrong 20 times in 100."),
         ({"answer": "One. Two.", "table": []}, "One."),
