@@ -67,7 +67,8 @@ def test_the_pins_are_all_that_is_needed(root):
     waiting = [
         Requirement(line) for line in [*project(root)["dependencies"], *(one for group in extras for one in group)]
     ]
-    installed = {canonicalize_name(one.metadata["Name"]): one for one in metadata.distributions()}
+    places = [place for place in sys.path if "_vendor" not in place]  # setuptools puts copies of its own there
+    installed = {canonicalize_name(one.metadata["Name"]): one for one in metadata.distributions(path=places)}
     asked = set()
     while waiting:
         one = waiting.pop()
