@@ -55,9 +55,9 @@ FILES = {
 def test_the_file_of_a_study_is_refused_in_one_line(tmp_path, content, message):
     file = tmp_path / "own.yml"
     file.write_bytes(content)
-    with pytest.raises(ParameterError) as refused:
+    with pytest.raises(ParameterError) as rejected:
         Study.read(file)
-    assert str(file) in str(refused.value) and message in str(refused.value)
+    assert str(file) in str(rejected.value) and message in str(rejected.value)
     done = CliRunner().invoke(app, ["run", str(file)])
     assert done.exit_code == 1 and isinstance(done.exception, SystemExit) and str(file) in done.output
 
@@ -193,11 +193,11 @@ images = LensDataset(np.zeros((200, 1, 64, 64), np.float32), table, ("cdm", "axi
 try:
     images.save(sys.argv[1])
 except OSError as error:
-    print("refused", error)
+    print("rejected", error)
 """
     command = [sys.executable, "-c", code, tmp_path / "set"]
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited, timeout=120)
-    assert done.stdout.startswith("refused"), done
+    assert done.stdout.startswith("rejected"), done
     assert list((tmp_path / "set").iterdir()) == []
 
 

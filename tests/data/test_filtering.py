@@ -100,7 +100,7 @@ def test_rules_can_be_left_out_and_nothing_is_deleted():
     assert (again.catalogue["excluded_because"] == "").all()
 
 
-def test_copies_are_found_at_any_angle_mirrored_and_rescaled():
+def test_copies_are_found_at_any_angle_reflected_and_rescaled():
     dataset = lenses()
     images = dataset.images
     plan = {100: (0, 0, False), 102: (2, 90, False), 104: (4, 33, False), 106: (6, 211, True), 109: (9, 0, True)}

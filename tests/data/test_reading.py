@@ -602,21 +602,21 @@ def test_an_hdf5_file_has_its_pixels_inside_and_all_of_them(tmp_path):
         with h5py.File(tmp_path / f"{name}.h5", "w") as file:
             file["no"], file["sphere"] = STACKS["no"], STACKS["sphere"]
             add(file)
-        with pytest.raises(DataError) as refused:
+        with pytest.raises(DataError) as rejected:
             read(tmp_path / f"{name}.h5")
         assert inspect(tmp_path / f"{name}.h5")["errors"]
-        return str(refused.value)
+        return str(rejected.value)
 
     secret = tmp_path / "secret.bin"
     secret.write_bytes(bytes(5 * SIZE * SIZE))
     layout = h5py.VirtualLayout((5, SIZE, SIZE), "f8")
     layout[:] = h5py.VirtualSource(tmp_path / "other.h5", "no", (5, SIZE, SIZE))
     outside = {"external": [(str(secret), 0, 5 * SIZE * SIZE)]}
-    for refused in (
+    for rejected in (
         attempt("external", lambda file: file.create_dataset("vort", (5, SIZE, SIZE), "u1", **outside)),
         attempt("virtual", lambda file: file.create_virtual_dataset("vort", layout)),
     ):
-        assert "takes its numbers from other files" in refused
+        assert "takes its numbers from other files" in rejected
     for link in (h5py.ExternalLink("/etc/hosts", "x"), h5py.SoftLink("/no")):  # silence would lose a class
         assert "'vort' is a link" in attempt("link", lambda file, link=link: file.update({"vort": link}))
     huge = {"shape": (10**6, 100, 100), "dtype": "f4", "chunks": (1, 100, 100)}

@@ -88,10 +88,10 @@ def test_a_grey_picture_stored_in_colour_is_grey(predictor, image):
     pd.testing.assert_frame_equal(grey, colour)
 
 
-@pytest.mark.parametrize("scale, refused", [(0.1, False), (0.101, False), (0.05, True), (0.2, True)])
-def test_pixel_scale_of_the_user(exported, image, scale, refused):
+@pytest.mark.parametrize("scale, rejected", [(0.1, False), (0.101, False), (0.05, True), (0.2, True)])
+def test_pixel_scale_of_the_user(exported, image, scale, rejected):
     (reason,) = reasons(Predictor(exported, pixel_scale=scale, resample=False), image)
-    assert reason.startswith(f"pixels of {scale:.4g} arcsec, and the network was trained on 0.1") == refused
+    assert reason.startswith(f"pixels of {scale:.4g} arcsec, and the network was trained on 0.1") == rejected
 
 
 @pytest.mark.parametrize("scale", [0.05, 0.0937, 0.13, 0.2])

@@ -194,8 +194,8 @@ def test_bits_without_names_are_asked_for(tmp_path):
         read_observation(file)
     assert np.argwhere(read_observation(file, mask_bits=[1]).mask).tolist() == [[4, 4]]
     assert not read_observation(file, mask_bits=[]).mask.any()
-    found, refused = read_observations(tmp_path, mask_bits=[0, 1])
-    assert len(found) == 1 and not refused
+    found, rejected = read_observations(tmp_path, mask_bits=[0, 1])
+    assert len(found) == 1 and not rejected
     for wrong in ([-1], [64], ["BAD"]):
         with pytest.raises(DataError, match="expected numbers from 0 to 62"):
             read_observation(file, mask_bits=wrong)

@@ -73,8 +73,8 @@ def test_a_missing_noise_map_is_estimated_and_said(tmp_path):
 
 
 def test_the_shared_lenses_are_read(evaluation_data):
-    everything, refused = read_observations(evaluation_data / "lenses")
-    assert not refused
+    everything, rejected = read_observations(evaluation_data / "lenses")
+    assert not rejected
     assert {one.name for one in everything} >= {"slacs0946+1006", "cosmos_web_ring", "lens_system1", "lens_system3"}
     assert all(one.psf is not None and not any("no noise" in note for note in one.notes) for one in everything)
     vis = next(one for one in everything if one.band == "VIS" and one.notes)
@@ -171,9 +171,11 @@ def test_one_bad_file_does_not_end_the_reading_of_a_folder(tmp_path):
         units.append(fits.ImageHDU(np.broadcast_to(noise_image(), shape), name=f"{band}_FLUX"))
         units[-1].header["PIXSCALE"] = 0.1
     fits.HDUList(units).writeto(tmp_path / "bands.fits")
-    found, refused = read_observations(tmp_path)
+    found, rejected = read_observations(tmp_path)
     assert [str(one) for one in found] == ["bands G", "bands Z", "good"]
-    assert {where.removeprefix(f"{tmp_path}/"): reason.split(": ", 1)[1][:20] for where, reason in refused.items()} == {
+    assert {
+        where.removeprefix(f"{tmp_path}/"): reason.split(": ", 1)[1][:20] for where, reason in rejected.items()
+    } == {
         "bad/data.fits": "cannot be read as FI",
         "lonely/data.fits": "no array can be read",
         "bands.fits R": "an image of shape (3",
@@ -195,10 +197,10 @@ def test_weights_and_flags_of_a_drizzled_image_are_no_bands(tmp_path):
 def test_what_is_called_a_noise_map_of_no_image_is_named(tmp_path):
     for name in ("one", "two_rms", "sigma_cygni"):
         write_fits(tmp_path / f"{name}.fits", noise_image(), PIXSCALE=0.1)
-    found, refused = read_observations(tmp_path)
+    found, rejected = read_observations(tmp_path)
     assert [one.name for one in found] == ["one"]
-    assert {Path(file).name for file in refused} == {"two_rms.fits", "sigma_cygni.fits"}
-    assert all("called a noise, but of no image beside it" in reason for reason in refused.values())
+    assert {Path(file).name for file in rejected} == {"two_rms.fits", "sigma_cygni.fits"}
+    assert all("called a noise, but of no image beside it" in reason for reason in rejected.values())
 
 
 def test_damaged_lenstronomy_files_and_headers_do_not_end_the_reading(tmp_path):
@@ -210,9 +212,9 @@ def test_damaged_lenstronomy_files_and_headers_do_not_end_the_reading(tmp_path):
     (tmp_path / "other").mkdir()
     write_fits(tmp_path / "other" / "data.fits", noise_image())
     (tmp_path / "other" / "info.json").mkdir()
-    found, refused = read_observations(tmp_path)
+    found, rejected = read_observations(tmp_path)
     assert [one.name for one in found] == ["good"]
-    assert {Path(file).name for file in refused} == {"half.fits", "image_bad.h5", "data.fits"}
+    assert {Path(file).name for file in rejected} == {"half.fits", "image_bad.h5", "data.fits"}
 
 
 def test_a_scale_in_the_information_beside_the_image_counts(tmp_path):
@@ -285,15 +287,15 @@ def test_companions_of_every_kind_are_no_observations(tmp_path):
     for name in ("J1_model", "J1_exp", "J1Depth", "J2_bkg", "J2_chi2", "seg"):
         write_fits(tmp_path / f"{name}.fits", noise_image(seed=9))
     write_fits(tmp_path / "J2NoiseMap.fits", np.full((40, 40), 3.0))
-    found, refused = read_observations(tmp_path)
-    assert {one.name: one.noise[0, 0] == 3 for one in found} == {"J1": False, "J2": True} and not refused
+    found, rejected = read_observations(tmp_path)
+    assert {one.name: one.noise[0, 0] == 3 for one in found} == {"J1": False, "J2": True} and not rejected
 
 
 def test_files_called_model_are_images_where_nothing_else_is(tmp_path):
     for number in (1, 2):
         write_fits(tmp_path / f"model_{number}.fits", noise_image(), PIXSCALE=0.1)
-    found, refused = read_observations(tmp_path)
-    assert [one.name for one in found] == ["model_1", "model_2"] and not refused
+    found, rejected = read_observations(tmp_path)
+    assert [one.name for one in found] == ["model_1", "model_2"] and not rejected
 
 
 def test_a_compressed_image_and_its_compressed_noise_map(tmp_path):
