@@ -19,7 +19,7 @@ from lensstudy.data.dataset import LensDataset
 from lensstudy.evaluation import conclusions, scores
 from lensstudy.evaluation.calibration import Calibration, calibrate, reliability
 from lensstudy.evaluation.comparison import compare, pairwise
-from lensstudy.evaluation.explanation import averaged_over_motions, explain, seed_interval, training_scores
+from lensstudy.evaluation.explanation import SHOWN, averaged_over_motions, explain, seed_interval, training_scores
 from lensstudy.evaluation.failures import Failures
 from lensstudy.evaluation.intervals import influence, interval
 from lensstudy.evaluation.learning import LearningCurve, images_to_match, learning_curve
@@ -370,7 +370,7 @@ class Analysis:
                 mine = self.training_scores.query("network == @name and images == @point.images")
                 row = {"network": name, "images": point.images}
                 for column, label in zip(("upright", "rotated"), TRAINING, strict=True):
-                    value, edges = mine[column].mean(), seed_interval(mine[column])
+                    value, edges = mine[column].mean(), seed_interval(mine[column], min(point.images, SHOWN))
                     row[label] = (
                         "" if mine.empty else f"{value:.3f}" if len(mine) == 1 else format_interval(value, *edges)
                     )

@@ -14,7 +14,7 @@ from lensstudy.data.preprocess import Preprocess
 from lensstudy.data.simulation import simulate
 from lensstudy.evaluation.analysis import Analysis
 from lensstudy.evaluation.conclusions import on_task
-from lensstudy.evaluation.explanation import averaged_over_motions
+from lensstudy.evaluation.explanation import averaged_over_motions, seed_interval
 from lensstudy.figures import analysis_tables
 from lensstudy.figures.analysis_answer import answer, quantile_interval
 from lensstudy.networks.groups import rotate
@@ -228,3 +228,10 @@ def test_the_table_of_a_simulated_study_has_a_row_of_the_smooth_fit():
     assert row["network"] == "(smooth fit)" and row["test images"] == "6: no_sub or not"
     assert row["AUC"].startswith("1.000 [") and row["accuracy"] == ""
     pd.testing.assert_frame_equal(tables[0], tables[2].iloc[:-1])
+
+
+def test_an_interval_over_seeds_that_are_all_perfect_is_as_narrow_as_the_images_allow():
+    low, high = seed_interval([1.0] * 5, 3000)
+    assert high == 1 and 0.995 < low < 1
+    low, high = seed_interval([0.90, 0.92, 0.94], 3000)
+    assert 0.85 < low < 0.90 and 0.94 < high < 0.97

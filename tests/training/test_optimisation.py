@@ -77,7 +77,7 @@ def test_any_setting_can_be_one_network_s_own(name, value):
 
 
 def test_weight_decay_is_one_prior_for_any_number_of_images():
-    """A Gaussian prior of which n images see 1/n each: the mean loss over a quarter of them has four times the decay."""
+    """A prior counts as 1/n beside the mean loss over n images: a quarter of them has four times the decay."""
     weights = [torch.nn.Parameter(torch.ones(1))]
     study = Study(weight_decay=0.02, scale_weight_decay=True, shares=[25.0, 100.0])
     decays = [optimizer_of(weights, study.training(share=share)).defaults["weight_decay"] for share in study.shares]
