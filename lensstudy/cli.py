@@ -22,6 +22,7 @@ import typer.core
 
 from lensstudy import __version__, commands, running, timing
 from lensstudy.files import FileError, printable, whole_file
+from lensstudy.progress import processors
 from lensstudy.provenance import data_state
 from lensstudy.series import members
 from lensstudy.study import (
@@ -135,7 +136,7 @@ def run(
         _check_names(file, study, study.networks)
         for page in study.pages:
             _check_page(page)
-    done = [_run(file, cores or _processors(), dry_run, profile) for file in files]
+    done = [_run(file, cores or processors(), dry_run, profile) for file in files]
     if not all(done):
         raise typer.Exit(1)
 
@@ -475,7 +476,7 @@ def simulate(
     from lensstudy.data.simulation import simulate as make
 
     folder = out if layout == "lensstudy" else out.with_name(f"{out.name}-lensstudy")
-    cores = processes or _processors()
+    cores = processes or processors()
     options: dict = {"image_size": pixels, "noise_level": noise_level, "processes": cores, "progress": True}
     try:
         dataset = make(preset, per_class, seed=seed, folder=folder, **options)
@@ -612,11 +613,6 @@ def _check_page(page: str) -> None:
         near = nearest(page, there)
         hint = f"did you mean '{near}'?" if near else f"there are {', '.join(there)}"
         _fail(f"page '{page}' is no notebook in {_shown(notebooks_folder())}; {hint}")
-
-
-def _processors() -> int:
-    """Processors that this process may use; macOS does not tell, and has them all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _reports(study: Study) -> Path:

@@ -1,4 +1,5 @@
-"""What a person sees while something long runs: a bar with the time that is left, and nothing where nobody watches."""
+"""While something long runs: how many processors it may use, and a bar with the time that is left, where somebody
+watches."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-__all__ = ["in_batch", "progress"]
+__all__ = ["in_batch", "processors", "progress"]
 
 
 def in_batch() -> bool:
@@ -19,3 +20,8 @@ def in_batch() -> bool:
 def progress(items: Iterable, description: str, total: int | None = None) -> Iterator[Any]:
     """Go through `items` with a bar; `total` is their number, where they do not know it."""
     return iter(tqdm(items, desc=description, total=total, disable=in_batch()))
+
+
+def processors() -> int:
+    """Processors that this process may use; macOS does not tell, and has them all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -31,7 +31,7 @@ from lensstudy.evaluation.scores import format_interval
 from lensstudy.evaluation.shortcuts import shortcuts
 from lensstudy.lensing.presets import PRESETS
 from lensstudy.networks.registry import check_name, load_plugins
-from lensstudy.progress import in_batch, progress
+from lensstudy.progress import in_batch, processors, progress
 from lensstudy.provenance import code_hash, data_state
 from lensstudy.study import Study
 from lensstudy.training.fitting import fit
@@ -52,6 +52,7 @@ __all__ = [
 ]
 
 
+WORTH_PROCESSES = 500  # images of a class from which on several processes are worth the seconds that they take to start
 TEST = 0x74657374  # so that no image of the test is one of a mixture's or a fresh one
 
 
@@ -223,6 +224,7 @@ def _simulated(study: Study) -> LensDataset:
             seed=seed,
             image_size=study.image_size,
             noise_level=study.noise_level,
+            processes=1 if images_per_class < WORTH_PROCESSES else processors(),
             progress=not in_batch(),
             population=study.population,
             classes=study.classes or None,
