@@ -9,7 +9,7 @@ import sys
 
 from lensstudy.study import home
 
-GROUPS = ("simulate", "networks", "data", "training", "deployment")
+GROUPS = ("simulate", "networks", "data", "training", "deployment", "scale")
 
 
 def shown(value, unit="") -> str:
