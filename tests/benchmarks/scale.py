@@ -7,6 +7,7 @@ or two pages at a time. A table for `docs/scale.md` goes to standard error, the 
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -37,6 +38,15 @@ STEPS = {
     " fit(data, Study(network='d4-steerable-cnn', width=0.5, epochs=1), folder='run-{process}')\"",
     "predict": LENSSTUDY + " predict data --network run-0 --out predictions-{process}.csv",
 }
+# Linux counts the memory of whoever starts a process as its own, so a small process starts each step and measures it.
+METER = """
+import json, resource, subprocess, sys
+status = subprocess.run(sys.argv[1:], stdout=sys.stderr).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+seconds = used.ru_utime + used.ru_stime
+print(json.dumps({"processor_seconds": seconds, "memory_gb": used.ru_maxrss / 1024**2}))
+sys.exit(status)
+"""
 WRITTEN = {"simulate": "data", "read": "read-0", "fit one epoch": "run-0", "predict": "predictions-0.csv"}
 
 
@@ -80,22 +90,29 @@ def measured(images: int, folder: Path) -> list[dict]:
 
 
 def together(commands: list[str], folder: Path) -> dict:
-    """Run commands side by side: seconds on the wall, and processor seconds and peak memory of all with what they
-    started."""
+    """Run commands side by side: seconds on the wall, processor seconds of all of them, and the largest memory of one
+    process."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "LENSSTUDY_BATCH": "1", "LENSSTUDY_HOME": str(folder)}
     began = time.perf_counter()
     with open(folder / "log.txt", "a") as log:
         started = [
-            subprocess.Popen(shlex.split(command), cwd=folder, env=environment, stdout=log, stderr=log)
+            subprocess.Popen(
+                [sys.executable, "-c", METER, *shlex.split(command)],
+                cwd=folder,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
             for command in commands
         ]
-        ended = [os.wait4(process.pid, 0)[1:] for process in started]
-    if any(status for status, _ in ended):
+        ended = [process.communicate()[0] for process in started]
+    if any(process.returncode for process in started):
         raise RuntimeError(f"{commands}\n{(folder / 'log.txt').read_text()[-2000:]}")
+    usages = [json.loads(usage) for usage in ended]
     return {
         "seconds": time.perf_counter() - began,
-        "processor_seconds": sum(usage.ru_utime + usage.ru_stime for _, usage in ended),
-        "memory_gb": max(usage.ru_maxrss for _, usage in ended) / 1024**2,
+        "processor_seconds": sum(usage["processor_seconds"] for usage in usages),
+        "memory_gb": max(usage["memory_gb"] for usage in usages),
     }
 
 
@@ -111,31 +128,46 @@ def size_of(path: Path) -> float:
     return sum(file.stat().st_size for file in files) / 1e6
 
 
-def slope(images: pd.Series, values: pd.Series) -> float:
-    """The power of the number of images with which `values` grow over the last decade."""
-    return float(np.diff(np.log10(values))[-1] / np.diff(np.log10(images))[-1])
+def slope(rows: pd.DataFrame, column: str) -> float:
+    """The power of the number of images with which a column grows over the last decade."""
+    return float(np.diff(np.log10(rows[column]))[-1] / np.diff(np.log10(rows["images"]))[-1])
+
+
+def extrapolated(rows: pd.DataFrame, column: str, images: float = 1e7) -> float:
+    """What a column would be for `images`, if it goes on to grow as over the last decade."""
+    last = rows.iloc[-1]
+    return float(last[column] * (images / last["images"]) ** slope(rows, column)) if last[column] else 0.0
 
 
 def draw(table: pd.DataFrame):
     figure, axes = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained")
-    titles = {"seconds": "time with one process (s)", "memory_gb": "peak memory (GB)", "disk_mb": "disk (MB)"}
-    for axis, (column, title) in zip(axes, titles.items(), strict=True):
-        for marker, (step, rows) in zip("osD^v", table.groupby("step", sort=False), strict=True):
+    titles = {"processor_seconds": "Processor time, one process (s)", "memory_gb": "Peak memory (GB)"}
+    for axis, (column, title) in zip(axes, (titles | {"disk_mb": "Disk (MB)"}).items(), strict=True):
+        for i, (step, rows) in enumerate(table.groupby("step", sort=False)):
             if (rows[column] > 0).all():
-                axis.loglog(rows["images"], rows[column], marker=marker, label=step, markersize=4)
-        axis.set(xlabel="images", title=title)
+                axis.loglog(rows["images"], rows[column], marker="osD^v"[i], color=f"C{i}", label=step, markersize=4)
+        axis.set(xlabel="Images", title=title)
     axes[0].loglog(table["images"], table["images"] / 1000, ":", color="grey", label="1,000 images a second")
     axes[0].legend(fontsize=7)
     return figure
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The table of `docs/scale.md`."""
-    lines = ["| step | " + " | ".join(f"{images:,}" for images in table["images"].unique()) + " | grows as | two |"]
-    lines.append("|---|" + "---|" * (table["images"].nunique() + 2))
+    """The table of `docs/scale.md`: processor time, which other programs disturb little, memory and disk of one
+    process, and how many times as many images a second two processes do on the wall."""
+    sizes = [f"{images:,}" for images in table["images"].unique()]
+    lines = ["| Step | " + " | ".join(sizes) + " | time grows as | 10^7, extrapolated | two processes |"]
+    lines.append("|---|" + "---|" * (len(sizes) + 3))
     for step, rows in table.groupby("step", sort=False):
-        cells = [f"{row.seconds:,.3g} s, {row.memory_gb:.2g} GB, {row.disk_mb:,.2g} MB" for row in rows.itertuples()]
-        last = rows.iloc[-1]
-        power = f"n^{slope(rows['images'], rows['seconds']):.2f}"
-        lines.append(f"| {step} | {' | '.join(cells)} | {power} | {last.seconds / last.seconds_of_two:.2g} times |")
+        cells = [cell(row.processor_seconds, row.memory_gb, row.disk_mb) for row in rows.itertuples()]
+        far = cell(*(extrapolated(rows, column) for column in ("processor_seconds", "memory_gb", "disk_mb")))
+        last, power = rows.iloc[-1], f"n^{slope(rows, 'processor_seconds'):.2f}"
+        gain = f"{last.seconds / last.seconds_of_two:.2g} times"
+        lines.append(f"| {step} | {' | '.join(cells)} | {power} | {far} | {gain} |")
     return "\n".join(lines)
+
+
+def cell(seconds: float, memory_gb: float, disk_mb: float) -> str:
+    time_taken = f"{seconds:,.0f} s" if seconds < 7200 else f"{seconds / 3600:,.0f} h"
+    disk = f"{disk_mb:,.1f} MB" if disk_mb < 1000 else f"{disk_mb / 1000:,.0f} GB"
+    return f"{time_taken}, {memory_gb:.2f} GB" + (f", {disk}" if disk_mb else "")
