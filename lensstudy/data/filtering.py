@@ -17,6 +17,7 @@ import pandas as pd
 from scipy.ndimage import uniform_filter
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
 from lensstudy.data.dataset import PARTS, TINY, DataError, LensDataset
 
@@ -33,6 +34,8 @@ __all__ = [
 
 RINGS, ANGLES, ORDERS = 16, 128, 16
 CHUNK = 512
+COMPONENTS = 9  # by which the search for copies tells which pairs can be near
+RESOLVED = 1e-3  # distance of two unit vectors that float32 resolves
 
 
 @dataclass(frozen=True)
@@ -189,14 +192,11 @@ def find_duplicates(images: np.ndarray, tolerance: float = 0.3, spectra: np.ndar
     have copies that were interpolated, the typical distance is that of copies; raise `tolerance` there.
     """
     spectra = polar_spectrum(images) if spectra is None else spectra
-    moduli = np.abs(spectra).reshape(len(spectra), -1)
-    limit = min(tolerance * _typical_distance(spectra, moduli), 0.1)
+    moduli = np.nan_to_num(np.abs(spectra).reshape(len(spectra), -1), copy=False)  # what is not finite is like nothing
+    limit = max(min(tolerance * _typical_distance(spectra, moduli), 0.1), RESOLVED)
     pairs = []
-    for start in range(0, len(moduli), CHUNK):
-        # |a - b|^2 = 2 - 2 a.b for vectors of unit length; each pair once
-        near = moduli[start : start + CHUNK] @ moduli[start:].T >= 1 - limit**2 / 2
-        first, second = np.nonzero(near)
-        pairs.append(np.stack([first, second], 1)[second > first] + start)
+    for piece in _near(moduli, limit):
+        pairs.append(piece)
         if sum(map(len, pairs)) > 100 * len(moduli):
             raise DataError(
                 f"more than {100 * len(moduli):,} pairs of images are alike to {limit:.3f} of their contrast: the set "
@@ -213,7 +213,28 @@ def find_duplicates(images: np.ndarray, tolerance: float = 0.3, spectra: np.ndar
         "reflected": reflected,
     }
     table = pd.DataFrame(table)
-    return table[table["distance"] <= max(limit, 1e-3)].reset_index(drop=True)  # 1e-3: what float32 resolves
+    return table[table["distance"] <= limit].reset_index(drop=True)
+
+
+def _near(moduli: np.ndarray, limit: float) -> Iterator[np.ndarray]:
+    """Pairs of rows `(n, 2)` of unit vectors that are no further apart than `limit`, each pair once, piece by piece.
+
+    Vectors are at least as far apart as their leading components, so a tree of these finds the few that can be near,
+    and time grows little faster than the number of images. Where many can be, each is compared with all.
+    """
+    leading = moduli @ np.linalg.eigh(moduli.T @ moduli)[1][:, -COMPONENTS:]
+    tree, reach = cKDTree(leading), np.hypot(limit, RESOLVED)
+    likeness = 1 - limit**2 / 2  # |a - b|^2 = 2 - 2 a.b
+    for start in range(0, len(moduli), CHUNK):
+        rows = leading[start : start + CHUNK]
+        if tree.query_ball_point(rows, reach, return_length=True).mean() > min(len(moduli) / 50, 10_000):
+            pairs = np.argwhere(moduli[start : start + CHUNK] @ moduli[start:].T >= likeness) + start
+        else:
+            found = [np.array(others) for others in tree.query_ball_point(rows, reach)]
+            near = [o[moduli[o] @ moduli[row] >= likeness] for row, o in enumerate(found, start)]
+            first = np.repeat(np.arange(start, start + len(near)), [len(others) for others in near])
+            pairs = np.stack([first, np.concatenate(near)], 1)
+        yield pairs[pairs[:, 1] > pairs[:, 0]]
 
 
 def _typical_distance(spectra: np.ndarray, moduli: np.ndarray) -> float:

@@ -8,6 +8,7 @@ from scipy.ndimage import rotate
 from lensstudy.data.dataset import DataError, LensDataset
 from lensstudy.data.filtering import (
     Rules,
+    _near,
     check_leaks,
     filter_images,
     find_duplicates,
@@ -139,6 +140,23 @@ def test_another_noise_on_the_same_lens_is_no_copy():
     clean = clean + np.exp(-((np.hypot(x, y) - 12) ** 2) / 8) * (1 + x / SIZE)
     images = clean + random.normal(0, 0.1, (300, 1, SIZE, SIZE))
     assert find_duplicates(images).empty
+
+
+@pytest.mark.parametrize("limit", [0.001, 0.05, 0.3, 1.0])
+def test_the_fast_search_misses_no_pair(limit):
+    """Few pairs are near at a small limit, and nearly all at a large one, where the search goes another way."""
+    random = np.random.default_rng(3)
+    vectors = random.normal(1, 0.3 * 0.8 ** np.arange(30), (1200, 30)).astype(np.float32)
+    vectors[600:650] = vectors[:50] * random.uniform(0.5, 2, (50, 1)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    squared = 2 - 2 * vectors.astype(float) @ vectors.T.astype(float)
+    rounding = 5e-7  # of a squared distance in float32
+    surely, possibly = (
+        set(zip(*np.nonzero(np.triu(squared <= limit**2 + margin, 1)), strict=True)) for margin in (-rounding, rounding)
+    )
+    found = [tuple(pair) for piece in _near(vectors, limit) for pair in piece]
+    assert len(found) == len(set(found)) >= 50
+    assert surely <= set(found) <= possibly
 
 
 def test_copies_planted_across_a_split_stop_it_and_groups_prevent_it():
