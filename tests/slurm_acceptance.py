@@ -131,7 +131,7 @@ def test_a_cancelled_training_is_told_and_goes_on(home):
     assert re.search(r"03-train-plain-cnn-s7: SLURM ended its job \d+: cancelled; the same command goes on", said)
     assert re.search(r"<b>03-train-plain-cnn-s7</b> : SLURM ended its job \d+: cancelled", report(home))
     again = begin(home, LONG)
-    said = again.communicate(timeout=WAIT_S)[0]
+    said = again.communicate(timeout=4 * WAIT_S)[0]  # it trains to the end
     assert again.returncode == 0, said
     assert epochs(home) == 400 and " failed</h2>" not in report(home)
 
@@ -156,7 +156,7 @@ def test_jobs_of_a_run_that_was_killed_go_on_and_the_next_run_waits_for_them(hom
     assert job_of("train") == job
     until(lambda: "not being run" in status(home), "the lock of the dead")
     again = begin(home, LONG)
-    said = again.communicate(timeout=WAIT_S)[0]
+    said = again.communicate(timeout=4 * WAIT_S)[0]  # it trains to the end
     assert again.returncode == 0, said
     assert f"1 jobs of an earlier run are still with SLURM ({job}); waiting for them to end" in said
     assert epochs(home) == 400
@@ -171,7 +171,8 @@ def status(home: Path) -> str:
 
 
 def test_a_job_out_of_time_and_one_out_of_memory_have_a_row_in_the_report(home):
-    endless = SHORT + "epochs: 1000000\nseeds: [8]\nshares: [50.0, 100.0]\n"
+    pages = "pages: [01-explore-data, 03-train, 04-analyse]\n"  # without an analysis no share is trained
+    endless = TINY + pages + "epochs: 1000000\nseeds: [8]\nshares: [50.0, 100.0]\n"
     run = begin(home, endless, train={"runtime": 1}, train_share={"mem_mb": 120})
     said = run.communicate(timeout=WAIT_S)[0]
     assert run.returncode == 1
