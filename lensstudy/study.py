@@ -250,9 +250,6 @@ class Study(BaseModel):
         {}, description="run folders, or networks that come with the package, that single networks are fine-tuned from"
     )
     weight_decay: float = _training(0.01, ge=0, description="weight decay, decoupled from the gradient in AdamW")
-    scale_weight_decay: bool = _training(
-        False, description="a share of the training images has more weight decay by as much as it has fewer images"
-    )
     gradient_clip: float = _training(1.0, ge=0, description="largest norm of the gradient; 0: no clipping")
     schedule: Literal["one-cycle", "cosine", "step", "plateau", "constant"] = _training(
         "one-cycle", description="decay of the learning rate"

@@ -33,14 +33,8 @@ MILESTONES = (0.5, 0.75)  # shares of the training after which `step` lowers the
 
 
 def optimizer_of(weights: Iterable[torch.nn.Parameter], settings: Study) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) or SGD with Nesterov momentum, at `learning_rate`.
-
-    With `scale_weight_decay` the weight decay is that of the same prior on the weights for any share of the training
-    images: the loss is a mean over n images, beside which a Gaussian prior counts as 1/n.
-    """
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) or SGD with Nesterov momentum, at `learning_rate`."""
     rate, decay = settings.learning_rate, settings.weight_decay
-    if settings.scale_weight_decay:
-        decay *= 100 / settings.share
     if settings.optimizer == "sgd":
         return torch.optim.SGD(weights, lr=rate, momentum=MOMENTUM, nesterov=True, weight_decay=decay)
     return torch.optim.AdamW(weights, lr=rate, weight_decay=decay)

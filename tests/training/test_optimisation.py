@@ -76,16 +76,6 @@ def test_any_setting_can_be_one_network_s_own(name, value):
     assert getattr(study.training("resnet18").training("resnet18"), name) == value
 
 
-def test_weight_decay_is_one_prior_for_any_number_of_images():
-    """A prior counts as 1/n beside the mean loss over n images: a quarter of them has four times the decay."""
-    weights = [torch.nn.Parameter(torch.ones(1))]
-    study = Study(weight_decay=0.02, scale_weight_decay=True, shares=[25.0, 100.0])
-    decays = [optimizer_of(weights, study.training(share=share)).defaults["weight_decay"] for share in study.shares]
-    assert decays == [0.08, 0.02]
-    fixed = Study(weight_decay=0.02).training(share=25.0)
-    assert optimizer_of(weights, fixed).defaults["weight_decay"] == 0.02
-
-
 def test_the_optimiser_is_the_one_that_was_asked_for():
     weights = [torch.nn.Parameter(torch.ones(1))]
     sgd = optimizer_of(weights, Study(optimizer="sgd", learning_rate=0.1, weight_decay=0.0))
