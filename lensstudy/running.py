@@ -210,15 +210,21 @@ def failures(log: str) -> dict[str, str]:
     for block in re.findall(r"^Error in rule \w+:\n((?: .*\n)+)", log, re.M):
         output = re.search(r"^ +output: .*?(?:notebooks|trained|chosen)/([^,\s]+)", block, re.M)
         message = re.search(r"^ +message: (.+)", block, re.M)
+        own = re.search(r"^ +log: (\S+)", block, re.M)
         if output:
-            failed[Path(output[1]).name.removesuffix(".ipynb")] = _reason(message[1] if message else "")
+            name = Path(output[1]).name.removesuffix(".ipynb")
+            failed[name] = _reason(message[1] if message else "", Path(own[1]) if own else None)
     return failed
 
 
-def _reason(message: str) -> str:
-    """Why a job ended, in words."""
+def _reason(message: str, log: Path | None) -> str:
+    """Why a job ended, in words. Of one that took too much memory `squeue` may say no more than that it failed; then
+    the job's own `log` says it."""
     if found := re.search(r"SLURM-job '(\S+)' failed.*status is: '(\w+)", message):
         job, state = found.groups()
+        if state == "FAILED" and log is not None and log.is_file():
+            if re.search("exceeded (job )?memory limit|oom.kill", log.read_text(errors="replace"), re.I):
+                state = "OUT_OF_MEMORY"
         return f"SLURM ended its job {job}: {ENDED.get(state, state.lower())}"
     if found := re.search(r"sbatch failed\. The error message was '(.*)", message):
         return f"SLURM took no job of it: {found[1].strip().rstrip(chr(39) + '.')}"

@@ -105,6 +105,29 @@ def test_a_log_tells_what_is_done_and_why_what_failed_has_failed(study):
     assert "failed</h2>" not in write_index(study.folder, "reports/mine").read_text()
 
 
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            "slurmstepd: error: StepId=11.batch exceeded memory limit (147243008 > 125829120), being killed",
+            "out of memory",
+        ),
+        ("slurmstepd: error: Detected 1 oom_kill event in StepId=11.batch", "out of memory"),
+        ("ValueError: 3", "failed"),
+    ],
+)
+def test_a_job_that_took_too_much_memory_is_known_by_its_own_log(tmp_path, said, reason):
+    """`squeue` says FAILED of both, where no control groups watch the memory."""
+    (tmp_path / "11.log").write_text(said + "\n")
+    block = (
+        "Error in rule train_share:\n"
+        "    message: SLURM-job '11' failed, SLURM status is: 'FAILED'. Detailed failure reason unavailable\n"
+        "    output: runs/tiny/trained/plain-cnn-s8-50pct\n"
+        f"    log: {tmp_path}/11.log (check log file(s) for error details)\n"
+    )
+    assert running.failures(block)["plain-cnn-s8-50pct"].startswith(f"SLURM ended its job 11: {reason}")
+
+
 def test_the_status_of_a_study_is_read_from_its_folder(study, tmp_path):
     (tmp_path / "mine.yml").write_text("study: mine\n")
     nothing = CliRunner().invoke(cli.app, ["status", "mine.yml"])
