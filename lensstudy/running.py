@@ -222,9 +222,9 @@ def _reason(message: str, log: Path | None) -> str:
     the job's own `log` says it."""
     if found := re.search(r"SLURM-job '(\S+)' failed.*status is: '(\w+)", message):
         job, state = found.groups()
-        if state == "FAILED" and log is not None and log.is_file():
-            if re.search("exceeded (job )?memory limit|oom.kill", log.read_text(errors="replace"), re.I):
-                state = "OUT_OF_MEMORY"
+        said = log.read_text(errors="replace") if log is not None and log.is_file() else ""
+        if state == "FAILED" and re.search("exceeded (job )?memory limit|oom.kill", said, re.I):
+            state = "OUT_OF_MEMORY"
         return f"SLURM ended its job {job}: {ENDED.get(state, state.lower())}"
     if found := re.search(r"sbatch failed\. The error message was '(.*)", message):
         return f"SLURM took no job of it: {found[1].strip().rstrip(chr(39) + '.')}"
