@@ -1,8 +1,9 @@
 """A network leaves the study: `export` writes the folder of a training as one that predicts on its own.
 
 The exported folder holds the network (`network.onnx` or, in int8, `network.int8.onnx`), the detector of images that are
-out of the distribution of the training images (`distribution.safetensors`), and `card.json`, which describes and seals
-the rest. It needs neither e2cnn nor anything of the study, and nothing in it can be run. `Predictor` uses it.
+out of the distribution of the training images (`distribution.safetensors`), `card.json`, which describes and seals the
+rest, and `README.md`, which is made from it. It needs neither e2cnn nor anything of the study, and nothing in it can be
+run. `Predictor` uses it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pydantic import BaseModel
 from lensstudy import __version__
 from lensstudy.data.dataset import SCALE_TOLERANCE, About, DataError, LensDataset
 from lensstudy.data.preprocess import Preprocess
+from lensstudy.deployment import model_card
 from lensstudy.deployment.card import FORMAT, FORMATS, Card, CardError, Images, file_hash
 from lensstudy.deployment.onnx_network import INT8_FILE, ONNX_FILE, OnnxNetwork, write_int8, write_onnx
 from lensstudy.evaluation.calibration import calibrate
@@ -109,7 +111,7 @@ def export(
     partial.mkdir(parents=True)
     try:
         card = _write(partial, run, trained, data, format, pixel_scale)
-        card.write(partial)
+        model_card.write(card, partial)
         for file in partial.iterdir():
             file.chmod(0o644)  # safetensors writes files that only their owner can read
         _place(partial, out, before, card)
@@ -195,7 +197,7 @@ def _check_free(out: Path) -> None:
     """Raises `CardError` unless `out` is empty, missing, or an earlier export, which is replaced."""
     try:
         card = read_json(out / "card.json")
-        own = {*card["files"], "card.json"} if card["format"] == FORMAT else set()
+        own = {*card["files"], "card.json", model_card.README} if card["format"] == FORMAT else set()
     except (OSError, ValueError, KeyError, TypeError):  # no card, or one of something else, such as a training
         own = set()
     if out.exists() and not out.is_dir():

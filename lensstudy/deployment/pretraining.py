@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lensstudy.deployment import model_card
 from lensstudy.deployment.card import Card, CardError, file_hash
 from lensstudy.networks import names
 from lensstudy.provenance import code_version
@@ -136,10 +137,19 @@ def put_in(
     made = {"parameters": f"params/pretrained/{study.study}.yml", "command": f"lensstudy pretrain {study.study}"}
     card.training |= {"purpose": study.question, "made_by": made | version, "data_licence": licence or SIMULATED}
     if study.population and not study.data_path:
-        changed = ", ".join(f"{name} = {value}" for name, value in study.population.items())
-        card.limits.append(f"Its lenses are of the preset {study.preset} with {changed}: scores are for such alone.")
-    card.write(folder)
+        card.limits.append(_population(study))
+    model_card.write(card, folder)
     return folder
+
+
+def _population(study: Study) -> str:
+    """A sentence about the lenses of a study for the limits of a card."""
+    if "presets" in study.population:
+        which = f"the mixture of presets in params/pretrained/{study.study}.yml"
+    else:
+        changed = ", ".join(f"{name} = {value}" for name, value in study.population.items())
+        which = f"the preset {study.preset} with {changed}"
+    return f"Its lenses are of {which}: scores are for such alone."
 
 
 def _training(run: Path, network: Classifier, folder: Path) -> dict[str, str]:

@@ -89,7 +89,7 @@ def test_card_describes_the_training(exported, run_folder, blobs):
     low, high = card.metrics["validation"]["auc"]["interval"]
     assert 0 <= low <= card.metrics["validation"]["auc"]["value"] <= high <= 1
     assert max(card.equality.values()) < 1e-5
-    assert set(card.files) == {f.name for f in exported.iterdir()} - {"card.json"}
+    assert set(card.files) == {f.name for f in exported.iterdir()} - {"card.json", "README.md"}
 
 
 def test_card_says_how_many_odd_images_still_get_a_class(exported, blobs):

@@ -43,7 +43,7 @@ def test_a_network_is_put_into_the_box_with_scores_on_images_that_nothing_has_se
     with pytest.raises(CardError, match="--data-licence"):
         pretraining.put_in(run, study.model_copy(update={"data_path": "somewhere"}), data, out=tmp_path / "other")
     size = {file.relative_to(folder).as_posix(): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
-    assert set(size) == {*card.files, "card.json"}
+    assert set(size) == {*card.files, "card.json", "README.md"}
     assert sum(size.values()) < 300_000, "eight such networks stay below 3 MB"
     given, kept = load_run(run), load_run(folder / "training")
     assert size["training/weights.safetensors"] < 0.7 * (run / "weights.safetensors").stat().st_size
@@ -85,9 +85,9 @@ def test_a_network_in_the_box_is_as_good_as_its_card_says(name, request, tmp_pat
 
 
 def test_the_box_is_whole_and_small():
-    """Reading a card compares the hash of every file that it lists, and it lists all that there are."""
+    """Reading a card compares the hash of every file that it lists, and it lists all but its README.md."""
     files = {file for file in names.PRETRAINED.rglob("*") if file.is_file()}
-    listed = {name: {*card.files, "card.json"} for name, card in pretraining.cards().items()}
+    listed = {name: {*card.files, "card.json", "README.md"} for name, card in pretraining.cards().items()}
     assert files == {names.PRETRAINED / name / file for name, those in listed.items() for file in those}
     assert sum(file.stat().st_size for file in files) < 3e6
 
