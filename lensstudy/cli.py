@@ -471,6 +471,7 @@ def simulate(
         _fail(str(error))
     if layout not in ("lensstudy", "deeplense"):
         _fail(f"layout '{layout}' is unknown; there are lensstudy and deeplense")
+    from lensstudy.data.croissant import write_data_card
     from lensstudy.data.dataset import DataError
     from lensstudy.data.reading import write_deeplense
     from lensstudy.data.simulation import simulate as make
@@ -480,6 +481,7 @@ def simulate(
     options: dict = {"image_size": pixels, "noise_level": noise_level, "processes": cores, "progress": True}
     try:
         dataset = make(preset, per_class, seed=seed, folder=folder, **options)
+        write_data_card(folder)
         if layout == "deeplense":
             write_deeplense(dataset, out)
     except (DataError, ValueError, OSError) as error:

@@ -297,7 +297,8 @@ class LensDataset:
         """Write the set to `folder`; `dataset.json` comes last, so an interrupted write does not look whole."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "dataset.json").unlink(missing_ok=True)
+        for name in ("dataset.json", "croissant.json"):  # the data card holds the hash of files that change now
+            (folder / name).unlink(missing_ok=True)
         images = folder / "images.npy"
         own = getattr(self.images, "filename", None)
         if own is None or Path(own).resolve() != images.resolve():  # a memory map of this very file stays
