@@ -64,8 +64,9 @@ def verdict(first: pd.Series, second: pd.Series, ahead: Difference, images: int,
     scores = f"({with_interval(first)} against {with_interval(second)})"
     if ahead.low <= 0 <= ahead.high:
         return (
-            f"With {images:,} training images, these {test_images:,} test images show no difference between "
-            f"{first.name} and {second.name}. {first.name} is {in_words(ahead, second.name)} in test AUC {scores}."
+            f"With {images:,} training images, these trainings and {test_images:,} test images do not tell which of "
+            f"{first.name} and {second.name} is better. {first.name} is {in_words(ahead, second.name)} in test AUC "
+            f"{scores}."
         )
     better, worse = (first.name, second.name) if ahead.value > 0 else (second.name, first.name)
     return (

@@ -143,7 +143,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _may_be_chance(summary: Mapping[str, Any]) -> bool:
-    return "show no difference" in summary["answer"]
+    return "do not tell which" in summary["answer"]
 
 
 def _counted(shares: Sequence[float]) -> tuple[list[str], str]:
