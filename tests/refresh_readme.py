@@ -24,20 +24,20 @@ def leading(reference: Path) -> Path:
 
 
 def results(root: Path) -> str:
-    """The results block: picture, answer in plain words, the same in numbers."""
+    """The results block: picture, answer in plain words, the task, and where the numbers are."""
     folder = leading(root / "reports/reference")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     with Image.open(folder / "front.png") as picture:
         words = picture.info["Description"]
     place = f"reports/reference/{folder.name}"
-    said = f"{summary.get('task', '')} In numbers: {summary['answer']}".lstrip()
     lines = [
         "<!-- results -->",
         f"[![{words}]({place}/front.png)]({place}/index.html)",
         "",
         f"**{in_plain_words(summary)}**",
         "",
-        f"{said} [What this leaves open]({place}/index.html#limitations).",
+        f"{summary.get('task', '')} [The answer in numbers]({place}/index.html), and "
+        f"[what it leaves open]({place}/index.html#limitations).".lstrip(),
         "<!-- /results -->",
     ]
     return "\n".join(lines)
