@@ -41,7 +41,7 @@ def test_realistic_does_not():
             "source_magnitude_max": 23.0,
         },
     ):
-        dataset = simulate("realistic", 700, seed=11, image_size=32, **population).split(0.4, 0.01, seed=0)
+        dataset = simulate("realistic", 400, seed=11, image_size=32, **population).split(0.4, 0.01, seed=0)
         assert baseline_auc(dataset) <= 0.60
         assert baseline_auc(dataset, "total_flux") <= 0.60
 

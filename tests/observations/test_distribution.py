@@ -112,9 +112,9 @@ def test_a_network_of_a_mixture_has_what_its_components_have_in_common(judge):
     dark = {"preset": "realistic", "population": {"instrument": "euclid-vis"}}
 
     def of(*components):
-        made = mixture.make("mixture", 40, seed=1, image_size=SIZE, population={"presets": list(components)})
+        made = mixture.make("mixture", 12, seed=1, image_size=SIZE, population={"presets": list(components)})
         trained = replace(judge.trained, card=judge.trained.card | {"data": made.description})
-        return SubstructureNetwork.of("mixed", trained, made, simulations_like(trained, 40, 3))
+        return SubstructureNetwork.of("mixed", trained, made, simulations_like(trained, 12, 3))
 
     assert not judge.lens_light and judge.profile == "point"
     assert of(lit, lit).lens_light and of(lit, lit).profile == "point"
