@@ -128,15 +128,16 @@ def size_of(path: Path) -> float:
     return sum(file.stat().st_size for file in files) / 1e6
 
 
-def slope(rows: pd.DataFrame, column: str) -> float:
-    """The power of the number of images with which a column grows over the last decade."""
-    return float(np.diff(np.log10(rows[column]))[-1] / np.diff(np.log10(rows["images"]))[-1])
+def each(rows: pd.DataFrame, column: str) -> float:
+    """What one more image costs over the last decade. What it costs to start Python and torch cancels, where a power of
+    the number of images would take it for slow growth."""
+    return float(np.diff(rows[column])[-1] / np.diff(rows["images"])[-1])
 
 
 def extrapolated(rows: pd.DataFrame, column: str, images: float = 1e7) -> float:
-    """What a column would be for `images`, if it goes on to grow as over the last decade."""
+    """What a column would be for `images`, if each more costs what it does over the last decade."""
     last = rows.iloc[-1]
-    return float(last[column] * (images / last["images"]) ** slope(rows, column)) if last[column] else 0.0
+    return float(last[column] + each(rows, column) * (images - last["images"]))
 
 
 def draw(table: pd.DataFrame):
@@ -156,14 +157,14 @@ def markdown(table: pd.DataFrame) -> str:
     """The table of `docs/scale.md`: processor time, which other programs disturb little, memory and disk of one
     process, and how many times as many images a second two processes do on the wall."""
     sizes = [f"{images:,}" for images in table["images"].unique()]
-    lines = ["| Step | " + " | ".join(sizes) + " | time grows as | 10^7, extrapolated | two processes |"]
+    lines = ["| Step | " + " | ".join(sizes) + " | one more image | 10^7, extrapolated | two processes |"]
     lines.append("|---|" + "---|" * (len(sizes) + 3))
     for step, rows in table.groupby("step", sort=False):
         cells = [cell(row.processor_seconds, row.memory_gb, row.disk_mb) for row in rows.itertuples()]
         far = cell(*(extrapolated(rows, column) for column in ("processor_seconds", "memory_gb", "disk_mb")))
-        last, power = rows.iloc[-1], f"n^{slope(rows, 'processor_seconds'):.2f}"
+        last, more = rows.iloc[-1], f"{1e3 * each(rows, 'processor_seconds'):.2f} ms"
         gain = f"{last.seconds / last.seconds_of_two:.2g} times"
-        lines.append(f"| {step} | {' | '.join(cells)} | {power} | {far} | {gain} |")
+        lines.append(f"| {step} | {' | '.join(cells)} | {more} | {far} | {gain} |")
     return "\n".join(lines)
 
 
