@@ -29,6 +29,7 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch.multiprocessing import ProcessRaisedException
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import ExponentialLR
@@ -392,9 +393,13 @@ class _Patience(EarlyStopping):
 
 
 def _trainer(settings: Study, callbacks: list[Callback], **options) -> lightning.Trainer:
-    several = settings.devices * settings.nodes > 1
-    # A notebook's kernel cannot be started again with other arguments, which is what plain DDP does: it forks.
-    strategy = "ddp_notebook" if several and settings.strategy == "auto" else settings.strategy
+    strategy, plugins = settings.strategy, [WholeCheckpoints()]
+    if settings.nodes == 1:
+        # Inside a job of SLURM, Lightning would leave it to srun to start one process for each device.
+        plugins.append(LightningEnvironment())
+        # A notebook's kernel cannot be started again with other arguments, which is what plain DDP does: it forks.
+        if settings.devices > 1 and strategy == "auto":
+            strategy = "ddp_notebook"
     return lightning.Trainer(
         accelerator=device_of(settings.accelerator).type,
         devices=settings.devices,
@@ -409,7 +414,7 @@ def _trainer(settings: Study, callbacks: list[Callback], **options) -> lightning
         enable_progress_bar=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        plugins=[WholeCheckpoints()],
+        plugins=plugins,
         **options,
     )
 

@@ -444,9 +444,14 @@ PARALLEL = {
 }
 
 
+# One task, whatever the devices, as Snakemake asks for. Lightning took it for one of two processes that srun starts.
+JOB = {"JOB_ID": "5", "JOB_NAME": "train", "NTASKS": "1", "NNODES": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+
+
 @pytest.fixture(scope="module")
 def on_two(tmp_path_factory):
-    """A folder with each training of `PARALLEL` on two processes, and in `told` what one of them says that diverges."""
+    """A folder with each training of `PARALLEL` on two processes of a SLURM job, and in `told` what one of them says
+    that diverges."""
     folder, blobs = tmp_path_factory.mktemp("two"), make_blobs()
     blobs.save(folder / "blobs")
     blobs.images = blobs.images * np.float32(1e38)
@@ -460,7 +465,7 @@ def on_two(tmp_path_factory):
         "try: fit(LensDataset.load('bright'), Study.of(settings['d4']), folder='diverged')\n"
         "except TrainingDiverged as error: open('told', 'w').write(str(error))"
     )
-    environment = os.environ | {"LENSSTUDY_BATCH": "1"}
+    environment = os.environ | {"LENSSTUDY_BATCH": "1"} | {f"SLURM_{name}": value for name, value in JOB.items()}
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
