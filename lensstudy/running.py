@@ -36,6 +36,7 @@ __all__ = [
     "job_prefix",
     "jobs_in_queue",
     "keep_failures",
+    "know_cancelled_jobs",
     "only_one",
     "snakemake",
     "started",
@@ -264,3 +265,22 @@ def wait_for_queue(study: Study, tell) -> None:
             )
             told = True
         time.sleep(GRACE_S)
+
+
+def know_cancelled_jobs() -> None:
+    """Let Snakemake's executor for SLURM, in this process, notice a job that was cancelled where it asks `sacct`.
+
+    `sacct` calls it "CANCELLED by 1000". The executor, versions 2.4 to 2.8, takes every state that it does not know for
+    a job that runs, and waits for ever. Only the first word is the state.
+    """
+    import snakemake_executor_plugin_slurm as executor
+
+    ask = getattr(executor, "query_job_status", None)
+    if ask is None:  # a version of another make
+        return
+
+    async def first_words(*asked):
+        states, seconds = await ask(*asked)
+        return states and {job: state.partition(" ")[0] for job, state in states.items()}, seconds
+
+    executor.query_job_status = first_words

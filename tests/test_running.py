@@ -1,6 +1,8 @@
 """How Snakemake is run: nobody outlives its command, a lock has a name on it, and a log tells what failed."""
 
+import asyncio
 import json
+import logging
 import os
 import re
 import signal
@@ -9,6 +11,7 @@ import sys
 import time
 
 import pytest
+import snakemake_executor_plugin_slurm as executor
 from typer.testing import CliRunner
 
 from lensstudy import cli, running, timing
@@ -126,6 +129,16 @@ def test_a_job_that_took_too_much_memory_is_known_by_its_own_log(tmp_path, said,
         f"    log: {tmp_path}/11.log (check log file(s) for error details)\n"
     )
     assert running.failures(block)["plain-cnn-s8-50pct"].startswith(f"SLURM ended its job 11: {reason}")
+
+
+def test_a_job_that_sacct_calls_cancelled_by_somebody_has_ended(monkeypatch):
+    """Where the first line fails, the executor has learnt it: `know_cancelled_jobs` can go."""
+    command = r"printf '5|CANCELLED by 1000\n6|OUT_OF_MEMORY\n'"
+    monkeypatch.setattr(executor, "query_job_status", query := executor.query_job_status)
+    assert asyncio.run(query(command, None))[0]["5"] == "CANCELLED by 1000"
+    running.know_cancelled_jobs()
+    assert asyncio.run(executor.query_job_status(command, None))[0] == {"5": "CANCELLED", "6": "OUT_OF_MEMORY"}
+    assert asyncio.run(executor.query_job_status("false", logging)) == (None, None)
 
 
 def test_the_status_of_a_study_is_read_from_its_folder(study, tmp_path):
