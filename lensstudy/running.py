@@ -219,13 +219,15 @@ def failures(log: str) -> dict[str, str]:
 
 
 def _reason(message: str, log: Path | None) -> str:
-    """Why a job ended, in words. Of one that took too much memory `squeue` may say no more than that it failed; then
-    the job's own `log` says it."""
+    """Why a job ended, in words. Of one that failed its own `log` tells whether by an error or for its memory."""
     if found := re.search(r"SLURM-job '(\S+)' failed.*status is: '(\w+)", message):
         job, state = found.groups()
         said = log.read_text(errors="replace") if log is not None and log.is_file() else ""
         if state == "FAILED" and re.search("exceeded (job )?memory limit|oom.kill", said, re.I):
             state = "OUT_OF_MEMORY"
+        if state == "FAILED":
+            errors = re.findall(r"^lensstudy: (.+)", said, re.M) or [f"its log is {log}"]
+            return f"its job {job} of SLURM ended with an error: {errors[-1]}"
         return f"SLURM ended its job {job}: {ENDED.get(state, state.lower())}"
     if found := re.search(r"sbatch failed\. The error message was '(.*)", message):
         return f"SLURM took no job of it: {found[1].strip().rstrip(chr(39) + '.')}"

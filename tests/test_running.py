@@ -113,14 +113,15 @@ def test_a_log_tells_what_is_done_and_why_what_failed_has_failed(study):
     [
         (
             "slurmstepd: error: StepId=11.batch exceeded memory limit (147243008 > 125829120), being killed",
-            "out of memory",
+            "SLURM ended its job 11: out of memory",
         ),
-        ("slurmstepd: error: Detected 1 oom_kill event in StepId=11.batch", "out of memory"),
-        ("ValueError: 3", "failed"),
+        ("slurmstepd: error: Detected 1 oom_kill event in StepId=11.batch", "SLURM ended its job 11: out of memory"),
+        ("lensstudy: x.yml: devices = 4: torch finds 1", "its job 11 of SLURM ended with an error: x.yml: devices = 4"),
+        ("Segmentation fault", "its job 11 of SLURM ended with an error: its log is /"),
     ],
 )
-def test_a_job_that_took_too_much_memory_is_known_by_its_own_log(tmp_path, said, reason):
-    """`squeue` says FAILED of both, where no control groups watch the memory."""
+def test_why_a_job_failed_is_read_from_its_own_log(tmp_path, said, reason):
+    """`squeue` says FAILED of one that took too much memory, too, where no control groups watch it."""
     (tmp_path / "11.log").write_text(said + "\n")
     block = (
         "Error in rule train_share:\n"
@@ -128,7 +129,7 @@ def test_a_job_that_took_too_much_memory_is_known_by_its_own_log(tmp_path, said,
         "    output: runs/tiny/trained/plain-cnn-s8-50pct\n"
         f"    log: {tmp_path}/11.log (check log file(s) for error details)\n"
     )
-    assert running.failures(block)["plain-cnn-s8-50pct"].startswith(f"SLURM ended its job 11: {reason}")
+    assert running.failures(block)["plain-cnn-s8-50pct"].startswith(reason)
 
 
 def test_a_job_that_sacct_calls_cancelled_by_somebody_has_ended(monkeypatch):
