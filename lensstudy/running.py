@@ -206,8 +206,12 @@ def under_way(study: Study, since: float) -> dict[str, tuple[int, int, str]]:
 
 
 def failures(log: str) -> dict[str, str]:
-    """What failed in a run, from its log: why each job ended, by the name of its page or training."""
+    """What failed in a run, from its log: why each job ended, by the name of its page or training.
+
+    What an interrupt ended has not failed.
+    """
     failed = {}
+    log, _, _ = log.partition("Terminating processes on user request")
     for block in re.findall(r"^Error in rule \w+:\n((?: .*\n)+)", log, re.M):
         output = re.search(r"^ +output: .*?(?:notebooks|trained|chosen)/([^,\s]+)", block, re.M)
         message = re.search(r"^ +message: (.+)", block, re.M)

@@ -99,6 +99,7 @@ def test_a_log_tells_what_is_done_and_why_what_failed_has_failed(study):
     assert set(failed) == {"03-train-plain-cnn-s1", "plain-cnn-s1-10pct"}
     assert "job 5: out of time; raise runtime" in failed["03-train-plain-cnn-s1"]
     assert "sbatch: error: Invalid account" in failed["plain-cnn-s1-10pct"]
+    assert running.failures("Terminating processes on user request, this might take some time.\n" + LOG) == {}
     running.keep_failures(study, failed)
     page = write_index(study.folder, "reports/mine").read_text()
     assert "2 jobs failed" in page and re.search(
