@@ -1,7 +1,7 @@
 """A study on a real SLURM, from start to report, and what becomes of it when a job or its own command is ended.
 
 `make test-slurm` runs this where `slurmd` is installed; `make test` does not. Where no cluster answers, root gets one
-of this machine alone (`workflow/slurm/one-node.sh`).
+of this machine alone (`workflow/slurm/one-node.sh`). It asks `sacct` on a cluster with accounting, and else `squeue`.
 """
 
 import json
@@ -50,6 +50,8 @@ def cluster():
 def profile(home: Path, **rules: dict) -> Path:
     """The profile that people get, without a second attempt, and with other resources for some rules."""
     settings = yaml.safe_load((ROOT / "workflow/slurm/config.yaml").read_text())
+    if "accounting_storage/slurmdbd" in subprocess.check_output(["scontrol", "show", "config"], text=True):
+        settings["slurm-status-command"] = "sacct"
     settings |= {"retries": 0, "slurm-init-seconds-before-status-checks": 3, "latency-wait": 5}
     settings["default-resources"]["mem_mb"] = 2000
     del settings["set-resources"]
