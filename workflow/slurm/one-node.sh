@@ -17,7 +17,7 @@ accounting() {
   mkdir -p "$home/database"
   chown mysql "$home/database"
   mariadb-install-db --no-defaults --user=mysql --datadir="$home/database" >"$home/database.log" 2>&1
-  mariadbd --no-defaults --user=mysql --datadir="$home/database" --socket="$home/database/socket" --port=16820 \
+  setsid mariadbd --no-defaults --user=mysql --datadir="$home/database" --socket="$home/database/socket" --port=16820 \
     --bind-address=127.0.0.1 --pid-file="$home/database/mariadbd.pid" >>"$home/database.log" 2>&1 &
   for _ in $(seq 60); do [ -S "$home/database/socket" ] && break; sleep 1; done
   mariadb --no-defaults --socket="$home/database/socket" -e \
