@@ -212,7 +212,7 @@ def failures(log: str) -> dict[str, str]:
     """
     failed = {}
     log, _, _ = log.partition("Terminating processes on user request")
-    for block in re.findall(r"^Error in rule \w+:\n((?: .*\n)+)", log, re.M):
+    for block in re.findall(r"^Error in rule \w+:\n(.*?)(?:^ +shell:|^(?=Error in rule )|\Z)", log, re.M | re.S):
         output = re.search(r"^ +output: .*?(?:notebooks|trained|chosen)/([^,\s]+)", block, re.M)
         message = re.search(r"^ +message: (.+)", block, re.M)
         own = re.search(r"^ +log: (\S+)", block, re.M)
@@ -233,8 +233,10 @@ def _reason(message: str, log: Path | None) -> str:
             errors = re.findall(r"^lensstudy: (.+)", said, re.M) or [f"its log is {log}"]
             return f"its job {job} of SLURM ended with an error: {errors[-1]}"
         return f"SLURM ended its job {job}: {ENDED.get(state, state.lower())}"
-    if found := re.search(r"sbatch failed\. The error message was '(.*)", message):
-        return f"SLURM took no job of it: {found[1].strip().rstrip(chr(39) + '.')}"
+    if found := re.search(
+        r"(?:sbatch failed\. The error message was '|submission failed with exception: )(.+)", message
+    ):
+        return f"SLURM took no job of it: {found[1].partition('For further error')[0].removesuffix(chr(39) + '.')}"
     return "it ended with an error"
 
 

@@ -38,7 +38,18 @@ Error in rule train:
         lensstudy notebook 03-train
 Error in rule train_share:
     message: SLURM sbatch failed. The error message was 'sbatch: error: Invalid account'.
+    sbatch call:
+        sbatch --parsable --account mine
+For further error details see the cluster/cloud log and the log files of the involved rule(s).
+    jobid: 4
     output: runs/mine/trained/plain-cnn-s1-10pct
+    shell:
+        lensstudy fit
+Error in rule build:
+    message: Job submission failed with exception: [Errno 2] No such file: 'sacct'For further error details see the log
+    output: runs/mine/notebooks/02-build-models.ipynb, reports/mine/02-build-models.html
+    shell:
+        lensstudy notebook 02-build-models
 """
 BEGIN = """
 import sys
@@ -96,13 +107,14 @@ def test_a_log_tells_what_is_done_and_why_what_failed_has_failed(study):
     assert (jobs.done, jobs.total, jobs.planned) == (1, 3, {"explore": 1, "train": 2})
     assert running.Jobs("").total == 0
     failed = running.failures(LOG)
-    assert set(failed) == {"03-train-plain-cnn-s1", "plain-cnn-s1-10pct"}
+    assert set(failed) == {"03-train-plain-cnn-s1", "plain-cnn-s1-10pct", "02-build-models"}
     assert "job 5: out of time; raise runtime" in failed["03-train-plain-cnn-s1"]
-    assert "sbatch: error: Invalid account" in failed["plain-cnn-s1-10pct"]
+    assert failed["plain-cnn-s1-10pct"] == "SLURM took no job of it: sbatch: error: Invalid account"
+    assert failed["02-build-models"] == "SLURM took no job of it: [Errno 2] No such file: 'sacct'"
     assert running.failures("Terminating processes on user request, this might take some time.\n" + LOG) == {}
     running.keep_failures(study, failed)
     page = write_index(study.folder, "reports/mine").read_text()
-    assert "2 jobs failed" in page and re.search(
+    assert "3 jobs failed" in page and re.search(
         r"03-train-plain-cnn-s1</b>\s*: SLURM ended its job 5: out of time", page
     )
     running.keep_failures(study, {})
