@@ -30,6 +30,7 @@ preset_images: 10
 bootstrap_samples: 50
 """
 SHORT = TINY + "pages: [01-explore-data, 03-train]\n"
+BEGUN: list[subprocess.Popen] = []  # runs of the present test
 
 pytestmark = pytest.mark.skipif(not shutil.which("slurmd"), reason="no SLURM here: Debian's packages slurm-wlm, munge")
 
@@ -66,7 +67,18 @@ def begin(home: Path, text: str, **rules: dict) -> subprocess.Popen:
     environment = os.environ | {"LENSSTUDY_HOME": str(home)}
     command = [LENSSTUDY, "run", "tiny.yml", "--profile", str(profile(home, **rules))]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=home, env=environment, **pipes)
+    BEGUN.append(subprocess.Popen(command, cwd=home, env=environment, **pipes))
+    return BEGUN[-1]
+
+
+@pytest.fixture(autouse=True)
+def no_run_outlives_its_test():
+    """A test that fails leaves no jobs in the queue for the next one."""
+    yield
+    while BEGUN:
+        if (run := BEGUN.pop()).poll() is None:
+            run.terminate()
+            run.communicate()
 
 
 def until(what, told: str):
