@@ -1,5 +1,5 @@
 # Everything sets itself up: `make study` on a fresh clone creates .venv, installs the pinned versions and runs.
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
 BIN := .venv/bin
 INSTALLED := .venv/installed
 SHELL := bash
@@ -22,7 +22,7 @@ help:
 	@echo "make notebooks  run the notebooks with their defaults and keep the outputs that the tests compare"
 	@echo "make lint     check style"
 	@echo "make typecheck  check types"
-	@echo "make compat   all tests on another Python (PYTHON=/path/to/python3.12) or with the newest packages (NEWEST=1)"
+	@echo "make compat   all tests on another Python (PYTHON=/path/to/python3.13) or with the newest packages (NEWEST=1)"
 	@echo "make clean    remove .venv and caches (runs/ and reports/ stay)"
 
 study: $(INSTALLED)
@@ -89,7 +89,7 @@ CUDA_HINT := On Linux, pip takes PyTorch for NVIDIA GPUs, 2.5 GB more to downloa
 	stop here and say: pip install uv; make then uses uv.
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 13) or sys.exit("lensstudy needs Python 3.11 or 3.12, and $(PYTHON) is %d.%d; say make PYTHON=/path/to/python3.11" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 14) or sys.exit("lensstudy needs Python 3.11 to 3.13, and $(PYTHON) is %d.%d; say make PYTHON=/path/to/python3.11" % v)'
 	@echo "Installing the versions of constraints.txt into .venv, once: 0.6 GB to download, 2.5 GB on the disk, 2 to 5 minutes."
 	@case "$$(uname -s)$(UV)$$PIP_FIND_LINKS$$(command -v nvidia-smi)" in Linux) echo "$(CUDA_HINT)";; esac
 	$(PYTHON) -m venv .venv

@@ -308,7 +308,7 @@ def report(
     studies: Annotated[list[str] | None, typer.Argument(help="names of studies; all that have run, if none")] = None,
     reference: Annotated[bool, typer.Option("--reference", help="write to reports/reference, to be committed")] = False,
     mark_outdated: Annotated[
-        bool, typer.Option("--mark-outdated", help="only let reference pages of older notebooks say that they are")
+        bool, typer.Option("--mark-outdated", help="only mark reference pages of older notebooks, and renew the style")
     ] = False,
 ) -> None:
     """Render the pages of finished studies again, from their executed notebooks, and the lists of pages."""
@@ -320,8 +320,11 @@ def report(
     from lensstudy.report import listing
 
     if mark_outdated:
-        for page in pages.mark_outdated(home() / "reports" / "reference", notebooks_folder()):
+        kept = home() / "reports" / "reference"
+        for page in pages.mark_outdated(kept, notebooks_folder()):
             commands.echo(f"{_shown(page)}: made with an earlier version of its notebook")
+        pages.restyle(kept)
+        listing.write_study_list(kept)
         return
     if not names:
         _fail("no study has run yet; `lensstudy run params/quick.yml` runs one")

@@ -171,7 +171,8 @@ class Study(BaseModel):
         description="notebooks that `lensstudy run` goes through",
     )
     question: str = Field(
-        "Does a network that knows rotations and reflections tell dark matter apart better than one that does not?",
+        "Does a network that knows rotations and reflections tell types of dark matter apart better than one "
+        "that does not?",
         description="the question on top of every report",
     )
 

@@ -45,9 +45,9 @@ def on_task(test: LensDataset, classes: Sequence[str]) -> str:
     sigma = truth.get("detectability_refit", pd.Series(np.nan, truth.index))
     median = sigma[sigma > 0].groupby(truth["class"]).median()
     if median.empty:
-        return f"{task} How well the substructure in them could be seen is not known."
-    each = " and ".join(f"{float(f'{value:.2g}'):,g} sigma ({name})" for name, value in median.items())
-    return f"{task} To an observer who knows its form, the substructure of half of them shows with more than {each}."
+        return f"{task} How detectable their substructure is, is not known."
+    each = " and ".join(f"{float(f'{value:.2g}'):,g} sigma for {name}" for name, value in median.items())
+    return f"{task} Median significance of the substructure for an ideal observer, who knows its form: {each}."
 
 
 def alone(row: pd.Series, images: int) -> str:
@@ -124,7 +124,7 @@ def few_seeds(seeds: int) -> str:
     if seeds == 1:
         return "One seed each: how much another seed would change the result is not known."
     return f"{seeds} seeds each: intervals of AUC and accuracy are over test images and seeds" + (
-        ", and wide, since so few seeds say little of the others." if seeds < 4 else "."
+        ", and are wide because there are few seeds." if seeds < 4 else "."
     )
 
 
@@ -138,8 +138,8 @@ def near_chance(guessing: pd.DataFrame, rates: Mapping[str, float], epochs: Mapp
         for _, row in guessing.iterrows()
     ]
     return [
-        f"These test images cannot tell from a guess: {', '.join(each)}. What more "
-        "images, more epochs or another rate would make of it is not known from this study. A prediction that is "
+        f"Not distinguishable from a guess on these test images: {', '.join(each)}. Whether more "
+        "images, more epochs or another rate would help is not known from this study. A prediction that is "
         "nearly the same for all images hardly changes as they are rotated."
     ]
 
@@ -156,4 +156,4 @@ def on_shortcut(ring: pd.Series) -> list[str]:
 
 def on_source(simulated: bool) -> list[str]:
     """What simulated images leave open."""
-    return ["The images are simulated: how the networks do on a telescope's own is another question."] * simulated
+    return ["The images are simulated; the networks were not tested on real ones."] * simulated

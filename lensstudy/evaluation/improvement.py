@@ -66,16 +66,24 @@ class Improvement:
             f"{averaged_over(len(self.study.new_seeds))}, p = {self.gain.p:.2g}): {self.verdict}."
         )
 
+    @property
+    def plain(self) -> str:
+        """The answer in one plain sentence."""
+        if self.verdict in ("better", "worse"):
+            change = "raise" if self.gain.value > 0 else "lower"
+            gain = f"{abs(self.gain.value):.3f}"
+            return f"The settings that a search found {change} the test AUC of {self.network} by {gain}."
+        return f"No gain is shown for {self.network}: {self.verdict}."
+
     def save(self) -> Path:
         """Write `summary.json` for the index of the study. Returns the file."""
         summary = {
             "answer": self.answer,
-            "plain": f"Settings that a search found change the test AUC of {self.network} by {self.gain.value:+.3f}: "
-            f"{self.verdict}.",
+            "plain": self.plain,
             "figure": "headline.png",
             "figure_alt": f"{FIGURE}.",
             "figure_caption": f"{FIGURE}; one seed each.",
-            "limitations": "One seed decides in the search, and one validation part.",
+            "limitations": "The search compares settings with one seed each, and on one validation part.",
         }
         file = self.study.folder / "improvement" / "summary.json"
         with whole_file(file) as partial:

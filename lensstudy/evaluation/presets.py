@@ -14,7 +14,10 @@ from lensstudy.evaluation.scores import averaged_over, counted
 
 __all__ = ["ALL", "OTHERS", "AcrossPresets"]
 
-LIMITATIONS = "Presets by one package are more alike than any of them is like the sky; a few are no sample."
+LIMITATIONS = (
+    "The presets come from one package, and are more like each other than like real observations; a few "
+    "of them are not a representative sample."
+)
 OTHERS, ALL = "the others", "all"  # rows of a table beside the presets: trained on every other one, on all together
 
 

@@ -32,7 +32,7 @@ ROTATIONS = {
 }
 LIMITATIONS = (
     "The lenses are simulated by this package's preset of the Common Test, not those on which the published networks "
-    "were trained: how many are right upright belongs to both, the loss under rotation to the network alone."
+    "were trained. The accuracy on upright lenses depends on both; the loss under rotation, on the network alone."
 )
 
 

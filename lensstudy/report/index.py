@@ -27,6 +27,7 @@ from lensstudy.report.pages import (
     mark_outdated,
     parameter_rows,
     render,
+    restyle,
     stale_pages,
     write_page,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "mark_outdated",
     "may_be_published",
     "read_executed",
+    "restyle",
     "stale_pages",
     "summary_folder",
     "write_index",

@@ -63,7 +63,11 @@ def write_study_list(reports: str | Path) -> Path:
     studies = [
         SAID
         | about(index)
-        | {"link": link(index, html), "committed": "reference" in index.absolute().parts, "figure": _figure(index)}
+        | {
+            "link": link(index, html),
+            "committed": "reference" in index.relative_to(reports).parts,
+            "figure": _figure(index),
+        }
         for index in sorted(Path(reports).rglob("index.html"))
         if index.is_file() and "study" in about(index)
     ]

@@ -30,6 +30,7 @@ __all__ = [
     "mark_outdated",
     "parameter_rows",
     "render",
+    "restyle",
     "stale_pages",
     "write_page",
 ]
@@ -39,7 +40,7 @@ MAIN = '<main id="text">'  # where the text of a page begins
 OUTDATED = (
     '<p class="outdated" role="note" style="margin:0 0 1.5rem;padding:.6rem 1rem;border:1px solid">'
     "<b>Made with an earlier version of this notebook</b>, which the foot of the page names. The figures are those of "
-    "that version; the study has not been run anew since.</p>"
+    "that version; the study has not been run again since.</p>"
 )
 
 
@@ -107,6 +108,19 @@ def mark_outdated(folder: str | Path, notebooks: str | Path = "notebooks") -> li
         if OUTDATED not in text:
             page.write_text(text.replace(MAIN, f"{MAIN}\n{OUTDATED}", 1), encoding="utf-8")
     return stale
+
+
+def restyle(folder: str | Path) -> list[Path]:
+    """Give every page under `folder` the style of today, words and figures as they are; returns those that changed."""
+    style, changed = (TEMPLATES / "style.css").read_text(encoding="utf-8").rstrip(), []
+    for page in sorted(Path(folder).rglob("*.html")):
+        text = page.read_text(encoding="utf-8")
+        head, _, rest = text.partition("<style>\n")
+        new = f"{head}<style>\n{style}</style>{rest.partition('</style>')[2]}"
+        if rest and new != text:
+            page.write_text(new, encoding="utf-8")
+            changed.append(page)
+    return changed
 
 
 def is_marked(page: Path) -> bool:

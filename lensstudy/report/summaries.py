@@ -73,7 +73,7 @@ def in_plain_words(summary: Mapping[str, Any]) -> str:
             return f"{names[0]} is wrong {counts[0]} {_times(counts[0])} in {out_of}."
         first, other = _introduced(*names[:2])
         same = f", the same filters without it ({names[2]}) {counts[2]}" if len(names) > 2 else ""
-        doubt = "; so few trainings and images do not show that this is more than chance" * _may_be_chance(summary)
+        doubt = "; with so few trainings and images, this may be chance" * _may_be_chance(summary)
         with_many, with_few = _by_size(summary.get("ahead") or [], names[1])
         count = f"{first} is wrong {counts[0]} {_times(counts[0])} in {out_of}, {other} {counts[1]}{same}{doubt}."
         return f"{with_many}{count[0].lower() + count[1:] if with_many else count}{with_few}"
@@ -169,12 +169,16 @@ def _rotated(table: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _away(table: Sequence[Mapping[str, Any]]) -> str:
-    each = [
-        f"{row['network']} has an AUC of {row['at home']:.2f}, on those of another {row[AWAY]:.2f}"
-        for row in table
-        if AWAY in row
-    ]
-    return f"On lenses of its own simulator, {'; '.join(each)}; a guess has 0.50." if each else ""
+    names = ("at home", AWAY, "all together")
+    each = [(row["network"], *(f"{row[name]:.2f}" for name in names)) for row in table if AWAY in row]
+    if not each:
+        return ""
+    (first, home, away, mixed), *others = each
+    beside = "".join(f"; {name} has {one}, {two} and {three}" for name, one, two, three in others)
+    return (
+        f"{first} has an AUC of {home} on lenses of the simulator that it was trained on, {away} on those of another, "
+        f"and {mixed} after training on a mixture{beside}. A guess has 0.50."
+    )
 
 
 def _first_sentence(text: str) -> str:

@@ -190,7 +190,7 @@ def test_the_task_says_how_well_the_substructure_could_be_seen():
     lenses.catalogue["detectability_refit"] = [0.0] * 4 + [1.0, 1234.0, 1234.0, 5000.0]
     said = on_task(lenses, lenses.classes)
     assert "no_sub or cdm?" in said and "8 test images, simulated with the preset model_3" in said
-    assert said.endswith("more than 1,200 sigma (cdm).")
+    assert said.endswith("an ideal observer, who knows its form: 1,200 sigma for cdm.")
     lenses.description["source"] = "files"
     lenses.catalogue = lenses.catalogue.drop(columns="detectability_refit")
     said = on_task(lenses, lenses.classes)

@@ -462,6 +462,15 @@ def test_a_page_of_an_older_notebook_says_so():
         assert pages.is_marked(page) == (page in stale), f"{page}: say lensstudy report --mark-outdated"
 
 
+def test_a_committed_page_takes_the_style_of_today_and_keeps_the_rest(tmp_path):
+    page = tmp_path / "study/index.html"
+    page.parent.mkdir()
+    page.write_text("<head><style>\np { color: red }\n</style></head><p>0.9</p><style>b { color: red }</style>")
+    assert pages.restyle(tmp_path) == [page] and pages.restyle(tmp_path) == []
+    style = (pages.TEMPLATES / "style.css").read_text(encoding="utf-8").rstrip()
+    assert page.read_text() == f"<head><style>\n{style}</style></head><p>0.9</p><style>b {{ color: red }}</style>"
+
+
 def test_committed_pages_say_nothing_about_a_machine():
     for page in (ROOT / "reports/reference").rglob("*.html"):
         text = re.sub(r"base64,[\w+/=]+", "", page.read_text(encoding="utf-8"))
@@ -619,6 +628,10 @@ TABLE = [
         (
             {"answer": "", "table": [{"network": "a", "unperturbed": "0.9 [0.8, 1]", "rotated by 90°": "0.5"}]},
             "Rotated by 90°, a is wrong 50 instead of 10 times in 100.",
+        ),
+        (
+            {"answer": "", "table": [{"network": "a", "at home": 0.9, "away, one preset": 0.51, "all together": 0.7}]},
+            "on lenses of the simulator that it was trained on, 0.51 on those of another, and 0.70 after",
         ),
     ],
 )
