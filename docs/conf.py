@@ -5,6 +5,8 @@ Reports are pages already; Sphinx reads their words for the table of contents an
 pages themselves. Nothing is fetched from another host when a page is opened.
 """
 
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,11 +14,11 @@ import yaml
 from bs4 import BeautifulSoup
 from docutils import nodes
 from latex2mathml.converter import convert
-from pygments.lexers.special import TextLexer
 from sphinx import addnodes
 from sphinx.parsers import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
+MERMAID = re.compile(r"^```mermaid\n(.*?)^```", re.M | re.S)
 PLACE = '<nav class="place" aria-label="Place">'  # of a report, with the way back to the list
 CONTENTS = yaml.safe_load((ROOT / "docs/contents.yml").read_text(encoding="utf-8"))
 
@@ -29,7 +31,7 @@ exclude_patterns = [".*", "build", "dist", "runs", "site", "tests"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
-nb_execution_mode = "off"  # as committed; what a notebook shows when it runs stands in the reports
+nb_execution_mode = "off"  # as committed; below the title stands a link to the page of the notebook when it was run
 nb_ipywidgets_js = {}  # which would be fetched from another host
 highlight_language = "text"
 
@@ -74,10 +76,67 @@ class ReportPage(Parser):
 
 def add_contents(app, docname: str, source: list[str]) -> None:
     """The README is the first page, and holds the table of contents."""
+    source[0] = MERMAID.sub(lambda found: f"```{{raw}} html\n{drawn(found[1])}\n```", source[0])
     if docname == root_doc:
         for part in CONTENTS:
             lines = "\n".join(f"/{page}" for page in part["pages"])
             source[0] += f"\n\n```{{toctree}}\n:hidden:\n:caption: {part['part']}\n\n{lines}\n```\n"
+
+
+def link_executed(app, docname: str, source: list[str]) -> None:
+    """Below the title of a notebook, the way to its page in the first study of the list that has one."""
+    questions = yaml.safe_load((ROOT / "reports/reference/studies.yml").read_text(encoding="utf-8"))
+    studies = [ROOT / "reports/reference" / study for one in questions for study in one["studies"]]
+    pages = [page for study in studies for page in sorted(study.glob(f"{Path(docname).name}*.html"))]
+    if docname.startswith("notebooks/") and pages:
+        notebook, study = json.loads(source[0]), pages[0].parent.name
+        text = f"[With its results, from the study {study}](../{pages[0].relative_to(ROOT).as_posix()})"
+        notebook["cells"].insert(1, {"cell_type": "markdown", "id": "results", "metadata": {}, "source": text})
+        source[0] = json.dumps(notebook)
+
+
+def drawn(flowchart: str) -> str:
+    """A flowchart of lines `a --> b & c` as SVG, since Mermaid's own script would come from another host.
+
+    Each node stands one row below the lowest that points to it, and below the middle of those; an arrow over several
+    rows keeps a place in each.
+    """
+    lines = re.findall(r"^ *(\w+) --> ([\w &]+)$", flowchart, re.M)
+    arrows = [(start, end) for start, ends in lines for end in re.split(r" *& *", ends)]
+    row = {name: 0 for arrow in arrows for name in arrow}
+    for _ in row:
+        for start, end in arrows:
+            row[end] = max(row[end], row[start] + 1)
+    steps = []
+    for start, end in arrows:
+        stops = [start, *((start, end, at) for at in range(row[start] + 1, row[end])), end]
+        row |= {stop: stop[2] for stop in stops[1:-1]}
+        steps += zip(stops, stops[1:], strict=False)
+    x = {}
+    for at in range(max(row.values()) + 1):
+        above = {name: [x[a] for a, b in steps if b == name] for name in row if row[name] == at}
+        middle = {name: sum(places) / len(places) if places else 0 for name, places in above.items()}
+        free = 0
+        for name in sorted(middle, key=middle.get):
+            x[name] = max(free, middle[name])
+            free = x[name] + 124
+    for top in (name for name in row if row[name] == 0):
+        below = [x[b] for a, b in steps if a == top]
+        x[top] = sum(below) / len(below)
+    paths, boxes = "", ""
+    for a, b in steps:
+        begin, end = row[a] * 64 + 32, row[b] * 64
+        half = (begin + end) / 2
+        paths += f'<path d="M{x[a] + 56:g} {begin}C{x[a] + 56:g} {half:g} {x[b] + 56:g} {half:g} {x[b] + 56:g} {end}"/>'
+        if not isinstance(b, str):
+            paths += f'<path d="M{x[b] + 56:g} {end}v32"/>'
+    for name in (one for one in row if isinstance(one, str)):
+        top = row[name] * 64
+        boxes += f'<rect x="{x[name]:g}" y="{top}" width="112" height="32" rx="6"/>'
+        boxes += f'<text x="{x[name] + 56:g}" y="{top + 21}">{name}</text>'
+    words = "; ".join(f"{start} uses {ends.replace(' &', ',')}" for start, ends in lines)
+    size = f"-1 -1 {max(x.values()) + 114:g} {max(row.values()) * 64 + 34}"
+    return f'<svg class="flowchart" viewBox="{size}" role="img" aria-label="{words}">{paths}{boxes}</svg>'
 
 
 def copy_pages(app, problem: Exception | None) -> None:
@@ -105,8 +164,8 @@ def setup(app) -> None:
     app.add_source_suffix(".html", "report")
     app.add_source_parser(ReportPage)
     app.add_html_math_renderer("mathml", (_formula("inline"), None), (_formula("block"), None))
-    app.add_lexer("mermaid", TextLexer)
     app.connect("source-read", add_contents)
+    app.connect("source-read", link_executed)
     app.connect("build-finished", copy_pages)
 
 

@@ -46,5 +46,5 @@ def test_the_site_is_built_by_what_its_extra_names(root):
     imported = {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     brought = {"bs4": "beautifulsoup4", "yaml": "pyyaml", "docutils": "sphinx", "pygments": "sphinx"}
-    assert {brought.get(name, name) for name in imported - {"shutil", "pathlib"}} <= set(extras["docs"])
+    assert {brought.get(name, name) for name in imported - {"json", "re", "shutil", "pathlib"}} <= set(extras["docs"])
     assert 'extensions = ["myst_nb"]' in (root / "docs/conf.py").read_text() and "myst-nb" in extras["docs"]
