@@ -97,7 +97,6 @@ def _metadata(card: Card) -> dict[str, Any]:
         "library_name": "lensstudy",
         "pipeline_tag": "image-classification",
         "tags": [*TAGS, *(["equivariance"] if card.symmetry else [])],
-        "datasets": [data],
         "metrics": [id_ for id_, _ in SCORES.values()],
         "model-index": [{"name": name_of(card), "results": results}],
     }
