@@ -126,16 +126,17 @@ def drawn(flowchart: str) -> str:
     paths, boxes = "", ""
     for a, b in steps:
         begin, end = row[a] * 64 + 32, row[b] * 64
-        half = (begin + end) / 2
-        paths += f'<path d="M{x[a] + 56:g} {begin}C{x[a] + 56:g} {half:g} {x[b] + 56:g} {half:g} {x[b] + 56:g} {end}"/>'
-        if not isinstance(b, str):
-            paths += f'<path d="M{x[b] + 56:g} {end}v32"/>'
+        half, on = (begin + end) / 2, "" if isinstance(b, str) else "v32"
+        curve = f"M{x[a] + 56:g} {begin}C{x[a] + 56:g} {half:g} {x[b] + 56:g} {half:g} {x[b] + 56:g} {end}{on}"
+        paths += f'<path class="{"on" if on else "last"}" d="{curve}"/>'
     for name in (one for one in row if isinstance(one, str)):
         top = row[name] * 64
         boxes += f'<rect x="{x[name]:g}" y="{top}" width="112" height="32" rx="6"/>'
         boxes += f'<text x="{x[name] + 56:g}" y="{top + 21}">{name}</text>'
     words = "; ".join(f"{start} uses {ends.replace(' &', ',')}" for start, ends in lines)
     size = f"-1 -1 {max(x.values()) + 114:g} {max(row.values()) * 64 + 34}"
+    paths += '<marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
+    paths += '<path d="M0 1L8 4L0 7"/></marker>'
     return f'<svg class="flowchart" viewBox="{size}" role="img" aria-label="{words}">{paths}{boxes}</svg>'
 
 
