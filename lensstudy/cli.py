@@ -527,7 +527,7 @@ def presets() -> None:
     commands.echo("\nIn a study, `preset: mixture` mixes several, and `population` changes what `realistic` draws.")
 
 
-for command in (commands.train, commands.export, commands.predict):
+for command in (commands.train, commands.export, commands.predict, commands.fit_lens):
     app.command()(command)
 
 

@@ -1,4 +1,4 @@
-"""The commands of `lensstudy` that take a network out of the study: `export`, `predict`, `train`.
+"""The commands of `lensstudy` for images of one's own: `export`, `predict`, `train`, `fit-lens`.
 
 The exit status tells a script what came out: 0 all good, 1 some images were rejected or are of unknown pixel scale, 2
 nothing usable or wrong use. Heavy imports wait until a command needs them.
@@ -17,7 +17,7 @@ import typer
 
 from lensstudy.files import printable, whole_file
 
-__all__ = ["check_free", "export", "image_of", "predict", "reading_options", "train"]
+__all__ = ["check_free", "export", "fit_lens", "image_of", "predict", "reading_options", "train"]
 
 FIRST = "d4-steerable-cnn"  # the default
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet takes for a formula
@@ -255,6 +255,37 @@ def train(
     )
     if metrics["validation_auc"] < LEAST_AUC:
         _warn("THIS NETWORK IS AT CHANCE, where guessing gives an AUC of 0.50: train it longer, or on more images.")
+
+
+def fit_lens(
+    folder: Annotated[Path, typer.Argument(help="lenses: FITS or HDF5 files, or folders of them")],
+    out: Annotated[Path, typer.Option(help="folder of the results; the same command goes on where it was stopped")],
+    pixel_scale: Scale = None,
+) -> None:
+    """Fit a smooth model (elliptical power law, shear, multipoles) to every lens in a folder: a table, and a figure of
+    each. Redshifts come from info.json or a CSV table with a column 'name' beside the lenses."""
+    if not exists(str(folder)):
+        _refuse(f"{folder}: nothing exists at this path; give a folder of lenses")
+    import numpy as np
+
+    from lensstudy.figures.observations import contact_sheet, lens_model
+    from lensstudy.figures.style import png
+    from lensstudy.observations.model_fits import fit_folder
+
+    def done(row: dict) -> None:
+        why = f", {row['reason']}" if row["reason"] else ""
+        echo(f"{row['lens']} {row['band']}".rstrip() + f": {row['state']}{why}")
+
+    try:
+        table = fit_folder(folder, out, pixel_scale, done, lambda lens, model: png(lens_model(lens, model)))
+        drawn = {row.lens: np.load(out / row.planes) for row in table.itertuples() if isinstance(row.planes, str)}
+        (out / "contact-sheet.png").write_bytes(png(contact_sheet(drawn)))
+    except (ValueError, OSError) as error:
+        _refuse(str(error))
+    counts = table["state"].value_counts()
+    echo(f"{', '.join(f'{count} {state}' for state, count in counts.items())}: {out / 'lenses.csv'}")
+    if (table["state"] == "failed").any():
+        raise typer.Exit(2 if (table["state"] == "failed").all() else 1)
 
 
 def _warn(text: str) -> None:

@@ -7,6 +7,7 @@ alone does not decide: `model_3_0001.npy` is an image unless an image of the sam
 
 from __future__ import annotations
 
+import csv
 import itertools
 import math
 import posixpath
@@ -16,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from lensstudy.data.dataset import DataError
-from lensstudy.files import FileError, read_json
+from lensstudy.files import FileError, read_json, read_text
 
 __all__ = [
     "COMPRESSED",
@@ -27,6 +28,7 @@ __all__ = [
     "companions",
     "information",
     "role_and_key",
+    "row_of",
     "says_image",
     "stem",
 ]
@@ -53,6 +55,7 @@ WITHOUT = ("sub", "subtr", "subtracted", "removed", "corrected")  # an image wit
 INVERSE = ("inv", "inverse")
 LONGEST = 32  # letters of several words in one: the ways to part them grow with a power of their number
 COMPRESSED = (".gz", ".bz2", ".xz", ".fz")
+ALIASES = {"z_lens": "redshift_lens", "z_source": "redshift_source"}  # columns of tables of lenses
 NUMBERS = ("pixel_scale", "redshift_lens", "redshift_source", "position_angle")  # of `info.json`
 LENSTRONOMY = "image_data"  # beside which lenstronomy's HDF5 holds exposure times and coordinates
 
@@ -227,3 +230,39 @@ def information(file: Path) -> dict:
     if not 0 < scale < math.inf:
         raise DataError(f"{beside}: pixel_scale = {scale:g}; expected arcseconds of one pixel, more than 0")
     return about | numbers
+
+
+def row_of(file: Path) -> dict:
+    """What a table says of the lens in an image: the row of a CSV file with a column `name`, beside the image or beside
+    its folder, that is called as the image or its folder is; cells that are numbers as numbers.
+
+    Raises `DataError` where the table cannot be read.
+    """
+    file = file.absolute()
+    called = (stem(file.name), file.parent.name)
+    for table in (*sorted(file.parent.glob("*.csv")), *sorted(file.parent.parent.glob("*.csv"))):
+        rows = _rows(table, table.stat().st_mtime_ns)
+        for name in called:
+            if name in rows:
+                return rows[name]
+    return {}
+
+
+@lru_cache(maxsize=4)
+def _rows(table: Path, _changed: int) -> dict[str, dict]:
+    try:
+        rows = list(csv.DictReader(read_text(table).splitlines()))
+    except (FileError, csv.Error) as error:
+        raise DataError(f"{error}; expected a table of lenses with a column 'name', or move it elsewhere") from None
+    return {
+        row["name"]: {ALIASES.get(key, key): _number(cell) for key, cell in row.items() if key and cell}
+        for row in rows
+        if row.get("name")
+    }
+
+
+def _number(cell: str) -> float | str:
+    try:
+        return float(cell)
+    except ValueError:
+        return cell

@@ -6,6 +6,7 @@ A function takes what `lensstudy.observations` found, draws and returns a matplo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,8 +18,10 @@ from matplotlib.ticker import LogLocator
 from lensstudy.figures.style import IMAGES, WIDTH, captioned, colour, image_row
 
 __all__ = [
+    "contact_sheet",
     "counterparts",
     "lens_light",
+    "lens_model",
     "network_inputs",
     "ood_scores",
     "orientations",
@@ -72,6 +75,74 @@ def smooth_models(lenses: Sequence[Any]) -> Figure:
         "The deepest band of every lens, its smooth model, and what is left in units of the noise, within the fitted "
         "disc (red and blue: 5 sigma).",
         "Rows of images: arcs, fitted model and residuals.",
+    )
+
+
+def lens_model(lens: Any, model: Any) -> Figure:
+    """Draw one lens: as observed, its arcs, the model of them, what is left, and the source.
+
+    Args:
+        lens: an `observations.lens.Lens`.
+        model: its `observations.lens_model.LensModel`.
+    """
+    names = ["observed", "arcs", "model", "left over [sigma]", "source"]
+    figure, axes = plt.subplots(1, 5, figsize=(2 * WIDTH, 0.46 * WIDTH))
+    half = lens.observation.field_of_view / 2
+    top = float(np.quantile(model.image[model.used], 0.998))
+    shades = {"cmap": IMAGES, "vmin": -0.1 * top, "vmax": top}
+    arcs = np.where(lens.bare.mask, np.nan, lens.bare.image - model.galaxy)
+    panels = [
+        (np.arcsinh(lens.observation.image / (0.3 * top)), {"cmap": IMAGES, "vmax": math.asinh(8)}),
+        (arcs, shades),
+        (model.image, shades),
+        (np.where(model.used, model.residuals, np.nan), {"cmap": "RdBu_r", "vmin": -5, "vmax": 5}),
+    ]
+    for axis, (image, colours) in zip(axes, panels, strict=False):
+        axis.imshow(image, origin="lower", extent=[-half, half] * 2, interpolation="nearest", **colours)
+        reach = min(half, 1.2 * float(np.abs(model.observation.grid()[0][0][model.used.any(0)]).max()))
+        axis.set(xlim=(-reach, reach), ylim=(-reach, reach))
+    (x, y), side = model.mesh.extent, 120
+    x, y = (np.linspace(*ends, side + 2)[1:-1] for ends in (x, y))
+    source = model.mesh.design(*(axis.ravel() for axis in np.meshgrid(x, y))) @ model.solution.source
+    axes[4].imshow(source.reshape(side, side), origin="lower", extent=[x[0], x[-1], y[0], y[-1]], cmap=IMAGES)
+    for axis, name in zip(axes, names, strict=True):
+        axis.set_title(name, fontsize=8)
+        axis.tick_params(labelsize=6)
+        axis.grid(False)
+    return captioned(
+        figure,
+        f"{lens}: Einstein radius {model.parameters['einstein_radius']:.3f} arcsec, chi square a pixel "
+        f"{model.chi2:.2f}. Red and blue: 5 sigma. Axes in arcseconds.",
+        "Five images: observed lens, its arcs, the model, residuals, the source.",
+    )
+
+
+def contact_sheet(lenses: Mapping[str, Mapping[str, np.ndarray]], columns: int = 5) -> Figure:
+    """Draw every lens as observed and without the light of its galaxy, masked pixels grey.
+
+    Args:
+        lenses: by name, the images `observed`, `arcs` and `mask` `(H, H)`.
+        columns: lenses side by side.
+    """
+    rows = max(-(-len(lenses) // columns), 1)
+    figure, axes = plt.subplots(rows, 2 * columns, figsize=(2 * WIDTH, 1.13 * WIDTH / columns * rows), squeeze=False)
+    for axis in axes.ravel():
+        axis.axis("off")
+    shades = plt.get_cmap(IMAGES).with_extremes(bad="0.6")
+    for (name, planes), (whole, bare) in zip(lenses.items(), axes.reshape(-1, 2), strict=False):
+        arcs = np.where(planes["mask"], np.nan, planes["arcs"])
+        y, x = np.indices(arcs.shape) - (len(arcs) - 1) / 2
+        top = max(float(np.nanquantile(arcs[np.hypot(x, y) > len(arcs) / 20], 0.995)), 1e-12)
+        whole.imshow(np.arcsinh(planes["observed"] / (0.3 * top)), cmap=IMAGES, origin="lower", vmax=math.asinh(10))
+        bare.imshow(arcs, cmap=shades, origin="lower", vmin=-0.3 * top, vmax=top, interpolation="nearest")
+        whole.set_title(name, fontsize=7, pad=2)
+    figure.set_layout_engine("none")
+    figure.subplots_adjust(0, 0, 1, 0.985, 0.02, 0.12)
+    return captioned(
+        figure,
+        "Every lens as observed (asinh) and without the light of its galaxy (linear, from -0.3 to 1 of the brightest "
+        "arcs); masked pixels are grey.",
+        f"Pairs of images of {len(lenses)} lenses.",
     )
 
 

@@ -22,9 +22,11 @@ __all__ = [
     "deflection_of_mass",
     "derivatives",
     "line",
+    "multipole",
     "nfw",
     "nfw_scales",
     "point_mass",
+    "power_law",
     "sersic",
     "sersic_total",
     "shear",
@@ -66,6 +68,49 @@ def sie(x, y, einstein_radius: Tensor, e1: Tensor, e2: Tensor, center_x=0.0, cen
     alpha_along, alpha_across = torch.atan(f * along / (psi + core)), torch.atanh(f * across / (psi + q * q * core))
     cosine, sine = strength * cosine, strength * sine
     return cosine * alpha_along - sine * alpha_across, sine * alpha_along + cosine * alpha_across
+
+
+def power_law(
+    x, y, einstein_radius: Tensor, slope: Tensor, e1: Tensor, e2: Tensor, center_x=0.0, center_y=0.0, terms: int = 24
+) -> tuple[Tensor, Tensor]:
+    """Elliptical power law, convergence `(3 - slope)/2 (theta_E / sqrt(q x^2 + y^2 / q))^(slope - 1)`; 2 is `sie`.
+
+    Tessore and Metcalf (2015), eqs 11 and 23 to 29, with t = slope - 1, f = (1 - q)/(1 + q), b = theta_E sqrt(q),
+    `R e^(i phi) = q x + i y` and `Omega_n = -f (2n - (2 - t))/(2n + (2 - t)) e^(2 i phi) Omega_(n-1)`:
+    `alpha = 2 b/(1 + q) (b/R)^(t - 1) (Omega_0 + Omega_1 + ...)`; the sum stops after `terms`, of order f^terms.
+    """
+    q, _, cosine, sine = ellipse(e1, e2)
+    dx, dy = x - center_x, y - center_y
+    along, across = q * (cosine * dx + sine * dy), cosine * dy - sine * dx
+    radius = torch.sqrt(along**2 + across**2 + CORE**2)
+    t, f = slope - 1, (1 - q) / (1 + q)
+    real, imaginary = along / radius, across / radius
+    double_real, double_imaginary = real**2 - imaginary**2, 2 * real * imaginary
+    sum_real, sum_imaginary = real, imaginary
+    for n in range(1, terms):
+        share = -f * (2 * n - (2 - t)) / (2 * n + (2 - t))
+        real, imaginary = (
+            share * (double_real * real - double_imaginary * imaginary),
+            share * (double_real * imaginary + double_imaginary * real),
+        )
+        sum_real, sum_imaginary = sum_real + real, sum_imaginary + imaginary
+    b = einstein_radius * torch.sqrt(q)
+    strength = 2 * b / (1 + q) * (b / radius) ** (t - 1)
+    alpha_along, alpha_across = strength * sum_real, strength * sum_imaginary
+    return cosine * alpha_along - sine * alpha_across, sine * alpha_along + cosine * alpha_across
+
+
+def multipole(x, y, order: int, amplitude_cos, amplitude_sin, center_x=0.0, center_y=0.0) -> tuple[Tensor, Tensor]:
+    """Multipole of an isothermal lens, convergence `(a cos m phi + b sin m phi) / (2 r)`, amplitudes in arcseconds.
+
+    Its potential is `r F(phi)`, `F = (a cos m phi + b sin m phi)/(1 - m^2)` (Xu et al. 2015), for orders from 2 on.
+    """
+    dx, dy = x - center_x, y - center_y
+    phi, radius = torch.atan2(dy, dx), torch.sqrt(dx * dx + dy * dy + CORE**2)
+    cosine, sine = torch.cos(order * phi), torch.sin(order * phi)
+    along = (amplitude_cos * cosine + amplitude_sin * sine) / (1 - order**2)
+    around = order * (amplitude_sin * cosine - amplitude_cos * sine) / (1 - order**2)
+    return (along * dx - around * dy) / radius, (along * dy + around * dx) / radius
 
 
 def shear(x, y, shear_1, shear_2) -> tuple[Tensor, Tensor]:

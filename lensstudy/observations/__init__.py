@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "lens_light": ["fit_lens_light", "subtract_lens_light", "ring_radius"],
         "smooth_model": ["fit_lens", "SmoothModel", "Subhalo", "expected"],
         "lens": ["Lens"],
+        "model_fits": ["fit_folder"],
         "sample": ["LensSample"],
         "distribution": ["SubstructureNetwork", "TrainingDistribution", "open_network", "prepare_networks"],
         "consistency": ["Consistency", "perturbed"],

@@ -26,7 +26,8 @@ class Observation:
 
     `image` and its standard deviation `noise` are `(H, H)`, `mask` is True where a pixel is not to be used, `psf` is
     normalised, with an odd number of pixels a side, or None where unknown. `about` holds what stood beside the
-    data (redshifts, published models), `notes` what had to be assumed.
+    data (redshifts, published models), `notes` what had to be assumed. `correlation` is how many pixels share their
+    noise: in a drizzled image fewer are independent than there are.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Observation:
     pixel_scale: float  # arcsec
     about: dict = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    correlation: float = 1.0
 
     @property
     def field_of_view(self) -> float:

@@ -10,9 +10,13 @@ from lensstudy.data.dataset import DataError
 from lensstudy.observations.cutouts import Observation, filled
 from lensstudy.observations.distribution import SubstructureNetwork
 from lensstudy.observations.lens_light import LensLight, fit_lens_light, ring_radius, subtract_lens_light
+from lensstudy.observations.noise import calibrated
 from lensstudy.observations.smooth_model import SmoothModel, fit_lens
 
 __all__ = ["Lens"]
+
+GALAXY = 2.0  # arcsec: further in, what the model of a bright galaxy leaves would be taken for noise
+NEIGHBOURS = 1.8  # radii of the arcs: what stands out and lies wholly further out is another galaxy
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,20 @@ class Lens:
         """
         light = fit_lens_light(observation)
         return cls(observation, light, subtract_lens_light(observation, light), ring_radius(observation, light))
+
+    @classmethod
+    def calibrated(cls, observation: Observation) -> Lens:
+        """As `of`, with the noise measured by what the light of the galaxy leaves, and neighbours masked.
+
+        Raises:
+            DataError: no arcs stand out of the galaxy.
+        """
+        light = fit_lens_light(observation)
+        x, y = observation.grid()
+        empty = ~light.arcs & (np.hypot(x - light.center[0], y - light.center[1]) > GALAXY)
+        lens = cls.of(calibrated(observation, light.model, empty))
+        bare = subtract_lens_light(lens.observation, lens.light, NEIGHBOURS * lens.ring_radius)
+        return replace(lens, bare=bare)
 
     def __str__(self) -> str:
         return str(self.observation)

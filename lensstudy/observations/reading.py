@@ -15,7 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from lensstudy.data.companions import FILLERS, LENSTRONOMY, ROLES, belongs, companions, information, role_and_key, stem
+from lensstudy.data.companions import (
+    FILLERS,
+    LENSTRONOMY,
+    ROLES,
+    belongs,
+    companions,
+    information,
+    role_and_key,
+    row_of,
+    stem,
+)
 from lensstudy.data.dataset import DataError
 from lensstudy.data.fits import SUFFIXES, bands, opened, pixels
 from lensstudy.data.formats import HDF5, own_pixels
@@ -162,7 +172,7 @@ def _without_image(path: Path) -> list[Path]:
 
 def _read_file(file: Path, pixel_scale: float | None) -> dict[str, dict]:
     """What is in a file, its companions and `info.json`, by band, as `_checked` takes it."""
-    about, beside = information(file), _companions(file)
+    about, beside = row_of(file) | information(file), _companions(file)
     _, band = _name_and_band(file)
     found = _lenstronomy(file) if file.name.lower().endswith(HDF5) else _extensions(file, pixel_scale)
     found = {band: found[""]} if list(found) == [""] else found
@@ -293,8 +303,8 @@ def _checked(
     if scale is None:
         raise DataError(
             f"{where}: the pixel scale is nowhere: no PIXSCALE or coordinates in the header, no info.json beside it. "
-            "Write PIXSCALE (arcsec) into the header, 'pixel_scale' into info.json, or pass it:"
-            " read_observation(..., pixel_scale=0.05)"
+            "Write PIXSCALE (arcsec) into the header, 'pixel_scale' into info.json, or give it:"
+            " --pixel-scale 0.05, read_observation(..., pixel_scale=0.05)"
         )
     if not SCALES[0] <= scale <= SCALES[1]:
         raise DataError(f"{where}: pixel scale {scale:g} arcsec; expected {SCALES[0]} to {SCALES[1]}: in degrees?")

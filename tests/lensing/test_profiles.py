@@ -30,6 +30,18 @@ FIELDS = {
         lambda x, y: lensing.shear(x, y, t(0.05), t(-0.02)),
         ("SHEAR", {"gamma1": 0.05, "gamma2": -0.02}),
     ),
+    "power law": (
+        lambda x, y: lensing.power_law(x, y, t(1.2), t(2.3), t(0.13), t(-0.2), 0.04, -0.03),
+        ("EPL", {"theta_E": 1.2, "gamma": 2.3, "e1": 0.13, "e2": -0.2, "center_x": 0.04, "center_y": -0.03}),
+    ),
+    "multipole of order 3": (
+        lambda x, y: lensing.multipole(x, y, 3, t(0.03 * math.cos(1.2)), t(0.03 * math.sin(1.2)), 0.04, -0.03),
+        ("MULTIPOLE", {"m": 3, "a_m": 0.03, "phi_m": 0.4, "center_x": 0.04, "center_y": -0.03}),
+    ),
+    "multipole of order 4": (
+        lambda x, y: lensing.multipole(x, y, 4, t(0.03 * math.cos(1.6)), t(0.03 * math.sin(1.6)), 0.04, -0.03),
+        ("MULTIPOLE", {"m": 4, "a_m": 0.03, "phi_m": 0.4, "center_x": 0.04, "center_y": -0.03}),
+    ),
     "point mass": (
         lambda x, y: lensing.point_mass(x, y, t(0.3), 0.2, 0.1),
         ("POINT_MASS", {"theta_E": 0.3, "center_x": 0.2, "center_y": 0.1}),

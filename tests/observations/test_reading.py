@@ -224,6 +224,25 @@ def test_a_scale_in_the_information_beside_the_image_counts(tmp_path):
     assert read_observation(tmp_path, pixel_scale=0.07).pixel_scale == 0.07
 
 
+@pytest.mark.parametrize("table", ["lenses.csv", "J1/of-one.csv"])
+def test_the_row_of_a_lens_in_a_table_beside_it_is_read_and_its_own_information_comes_first(tmp_path, table):
+    (tmp_path / "J1").mkdir()
+    write_fits(tmp_path / "J1" / "data.fits", noise_image())
+    (tmp_path / table).write_text("name,pixel_scale,z_lens,z_source,ring\nJ0,0.2,1,2,No\nJ1,0.05,0.2,0.6,Yes\n")
+    (tmp_path / "J1" / "info.json").write_text('{"redshift_source": 0.7}')
+    one = read_observation(tmp_path / "J1")
+    assert one.pixel_scale == 0.05
+    assert one.about | {"pixel_scale": 0} == {
+        "name": "J1", "pixel_scale": 0, "redshift_lens": 0.2, "redshift_source": 0.7, "ring": "Yes",
+    }  # fmt: skip
+
+
+def test_a_table_of_something_else_is_no_table_of_lenses(tmp_path):
+    write_fits(tmp_path / "data.fits", noise_image(), PIXSCALE=0.1)
+    (tmp_path / "labels.csv").write_text("file,class\ndata,no\n")
+    assert "class" not in read_observation(tmp_path).about
+
+
 def test_the_coordinates_of_an_image_come_before_a_word_on_its_pixels(tmp_path):
     """Whoever resamples an image keeps its coordinates right."""
     cards = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CDELT1": -0.05 / 3600, "CDELT2": 0.05 / 3600}

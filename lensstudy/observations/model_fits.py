@@ -1,0 +1,155 @@
+"""Smooth models for a whole folder of lenses, unattended: a row of a table and a figure for each, and what failed.
+
+Every lens leaves files of its own, so that a run that was stopped goes on where it was, and one bad lens stops nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lensstudy import __version__
+from lensstudy.data.dataset import DataError
+from lensstudy.files import read_json, whole_file
+from lensstudy.observations.cutouts import Observation, cropped
+from lensstudy.observations.lens import Lens
+from lensstudy.observations.lens_model import LensModel, fit_lens_model
+from lensstudy.observations.reading import read_observations
+from lensstudy.training.recording import write_json
+
+__all__ = ["DOUBTS", "PLANES", "fit_folder", "row_of_light", "row_of_model"]
+
+FIELD = 8.0  # arcsec that are kept around a lens
+PLANES = ("observed", "arcs", "mask", "noise", "galaxy", "galaxy_uncertainty", "model", "residuals", "used")  # `(H, H)`
+DOUBTS = {  # what makes a model doubtful, and from when on
+    "chi2": ("chi square a pixel", 2.0),
+}
+
+
+def fit_folder(
+    path: str | Path,
+    out: str | Path,
+    pixel_scale: float | None = None,
+    done: Callable[[dict], None] = lambda row: None,
+    draw: Callable[[Lens, LensModel], bytes] | None = None,
+) -> pd.DataFrame:
+    """Fit a smooth model to every lens at a path.
+
+    Args:
+        path: a folder or file, as for `read_observations`.
+        out: folder for the results: `lenses.csv`, and of each lens `NAME.json` (its row) and `NAME.npz` (`PLANES`).
+            What is there for the same pixels is kept.
+        pixel_scale: in arcseconds, for files that do not hold it.
+        done: takes the row of each lens once it is there.
+        draw: draws a lens and its model as PNG, for `NAME.png`.
+
+    Returns:
+        The table, one row a lens. `state` is `ok`, `doubtful` or `failed`, `reason` why; angles are in arcseconds and
+        directions in degrees counter-clockwise from +x of the image.
+
+    Raises:
+        DataError: nothing at the path can be read.
+
+    Example:
+        >>> fit_folder("lenses", "fits", pixel_scale=0.05)  # doctest: +SKIP
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    observations, rejected = read_observations(path, pixel_scale)
+    rows = [{"lens": where, "band": "", "state": "failed", "reason": why} for where, why in rejected.items()]
+    for row in rows:
+        done(row)
+    for observation in observations:
+        rows.append(_kept(observation, out) or _fitted(observation, out, draw))
+        done(rows[-1])
+        with whole_file(out / "lenses.csv") as file:
+            pd.DataFrame(rows).to_csv(file, index=False)
+    return pd.DataFrame(rows)
+
+
+def _kept(observation: Observation, out: Path) -> dict | None:
+    """The row of an earlier run for the same pixels, if there is one."""
+    file = out / f"{_called(observation)}.json"
+    row = read_json(file) if file.exists() else {}
+    return row if row.get("fingerprint") == _fingerprint(observation) else None
+
+
+def _fitted(observation: Observation, out: Path, draw: Callable | None) -> dict:
+    """The row of a lens, once its model, or what came of it, is written."""
+    began, name = time.process_time(), _called(observation)
+    row = {"lens": observation.name, "band": observation.band, "state": "failed", "reason": ""}
+    try:
+        lens = Lens.calibrated(cropped(observation, FIELD))
+        row |= row_of_light(lens)
+        seen = lens.observation.image, lens.bare.image, lens.bare.mask, lens.bare.noise
+        planes = dict(zip(PLANES, seen, strict=False))
+        model = fit_lens_model(lens.bare, lens.ring_radius, lens.light)
+        row |= row_of_model(lens, model)
+        galaxy = lens.light.model + model.galaxy, lens.light.uncertainty
+        planes = dict(zip(PLANES, (*seen, *galaxy, model.image, model.residuals, model.used), strict=True))
+        if draw:
+            (out / f"{name}.png").write_bytes(draw(lens, model))
+    except (DataError, np.linalg.LinAlgError) as error:
+        row |= {"state": "failed", "reason": str(error)}
+    if "ring_radius" in row:
+        with whole_file(out / f"{name}.npz") as file:
+            np.savez_compressed(file, **planes)
+        row |= {"planes": f"{name}.npz"}
+    row |= {"seconds": time.process_time() - began, "fingerprint": _fingerprint(observation)}
+    row |= {f"published_{key}": value for key, value in observation.about.items() if isinstance(value, float | str)}
+    write_json(out / f"{name}.json", row)
+    return row
+
+
+def _called(observation: Observation) -> str:
+    return str(observation).replace(" ", "-").replace("/", "-")
+
+
+def _fingerprint(observation: Observation) -> str:
+    digest = hashlib.sha256(__version__.encode())
+    for array in (observation.image, observation.noise, observation.mask, observation.psf):
+        digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+    digest.update(repr((observation.pixel_scale, observation.about)).encode())
+    return digest.hexdigest()[:16]
+
+
+def row_of_light(lens: Lens) -> dict[str, float]:
+    """What is known of a lens before it has a model: its noise, the light of its galaxy, and where its arcs are."""
+    e1, e2 = lens.light.ellipticity[2:]
+    modulus = math.hypot(e1, e2)
+    return {
+        "ring_radius": lens.ring_radius,
+        "signal": lens.signal,
+        "noise_correlation": lens.observation.correlation,
+        "light_chi2": lens.light.chi2,
+        "light_chi2_core": lens.light.chi2_core,
+        "light_axis_ratio": (1 - modulus) / (1 + modulus),
+        "light_axis": math.degrees(0.5 * math.atan2(e2, e1)) % 180,
+    }
+
+
+def row_of_model(lens: Lens, model: LensModel) -> dict[str, float | str]:
+    """The model of a lens: its parameters, their errors, chi square, and whether it is doubtful and why."""
+    doubts = [
+        f"{words}: {getattr(model, name):.2f}" for name, (words, most) in DOUBTS.items() if getattr(model, name) > most
+    ]
+    errors = {f"{name}_error": error for name, error in zip(model.names, model.errors.tolist(), strict=True)}
+    return {
+        "state": "doubtful" if doubts else "ok",
+        "reason": "; ".join(doubts),
+        **model.parameters,
+        **errors,
+        "axis_ratio": model.axis_ratio,
+        "axis": model.axis,
+        "chi2": model.chi2,
+        "chi2_arcs": float((model.residuals[model.used & lens.light.arcs] ** 2).mean()),
+        "source_parameters": model.solution.free,
+        "redshift_lens": model.redshifts[0],
+        "redshift_source": model.redshifts[1],
+    }

@@ -1,0 +1,66 @@
+"""Lenses that were put in are found, from their images in noise alone."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import signal
+
+from lensstudy.data.dataset import DataError
+from lensstudy.lensing.instruments import gaussian_kernel
+from lensstudy.lensing.profiles import power_law, sersic, shear
+from lensstudy.observations.cutouts import Observation
+from lensstudy.observations.lens_model import expected_arcs, fit_lens_model
+from lensstudy.observations.smooth_model import Subhalo
+
+PSF = np.outer(gaussian_kernel(1.1), gaussian_kernel(1.1))
+SIZE, SCALE = 84, 0.05
+
+
+def lensed(e1=0.08, e2=-0.05, shear_1=0.03, shear_2=-0.02, einstein_radius=1.1, slope=2.0) -> Observation:
+    """Arcs of two clumps, by three rays squared in each pixel, in noise of a fortieth of their peak."""
+    fine = torch.tensor((np.arange(3 * SIZE) - (3 * SIZE - 1) / 2) * SCALE / 3)
+    x, y = fine[None, :], fine[:, None]
+    values = (torch.tensor(value, dtype=torch.float64) for value in (einstein_radius, slope, e1, e2))
+    alpha, more = power_law(x, y, *values), shear(x, y, shear_1, shear_2)
+    beta = [axis - one - two for axis, one, two in zip((x, y), alpha, more, strict=True)]
+    none = torch.zeros((), dtype=torch.float64)
+    light = sersic(*beta, 1.0, 0.12, 1.0, none + 0.1, none - 0.2, 0.1, 0.05)
+    light = light + sersic(*beta, 1.5, 0.05, 1.0, none, none, -0.05, 0.12)
+    light = light.reshape(SIZE, 3, SIZE, 3).mean((1, 3)).numpy()
+    light = signal.fftconvolve(light, PSF, mode="same")
+    sigma = light.max() / 40
+    image = light + np.random.default_rng(1).normal(0, sigma, light.shape)
+    return Observation("x", "", image, np.full(light.shape, sigma), np.zeros(light.shape, bool), PSF, SCALE)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    one = lensed()
+    return one, fit_lens_model(one, 1.3)
+
+
+def test_a_lens_and_its_source_are_found_to_the_noise(fitted):
+    one, model = fitted
+    found = model.parameters
+    assert found["einstein_radius"] == pytest.approx(1.1, rel=0.01)
+    assert [found[name] for name in ("lens_e1", "lens_e2")] == pytest.approx([0.08, -0.05], abs=0.04)
+    assert [found[name] for name in ("shear_1", "shear_2")] == pytest.approx([0.03, -0.02], abs=0.03)
+    assert 0.9 < model.chi2 < 1.15
+    assert 0 < model.errors[0] < 0.02
+    assert np.abs(model.residuals[~model.used]).max() == 0
+
+
+def test_a_subhalo_changes_the_arcs_near_it(fitted):
+    one, model = fitted
+    change = np.abs(expected_arcs(model, [Subhalo(1.1, 0.0, 1e10)], "point") - model.image)
+    x, y = one.grid()
+    near = np.hypot(x - 1.1, y) < 0.4
+    assert change[near].max() > 5 * change[np.hypot(x - 1.1, y) > 1.5].max() > 0
+
+
+def test_nothing_to_fit_is_told():
+    one = lensed()
+    with pytest.raises(DataError, match="0 pixels to fit between 0.33 and 1.99 arcsec; need 100"):
+        fit_lens_model(Observation("x", "", one.image, one.noise, np.ones_like(one.mask), PSF, SCALE), 1.3)
+    with pytest.raises(DataError, match="nothing stands out of the noise"):
+        fit_lens_model(Observation("x", "", 0 * one.image, one.noise, one.mask, PSF, SCALE), 1.3)

@@ -1,0 +1,48 @@
+"""A folder of lenses is fitted unattended: one bad lens stops nothing, and what is done is not done again."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lensstudy.data.dataset import DataError
+from lensstudy.observations import model_fits
+from lensstudy.observations.model_fits import PLANES, fit_folder
+from lensstudy.observations.writing import write
+from tests.observations.test_lens_model import lensed
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A lens, an image without one, and a file that cannot be read."""
+    one = lensed()
+    x, y = one.grid()
+    galaxy = one.image + 3 * one.image.max() * np.exp(-(x**2 + y**2) / 2 / 0.3**2)
+    write(replace(one, image=galaxy), tmp_path / "lenses" / "lens")
+    empty = np.random.default_rng(2).normal(0, one.noise)
+    write(replace(one, image=empty), tmp_path / "lenses" / "empty")
+    (tmp_path / "lenses" / "broken.fits").write_bytes(b"SIMPLE")
+    return tmp_path / "lenses"
+
+
+def test_lenses_are_fitted_once_and_failures_are_named(folder, tmp_path, monkeypatch):
+    lines = []
+    table = fit_folder(folder, tmp_path / "out", done=lines.append, draw=lambda lens, model: b"drawn")
+    states = dict(zip(table["lens"].str.split("/").str[-1], table["state"], strict=True))
+    assert states == {"broken.fits": "failed", "empty": "failed", "lens": "ok"}
+    assert len(lines) == 3 and table["reason"].str.contains("no arcs stand out").any()
+    row = table[table["lens"] == "lens"].iloc[0]
+    assert row["einstein_radius"] == pytest.approx(1.1, rel=0.03)
+    with np.load(tmp_path / "out" / row["planes"]) as planes:
+        assert set(planes) == set(PLANES)
+    assert (tmp_path / "out" / "lens.png").read_bytes() == b"drawn"
+    assert pd.read_csv(tmp_path / "out" / "lenses.csv")["lens"].tolist() == table["lens"].tolist()
+
+    monkeypatch.setattr(model_fits, "fit_lens_model", lambda *_: pytest.fail("is fitted again"))
+    assert fit_folder(folder, tmp_path / "out").equals(table)
+
+
+def test_a_folder_without_images_is_told(tmp_path):
+    with pytest.raises(DataError, match="no image in it"):
+        fit_folder(tmp_path, tmp_path / "out")
