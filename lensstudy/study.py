@@ -78,6 +78,7 @@ LAST_SEED = 2**32 - 1  # the last that every generator of random numbers takes
 MANY = 10_000_000  # more images, epochs or resamplings than these are a slip
 YAML_LIMIT, REFERENCES = 2**20, 100  # bytes and references in the file of a study
 SERIES = "series"  # in a file that stands for several studies: lists of values by parameter
+AT_SHARE = "at_share"  # within the settings of a network: those for one share of the training images
 SHARED = ("seed", "share", "threads", "devices", "nodes")  # one for all networks: what runs, and on what
 NETWORK = r"^[a-z0-9][a-z0-9-]*$"  # names of networks are names of folders and pages
 
@@ -245,7 +246,9 @@ class Study(BaseModel):
     optimizer: Literal["adamw", "sgd"] = _training("adamw", description="AdamW, or SGD with Nesterov momentum 0.9")
     learning_rate: float = _training(0.005, gt=0, le=10, description="highest learning rate of the schedule")
     settings: dict[str, dict[str, Any]] = _comparison(
-        {}, description="training parameters of single networks, chosen on validation; what is not named is as here"
+        {},
+        description="training parameters of single networks, chosen on validation; what is not named is as here; those "
+        "under `at_share` hold for trainings with that share of the images alone",
     )
     start_from: dict[str, str] = _comparison(
         {}, description="run folders, or networks that come with the package, that single networks are fine-tuned from"
@@ -409,7 +412,24 @@ class Study(BaseModel):
     @classmethod
     def _settings_of_networks(cls, values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """Each by the schema of the parameter that it replaces."""
-        return {network: cls._settings_of(network, own) for network, own in values.items()}
+        checked = {}
+        for network, own in values.items():
+            checked[network] = cls._settings_of(network, {name: own[name] for name in own if name != AT_SHARE})
+            if AT_SHARE in own:
+                checked[network][AT_SHARE] = cls._settings_at_shares(network, own[AT_SHARE])
+        return checked
+
+    @classmethod
+    def _settings_at_shares(cls, network: str, given: Any) -> dict[str, dict[str, Any]]:
+        try:
+            shares = [float(share.removesuffix("%")) for share in given]
+            settings = [cls._settings_of(network, dict(own)) for own in given.values()]
+        except (AttributeError, TypeError):
+            raise ValueError(
+                f"{network}: {AT_SHARE} is {given!r}; expected such as {{5%: {{weight_decay: 0.3}}}}"
+            ) from None
+        cls._percent(shares)
+        return {f"{share:g}%": own for share, own in zip(shares, settings, strict=True)}
 
     @classmethod
     def _settings_of(cls, network: str, own: dict[str, Any]) -> dict[str, Any]:
@@ -539,11 +559,12 @@ class Study(BaseModel):
 
     def training(self, network: str | None = None, seed: int | None = None, share: float | None = None) -> Study:
         """The parameters of one training of this study, by default of the one it names, with the `settings` of its
-        network in place of the study's own; `settings` is empty then."""
-        network = network or self.network
-        changes = {"network": network, "seed": self.seed if seed is None else seed, "settings": {}}
-        changes |= {"share": self.share if share is None else float(share)} | self.settings.get(network, {})
-        return self.model_copy(update=changes)
+        network, and of its share, in place of the study's own; `settings` is empty then."""
+        network, share = network or self.network, self.share if share is None else float(share)
+        own = dict(self.settings.get(network, {}))
+        own |= own.pop(AT_SHARE, {}).get(f"{share:g}%", {})
+        seed = self.seed if seed is None else seed
+        return self.model_copy(update={"network": network, "seed": seed, "share": share, "settings": {}} | own)
 
     def changes(self) -> dict[str, Any]:
         """The parameters that differ from the defaults, `study` and `question` aside."""
@@ -642,7 +663,7 @@ def _meant_for_all(given: Mapping[str, Any], injected: Mapping[str, Any], values
     if "settings" in given or not _is_of_networks(own) or (repeated and injected["settings"] != own):
         return set()
     changed = {name: value for name, value in (injected | given).items() if not repeated or value != values.get(name)}
-    return {name for settings in own.values() for name in settings} & changed.keys()
+    return {name for settings in own.values() for name in _names(settings)} & changed.keys()
 
 
 def _is_of_networks(settings: Any) -> bool:
@@ -651,7 +672,21 @@ def _is_of_networks(settings: Any) -> bool:
 
 def _without(settings: Mapping[str, Mapping[str, Any]], names: set[str]) -> dict[str, dict[str, Any]]:
     """The settings of single networks without the parameters `names`."""
-    return {network: {name: own[name] for name in own if name not in names} for network, own in settings.items()}
+
+    def kept(own: Any) -> Any:
+        return {
+            name: {share: kept(of_share) for share, of_share in value.items()} if name == AT_SHARE else value
+            for name, value in own.items()
+            if name not in names
+        }
+
+    return {network: kept(own) for network, own in settings.items()}
+
+
+def _names(settings: Mapping[str, Any]) -> set[str]:
+    """The parameters among the settings of a network, at all shares or at one."""
+    at_shares = settings.get(AT_SHARE, {}).values()
+    return (settings.keys() - {AT_SHARE}).union(*at_shares)
 
 
 def _is_another_preset(changed: Mapping[str, Any], values: Mapping[str, Any]) -> bool:

@@ -75,6 +75,17 @@ def test_a_learning_rate_that_is_given_holds_for_every_network(file):
     assert [both.training(name).learning_rate for name in ("plain-cnn", "resnet18")] == [0.05, 0.02]
 
 
+def test_a_share_of_the_training_images_can_have_settings_of_its_own(file):
+    own = {"plain-cnn": {"learning_rate": 0.05, "at_share": {"10%": {"learning_rate": 0.03, "weight_decay": 0.4}}}}
+    study = Study.read(file, settings=own)
+    few, all_images = study.training("plain-cnn", 1, 10), study.training("plain-cnn", 1)
+    assert (few.learning_rate, few.weight_decay) == (0.03, 0.4)
+    assert (all_images.learning_rate, all_images.weight_decay) == (0.05, study.weight_decay)
+    file.write_text(file.read_text().replace("{learning_rate: 0.01}", "{at_share: {10%: {learning_rate: 0.03}}}"))
+    assert Study.read(file).training("plain-cnn", 1, 10).learning_rate == 0.03
+    assert Study.read(file, learning_rate=0.02).training("plain-cnn", 1, 10).learning_rate == 0.02
+
+
 def test_the_settings_of_another_network_make_nothing_stale(file):
     settings = {"plain-cnn": {"learning_rate": 0.01}, "resnet18": {"learning_rate": 0.1, "epochs": 3}}
     assert not trained_anew(Study.read(file, settings=settings))

@@ -12,6 +12,7 @@ from pandas.io.formats.style import Styler
 
 from lensstudy.evaluation.analysis import Analysis
 from lensstudy.evaluation.scores import averaged_over, format_interval, format_p
+from lensstudy.figures.style import Note
 from lensstudy.figures.tables import table
 
 __all__ = [
@@ -139,12 +140,13 @@ def explanation(analysis: Analysis) -> Styler:
     )
 
 
-def differences(found: pd.DataFrame) -> Styler:
+def differences(found: pd.DataFrame) -> Styler | Note:
     """What differs between trainings, from `training.fitting.differences`."""
+    if found.columns.empty:
+        return Note("All had the same augmentation, schedule, number of steps and rule of selection.")
     return table(
-        found.rename_axis("setting"),
-        "What differs between the trainings, besides network and seed. No row: nothing does; all had the same images, "
-        "augmentation, schedule, number of steps and rule of selection.",
+        found.rename(columns=lambda name: name.replace("_", " ")).reset_index(names=["network", "training images"]),
+        "What differs between the trainings, besides network, seed and training images; all else was the same.",
     )
 
 

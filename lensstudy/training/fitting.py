@@ -222,13 +222,18 @@ def steps_per_epoch(dataset: LensDataset, settings: Study) -> int:
 
 
 def differences(cards: Sequence[dict]) -> pd.DataFrame:
-    """What differs between trainings, beside network and seed: one row a field, one column a training. An empty table
-    says that they followed the same rules."""
-    columns = [f"{card['network']}, seed {card['seed']}" for card in cards]
+    """What differs between trainings, beside network, seed and training images: one row for each network and number of
+    training images, one column a setting. Seeds share a row where they were trained alike; an empty table says that
+    all were."""
     cards = [card | {"scaling": card["scaling"]["kind"]} for card in cards]  # its numbers belong to the images shown
-    fields = sorted(set().union(*cards) - {"network", "seed"})
+    fields = sorted(set().union(*cards) - {"network", "seed", "share", "training_images", "class_shares"})
     different = [name for name in fields if len({json.dumps(card.get(name), sort_keys=True) for card in cards}) > 1]
-    return pd.DataFrame([[card.get(name) for card in cards] for name in different], different, columns)
+    rows = {}
+    for card in cards:
+        found = {"network": card["network"], "training_images": card["training_images"]}
+        found |= {name: card.get(name) for name in different}
+        rows[json.dumps(found, sort_keys=True)] = found
+    return pd.DataFrame(rows.values()).set_index(["network", "training_images"])
 
 
 class _Fit(lightning.LightningModule):

@@ -621,8 +621,12 @@ def test_what_differs_between_two_trainings_is_told(blobs, tmp_path, quiet):
         training.fit(blobs, with_(epochs=1, weight_decay=0.1), folder=tmp_path / "c"),
     ]
     cards = [json.loads((folder / "card.json").read_text()) for folder in folders]
-    assert training.differences(cards[:2]).empty
-    assert list(training.differences(cards).index) == ["weight_decay"]
+    assert training.differences(cards[:2]).columns.empty
+    found = training.differences(cards)
+    assert list(found.columns) == ["weight_decay"]
+    assert list(found["weight_decay"]) == [cards[0]["weight_decay"], 0.1]
+    few = [card | {"share": 50.0, "training_images": 1} for card in cards]
+    assert len(training.differences([*cards, *few])) == 4
 
 
 def test_whoever_watches_sees_loss_auc_speed_and_the_time_that_is_left(blobs, tmp_path, capsys, monkeypatch):
