@@ -27,6 +27,7 @@ __all__ = [
     "GroupPool",
     "IrrepBatchNorm",
     "IrrepLayers",
+    "MeanLayers",
     "NormReLU",
     "PlainLayers",
     "RegularLayers",
@@ -188,17 +189,19 @@ POOLINGS: dict[str, type[SymmetricPool | AntialiasedPool]] = {"average": Symmetr
 
 
 class GroupPool(nn.Module):
-    """The largest value of each regular field over its group: `(B, F*|G|, H, W)` to `(B, F, H, W)`, invariant."""
+    """The largest value of each regular field over its group, or the `mean`: `(B, F*|G|, H, W)` to `(B, F, H, W)`,
+    invariant."""
 
-    def __init__(self, field_size: int):
+    def __init__(self, field_size: int, mean: bool = False):
         super().__init__()
-        self.field_size = field_size
+        self.field_size, self.mean = field_size, mean
 
     def forward(self, features: Tensor) -> Tensor:
-        return features.unflatten(1, (-1, self.field_size)).amax(2)
+        fields = features.unflatten(1, (-1, self.field_size))
+        return fields.mean(2) if self.mean else fields.amax(2)
 
     def extra_repr(self) -> str:
-        return f"{self.field_size} channels a field"
+        return f"{self.field_size} channels a field, {'mean' if self.mean else 'maximum'}"
 
 
 # Irreducible fields ---------------------------------------------------------------------------------------------------
@@ -376,6 +379,14 @@ class RestrictedLayers(RegularLayers):
         if level != 2:
             return self, fields
         return RegularLayers("D4"), fields.restrict((0, 4))
+
+
+class MeanLayers(RegularLayers):
+    """Regular fields whose invariant features are means over the group: what follows the last nonlinearity
+    is then linear, as in a plain network, and all channels of a field learn from every image."""
+
+    def invariant(self, fields) -> tuple[nn.Module, int]:
+        return GroupPool(self.order, mean=True), fields.size // self.order
 
 
 class IrrepLayers(PlainLayers):

@@ -22,6 +22,7 @@ GROUPS = {
 }
 REGULAR = {  # architectures of regular fields, each with its matched plain baseline
     "steerable-cnn": "plain-cnn",
+    "mean-cnn": "plain-cnn",
     "antialiased-cnn": "plain-antialiased-cnn",
     "resnet": "plain-resnet",
     "wide-resnet": "plain-wide-resnet",
@@ -38,7 +39,8 @@ PLAIN = {
 }
 ARCHITECTURES = {
     "steerable-cnn": "five steerable convolutions, the first to try",
-    "antialiased-cnn": "the same, blurred before each pooling",
+    "mean-cnn": "the same with the mean over the group in place of the maximum; better with few images",
+    "antialiased-cnn": "as steerable-cnn, blurred before each pooling",
     "resnet": "a steerable ResNet, for more images and time",
     "wide-resnet": "the same with twice the channels",
 }

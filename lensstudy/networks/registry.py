@@ -36,6 +36,7 @@ from lensstudy.networks.layers import (
     POOLINGS,
     ClassicLayers,
     IrrepLayers,
+    MeanLayers,
     PlainLayers,
     RegularLayers,
     RestrictedLayers,
@@ -253,7 +254,7 @@ def _configuration(name: str) -> Configuration:
         layers, plain = partial(ClassicLayers, "C4" if name == "p4-cnn" else "D4"), "plain-classic-cnn"
     else:
         group, _, kind = name.partition("-")
-        regular = RestrictedLayers if kind == "restricted" else RegularLayers
+        regular = {"restricted": RestrictedLayers, "mean-cnn": MeanLayers}.get(kind, RegularLayers)
         layers, plain = partial(regular, group.upper()), names.REGULAR.get(kind, "plain-cnn")
     return replace(_PLAIN[plain], layers=layers, plain=plain)
 

@@ -217,6 +217,13 @@ def test_group_pooling_is_that_of_e2cnn():
     assert torch.equal(GroupPool(8)(features), expected)
 
 
+def test_the_mean_over_the_group_is_the_projection_on_what_the_group_leaves_alone():
+    fields, features = regular("D4", 3), torch.randn(2, 24, 5, 5)
+    motions = torch.stack([torch.as_tensor(fields.representation(g)).float() for g in fields.fibergroup.elements])
+    projected = torch.einsum("gab,nbxy->naxy", motions, features) / 8
+    assert torch.allclose(GroupPool(8, mean=True)(features), projected[:, ::8], atol=1e-6)
+
+
 class Typed(enn.EquivariantModule):
     """One of our layers with its field types, as e2cnn's own check of equivariance wants it."""
 

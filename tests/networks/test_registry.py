@@ -120,6 +120,12 @@ def test_antialiased_pooling_is_an_option_and_a_name():
     assert plain_baseline("d4-antialiased-cnn")["name"] == "plain-antialiased-cnn"
 
 
+def test_the_mean_over_the_group_is_another_head_of_the_same_body():
+    mean, largest, images = build_network("d4-mean-cnn", 33, 3), build_network("d4-steerable-cnn", 33, 3), blobs(4, 33)
+    assert torch.equal(mean.body(images), largest.body(images)) and not torch.allclose(mean(images), largest(images))
+    assert plain_baseline("d4-mean-cnn") == plain_baseline("d4-steerable-cnn")
+
+
 def test_images_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"\(B, 1, 64, 64\)"):
         build_network("d4-steerable-cnn", 64, 3)(torch.zeros(1, 1, 72, 72))
