@@ -27,6 +27,7 @@ from lensstudy.evaluation.robustness import UNPERTURBED, perturbations, predict_
 from lensstudy.evaluation.scores import format_interval
 from lensstudy.evaluation.shortcuts import smooth_fit_scores
 from lensstudy.files import read_json, whole_file
+from lensstudy.networks.baselines import same_filters
 from lensstudy.networks.description import count_parameters, multiply_accumulates
 from lensstudy.networks.names import BASELINES
 from lensstudy.progress import progress
@@ -162,7 +163,7 @@ class Analysis:
     @property
     def same_filters(self) -> list[str]:
         """The network with the steerable filters of the first of the pair and no symmetry, where the study has it."""
-        return [name for name in self.others if name == f"c1-{self.pair[0].partition('-')[2]}"]
+        return [name for name in self.others if name == same_filters(self.pair[0])]
 
     @property
     def others(self) -> list[str]:

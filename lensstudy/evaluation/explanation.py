@@ -18,6 +18,7 @@ from lensstudy.data.dataset import LensDataset
 from lensstudy.evaluation.intervals import Measured, difference_of, interval_of, measured
 from lensstudy.evaluation.robustness import PIECE, reflected, rotated
 from lensstudy.evaluation.scores import auc
+from lensstudy.networks.baselines import same_filters
 from lensstudy.progress import progress
 
 __all__ = ["averaged_over_motions", "explain", "training_scores"]
@@ -95,8 +96,7 @@ def explain(
         network, how far the first is ahead in test AUC (`value`), with `low`, `high` over test images and seeds and
         `p`. The last row compares AUCs of training images, over seeds alone.
     """
-    architecture = best.partition("-")[2]
-    alone, matched, parameters = f"c1-{architecture}", f"{best}-matched", f"{best}-matched-parameters"
+    alone, matched, parameters = same_filters(best), f"{best}-matched", f"{best}-matched-parameters"
     every = dict(networks) | {f"{name}, averaged": runs for name, runs in averaged.items()}
     wanted = [
         ("symmetry and filters, at equal channels", best, matched),

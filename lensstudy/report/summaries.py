@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from lensstudy.files import FileError, read_json
+from lensstudy.networks.baselines import same_filters
 from lensstudy.networks.names import BASELINES
 
 __all__ = ["Summary", "below_chance", "in_plain_words", "read_summary", "short_table", "summary_folder"]
@@ -116,7 +117,7 @@ def _compared(summary: Mapping[str, Any], networks: list[str]) -> list[str]:
     first, other = pairs[0].get("first", ""), pairs[0].get("second", "")
     if not (first in networks and other in networks):
         return networks[:2]
-    same = f"c1-{first.partition('-')[2]}"
+    same = same_filters(first)
     return [first, other, *([same] if same in networks and same not in (first, other) else [])]
 
 

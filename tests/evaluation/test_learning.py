@@ -33,7 +33,7 @@ def test_a_curve_that_is_the_other_one_four_times_earlier_needs_a_quarter_of_the
 def test_a_curve_that_never_gets_there_and_one_that_is_above_from_the_start_say_so():
     sizes = [30, 300]
     flat, high = curve(sizes, [0.6, 0.6]), curve(sizes, [0.9, 0.95])
-    words = "does not reach it with up to 300 images, where its curve no longer rises"
+    words = "does not reach it with up to 300 images, where its curve does not surely rise"
     assert learning.images_to_match(high, flat).in_words[0] == words
     assert learning.images_to_match(flat, high).in_words[1] == "needs at most 0.1 times as many"
     falling = curve([10, 100, 1000], [0.6, 0.9, 0.7])

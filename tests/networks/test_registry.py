@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lensstudy.networks.baselines import same_filters
 from lensstudy.networks.description import count_parameters, multiply_accumulates
 from lensstudy.networks.groups import SymmetryError, invariance_error
 from lensstudy.networks.registry import (
@@ -124,6 +125,8 @@ def test_the_mean_over_the_group_is_another_head_of_the_same_body():
     mean, largest, images = build_network("d4-mean-cnn", 33, 3), build_network("d4-steerable-cnn", 33, 3), blobs(4, 33)
     assert torch.equal(mean.body(images), largest.body(images)) and not torch.allclose(mean(images), largest(images))
     assert plain_baseline("d4-mean-cnn") == plain_baseline("d4-steerable-cnn")
+    alone = [build_network(name, 33, 3)(images) for name in ("c1-mean-cnn", same_filters("d4-mean-cnn"))]
+    assert torch.equal(*alone)
 
 
 def test_images_of_another_size_are_refused():
