@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
 from typer.testing import CliRunner
 
-from lensstudy import cli
+from lensstudy import cli, provenance
 from lensstudy.deployment import transfer
 from lensstudy.files import printable
 from lensstudy.report.execution import Stamp
@@ -420,8 +420,10 @@ def whole(run_folder, exported, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LENSSTUDY_HOME", str(home))
         patch.chdir(home)
+        patch.setattr(provenance, "SETTLED_NS", -(10**12))  # hashes of files made a moment ago are kept too
         called(home, "fit", patch)
         called(home, "predict run", patch)
+    assert all((home / name).is_file() for name in WRITTEN)
     return home
 
 
