@@ -55,6 +55,7 @@ PAGES = (
     "07-known-subhalo",
     "08-apply",
     "10-published-networks",
+    "11-fit-real-lenses",
 )
 
 
@@ -347,6 +348,9 @@ class Study(BaseModel):
     # real lenses
     observations_path: str = _observations(
         "", description="folder of real cutouts, FITS or HDF5; empty: simulated ones, written as FITS"
+    )
+    observations_pixel_scale: float = _observations(
+        0.0, ge=0, description="arcseconds of one pixel of these cutouts, where their files do not say; 0: unknown"
     )
     run_folders: list[str] = _observations([], description="run folders to put beside this study's own")
     reference_images: int = _observations(

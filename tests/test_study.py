@@ -142,6 +142,7 @@ NOTEBOOKS = (
     "08-apply",
     "09-across-presets",
     "10-published-networks",
+    "11-fit-real-lenses",
 )
 
 

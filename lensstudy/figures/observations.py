@@ -124,8 +124,10 @@ def contact_sheet(lenses: Mapping[str, Mapping[str, np.ndarray]], columns: int =
         lenses: by name, the images `observed`, `arcs` and `mask` `(H, H)`.
         columns: lenses side by side.
     """
+    columns = max(min(columns, len(lenses)), 1)
     rows = max(-(-len(lenses) // columns), 1)
-    figure, axes = plt.subplots(rows, 2 * columns, figsize=(2 * WIDTH, 1.13 * WIDTH / columns * rows), squeeze=False)
+    size = (2 * WIDTH, 1.13 * WIDTH / columns * rows)
+    figure, axes = plt.subplots(rows, 2 * columns, figsize=size, squeeze=False, layout="none")
     for axis in axes.ravel():
         axis.axis("off")
     shades = plt.get_cmap(IMAGES).with_extremes(bad="0.6")
@@ -136,7 +138,6 @@ def contact_sheet(lenses: Mapping[str, Mapping[str, np.ndarray]], columns: int =
         whole.imshow(np.arcsinh(planes["observed"] / (0.3 * top)), cmap=IMAGES, origin="lower", vmax=math.asinh(10))
         bare.imshow(arcs, cmap=shades, origin="lower", vmin=-0.3 * top, vmax=top, interpolation="nearest")
         whole.set_title(name, fontsize=7, pad=2)
-    figure.set_layout_engine("none")
     figure.subplots_adjust(0, 0, 1, 0.985, 0.02, 0.12)
     return captioned(
         figure,

@@ -32,6 +32,7 @@ from lensstudy.figures.failures import (
     mistakes,
 )
 from lensstudy.figures.first_look import network_scores, own_image, under_rotation, with_and_without
+from lensstudy.figures.modelled_sample import against_published, all_models
 from lensstudy.figures.networks import (
     central_part,
     filter_orientations,
@@ -41,8 +42,10 @@ from lensstudy.figures.networks import (
     rotated_features,
 )
 from lensstudy.figures.observations import (
+    contact_sheet,
     counterparts,
     lens_light,
+    lens_model,
     network_inputs,
     ood_scores,
     orientations,
@@ -68,12 +71,15 @@ from lensstudy.figures.training import (
 
 __all__ = [
     "accuracy_along",
+    "against_published",
+    "all_models",
     "alternatives",
     "attributions",
     "central_part",
     "class_means",
     "comparison",
     "confusion_matrices",
+    "contact_sheet",
     "costs",
     "counterparts",
     "detection",
@@ -88,6 +94,7 @@ __all__ = [
     "answer",
     "learning_curves",
     "lens_light",
+    "lens_model",
     "importances",
     "mistakes",
     "network_costs",

@@ -23,7 +23,7 @@ from lensstudy.observations.lens_model import LensModel, fit_lens_model
 from lensstudy.observations.reading import read_observations
 from lensstudy.training.recording import write_json
 
-__all__ = ["DOUBTS", "PLANES", "fit_folder", "row_of_light", "row_of_model"]
+__all__ = ["DOUBTS", "PLANES", "as_fitted", "fit_folder", "row_of_light", "row_of_model"]
 
 FIELD = 8.0  # arcsec that are kept around a lens
 PLANES = ("observed", "arcs", "mask", "noise", "galaxy", "galaxy_uncertainty", "model", "residuals", "used")  # `(H, H)`
@@ -73,6 +73,11 @@ def fit_folder(
     return pd.DataFrame(rows)
 
 
+def as_fitted(observation: Observation) -> Lens:
+    """The part of an observation that is fitted, its noise measured, its galaxy and its arcs taken apart."""
+    return Lens.calibrated(cropped(observation, FIELD))
+
+
 def _kept(observation: Observation, out: Path) -> dict | None:
     """The row of an earlier run for the same pixels, if there is one."""
     file = out / f"{_called(observation)}.json"
@@ -85,7 +90,7 @@ def _fitted(observation: Observation, out: Path, draw: Callable | None) -> dict:
     began, name = time.process_time(), _called(observation)
     row = {"lens": observation.name, "band": observation.band, "state": "failed", "reason": ""}
     try:
-        lens = Lens.calibrated(cropped(observation, FIELD))
+        lens = as_fitted(observation)
         row |= row_of_light(lens)
         seen = lens.observation.image, lens.bare.image, lens.bare.mask, lens.bare.noise
         planes = dict(zip(PLANES, seen, strict=False))

@@ -39,7 +39,8 @@ def write_simulated(folder: str | Path, seed: int = 1, subhalo_mass: float = 1e1
     """Three simulated lenses as HST's ACS would see them, lens light included, as FITS files in folders of `folder`.
 
     The middle one has a subhalo of `subhalo_mass` solar masses on its ring, whose place and mass stand in
-    its `info.json` as a published one's would; the others are smooth.
+    its `info.json` as a published one's would; the others are smooth. The mass of each stands there too, in the words
+    of a table of published models.
     """
     generator, preset, telescope = np.random.default_rng(seed), preset_named("realistic"), INSTRUMENTS["hst-acs"]
     bright = {"source_magnitude_min": 21.0, "source_magnitude_max": 21.5, "source_index_max": 2.0}
@@ -48,7 +49,14 @@ def write_simulated(folder: str | Path, seed: int = 1, subhalo_mass: float = 1e1
     profile = gaussian_kernel(sigma)
     for number in range(3):
         row = preset.draw("no_sub", generator, population)
-        about: dict = {"redshift_lens": LENS_REDSHIFT, "redshift_source": SOURCE_REDSHIFT}
+        modulus, axis = math.hypot(row["lens_e1"], row["lens_e2"]), 0.5 * math.atan2(row["lens_e2"], row["lens_e1"])
+        about: dict = {
+            "redshift_lens": LENS_REDSHIFT,
+            "redshift_source": SOURCE_REDSHIFT,
+            "einstein_radius_arcsec": row["einstein_radius"],
+            "axis_ratio": (1 - modulus) / (1 + modulus),
+            "position_angle_degrees": (math.degrees(axis) - 90) % 180,
+        }
         if number == 1:
             angle = generator.uniform(0, 2 * math.pi)
             x, y = row["einstein_radius"] * math.cos(angle), row["einstein_radius"] * math.sin(angle)
