@@ -350,7 +350,7 @@ class Study(BaseModel):
         "", description="folder of real cutouts, FITS or HDF5; empty: simulated ones, written as FITS"
     )
     observations_pixel_scale: float = _observations(
-        0.0, ge=0, description="arcseconds of one pixel of these cutouts, where their files do not say; 0: unknown"
+        0.0, ge=0, description="arcseconds of one pixel, where their files do not say; 0: unknown"
     )
     run_folders: list[str] = _observations([], description="run folders to put beside this study's own")
     reference_images: int = _observations(
