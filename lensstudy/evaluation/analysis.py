@@ -203,7 +203,7 @@ class Analysis:
         truth, found = smooth_fit_scores(self.test, self.study.smooth_fit_images)
         if len(truth):
             low, high = interval(truth, [found])
-            judged = f"{len(truth)}: no_sub or not"
+            judged = f"{len(truth)} images: no_sub or not"
             row = {"network": "(smooth fit)", "perturbation": judged, "seeds": 0, "auc_std": np.nan}
             rows.append(row | {"auc": scores.auc(truth, found), "auc_low": low, "auc_high": high})
         return pd.DataFrame(rows)

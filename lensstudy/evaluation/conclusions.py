@@ -36,8 +36,8 @@ def with_interval(row, metric: str = "auc") -> str:
 
 
 def on_task(test: LensDataset, classes: Sequence[str]) -> str:
-    """What is asked of the networks, and how much of the substructure an ideal observer could see: the median of its
-    detectability (significance after the smooth lens is fitted again), where the catalogue has it."""
+    """What is asked of the networks, and how far the substructure is above the noise: the median of its detectability
+    (significance after the macromodel is re-fitted), where the catalogue has it."""
     about, truth = test.description, test.catalogue
     listed = f"{', '.join(classes[:-1])} or {classes[-1]}"
     made = f"simulated with the preset {about['preset']}" if about.get("source") == "simulated" else "read from files"
@@ -45,9 +45,12 @@ def on_task(test: LensDataset, classes: Sequence[str]) -> str:
     sigma = truth.get("detectability_refit", pd.Series(np.nan, truth.index))
     median = sigma[sigma > 0].groupby(truth["class"]).median()
     if median.empty:
-        return f"{task} How detectable their substructure is, is not known."
+        return f"{task} How far the substructure is above the noise is not known."
     each = " and ".join(f"{float(f'{value:.2g}'):,g} sigma for {name}" for name, value in median.items())
-    return f"{task} Median significance of the substructure for an ideal observer, who knows its form: {each}."
+    return (
+        f"{task} A fit that knew the exact form of the substructure would detect it at {each} in the median lens; "
+        "noise alone gives about 1."
+    )
 
 
 def alone(row: pd.Series, images: int) -> str:

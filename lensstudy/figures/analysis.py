@@ -17,7 +17,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, NullLocat
 
 from lensstudy.evaluation.learning import LearningCurve
 from lensstudy.evaluation.scores import averaged_over
-from lensstudy.figures.style import CHART, WIDTH, captioned, colour
+from lensstudy.figures.style import CHART, WIDTH, captioned, colour, wrapped
 
 __all__ = [
     "comparison",
@@ -82,7 +82,7 @@ def roc_curves(curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]
         axis.plot([0, 1], [0, 1], color="0.6", lw=0.8, ls="--")
         axis.set(title=f"{title} against the rest", xlabel="false positive rate", aspect="equal")
     axes[0, 0].set_ylabel("true positive rate")
-    axes[0, -1].legend(fontsize=8, loc="lower right")
+    legend_on_top(figure, axes[0, 0])
     return captioned(
         figure,
         "ROC curves on the unperturbed test images, all seeds together: of the images of a class, the share that is "
@@ -100,7 +100,7 @@ def confusion_matrices(matrices: Mapping[str, np.ndarray], classes: Sequence[str
             xticklabels=classes, yticklabels=classes,
         )  # fmt: skip
         axis.set_gid(CHART)
-        axis.set(title=name, xlabel="predicted")
+        axis.set(title=wrapped(name), xlabel="predicted")
         axis.set_ylabel("true" if axis is axes[0, 0] else "")
     right = {
         name: ", ".join(f"{label} {matrix[k, k]:.2f} right" for k, label in enumerate(classes))

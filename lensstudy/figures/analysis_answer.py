@@ -35,7 +35,7 @@ def answer(analysis: Analysis) -> Figure:
     tables = {name: analysis.curves[name].table for name in names}
     rotated = [_of_rotated(analysis, name)["auc"] for name in names]
     floor = error_floor(np.concatenate([rotated, *(table["score"] for table in tables.values())]))
-    left.set(yscale="log", ylabel="1 − test AUC (less is better)")
+    left.set(yscale="log", ylabel="1 − test AUC (lower is better)")
     left.set_ylim(bottom=max(left.get_ylim()[0], floor))
     bottom, top = left.get_ylim()
     left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if top < 300 * bottom else (1,)))
@@ -46,8 +46,8 @@ def answer(analysis: Analysis) -> Figure:
     return captioned(
         figure,
         f"Left: distance of the test AUC from 1 against the number of training images. Right: the same on test images "
-        f"rotated by random angles, against how far predictions move: the largest change of a probability over "
-        f"{angles} rotations, which one image in twenty exceeds. Lower and further left is better. "
+        f"rotated by random angles, against how far predictions move: the 95th percentile, over images, of the largest "
+        f"change of a probability over {angles} rotations. Lower and further left is better. "
         f"{len(analysis.test):,} test images, {counted(seeds, 'seed')}; bands and bars: 95 % intervals over "
         f"{averaged_over(seeds)} (horizontal ones over images).",
         "; ".join(

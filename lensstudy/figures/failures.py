@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from lensstudy.figures.analysis import legend_on_top, with_interval
-from lensstudy.figures.style import WIDTH, Note, captioned, draw_image
+from lensstudy.figures.style import WIDTH, Note, captioned, draw_image, wrapped
 
 __all__ = ["accuracy_along", "attributions", "detection", "mistakes", "stretched"]
 
@@ -92,7 +92,7 @@ def mistakes(
             axis.set_title(f"{one.true}{_visible(one.sigma)}\ncalled {one.called} ({one.probability:.2f})", fontsize=7)
         axes[0].set_axis_on()
         axes[0].set(xticks=[], yticks=[])
-        axes[0].set_ylabel(network, fontsize=8)
+        axes[0].set_ylabel(wrapped(network), fontsize=8)
         if row.empty:
             axes[0].grid(False)
             axes[0].text(0.5, 0.5, "no mistakes", ha="center", va="center", transform=axes[0].transAxes)
@@ -127,7 +127,7 @@ def attributions(found, pixel_scale: float | None = None) -> Figure:
         for axis, one in zip(axes, row, strict=True):
             reach = np.quantile(np.abs(one), 0.995) or 1
             draw_image(axis, one, symmetric=True, vmin=-reach, vmax=reach)
-        axes[0].set_ylabel(network, fontsize=8)
+        axes[0].set_ylabel(wrapped(network), fontsize=8)
     shares = ", ".join(f"{network} {share:.0%}" for network, share in found.on_light.items())
     return captioned(
         figure,

@@ -107,7 +107,7 @@ def _draw_curves(axes, curves: Sequence[Mapping[str, Any]]) -> None:
         error, low, high = (np.maximum([1 - one[column] for one in rows], 1e-12) for column in ("score", "high", "low"))
         ink, reach = colour(name), [error - low, high - error]
         axes.errorbar(images, error, yerr=reach, color=ink, marker=MARKERS[k], ms=8, lw=2.5, label=name)
-    axes.set(xscale="log", yscale="log", xlabel="training images", ylabel="1 − test AUC (less is better)")
+    axes.set(xscale="log", yscale="log", xlabel="training images", ylabel="1 − test AUC (lower is better)")
     axes.set_xlim(sizes[0] / 1.4, sizes[-1] * 1.4)
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.xaxis.set_minor_locator(NullLocator())

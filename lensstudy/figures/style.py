@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,6 +39,7 @@ __all__ = [
     "show",
     "shows_images",
     "strip",
+    "wrapped",
 ]
 
 WIDTH = 7.5  # inches of a figure that fills the column of a report
@@ -208,6 +210,16 @@ def image_row(
         draw_image(axis, image, pixel_scale, signed)
         axis.set_title(title, fontsize=8)
     return figure
+
+
+def wrapped(name: str, width: int = 18) -> str:
+    """A name broken at its hyphens, so that as a title it keeps to its panel.
+
+    Example:
+        >>> wrapped("d4-mean-cnn-matched-parameters")
+        'd4-mean-cnn-\nmatched-parameters'
+    """
+    return "\n".join(textwrap.wrap(name, width))
 
 
 def strip(images: Sequence[np.ndarray], symmetric: Sequence[bool] | None = None, height: int = 220) -> bytes:

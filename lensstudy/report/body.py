@@ -202,7 +202,7 @@ def _figure_first(soup: BeautifulSoup, summary: Mapping[str, Any], headline: byt
     picture = soup.find("img", src=source) if headline else None
     figure = picture.find_parent("figure") if picture else None
     if figure is not None:
-        note = '<p class="note"><a href="#figure-1">Figure 1</a> stands on top of this page.</p>'
+        note = '<p class="note"><a href="#figure-1">Figure 1</a> is at the top of this page.</p>'
         figure.insert_before(BeautifulSoup(note, "html.parser"))
         soup.insert(0, figure.extract())
     return True

@@ -86,9 +86,9 @@ def short_table(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     baseline, with what it was asked where that differs; empty where that is the whole table, or there is no such table.
 
     Example:
-        >>> rows = [("d4", "upright"), ("d4", "rotated by 90°"), ("(smooth fit)", "90: no_sub or not")]
+        >>> rows = [("d4", "upright"), ("d4", "rotated by 90°"), ("(smooth fit)", "90 images: no_sub or not")]
         >>> short_table([{"network": name, "test images": images} for name, images in rows])
-        [{'network': 'd4'}, {'network': '(smooth fit) 90: no_sub or not'}]
+        [{'network': 'd4'}, {'network': '(smooth fit) 90 images: no_sub or not'}]
     """
     if not table or "test images" not in table[0]:
         return []

@@ -62,7 +62,7 @@ def _first(text: str, words: list[str]) -> tuple[str, int, int] | None:
     hits = []
     for word in words:
         flags = 0 if word.isupper() else re.IGNORECASE
-        if hit := re.search(rf"(?<![\w-]){re.escape(word)}(?:s|es)?(?![\w-])", text, flags):
+        if hit := re.search(rf"(?<![\w-]){re.escape(word)}(?:s|es)?(?![\w-]| of view)", text, flags):
             hits.append((hit.start(), -len(word), word, hit.end()))
     if not hits:
         return None

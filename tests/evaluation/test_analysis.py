@@ -190,7 +190,7 @@ def test_the_task_says_how_well_the_substructure_could_be_seen():
     lenses.catalogue["detectability_refit"] = [0.0] * 4 + [1.0, 1234.0, 1234.0, 5000.0]
     said = on_task(lenses, lenses.classes)
     assert "no_sub or cdm?" in said and "8 test images, simulated with the preset model_3" in said
-    assert said.endswith("an ideal observer, who knows its form: 1,200 sigma for cdm.")
+    assert said.endswith("would detect it at 1,200 sigma for cdm in the median lens; noise alone gives about 1.")
     lenses.description["source"] = "files"
     lenses.catalogue = lenses.catalogue.drop(columns="detectability_refit")
     said = on_task(lenses, lenses.classes)
@@ -225,7 +225,7 @@ def test_the_table_of_a_simulated_study_has_a_row_of_the_smooth_fit():
         analysis.by_perturbation = pd.DataFrame({"perturbation": []})  # no networks
         tables[images] = analysis.scores
     row = tables[2].iloc[-1]
-    assert row["network"] == "(smooth fit)" and row["test images"] == "6: no_sub or not"
+    assert row["network"] == "(smooth fit)" and row["test images"] == "6 images: no_sub or not"
     assert row["AUC"].startswith("1.000 [") and row["accuracy"] == ""
     pd.testing.assert_frame_equal(tables[0], tables[2].iloc[:-1])
 
