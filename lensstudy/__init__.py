@@ -2,7 +2,7 @@
 
 Everything that a notebook or a script needs is a name of this package: `read` or `simulate` a data set, `filter_images`
 and split it, `build_network`, `fit`, judge what came out, `export` it, and let a `Predictor` predict for images of
-one's own. The rooms behind these names (`lensstudy.lensing`, `data`, `networks`, `training`, `evaluation`,
+one's own. The subpackages behind these names (`lensstudy.lensing`, `data`, `networks`, `training`, `evaluation`,
 `deployment`, `observations`, `figures`, `report`) offer more; docs/architecture.md is the map.
 """
 

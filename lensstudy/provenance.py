@@ -62,10 +62,10 @@ def module_files(*modules: str) -> list[Path]:
         modules: names inside the package, such as `training.fitting`, or a public name, such as `data.read` or `read`.
 
     Raises:
-        ProvenanceError: for a name that is neither a module nor what a room offers.
+        ProvenanceError: for a name that is neither a module nor what a subpackage offers.
     """
     found: dict[str, Path] = {}
-    waiting = [_module_of(name) or name for name in modules]  # a room is no module, and `_file` says so
+    waiting = [_module_of(name) or name for name in modules]  # a subpackage is no module, and `_file` says so
     while waiting:
         name = waiting.pop()
         if name not in found:
@@ -93,7 +93,7 @@ def imported_modules(notebook: str | Path) -> list[str]:
 
 
 def _imports(source: str) -> list[str]:
-    """The modules that a piece of code imports from the package, faces of rooms resolved."""
+    """The modules that a piece of code imports from the package, faces of subpackages resolved."""
     found = []
     for node in _import_lines(source):
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -116,8 +116,8 @@ def _import_lines(source: str) -> tuple[ast.Import | ast.ImportFrom, ...]:
 
 
 def _modules_of(name: str) -> list[str]:
-    """The module that `name` is or comes from; all modules of a room, where the room itself is imported, and all
-    there are, where the package is."""
+    """The module that `name` is or comes from; all modules of a subpackage, where that itself is imported, and
+    all there are, where the package is."""
     if not name:
         files = (file for file in PACKAGE.rglob("*.py") if file.stem != "__init__")
         return [".".join(file.relative_to(PACKAGE).with_suffix("").parts) for file in files]
@@ -128,25 +128,25 @@ def _modules_of(name: str) -> list[str]:
 
 
 def _module_of(name: str) -> str:
-    """The module that `name` is or comes from; empty for a room as a whole, of which nothing is used yet."""
+    """The module that `name` is or comes from; empty for a subpackage as a whole, of which nothing is used yet."""
     path = PACKAGE / name.replace(".", "/")
     if path.with_suffix(".py").exists():
         return name
     if (path / "__init__.py").exists() or name.startswith("__"):
         return ""
-    room, _, last = name.rpartition(".")
-    if (offered := _face(room).get(last)) is not None:
-        module = f"{room}.{offered}".lstrip(".")
-        return _module_of(module) or _module_of(f"{module}.{last}")  # a name can be a module of another room
+    subpackage, _, last = name.rpartition(".")
+    if (offered := _face(subpackage).get(last)) is not None:
+        module = f"{subpackage}.{offered}".lstrip(".")
+        return _module_of(module) or _module_of(f"{module}.{last}")  # a name can be a module of another subpackage
     raise ProvenanceError(
-        f"lensstudy.{name}: neither a module of the package nor a name that '{room or 'lensstudy'}' offers, so a "
+        f"lensstudy.{name}: neither a module of the package nor a name that '{subpackage or 'lensstudy'}' offers, so a "
         "change of it would go unseen; correct the import"
     )
 
 
-def _face(room: str) -> dict[str, str]:
-    """What a room's `__init__` offers: name to module, from its table of lazy imports."""
-    file = PACKAGE / room.replace(".", "/") / "__init__.py"
+def _face(subpackage: str) -> dict[str, str]:
+    """What a subpackage's `__init__` offers: name to module, from its table of lazy imports."""
+    file = PACKAGE / subpackage.replace(".", "/") / "__init__.py"
     return _lazy_names(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
@@ -167,7 +167,7 @@ def _file(module: str) -> Path:
 
 
 def code_hash(*modules: str, without: tuple[str, ...] = ()) -> str:
-    """Hash of `module_files`, the modules `without`, or whole rooms of them, left aside.
+    """Hash of `module_files`, the modules `without`, or whole subpackages of them, left aside.
 
     Raises `ProvenanceError` for a module that does not exist, in `without` too.
     """
@@ -193,7 +193,7 @@ def code_version() -> dict[str, Any]:
     version: dict[str, Any] = {"version": __version__, "commit": "", "modified": False}
     if (root / ".git").exists():
         version["commit"] = git("rev-parse", "--short", "HEAD")
-        # Neither parameter files nor networks in the box are asked for: they are no code, and what they say is kept.
+        # Neither parameter files nor bundled networks are asked for: they are no code, and what they say is kept.
         code = ("lensstudy", "notebooks", "workflow/Snakefile", ":!lensstudy/networks/pretrained")
         version["modified"] = bool(git("status", "--porcelain", *code))
     return version

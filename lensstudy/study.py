@@ -376,10 +376,10 @@ class Study(BaseModel):
 
     # networks that others published
     published_networks: str = _published(
-        "", description="folder of published networks, as safetensors; empty: only that of the box"
+        "", description="folder of published networks, as safetensors; empty: only that of this package"
     )
     published_images: int = _published(
-        30, ge=2, le=MANY, description="simulated Common Test images of each class that they are asked about"
+        30, ge=2, le=MANY, description="simulated Common Test images of each class that they are applied to"
     )
 
     @model_validator(mode="before")

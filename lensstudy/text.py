@@ -1,4 +1,4 @@
-"""Words of messages that several rooms use."""
+"""Words of messages that several subpackages use."""
 
 from __future__ import annotations
 

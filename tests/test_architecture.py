@@ -1,4 +1,4 @@
-"""The house is as docs/architecture.md draws it: rooms, arrows one way, every module in its table."""
+"""The package is laid out as docs/architecture.md draws it: subpackages, arrows one way, every module in its table."""
 
 import ast
 import importlib
@@ -21,7 +21,9 @@ def imports(module: str) -> set[str]:
         if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("lensstudy."):
             inside = str(node.module).removeprefix("lensstudy").lstrip(".")
             names = [inside] if inside in MODULES else [f"{inside}.{alias.name}".lstrip(".") for alias in node.names]
-            assert set(names) <= set(MODULES) | {"__version__"}, f"{module} imports {names} through the face of a room"
+            assert set(names) <= set(MODULES) | {"__version__"}, (
+                f"{module} imports {names} through the face of a subpackage"
+            )
             found |= set(names) & set(MODULES)
     return found - {module}
 
@@ -29,7 +31,7 @@ def imports(module: str) -> set[str]:
 IMPORTS = {module: imports(module) for module in MODULES}
 
 
-def room(module: str) -> str:
+def subpackage(module: str) -> str:
     return module.split(".")[0]
 
 
@@ -53,7 +55,12 @@ def reach(arrows: dict[str, set[str]], start: str) -> set[str]:
 def test_the_drawing_shows_the_imports():
     """Every import follows the arrows, and every arrow is an import: what lies behind two arrows is not drawn again."""
     arrows = drawn()
-    between = {(room(a), room(b)) for a, others in IMPORTS.items() for b in others if room(a) != room(b)}
+    between = {
+        (subpackage(a), subpackage(b))
+        for a, others in IMPORTS.items()
+        for b in others
+        if subpackage(a) != subpackage(b)
+    }
     for start, end in sorted(between):
         assert end in reach(arrows, start), f"{start} imports {end}, and no way of the drawing leads there"
     for start, ends in arrows.items():
@@ -69,7 +76,9 @@ def test_arrows_go_one_way():
 
 
 def test_lensing_stands_alone():
-    assert {room(other) for module in MODULES if room(module) == "lensing" for other in IMPORTS[module]} <= {"lensing"}
+    assert {
+        subpackage(other) for module in MODULES if subpackage(module) == "lensing" for other in IMPORTS[module]
+    } <= {"lensing"}
 
 
 def test_every_module_has_its_line():

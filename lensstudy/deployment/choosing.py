@@ -1,4 +1,4 @@
-"""Which of the networks in the box is for the images at hand: what each takes and is for, and which one fits.
+"""Which bundled network is for the images at hand: what each takes and is for, and which one fits.
 
 `choose` asks every network whether it takes the first images, as `Predictor` would, and how many are in its
 distribution. `listed` is what `lensstudy networks` prints.
@@ -48,7 +48,7 @@ class _Fit:
 def choose(
     paths: Iterable[str | Path], extension: str | int | None = None, classes: Sequence[str] | None = None, **options
 ) -> tuple[str, str]:
-    """Choose the network of the box that fits the first images at `paths`.
+    """Choose the bundled network that fits the first images at `paths`.
 
     It takes their pixel scale, field of view and bands. Of several, those come first in whose distribution the most
     images are, then those that take the most, then the nearest pixel scale, then an equivariant one.
@@ -94,7 +94,7 @@ def choose(
 
 
 def listed(cards: Mapping[str, Card]) -> str:
-    """A table of networks in the box: what each tells apart, takes and weighs, how well it does, and what it is for."""
+    """A table of the bundled networks: classes, what each takes and weighs, how well it does, and what it is for."""
     rows = [("name", "classes", "pixel scale", "field of view", "size", "AUC [95 % interval]", "fine-tuning")]
     below = [""]
     for name, card in cards.items():

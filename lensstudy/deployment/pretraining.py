@@ -1,4 +1,4 @@
-"""Networks in the box: trained once, shipped with the package, open in a second and without training anything.
+"""Bundled networks: trained once, shipped with the package, open in a second and without training anything.
 
 Each is made by a file of `params/pretrained/` and the command `lensstudy pretrain NAME`, and lies in
 `lensstudy/networks/pretrained/NAME`, with a card that says what it learnt from, at which commit, what it is for, and

@@ -122,7 +122,7 @@ def load_published(folder: str | Path) -> dict[str, PublishedNetwork]:
     path, given = Path(os.path.expandvars(os.path.expanduser(folder))), f"published_networks = {folder}"
     way_out = (
         "put the published weights there as .safetensors files, name another folder, or leave it empty for the "
-        "networks of the box alone"
+        "network of this package alone"
     )
     if not path.is_dir():
         unset = "a variable in it is not set" if "$" in str(path) else "there is no such folder"

@@ -2,7 +2,7 @@
 
 `Analysis` answers what 04-analyse asks: which network is better and by how much more than chance, whether predictions
 depend on the orientation, whether probabilities are what they say, what a network costs, and where it fails. How each
-of these is measured stands in the modules of this room; here they meet the networks of one study.
+of these is measured stands in the modules of this subpackage; here they meet the networks of one study.
 """
 
 from __future__ import annotations
@@ -389,7 +389,7 @@ class Analysis:
         plain = [*self.pair[1:], *self.same_filters]
         runs = [run for each in self.by_share.values() for run in each if run.card["network"] in plain]
         averaged: dict[int, dict[str, list[np.ndarray]]] = {}
-        for run in progress(runs, "motions of the square"):
+        for run in progress(runs, "rotations and reflections"):
             of_size = averaged.setdefault(run.card["training_images"], {})
             of_size.setdefault(run.card["network"], []).append(averaged_over_motions(run, part.images))
         for images, networks in self.upright.items():

@@ -2,9 +2,9 @@
 
 An equivariant network differs from a plain one in several things at once: its filters are steerable, its weights are
 shared between directions, its predictions are exactly invariant. Here they are taken apart, as far as a study has the
-networks for it. Exact invariance is that of a plain network whose predictions are averaged over the eight motions of
-the square (an average of eight answers besides); what a network reaches on its own training images tells optimisation
-from generalisation.
+networks for it. Exact invariance is that of a plain network whose predictions are averaged over the eight rotations and
+reflections of the square (an average of eight answers besides); what a network reaches on its own training images tells
+optimisation from generalisation.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ COLUMNS = {"network": "network", "images": "training_images", "seed": "seed"}
 
 
 def averaged_over_motions(run, images: np.ndarray) -> np.ndarray:
-    """What a `TrainedNetwork` predicts for `images` `(N, C, H, W)`, averaged over the eight motions of the square:
-    probabilities `(N, classes)` that are exactly invariant under them, whatever the network."""
+    """What a `TrainedNetwork` predicts for `images` `(N, C, H, W)`, averaged over the eight rotations and
+    reflections of the square: probabilities `(N, classes)` that are exactly invariant under these."""
     found = []
     for start in range(0, len(images), PIECE):
         piece = np.array(images[start : start + PIECE], dtype=np.float32)
@@ -103,7 +103,11 @@ def explain(
         ("symmetry and filters, at equal parameters", best, parameters),
         ("symmetry: the same filters without it", best, alone),
         ("filters: steerable and plain, both without symmetry", alone, matched),
-        ("exact invariance: averaged over the 8 motions of the square", f"{matched}, averaged", matched),
+        (
+            "exact invariance: averaged over the 8 rotations and reflections of the square",
+            f"{matched}, averaged",
+            matched,
+        ),
         ("exact invariance, with the same filters", f"{alone}, averaged", alone),
         ("shared weights: what that average leaves", best, f"{matched}, averaged"),
         ("shared weights, with the same filters", best, f"{alone}, averaged"),

@@ -135,8 +135,9 @@ def explanation(analysis: Analysis) -> Styler:
         f"test images [95 % interval over {_over(analysis)}]. Each network has the settings that were chosen for it; "
         "where these differ the table of settings says so. A network with symmetry also has fewer weights than one of "
         "equal channels, and its last layer fewer features. Averaged: the mean of a plain network's predictions over "
-        "the eight motions of the square, which makes it exactly invariant, and is an average of eight. A comparison "
-        "whose networks the study has not is not there, and that of training images needs two seeds.",
+        "the eight rotations and reflections of the square, which makes it exactly invariant, and is an average of "
+        "eight. Comparisons for which the study has no networks are left out, and that of training images needs two "
+        "seeds.",
     )
 
 

@@ -1,8 +1,8 @@
 """Gravitational lensing: from a population of lenses to images with noise.
 
 Deflections and light are pure batched torch functions (`profiles`); a preset draws lenses from its population; rays are
-traced from every pixel to the source, blurred by the instrument's point spread function, and counted. This room imports
-nothing of the project: take it alone to render lenses of your own.
+traced from every pixel to the source, blurred by the instrument's point spread function, and counted. This subpackage
+imports nothing of the project: take it alone to render lenses of your own.
 """
 
 import lazy_loader as lazy

@@ -207,7 +207,7 @@ def prepare_networks(
         except DataError as error:
             skipped[label] = str(error)
     if not networks:
-        raise DataError("\n".join(["none of the networks can be asked about real images:", *skipped.values()]))
+        raise DataError("\n".join(["none of the networks can be applied to real images:", *skipped.values()]))
     return networks, skipped
 
 

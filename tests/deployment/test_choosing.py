@@ -1,4 +1,4 @@
-"""Which network of the box is chosen for images, and what is said where none fits."""
+"""Which bundled network is chosen for images, and what is said where none fits."""
 
 import shutil
 
