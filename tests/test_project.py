@@ -62,7 +62,18 @@ def test_a_release_is_called_the_same_everywhere(root):
 
 
 def test_the_pins_are_all_that_is_needed(root):
-    """constraints.txt is a lock file: it names every package that another one brings along, and none besides."""
+    """constraints.txt is a lock file: it names every package that another one brings along, and none besides, for each
+    Python and for macOS too."""
+    systems = [
+        {
+            "sys_platform": name,
+            "platform_system": name.title(),
+            "python_version": python,
+            "python_full_version": python + ".0",
+        }
+        for name in ("linux", "darwin")
+        for python in ("3.11", "3.12", "3.13")
+    ]
     extras = project(root)["optional-dependencies"].values()
     waiting = [
         Requirement(line) for line in [*project(root)["dependencies"], *(one for group in extras for one in group)]
@@ -76,7 +87,8 @@ def test_the_pins_are_all_that_is_needed(root):
         if (name, *sorted(one.extras)) not in asked and name in installed:  # those of another extra may not be
             lines = [line for line in installed[name].requires or [] if one.extras or "extra ==" not in line]
             for line in map(Requirement, lines):
-                if not line.marker or any(line.marker.evaluate({"extra": extra}) for extra in ("", *one.extras)):
+                asked_by = [{"extra": extra, **system} for extra in ("", *one.extras) for system in systems]
+                if not line.marker or any(map(line.marker.evaluate, asked_by)):
                     waiting.append(line)
         asked.add((name, *sorted(one.extras)))
     needed = {name for name, *_ in asked}
