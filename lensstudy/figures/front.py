@@ -62,12 +62,12 @@ def front(test: LensDataset, runs: Mapping[str, TrainedNetwork], curves: Sequenc
     _draw_rotations(left, lens, degrees, {name: each[:, label] for name, each in said.items()}, test.classes[label])
     _draw_curves(right.subplots(), curves)
     moves = {name: float(np.ptp(each[:, label])) for name, each in said.items()}
-    words = " and ".join(f"by {move:.2f} of {name}" for name, move in moves.items())
+    words = " and ".join(f"by {move:.2f} for {name}" for name, move in moves.items())
     each = [f"{one['network']} {one['score']:.3f} with {one['images']:,} images" for one in curves]
     caption = (
         f"Left: the probability that two networks give the true class of a test image, {test.classes[label]}, as it is "
-        f"rotated; it moves {words}. Of {min(ASKED, len(test))} test images it is the one in the middle by how far "
-        f"{list(runs)[-1]} moves. Right: distance of the test AUC from 1, with 95 % intervals, against the number of "
+        f"rotated; it changes {words}. The image is the median of {min(ASKED, len(test))} test images in the change of "
+        f"{list(runs)[-1]}. Right: distance of the test AUC from 1, with 95 % intervals, against the number of "
         "training images; lower is better."
     )
     return captioned(figure, caption, f"{caption} AUC: {'; '.join(each)}.")
@@ -90,10 +90,10 @@ def _draw_rotations(figure, lens: np.ndarray, degrees: np.ndarray, said: Mapping
         whole = Circle(((size - 1) / 2, (size - 1) / 2), size / 2, transform=axes[name].transData)
         axes[name].images[0].set_clip_path(whole)
         axes[name].set_title(f"{angle}°", fontsize=10)
-    for name, each in said.items():
-        axes["curve"].plot(degrees, each, color=colour(name), lw=2.5, label=name)
+    for name, each, which in zip(said, said.values(), ("symmetry built in", "without symmetry"), strict=True):
+        axes["curve"].plot(degrees, each, color=colour(name), lw=2.5, label=f"{which} ({name})")
     axes["curve"].set(xlabel="rotation of the image [degrees]", xticks=np.arange(0, 361, 60), ylim=(-0.03, 1.03))
-    axes["curve"].set_ylabel(f"probability of {truth}")
+    axes["curve"].set_ylabel(f"probability of the true class ({truth})")
     axes["curve"].legend(fontsize=10)
 
 

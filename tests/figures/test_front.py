@@ -36,7 +36,7 @@ def test_the_picture_says_how_far_each_prediction_moves():
     test = make_blobs().part("test")
     test.images[:, 0, 0, 0] = 1.0
     figure = front.front(test, {"d4-steerable-cnn": Sees(0.0), "resnet18": Sees(0.5)}, CURVES)
-    assert "by 0.00 of d4-steerable-cnn and by 0.50 of resnet18" in figure.caption
+    assert "by 0.00 for d4-steerable-cnn and by 0.50 for resnet18" in figure.caption
     assert "d4-steerable-cnn 0.950 with 960 images; resnet18 0.800 with 240 images" in figure.alt
     assert shows_images(figure), "a page that may not show images of its data has no such picture"
     curve = figure.subfigs[1].axes[0]
