@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -24,7 +25,7 @@ from lensstudy import __version__, commands, running, timing
 from lensstudy.files import FileError, printable, whole_file
 from lensstudy.progress import processors
 from lensstudy.provenance import data_state
-from lensstudy.series import members
+from lensstudy.series import members, studies
 from lensstudy.study import (
     BUNDLE,
     ParameterError,
@@ -79,6 +80,8 @@ def _found(study: Path) -> Path:
     try:
         return study_file(study)
     except ParameterError as error:
+        if (of_series := home() / "runs" / study / "study.yml").is_file():
+            return of_series
         _fail(str(error))
 
 
@@ -125,7 +128,9 @@ def start(
 @app.command()
 def run(
     study_file: StudyFile,
-    cores: Annotated[int, typer.Option(help="processes at a time; 0: as many as processors")] = 0,
+    cores: Annotated[
+        int, typer.Option(help="processes at a time; 0: as many as processors, or as the profile says")
+    ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would be done")] = False,
     profile: Annotated[Path | None, typer.Option(help="Snakemake profile, such as workflow/slurm")] = None,
 ) -> None:
@@ -136,7 +141,14 @@ def run(
         _check_names(file, study, study.networks)
         for page in study.pages:
             _check_page(page)
-    done = [_run(file, cores or processors(), dry_run, profile) for file in files]
+        if not dry_run:
+            _check_nodes(file, study)
+    if not profile:
+        cores = cores or processors()
+    else:  # else it is the name of one that Snakemake knows
+        there = (folder / profile for folder in (Path.cwd(), home(), BUNDLE))
+        profile = next(filter(Path.exists, there), profile)
+    done = [_run(file, cores, dry_run, profile) for file in files]
     if not all(done):
         raise typer.Exit(1)
 
@@ -147,17 +159,21 @@ def _run(study_file: Path, cores: int, dry_run: bool, profile: Path | None) -> b
     for group in dict.fromkeys(("data", *FOREIGN_FILES.values())):
         if changes := data_state(study, group).changes():
             commands.echo(f"{study.study}: files of the {group} have changed: {changes}; what they made is made again")
-    options: list[object] = ["--profile", profile.resolve()] if profile else ["--cores", cores]
+    options: list[object] = ["--profile", profile] if profile else []
+    options += ["--cores", cores] if cores else []
     if damaged := _damaged(study):
         options += ["--forcerun", *(file.relative_to(home()) for file in damaged)]
     command = running.snakemake(study_file, *options, "--slurm-jobname-prefix", running.job_prefix(study))
     if dry_run:
         planned = subprocess.run([*command, "--dry-run", "--quiet", "rules"], capture_output=True, text=True)
-        shown = planned.stdout.rpartition("Job stats:\n")[2]
-        commands.echo(shown or planned.stderr.strip(), err=bool(planned.returncode))
-        if not planned.returncode:
-            commands.echo(timing.announced(study, running.Jobs(planned.stdout), 0 if profile else cores))
-        return planned.returncode == 0
+        if planned.returncode:
+            commands.echo(planned.stderr.strip() or planned.stdout.strip(), err=True)
+            return False
+        _, found, shown = planned.stdout.rpartition("Job stats:\n")
+        if found:
+            commands.echo(shown)
+        commands.echo(timing.announced(study, running.Jobs(planned.stdout), cores))
+        return True
     log = study.folder / "logs" / "run.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -174,6 +190,8 @@ def _run(study_file: Path, cores: int, dry_run: bool, profile: Path | None) -> b
             index = _index(study)
     except running.AlreadyRunning as error:
         _fail(str(error))
+    except running.QueueSilent as error:
+        _fail(f"{study.study}: {error}; jobs of an earlier run may still go on, so nothing is begun. Try again later")
     except KeyboardInterrupt:
         _fail(f"{study.study}: interrupted; the same command goes on from here")
     if job.returncode:
@@ -186,25 +204,34 @@ def _run(study_file: Path, cores: int, dry_run: bool, profile: Path | None) -> b
 @app.command()
 def status(study_file: StudyFile) -> None:
     """Tell how far a study is that runs elsewhere: in another terminal, or on another machine with the same disk."""
-    for file in _members(study_file):
-        _tell_status(_study(file))
+    found = studies(study_file)
+    logs = {study.study: study.folder / "logs" / "run.log" for study in found}
+    if not any(log.exists() for log in logs.values()):
+        name = _shown(study_file.resolve())
+        _fail(f"{', '.join(logs)}: has not run yet in {home()}; `lensstudy run {name}` runs it")
+    for study in found:
+        if logs[study.study].exists():
+            _tell_status(study, logs[study.study])
+        else:
+            commands.echo(f"{study.study}: has not run yet")
 
 
-def _tell_status(study: Study) -> None:
-    log = study.folder / "logs" / "run.log"
-    if not log.exists():
-        _fail(f"{study.study}: has not run yet; `lensstudy run {study.study}` runs it")
+def _tell_status(study: Study, log: Path) -> None:
     text, who = log.read_text(errors="replace"), running.holder(study)
     jobs = running.Jobs(text)
-    commands.echo(f"{study.study}: {who or 'not being run'}; {jobs.done} of {jobs.total} jobs of its last run are done")
+    so_far = (
+        f"{jobs.done} of {jobs.total} jobs of its last run are done" if jobs.total else "its last run has begun no job"
+    )
+    commands.echo(f"{study.study}: {who or 'not being run'}; {so_far}")
     if who:
         commands.echo(timing.left(study, jobs, running.began(text)) or "too early to say how long it will take")
     for name, (done, epochs, auc) in running.under_way(study, running.began(text)).items():
         commands.echo(f"{name}: epoch {done} of {epochs}" + (f", validation AUC {auc}" if auc else ""))
     for name, reason in running.failures(text).items():
         commands.echo(f"{name}: failed, {reason}")
-    if queued := running.jobs_in_queue(study):
-        commands.echo(f"jobs that SLURM holds: {', '.join(queued)}")
+    with suppress(running.QueueSilent):
+        if queued := running.jobs_in_queue(study):
+            commands.echo(f"jobs that SLURM holds: {', '.join(queued)}")
 
 
 @app.command()
@@ -609,6 +636,16 @@ def _damaged(study: Study) -> list[Path]:
             damaged.append(file)
             commands.echo(f"{error}; it is run again")
     return damaged
+
+
+def _check_nodes(study_file: Path, study: Study) -> None:
+    """A training on several machines that a run begins on this one would wait for the others for ever."""
+    folders = (study.training_folder(network, seed, 100) for network in study.networks for seed in study.seeds)
+    if study.nodes > 1 and not all((folder / "metrics.json").exists() for folder in folders):
+        _fail(
+            f"{study_file}: nodes = {study.nodes}: the cluster starts each such training, before this: srun --nodes "
+            f"{study.nodes} --ntasks-per-node {study.devices} lensstudy fit {study_file} --network NAME --seed N"
+        )
 
 
 def _check_page(page: str) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from lensstudy.files import FileError, read_json, whole_file
 from lensstudy.study import BUNDLE, Study, home
@@ -30,6 +30,7 @@ from lensstudy.study import BUNDLE, Study, home
 __all__ = [
     "AlreadyRunning",
     "Jobs",
+    "QueueSilent",
     "began",
     "failures",
     "holder",
@@ -56,6 +57,10 @@ ENDED = {  # what SLURM says of a job, in words, and what helps
 
 class AlreadyRunning(RuntimeError):
     """Somebody runs this study; the message says which process on which machine, and since when."""
+
+
+class QueueSilent(RuntimeError):
+    """SLURM does not say which jobs it holds; the message says why."""
 
 
 def snakemake(study_file: Path, *options: object) -> list[str]:
@@ -186,7 +191,8 @@ def began(log: str) -> float:
 
 
 def under_way(study: Study, since: float) -> dict[str, tuple[int, int, str]]:
-    """The trainings that have begun `since` and are not finished: epochs done, epochs in all, validation AUC."""
+    """The trainings that have begun, or gone on, `since` and are not finished: epochs done, epochs in all, validation
+    AUC."""
     states = {}
     for card in sorted((study.folder / "training").glob("*/card.json")):
         history = card.with_name("history.csv")
@@ -254,25 +260,41 @@ def job_prefix(study: Study) -> str:
 
 
 def jobs_in_queue(study: Study) -> list[str]:
-    """The numbers of the jobs of this study that SLURM still holds; none where there is no SLURM."""
+    """The numbers of the jobs of this study that SLURM still holds; none where there is no SLURM.
+
+    Raises:
+        QueueSilent: `squeue` fails, as it does while its controller is busy or down.
+    """
     if not shutil.which("squeue"):
         return []
     listed = subprocess.run(["squeue", "--me", "--noheader", "--format", "%i %j"], capture_output=True, text=True)
-    rows: list[Any] = [line.split() for line in listed.stdout.splitlines()]
-    return [number for number, name in rows if name.startswith(f"{job_prefix(study)}_")]
+    if listed.returncode:
+        raise QueueSilent(f"squeue fails: {' '.join(listed.stderr.split())}")
+    rows = (line.partition(" ") for line in listed.stdout.splitlines())  # other jobs may have blanks in their names
+    return [number for number, _, name in rows if name.startswith(f"{job_prefix(study)}_")]
 
 
 def wait_for_queue(study: Study, tell) -> None:
-    """Wait until SLURM has ended the jobs of an earlier run of this study: two would write the same files."""
-    told = False
-    while left := jobs_in_queue(study):
-        if not told:
+    """Wait until SLURM has ended the jobs of an earlier run of this study: two would write the same files.
+
+    Raises:
+        QueueSilent: nobody knows whether there are any. Who waits already goes on waiting.
+    """
+    told, left = False, [""]
+    while left:
+        try:
+            left = jobs_in_queue(study)
+        except QueueSilent:
+            if not told:
+                raise
+        if left and not told:
             tell(
                 f"{study.study}: {len(left)} jobs of an earlier run are still with SLURM ({', '.join(left)}); waiting "
                 f"for them to end. `scancel {' '.join(left)}` ends them now, and what they have done is kept"
             )
             told = True
-        time.sleep(GRACE_S)
+        if left:
+            time.sleep(GRACE_S)
 
 
 def know_cancelled_jobs() -> None:

@@ -12,7 +12,7 @@ import yaml
 from lensstudy.files import whole_file
 from lensstudy.study import SERIES, ParameterError, Study, study_file, values_in
 
-__all__ = ["members"]
+__all__ = ["members", "studies"]
 
 
 def members(study: str | Path) -> list[Path]:
@@ -25,22 +25,32 @@ def members(study: str | Path) -> list[Path]:
         ParameterError: what `Study.read` raises for one of them.
     """
     file = study_file(study)
+    if not values_in(file).get(SERIES):
+        return [file]
+    files = []
+    for one in studies(file):
+        files.append(one.folder / "study.yml")
+        one.folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(files[-1]) as partial:
+            partial.write_text(yaml.safe_dump(one.model_dump(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return files
+
+
+def studies(study: str | Path) -> list[Study]:
+    """The studies in a file, one or those of a series; nothing is written. Raises what `members` raises."""
+    file = study_file(study)
     values = values_in(file)
     several: dict[str, list] = values.get(SERIES, {})
     if not several:
-        return [file]
-    files: dict[str, Path] = {}
+        return [Study.read(file)]
+    found: dict[str, Study] = {}
     for combination in itertools.product(*map(enumerate, several.values())):
         name = "-".join([str(values.get("study", file.stem)), *(_short(n, value) for n, value in combination)])
         changed = dict(zip(several, (value for _, value in combination), strict=True))
-        one = Study.read(file, study=name, **changed)
-        if name in files:
+        if name in found:
             raise ParameterError(f"{file}: two studies of the series would be called {name}; each value once")
-        files[name] = one.folder / "study.yml"
-        one.folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(files[name]) as partial:
-            partial.write_text(yaml.safe_dump(one.model_dump(), sort_keys=False, allow_unicode=True), encoding="utf-8")
-    return list(files.values())
+        found[name] = Study.read(file, study=name, **changed)
+    return list(found.values())
 
 
 def _short(number: int, value: Any) -> str:

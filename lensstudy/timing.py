@@ -7,9 +7,12 @@ has been trained, `IMAGES_PER_SECOND` of a common processor core stands in. A no
 
 from __future__ import annotations
 
+import csv
 import time
 from contextlib import suppress
+from itertools import accumulate
 from math import prod
+from pathlib import Path
 from statistics import median
 
 from lensstudy.files import FileError, read_json
@@ -48,10 +51,26 @@ def left(study: Study, jobs: Jobs, since: float) -> str:
     total = sum(each[rule] * count for rule, count in jobs.planned.items())
     done = sum(each[rule] * count for rule, count in jobs.finished.items())
     done += each.get("train", 0) * max(_trained(study, since) - jobs.finished.get("train", 0), 0)  # page to come
-    done += sum(each.get("train", 0) * n / of for n, of, _ in under_way(study, since).values())
-    if done < total / 20 or jobs.done == jobs.total:
+    earlier = 0.0  # what a run before this one has done of trainings that go on
+    for name, (n, of, _) in under_way(study, since).items():
+        done += each.get("train", 0) * n / of
+        earlier += each.get("train", 0) * _earlier_epochs(study.folder / "training" / name) / of
+    if done - earlier < (total - earlier) / 20 or jobs.done == jobs.total:
         return ""
-    return f"about {in_words((total - done) * (time.time() - since) / done)} left"
+    return f"about {in_words((total - done) * (time.time() - since) / (done - earlier))} left"
+
+
+def _earlier_epochs(folder: Path) -> int:
+    """The epochs of a training that have not been trained since its card was written, when it began or went on."""
+    try:
+        since = (folder / "card.json").stat().st_mtime
+        history = folder / "history.csv"
+        span = history.stat().st_mtime - since
+        with history.open() as file:
+            seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
+    except (OSError, KeyError, ValueError):  # before its first epoch, or just removed
+        return 0
+    return sum(backwards > span for backwards in accumulate(reversed(seconds)))
 
 
 def _trained(study: Study, since: float) -> int:

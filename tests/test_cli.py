@@ -113,10 +113,10 @@ def test_a_snakemake_user_plans_the_jobs_of_lensstudy_run(inside, tmp_path):
     for job in jobs:
         resources = job.split("resources:")[1].splitlines()[0]
         assert re.search(r"\bmem_mb=4000\b.*\bruntime=240\b.*\bgpu=2\b", resources), resources
-    result = lensstudy(home, "run", "tiny", "--dry-run")
+    result = lensstudy(home, "run", "tiny", "--profile", "workflow/slurm", "--cores", "3", "--dry-run")
     counts = [sorted(set(re.findall(r"^(\w+) +(\d+)$", one, re.M))) for one in (text, result.stdout)]
     assert counts[0] == counts[1] and ("train", "2") in counts[0]
-    assert re.search(r"tiny: 5 jobs, 2 of them trainings; about \d+ minutes on \d+ processes", result.stdout)
+    assert re.search(r"tiny: 5 jobs, 2 of them trainings; about \d+ minutes on 3 processes", result.stdout)
 
 
 def snakemake(folder: Path, *arguments: str) -> str:
@@ -132,6 +132,7 @@ def test_a_second_run_does_nothing(finished):
     before = executed_at(finished)
     assert lensstudy(finished, "run", "tiny.yml").returncode == 0
     assert executed_at(finished) == before
+    assert lensstudy(finished, "run", "tiny.yml", "--dry-run").stdout == "tiny: nothing to do\n"
 
 
 def test_a_damaged_notebook_is_named_and_planned_again(finished, tmp_path, monkeypatch, capsys):
@@ -397,7 +398,7 @@ def test_names_of_files_reach_no_shell(tmp_path):
 
 def test_a_study_of_the_package_is_found_from_anywhere(tmp_path):
     for name in ("smoke", "params/smoke.yml"):
-        planned = lensstudy(tmp_path, "run", name, "--dry-run")
+        planned = lensstudy(tmp_path, "run", name, "--profile", "workflow/slurm", "--dry-run")
         assert planned.returncode == 0, planned.stderr
         assert "04-analyse" in planned.stdout + planned.stderr or "analyse" in planned.stdout + planned.stderr
     assert lensstudy(tmp_path, "run", "params/none.yml", "--dry-run").returncode == 1

@@ -155,10 +155,44 @@ def test_a_job_that_sacct_calls_cancelled_by_somebody_has_ended(monkeypatch):
     assert asyncio.run(executor.query_job_status("false", logging)) == (None, None)
 
 
+def test_squeue_is_asked_for_the_jobs_of_an_earlier_run(study, tmp_path, monkeypatch):
+    """Beside others of the same person, with blanks in their names or none; where it fails nothing may be begun."""
+    squeue = tmp_path / "squeue"
+    squeue.write_text(f"#!/bin/sh\nprintf '4 my other job\\n5 {running.job_prefix(study)}_x\\n6 \\n'\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert running.jobs_in_queue(study) == ["5"]
+    squeue.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Socket timed out' >&2\nexit 1\n")
+    with pytest.raises(running.QueueSilent, match="squeue fails: slurm_load_jobs error: Socket timed out"):
+        running.wait_for_queue(study, print)
+    # Who waits already does not take this for the end of the jobs.
+    answers = iter([["5"], running.QueueSilent("busy"), []])
+
+    def answer(_):
+        if isinstance(said := next(answers), Exception):
+            raise said
+        return said
+
+    monkeypatch.setattr(running, "jobs_in_queue", answer)
+    monkeypatch.setattr(running, "GRACE_S", 0)
+    told = []
+    running.wait_for_queue(study, told.append)
+    assert len(told) == 1 and next(answers, None) is None
+
+
+def test_a_training_on_several_machines_is_not_begun_on_one(study, tmp_path):
+    """It would wait for the others, without a word."""
+    (tmp_path / "mine.yml").write_text("study: mine\nnodes: 2\ndevices: 4\nnetworks: [plain-cnn]\n")
+    result = CliRunner().invoke(cli.app, ["run", "mine.yml"])
+    assert result.exit_code == 1
+    assert "srun --nodes 2 --ntasks-per-node 4 lensstudy fit mine.yml" in result.stderr
+
+
 def test_the_status_of_a_study_is_read_from_its_folder(study, tmp_path):
     (tmp_path / "mine.yml").write_text("study: mine\n")
     nothing = CliRunner().invoke(cli.app, ["status", "mine.yml"])
-    assert nothing.exit_code == 1 and "mine: has not run yet" in nothing.stderr
+    assert nothing.exit_code == 1
+    assert f"mine: has not run yet in {tmp_path}; `lensstudy run mine.yml` runs it" in nothing.stderr
     (study.folder / "logs").mkdir(parents=True)
     (study.folder / "logs/run.log").write_text(LOG)
     training = study.folder / "training/d4-steerable-cnn-s1"
@@ -188,3 +222,14 @@ def test_how_long_a_study_takes_follows_from_the_speed_of_earlier_trainings(stud
     )
     assert "13 minutes of work" in timing.announced(study, jobs, 0)
     assert timing.left(study, jobs, time.time() - 60) == "about 12 minutes left"
+    # The second training goes on from epoch 5 of 10, a minute after the run began, and has done one in the next minute.
+    folder = study.folder / "training/plain-cnn-s1"
+    folder.mkdir(parents=True)
+    (folder / "card.json").write_text("{}")
+    (folder / "history.csv").write_text(
+        "epoch,validation_auc,seconds\n" + "".join(f"{n},0.5,40\n" for n in range(1, 7))
+    )
+    os.utime(folder / "card.json", (time.time() - 60,) * 2)
+    total, done, earlier = 60 + 2 * 360, 60 + 0.6 * 360, 0.5 * 360
+    expected = (total - done) / (done - earlier) * 2.5
+    assert timing.left(study, jobs, time.time() - 150) == f"about {expected:.0f} minutes left"

@@ -1,7 +1,9 @@
 """A series stands for one study a combination of values, each whole and with a name of its own."""
 
 import pytest
+from typer.testing import CliRunner
 
+from lensstudy import cli
 from lensstudy.series import members
 from lensstudy.study import ParameterError, Study
 
@@ -50,6 +52,22 @@ def test_a_slip_in_a_series_is_named(folder, series, message):
     (folder / "bad.yml").write_text(f"series: {series}\n")
     with pytest.raises(ParameterError, match=message):
         members(folder / "bad.yml")
+
+
+def test_a_study_of_a_series_goes_by_its_name(folder, monkeypatch):
+    """Once the series has been run; to ask how far it is writes nothing."""
+    monkeypatch.chdir(folder)
+    told = CliRunner().invoke(cli.app, ["status", "noise.yml"])
+    assert told.exit_code == 1 and "noise-0.03-2-0.002: has not run yet" in told.stderr
+    assert "`lensstudy run noise.yml` runs it" in told.stderr and not (folder / "runs").exists()
+    log = members(folder / "noise.yml")[1].parent / "logs/run.log"
+    log.parent.mkdir()
+    log.write_text("")
+    for name in ("noise-0.01-2-0.002", "noise.yml"):
+        told = CliRunner().invoke(cli.app, ["status", name])
+        assert told.exit_code == 0, told.stderr
+        assert "noise-0.01-2-0.002: not being run; its last run has begun no job" in told.stdout
+    assert "noise-0.03-1-0.002: has not run yet" in told.stdout
 
 
 def test_who_takes_a_series_for_a_study_is_told(folder):
