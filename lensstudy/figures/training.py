@@ -142,7 +142,7 @@ def alternatives(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(WIDTH, 1.3 + 0.3 * max(len(labels), 1)))
     for k, name in enumerate(networks):
         own = changed[changed["network"] == name]
-        rows = own["settings"].map(labels.index) + 0.15 * (k - (len(networks) - 1) / 2)
+        rows = [labels.index(settings) + 0.15 * (k - (len(networks) - 1) / 2) for settings in own["settings"]]
         axes.plot(own["difference"], rows, "o", color=colour(name), label=name)
     axes.axvline(0, color="0.5", lw=1)
     axes.set(yticks=range(len(labels)), yticklabels=labels, xlabel="validation AUC, less that of the best combination")

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from lensstudy.figures import captioned, show, style, table
+from lensstudy.figures import captioned, plots, show, style, table
 
 
 @pytest.fixture
@@ -57,3 +57,8 @@ def test_equivariant_networks_and_their_baselines_have_colours_of_their_own():
     names = ["d4-steerable-cnn", "d4-steerable-cnn-matched", "d4-steerable-cnn-matched-parameters", "resnet18"]
     assert len({style.colour(name) for name in names}) == 4
     assert style.colour("d4-steerable-cnn-matched") == style.colour("plain-cnn")  # which it is
+
+
+def test_a_study_without_alternatives_has_an_empty_figure_of_them():
+    none = pd.DataFrame({"network": ["plain-cnn"], "settings": ["best combination"], "difference": [0.0]})
+    assert not plots.alternatives(none).axes[0].get_yticks().size
