@@ -16,7 +16,7 @@ from lensstudy.observations.smooth_model import SmoothModel, fit_lens
 __all__ = ["Lens"]
 
 GALAXY = 2.0  # arcsec: further in, what the model of a bright galaxy leaves would be taken for noise
-NEIGHBOURS = 1.8  # radii of the arcs: what stands out and lies wholly further out is another galaxy
+NEIGHBOURS, LARGEST_ARCS = 1.8, 2.5  # radii of the arcs, and arcsec: what lies wholly further out is another galaxy
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Lens:
         x, y = observation.grid()
         empty = ~light.arcs & (np.hypot(x - light.center[0], y - light.center[1]) > GALAXY)
         lens = cls.of(calibrated(observation, light.model, empty))
-        bare = subtract_lens_light(lens.observation, lens.light, NEIGHBOURS * lens.ring_radius)
+        bare = subtract_lens_light(lens.observation, lens.light, max(NEIGHBOURS * lens.ring_radius, LARGEST_ARCS))
         return replace(lens, bare=bare)
 
     def __str__(self) -> str:

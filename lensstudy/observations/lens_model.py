@@ -8,15 +8,16 @@ subhalos in it if asked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy import ndimage, signal
+from scipy import ndimage, optimize, signal
 from torch import Tensor
 
 from lensstudy.data.dataset import DataError
+from lensstudy.lensing.cosmology import critical_surface_density, kpc_per_arcsec
 from lensstudy.lensing.profiles import multipole, power_law, shear
 from lensstudy.observations.cutouts import Observation
 from lensstudy.observations.lens_light import LensLight
@@ -24,11 +25,21 @@ from lensstudy.observations.rays import Rays, binned, rays_through
 from lensstudy.observations.smooth_model import Subhalo, redshifts_of, subhalo_deflection
 from lensstudy.observations.source import Mesh, Solution, solve
 
-__all__ = ["MASS", "LensModel", "deflection", "expected_arcs", "fit_lens_model"]
+__all__ = [
+    "MASS",
+    "Assumed",
+    "LensModel",
+    "State",
+    "Task",
+    "deflection",
+    "expected_arcs",
+    "fit_lens_model",
+    "isothermal",
+]
 
 MASS = {  # parameters of the lens: the mean and the width of what is assumed of them, the limits, the longest step
     "einstein_radius": (1.0, math.inf, 0.3, 4.0, 0.15),
-    "slope": (2.08, 0.15, 1.4, 2.8, 0.2),  # Auger et al. (2010)
+    "slope": (2.08, 0.16, 1.4, 2.8, 0.2),  # Auger et al. (2010)
     "lens_e1": (0.0, 0.12, -0.5, 0.5, 0.1),  # about the ellipticity of the light
     "lens_e2": (0.0, 0.12, -0.5, 0.5, 0.1),
     "lens_x": (0.0, 0.04, -1.0, 1.0, 0.05),  # about the middle of the light
@@ -40,15 +51,18 @@ MASS = {  # parameters of the lens: the mean and the width of what is assumed of
     "multipole_4_cos": (0.0, 0.01, -0.08, 0.08, 0.01),
     "multipole_4_sin": (0.0, 0.01, -0.08, 0.08, 0.01),
 }
-MEAN, WIDTH, LOWEST, HIGHEST, LONGEST = np.array(list(MASS.values())).T
 COARSELY = np.array([0, 2, 3, 4, 5, 6, 7])  # what is adjusted at coarse pixels, where the lens is isothermal
-STARTS = 8  # Einstein radii, from `SMALLEST` radii of the arcs on: what lies further out can be taken for arcs
-SMALLEST, LARGEST = 0.45, 1.05
+DISPERSION, SCATTER = 250.0, 40.0  # km/s: velocities of stars in lens galaxies (Bolton et al. 2008)
+GRAVITY = 4.30091e-6  # kpc (km/s)^2 per solar mass
+STARTS, SMALLEST, LARGEST = 18, 0.4, 2.2  # Einstein radii in arcseconds, of the lenses that are tried
+OUTERMOST, INNERMOST = 3.0, 0.2  # arcsec: the ring that is fitted
+CORE, CORE_ERROR = 0.5, 0.05  # arcsec from the middle within which the galaxy's light is known to that share of it
 COARSE = 0.1  # arcsec: pixels at which the starts are followed
-CELLS, COARSE_CELLS = 24, 10  # of the source's mesh, along each axis
-REACH, COARSE_REACH = 0.8, 0.4  # arcsec from its middle at most: else a lens without mass explains any image
 MOST = 2.5  # widths from what is assumed of a parameter
-FOLLOWED = 3  # starts, after a few steps from each
+FOLLOWED = 3  # starts that are followed at coarse pixels
+CLOSE = 300.0  # of chi square: what coarse pixels do not decide by more is decided at the image's own
+IMAGES = 2.0  # Einstein radii, within which all images of a source lie
+APART = 0.1  # of the Einstein radius, from which on two lenses are different explanations
 NUDGE = 1e-5  # of a parameter, to see how rays move with it
 SMOOTHING = 0.1  # arcsec, over which pixels are averaged to tell where arcs are
 FAINTEST = 0.1  # of the brightest arcs: what is fainter says nothing of how far the source reaches
@@ -58,18 +72,73 @@ TERMS = 12  # of the power law's series: right to 1e-6 where axis ratios are abo
 
 
 @dataclass(frozen=True)
+class Sources:
+    """The meshes of sources that are tried: `cells` along each axis, `reach` at most from the middle, and the `sizes`
+    within which most light is expected. With `scaled`, lengths are in units of how far the rays of the arcs lie apart
+    in the source plane, else in arcseconds; `rays` along each side of a pixel."""
+
+    cells: int
+    reach: float
+    sizes: tuple[float, ...]
+    scaled: bool
+    rays: int
+
+
+# A lens with too little mass needs a source as large as the image, so the start has to hold on to small sources. Once
+# it is found, a limit in arcseconds would prefer lenses that magnify more, which are those of shallow slope.
+SMALL_SOURCES = Sources(10, 0.4, (0.25,), False, 1)
+SOURCES = Sources(24, 6.0, (0.25, 0.5, 1.0, 4.0), True, 2)
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What is assumed of the parameters of a lens `(p,)`: mean and width of Gaussians, limits, and the longest step."""
+
+    mean: np.ndarray
+    width: np.ndarray
+    lowest: np.ndarray
+    highest: np.ndarray
+    longest: np.ndarray
+
+    @classmethod
+    def of(cls, light: LensLight | None, redshifts: tuple[float, float] | None) -> Assumed:
+        """Of a lens galaxy with this `light`, and these redshifts of lens and source, where they are known."""
+        mean, width, lowest, highest, longest = np.array(list(MASS.values())).T
+        if light is not None:
+            mean[2:4], mean[4:6] = np.clip(light.ellipticity[2:], -0.3, 0.3), light.center
+        if redshifts is not None:
+            mean[0] = isothermal_radius(DISPERSION, redshifts)
+            width[0] = 2 * SCATTER / DISPERSION * mean[0]
+        reach = MOST * np.where(np.arange(len(mean)) == 0, math.inf, width)
+        return cls(mean, width, np.maximum(lowest, mean - reach), np.minimum(highest, mean + reach), longest)
+
+    def and_of(self, rows: Sequence[tuple[float, float, float, float, float]]) -> Assumed:
+        """With further parameters, one of `rows` each, as in `MASS`."""
+        columns = np.array(rows).T
+        return Assumed(
+            *(np.append(getattr(self, name), more) for name, more in zip(self.__match_args__, columns, strict=True))
+        )
+
+    def penalty(self, values: np.ndarray) -> float:
+        """Minus twice the logarithm of how likely the values are."""
+        return float((((values - self.mean) / self.width) ** 2).sum())
+
+
+@dataclass(frozen=True)
 class LensModel:
     """A lens without substructure, fitted to an observation.
 
     Attributes:
         values: those of `names`, and `errors`, their standard deviations with the source left free.
-        observation: the cutout, without the light of its lens galaxy.
+        observation: the cutout, without the light of its lens galaxy, with the errors of that light in its noise.
         used: the pixels that were fitted, `(H, H)`.
         mesh: of the source, and `solution`, its brightness.
-        rays: from the source to those pixels.
         galaxy: what the fit adds to the light of the lens galaxy, `(H, H)`.
-        chi2: a pixel's mean squared residual in units of the noise, over the used pixels.
+        started: Einstein radius of the isothermal lens at coarse pixels from which the fit went on.
+        second: that of the best isothermal lens of quite another one, and how much less its evidence is: twice the
+            difference of logarithms, over chi square a pixel; not a number and infinity where there is none.
         redshifts: of lens and source, and whether they are known.
+        task, state: what was fitted, and how.
     """
 
     values: np.ndarray
@@ -78,17 +147,20 @@ class LensModel:
     used: np.ndarray
     mesh: Mesh
     solution: Solution
-    rays: Rays
     galaxy: np.ndarray
+    started: float
+    second: tuple[float, float]
     redshifts: tuple[float, float]
     redshifts_known: bool
+    task: Task
+    state: State
 
     names = tuple(MASS)
 
     @property
     def parameters(self) -> dict[str, float]:
         """The values by name."""
-        return dict(zip(self.names, self.values.tolist(), strict=True))
+        return dict(zip(self.names, self.values.tolist(), strict=False))
 
     @property
     def axis_ratio(self) -> float:
@@ -100,6 +172,13 @@ class LensModel:
     def axis(self) -> float:
         """Direction of the major axis of the lens's mass in degrees, 0 to 180 counter-clockwise from +x."""
         return math.degrees(0.5 * math.atan2(self.values[3], self.values[2])) % 180
+
+    @property
+    def at_limits(self) -> list[str]:
+        """Names of the parameters that end at their limits."""
+        assumed, slack = self.task.assumed, 1e-6
+        at = (self.values < assumed.lowest + slack) | (self.values > assumed.highest - slack)
+        return [name for name, one in zip(self.names, at, strict=False) if one]
 
     @property
     def image(self) -> np.ndarray:
@@ -133,10 +212,37 @@ def deflection(values: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return sum(x for x, _ in parts), sum(y for _, y in parts)
 
 
+def isothermal(values: np.ndarray) -> tuple[float, float, float]:
+    """Einstein radius, axis ratio and axis (degrees) of the isothermal ellipsoid that bends light as a whole lens does.
+
+    Published models often have no shear, so the ellipsoid takes its part. It is the one whose deflection, around the
+    Einstein ring, is closest to that of the lens with these `values`, up to a shift of the source.
+    """
+    angle = torch.linspace(0, 2 * math.pi, 73, dtype=torch.float64)[:-1]
+    x, y = (float(values[0]) * wave(angle) for wave in (torch.cos, torch.sin))
+    wanted = torch.stack(deflection(torch.tensor([*values[:4], 0.0, 0.0, *values[6 : len(MASS)]]), x, y))
+
+    def missed(ellipse: np.ndarray) -> np.ndarray:
+        found = torch.stack(
+            power_law(x, y, *torch.tensor([ellipse[0], 2.0, ellipse[1], ellipse[2]], dtype=torch.float64))
+        )
+        left = found - wanted
+        return (left - left.mean(1, keepdim=True)).numpy().ravel()
+
+    radius, e1, e2 = optimize.least_squares(missed, [values[0], 0.01, 0.01]).x
+    modulus = math.hypot(e1, e2)
+    return float(radius), (1 - modulus) / (1 + modulus), math.degrees(0.5 * math.atan2(e2, e1)) % 180
+
+
 def traced(values: np.ndarray, x: Tensor, y: Tensor, subhalo=(0.0, 0.0)) -> tuple[np.ndarray, np.ndarray]:
     """Where rays at `x`, `y` end; `subhalo` is an additional deflection."""
     alpha_x, alpha_y = deflection(torch.tensor(values), x, y)
     return (x - alpha_x - subhalo[0]).numpy(), (y - alpha_y - subhalo[1]).numpy()
+
+
+def in_frame(ends: tuple[np.ndarray, np.ndarray], frame: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Points from the middle of a frame `(x, y, scale)`, in units of its scale."""
+    return (ends[0] - frame[0]) / frame[2], (ends[1] - frame[1]) / frame[2]
 
 
 def expected_arcs(model: LensModel, subhalos: Sequence[Subhalo] = (), profile: str = "truncated_nfw") -> np.ndarray:
@@ -154,17 +260,22 @@ def expected_arcs(model: LensModel, subhalos: Sequence[Subhalo] = (), profile: s
 # Fitting
 
 
-def fit_lens_model(observation: Observation, arcs_radius: float, light: LensLight | None = None) -> LensModel:
+def fit_lens_model(
+    observation: Observation, arcs_radius: float, light: LensLight | None = None, sources: Sources = SOURCES
+) -> LensModel:
     """Fit an elliptical power law with shear and multipoles of order 3 and 4 to a cutout without lens light.
 
-    Lenses of several Einstein radii are adjusted at coarse pixels, and the one of most evidence at the image's own. The
-    parameters are adjusted by Levenberg and Marquardt's method; in each step the source, and within its uncertainty
-    the light of the lens galaxy, follow from them linearly (variable projection, Golub and Pereyra 1973).
+    Isothermal lenses of many Einstein radii are adjusted at coarse pixels, with small sources. The likeliest, and those
+    whose evidence is close to its, are adjusted at the image's own pixels with all their parameters; that of most
+    evidence is the model. The next best of another Einstein radius is told in `second`. Parameters are adjusted by
+    Levenberg and Marquardt's method; in each step the source, and within its uncertainty the light of the lens galaxy,
+    follow from them linearly (variable projection, Golub and Pereyra 1973).
 
     Args:
         observation: a cutout whose lens light is subtracted (`subtract_lens_light`).
-        arcs_radius: of the arcs, in arcseconds, such as `ring_radius`.
+        arcs_radius: of the arcs, in arcseconds, such as `ring_radius`: nothing within a third of it is fitted.
         light: that light, whose shape the mass is assumed to follow loosely, and which is adjusted with the source.
+        sources: the meshes of sources that are tried at last.
 
     Returns:
         The model, with its values by name in `parameters` and the reduced chi square in `chi2`.
@@ -181,48 +292,68 @@ def fit_lens_model(observation: Observation, arcs_radius: float, light: LensLigh
         1.0
     """
     redshifts, known = redshifts_of(observation)
-    mean = MEAN.copy()
+    assumed = Assumed.of(light, redshifts if known else None)
     if light is not None:
-        mean[2:4], mean[4:6] = np.clip(light.ellipticity[2:], -0.3, 0.3), light.center
+        observation = forgiving(observation, light)
     parts = np.zeros((0, *observation.image.shape)) if light is None else light.parts
     prior = np.zeros(0) if light is None else light.prior
+    innermost, outermost = min(INNERMOST, arcs_radius / 3), min(OUTERMOST, 0.48 * observation.field_of_view)
     factor = max(1, round(COARSE / observation.pixel_scale))
     coarse, (coarse_parts,) = binned(observation, factor, parts)
-    task = Task.of(coarse, arcs_radius, mean, coarse_parts, prior, COARSE_CELLS, COARSE_REACH, 1)
-    mean = np.where(np.arange(len(mean)) == 1, 2.0, mean)
-    tried = []
-    for share in np.geomspace(SMALLEST, LARGEST, STARTS):
-        mean[0] = share * arcs_radius
-        tried.append(task.adjusted(mean, COARSELY, rounds=1, steps=5))
-    likely = sorted(tried, key=lambda one: one.evidence)[:FOLLOWED]
-    followed = [task.adjusted(one.values, COARSELY, rounds=3, steps=4) for one in likely]
-    best = min(followed, key=lambda one: one.evidence)
-    task = Task.of(observation, arcs_radius, task.mean, parts, prior, CELLS, REACH, 2)
-    best = task.adjusted(best.values, np.arange(len(MASS)), rounds=2, steps=6)
-    galaxy = np.tensordot(best.solution.galaxy, parts, 1)
-    errors = np.sqrt(np.diagonal(np.linalg.inv(task.normal(best, np.arange(len(MASS)))[0])))
-    return LensModel(
-        best.values,
-        errors,
-        observation,
-        task.rays.used,
-        best.mesh,
-        best.solution,
-        task.rays,
-        galaxy,
-        redshifts,
-        known,
-    )
+    task = Task.of(coarse, (innermost, outermost), assumed, coarse_parts, prior, SMALL_SOURCES)
+    likely = task.likely_lenses()
+    misfit = max(1.0, likely[0].cost / len(task.data))  # where no model fits, differences of evidence say less
+    lead = [(one.evidence - likely[0].evidence) / misfit for one in likely]
+    close = [one for one, behind in zip(likely, lead, strict=True) if behind < CLOSE]
+    outermost = float(np.clip(IMAGES * max(one.values[0] for one in close), min(1.5, outermost), outermost))
+    task = Task.of(observation, (innermost, outermost), assumed, parts, prior, sources)
+    found = [task.adjusted(one.values, np.arange(len(MASS)), rounds=2, steps=6) for one in close]
+    best = min(range(len(found)), key=lambda i: found[i].evidence)
+    started = float(close[best].values[0])
+    others = [(behind - lead[best], float(one.values[0])) for one, behind in zip(likely, lead, strict=True)]
+    del others[best]
+    second = min(others)[::-1] if others else (math.nan, math.inf)
+    return model_of(task, found[best], observation, parts, started, second, redshifts, known)
+
+
+def model_of(task: Task, state: State, observation, parts, started, second, redshifts, known: bool) -> LensModel:
+    """The model that a state of a task is."""
+    free = np.arange(len(state.values))
+    errors = np.sqrt(np.diagonal(np.linalg.inv(task.normal(state, free)[0])))
+    galaxy = np.tensordot(state.solution.galaxy, parts, 1)
+    mesh = state.mesh.placed(*state.frame)
+    about = (started, second, redshifts, known, task, state)
+    return LensModel(state.values, errors, observation, task.rays.used, mesh, state.solution, galaxy, *about)
+
+
+def isothermal_radius(dispersion: float, redshifts: tuple[float, float]) -> float:
+    """Einstein radius in arcseconds of an isothermal sphere with a velocity dispersion in km/s: where the mass
+    `pi sigma^2 R / G` within a radius R has the critical surface density."""
+    return dispersion**2 * kpc_per_arcsec(redshifts[0]) / (GRAVITY * critical_surface_density(*redshifts))
+
+
+def forgiving(observation: Observation, light: LensLight) -> Observation:
+    """The observation with the errors of the lens galaxy's light near its middle, where it has dust, bars and discs
+    that no model has, in the noise."""
+    x, y = observation.grid()
+    core = np.hypot(x - light.center[0], y - light.center[1]) < CORE
+    error = np.where(core, CORE_ERROR * np.abs(light.model - light.sky), 0.0)
+    return replace(observation, noise=np.hypot(observation.noise, error))
 
 
 @dataclass(frozen=True)
 class State:
-    """A lens with its best source; `cost` and `evidence` as in `Solution`, with what is `assumed` of the lens added."""
+    """A lens with its best source; `cost` and `evidence` as in `Solution`, with what is `assumed` of the lens added.
+
+    `size` is that of the source, and `frame` where the mesh lies (x, y, scale): it is in units of that scale.
+    """
 
     values: np.ndarray
     mesh: Mesh
+    size: float
     solution: Solution
     ends: tuple[np.ndarray, np.ndarray]
+    frame: tuple[float, float, float]
     assumed: float
 
     @property
@@ -234,12 +365,18 @@ class State:
         return self.solution.evidence + self.assumed
 
 
+def differ(one: State, other: State) -> bool:
+    """Whether two lenses explain the arcs by quite different Einstein radii."""
+    return abs(one.values[0] / other.values[0] - 1) > APART
+
+
 @dataclass(frozen=True)
 class Task:
     """What is fitted: `rays` to pixels with `data` in units of their noise, `bright` where rays come from arcs.
 
     The lens galaxy adds `galaxy` `(n, k)`, of which the rest of the image says `precision` and `pull`, see `solve`;
-    `mean` is what is assumed of the parameters, and the source has `cells` along each axis, within `reach` arcseconds.
+    `assumed` is what is assumed of the parameters, and `sources` are the meshes that are tried. `halo` is the
+    deflection by what has the values beyond those of the lens, if there are any.
     """
 
     rays: Rays
@@ -248,23 +385,21 @@ class Task:
     galaxy: np.ndarray
     precision: np.ndarray
     pull: np.ndarray
-    mean: np.ndarray
-    cells: int
-    reach: float
+    assumed: Assumed
+    sources: Sources
+    halo: Callable[[np.ndarray, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
     @classmethod
-    def of(
-        cls, observation: Observation, arcs_radius: float, mean, parts, prior, cells: int, reach: float, per_side: int
-    ) -> Task:
+    def of(cls, observation: Observation, ring: tuple[float, float], assumed: Assumed, parts, prior, sources) -> Task:
         x, y = observation.grid()
-        radius = np.hypot(x - mean[4], y - mean[5])
-        outermost, innermost = min(1.3 * arcs_radius + 0.3, 3.2), max(0.25 * arcs_radius, 0.2)
+        radius = np.hypot(x - assumed.mean[4], y - assumed.mean[5])
+        innermost, outermost = ring
         inside = (radius > innermost) & (radius < outermost)
         used = inside & ~observation.mask
         if used.sum() < LEAST_PIXELS:
             where = f"between {innermost:.2f} and {outermost:.2f} arcsec"
             raise DataError(f"{observation}: {used.sum()} pixels to fit {where}; need {LEAST_PIXELS}")
-        rays = Rays(observation, used, per_side)
+        rays = Rays(observation, used, sources.rays)
         chi = np.where(used, observation.image / observation.noise, 0) / math.sqrt(observation.correlation)
         sigma = SMOOTHING / observation.pixel_scale
         smooth = ndimage.gaussian_filter(chi, sigma) * 2 * math.sqrt(math.pi) * sigma  # in units of its noise
@@ -278,39 +413,87 @@ class Task:
         return cls(
             rays,
             (observation.image[used] * rays.weight).astype(np.float32),
-            np.repeat(bright, rays.per_pixel),
+            bright / bright.sum(),
             (parts[:, used] * rays.weight).T.astype(np.float32),
             outer @ outer.T + np.diag(prior),
             outer @ (observation.image / noise)[elsewhere],
-            mean,
-            cells,
-            reach,
+            assumed,
+            sources,
         )
 
-    def at(self, values: np.ndarray, mesh: Mesh | None = None, strength: float | None = None) -> State:
-        """The best source of the lens with these values, on a mesh for it and as regular as the evidence asks for."""
-        ends = traced(values, self.rays.x, self.rays.y)
-        mesh = mesh or Mesh.around(*ends, self.bright, self.cells, self.reach)
-        galaxy = self.galaxy, self.precision, self.pull
-        solution = solve(self.rays.design(mesh, *ends), self.data, *galaxy, self.cells, strength)
-        return State(values, mesh, solution, ends, float((((values - self.mean) / WIDTH) ** 2).sum()))
+    def likely_lenses(self) -> list[State]:
+        """The best isothermal lenses of those of `STARTS` Einstein radii, that of most evidence first, which differ."""
+        outermost = float(np.abs(self.rays.x).max())
+        start = np.where(np.arange(len(self.assumed.mean)) == 1, 2.0, self.assumed.mean)
+        tried = []
+        for radius in np.geomspace(SMALLEST, min(LARGEST, 0.8 * outermost), STARTS):
+            start[0] = radius
+            tried.append(self.adjusted(start, COARSELY[1:], rounds=1, steps=4))
+        evidence = np.array([one.evidence for one in tried])
+        lowest = [one for i, one in enumerate(tried) if one.evidence == evidence[max(0, i - 1) : i + 2].min()]
+        lowest = sorted(lowest, key=lambda one: one.evidence)[:FOLLOWED]
+        followed = [self.adjusted(one.values, COARSELY, rounds=3, steps=4) for one in lowest]
+        chosen: list[State] = []
+        for one in sorted(followed, key=lambda one: one.evidence):
+            if all(differ(one, other) for other in chosen):
+                chosen.append(one)
+        return chosen
+
+    def at(self, values: np.ndarray, like: State | None = None) -> State:
+        """The best source of the lens with these values: on a mesh for it, as regular and as small as has most
+        evidence; or on the mesh of a state that it shall be `like`."""
+        frame = self.frame(*self.ends(values, *self.rays.centers))
+        ends = in_frame(self.ends(values, self.rays.x, self.rays.y), frame)
+        if like is None:
+            weight = np.repeat(self.bright, self.rays.per_pixel)
+            mesh = Mesh.around(*ends, weight, self.sources.cells, self.sources.reach)
+        else:
+            mesh = like.mesh
+        design, assumed = self.rays.design(mesh, *ends), self.assumed.penalty(values)
+
+        def solved(size: float) -> State:
+            falling = mesh.falling(size)
+            strength = like.solution.strength if like else None
+            about = self.data, self.galaxy, self.precision, self.pull, self.sources.cells, strength
+            solution = solve(design * falling.astype(np.float32), *about)
+            solution = replace(solution, source=solution.source * falling)
+            return State(values, mesh, size, solution, ends, frame, assumed)
+
+        return min(map(solved, [like.size] if like else self.sources.sizes), key=lambda state: state.evidence)
+
+    def ends(self, values: np.ndarray, x: Tensor, y: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Where rays at `x`, `y` end, in arcseconds."""
+        halo = self.halo(values[len(MASS) :], x, y) if self.halo else (0.0, 0.0)
+        return traced(values[: len(MASS)], x, y, halo)
+
+    def frame(self, x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+        """Where the rays of the arcs, which end at these points, do so in the mean, and how far apart, in arcseconds;
+        `(0, 0, 1)` where sources are not scaled."""
+        if not self.sources.scaled:
+            return 0.0, 0.0, 1.0
+        middle = float(self.bright @ x), float(self.bright @ y)
+        return *middle, float(np.sqrt(self.bright @ ((x - middle[0]) ** 2 + (y - middle[1]) ** 2)))
 
     def limited(self, values: np.ndarray) -> np.ndarray:
-        """The values within their limits, and within `MOST` widths of what is assumed of them."""
-        around = self.mean - MOST * WIDTH, self.mean + MOST * WIDTH
-        return np.clip(values, np.maximum(LOWEST, around[0]), np.minimum(HIGHEST, around[1]))
+        """The values within their limits."""
+        return np.clip(values, self.assumed.lowest, self.assumed.highest)
+
+    def changes(self, state: State, free: np.ndarray) -> np.ndarray:
+        """Derivatives of the image `(n, f)`, in units of the noise, by the `free` parameters."""
+
+        def ends(values: np.ndarray) -> np.ndarray:
+            found = self.ends(values, *self.rays.centers)
+            return np.array(in_frame(found, self.frame(*found)))
+
+        there, slightly = ends(state.values), NUDGE * np.eye(len(state.values))[free]
+        moved = np.stack([(ends(state.values + nudge) - there) / NUDGE for nudge in slightly], axis=-1)
+        slope_x, slope_y = (slope[:, None] for slope in state.mesh.slopes(state.solution.source, *there))
+        return self.rays.image(slope_x * moved[0] + slope_y * moved[1])
 
     def normal(self, state: State, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Half the second derivatives of the cost for the `free` parameters, and half its negative slope."""
-        there = np.array(traced(state.values, *self.rays.centers))
-        slightly = NUDGE * np.eye(len(state.values))[free]
-        moved = [(np.array(traced(state.values + nudge, *self.rays.centers)) - there) / NUDGE for nudge in slightly]
-        moved = np.stack(moved, axis=-1)
-        ends = (axis.reshape(-1, self.rays.per_pixel).mean(1) for axis in state.ends)
-        slope_x, slope_y = (slope[:, None] for slope in state.mesh.slopes(state.solution.source, *ends))
-        changes = self.rays.image(slope_x * moved[0] + slope_y * moved[1])
-        assumed = 1 / WIDTH[free] ** 2
-        slope = changes.T @ (self.data - state.solution.image) - (state.values - self.mean)[free] * assumed
+        changes, assumed = self.changes(state, free), 1 / self.assumed.width[free] ** 2
+        slope = changes.T @ (self.data - state.solution.image) - (state.values - self.assumed.mean)[free] * assumed
         return state.solution.beyond(changes) + np.diag(assumed), slope
 
     def adjusted(self, values: np.ndarray, free: np.ndarray, rounds: int, steps: int) -> State:
@@ -328,8 +511,8 @@ class Task:
             for _ in range(6):
                 step = np.linalg.solve(normal + damping * np.diag(np.diagonal(normal)), slope)
                 values = state.values.copy()
-                values[free] += step / max(1.0, float(np.max(np.abs(step) / LONGEST[free])))
-                trial = self.at(self.limited(values), state.mesh, state.solution.strength)
+                values[free] += step / max(1.0, float(np.max(np.abs(step) / self.assumed.longest[free])))
+                trial = self.at(self.limited(values), state)
                 if trial.cost < state.cost:
                     break
                 damping = max(8 * damping, 1e-3)

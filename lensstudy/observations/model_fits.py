@@ -19,17 +19,17 @@ from lensstudy.data.dataset import DataError
 from lensstudy.files import read_json, whole_file
 from lensstudy.observations.cutouts import Observation, cropped
 from lensstudy.observations.lens import Lens
-from lensstudy.observations.lens_model import LensModel, fit_lens_model
+from lensstudy.observations.lens_model import LensModel, fit_lens_model, isothermal
 from lensstudy.observations.reading import read_observations
 from lensstudy.training.recording import write_json
 
-__all__ = ["DOUBTS", "PLANES", "as_fitted", "fit_folder", "row_of_light", "row_of_model"]
+__all__ = ["PLANES", "as_fitted", "doubts", "fit_folder", "row_of_light", "row_of_model"]
 
 FIELD = 8.0  # arcsec that are kept around a lens
 PLANES = ("observed", "arcs", "mask", "noise", "galaxy", "galaxy_uncertainty", "model", "residuals", "used")  # `(H, H)`
-DOUBTS = {  # what makes a model doubtful, and from when on
-    "chi2": ("chi square a pixel", 2.0),
-}
+CHI2 = 2.0  # a pixel, above which a model does not explain the image
+LEAD = 100.0  # of evidence, as in `LensModel.second`, below which another Einstein radius explains the arcs as well
+DRIFT = 0.15  # of the Einstein radius, between coarse pixels with a small source and the image's own with a free one
 
 
 def fit_folder(
@@ -141,20 +141,41 @@ def row_of_light(lens: Lens) -> dict[str, float]:
 
 def row_of_model(lens: Lens, model: LensModel) -> dict[str, float | str]:
     """The model of a lens: its parameters, their errors, chi square, and whether it is doubtful and why."""
-    doubts = [
-        f"{words}: {getattr(model, name):.2f}" for name, (words, most) in DOUBTS.items() if getattr(model, name) > most
-    ]
     errors = {f"{name}_error": error for name, error in zip(model.names, model.errors.tolist(), strict=True)}
-    return {
-        "state": "doubtful" if doubts else "ok",
-        "reason": "; ".join(doubts),
+    radius, ratio, axis = isothermal(model.values)
+    other, behind = model.second
+    row = {
         **model.parameters,
         **errors,
         "axis_ratio": model.axis_ratio,
         "axis": model.axis,
+        "sie_einstein_radius": radius,
+        "sie_axis_ratio": ratio,
+        "sie_axis": axis,
+        "started_einstein_radius": model.started,
+        "second_einstein_radius": other if math.isfinite(behind) else None,
+        "second_chi2": behind if math.isfinite(behind) else None,
+        "at_limits": " ".join(model.at_limits),
+        "fitted_pixels": int(model.used.sum()),
         "chi2": model.chi2,
         "chi2_arcs": float((model.residuals[model.used & lens.light.arcs] ** 2).mean()),
         "source_parameters": model.solution.free,
         "redshift_lens": model.redshifts[0],
         "redshift_source": model.redshifts[1],
     }
+    why = doubts(row)
+    return {"state": "doubtful" if why else "ok", "reason": "; ".join(why), **row}
+
+
+def doubts(row: dict) -> list[str]:
+    """Why the Einstein radius in a row of `row_of_model` may be wrong, as far as the image tells."""
+    why = []
+    if row["chi2"] > CHI2:
+        why.append(f"chi square a pixel: {row['chi2']:.2f}")
+    if row["second_chi2"] is not None and row["second_chi2"] < LEAD:
+        why.append(f"an Einstein radius of {row['second_einstein_radius']:.2f} explains the arcs about as well")
+    if abs(row["einstein_radius"] / row["started_einstein_radius"] - 1) > DRIFT:
+        why.append(f"with a small source the Einstein radius is {row['started_einstein_radius']:.2f}")
+    if "slope" in row["at_limits"].split():
+        why.append(f"the slope ends at its limit: {row['slope']:.2f}")
+    return why

@@ -100,10 +100,13 @@ class ModelledSample:
     @cached_property
     def compared(self) -> pd.DataFrame:
         """The lenses with a model and a published Einstein radius: both, their difference as a share of the published
-        one, and axis ratios and directions in degrees counter-clockwise from +x."""
+        one, and axis ratios and directions in degrees counter-clockwise from +x, of isothermal ellipsoids that take the
+        part of the shear, since published ones have none."""
         published = self.fitted.reindex(columns=[f"published_{one}" for one in PUBLISHED])
         radius, ratio, angle, automated = (pd.to_numeric(published[one], errors="coerce") for one in published)
-        rows = self.fitted[["lens", "state", "einstein_radius", "axis_ratio", "axis", "chi2"]].assign(
+        rows = self.fitted[["lens", "state", "einstein_radius", "chi2"]].assign(
+            axis_ratio=self.fitted["sie_axis_ratio"],
+            axis=self.fitted["sie_axis"],
             published=radius,
             difference=self.fitted["einstein_radius"] / radius - 1,
             automated=automated / radius - 1,

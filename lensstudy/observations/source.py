@@ -28,12 +28,29 @@ class Mesh:
     """
 
     knots: tuple[np.ndarray, np.ndarray]
+    center: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
     def around(cls, x: np.ndarray, y: np.ndarray, weight: np.ndarray, cells: int, reach: float) -> Mesh:
         """A mesh of `cells` x `cells` splines about the points `(n,)` with a `weight`, finer where that is high, and
-        within `reach` arcseconds of their median along each axis."""
-        return cls(tuple(_knots(axis[weight > 0], weight[weight > 0], cells, reach) for axis in (x, y)))
+        within `reach` arcseconds of their median along each axis, its `center`."""
+        x, y, weight = x[weight > 0], y[weight > 0], weight[weight > 0]
+        return cls(
+            tuple(_knots(axis, weight, cells, reach) for axis in (x, y)), (_median(x, weight), _median(y, weight))
+        )
+
+    def placed(self, x: float, y: float, scale: float) -> Mesh:
+        """The mesh `scale` times as large, with what was its origin at a place."""
+        knots = tuple(knots * scale + middle for knots, middle in zip(self.knots, (x, y), strict=True))
+        return Mesh(knots, (self.center[0] * scale + x, self.center[1] * scale + y))
+
+    def falling(self, radius: float) -> np.ndarray:
+        """How bright each spline `(cells^2,)` is expected to be beside one in the `center`: one half at `radius`."""
+        x, y = (
+            np.convolve(knots[1:-1], [0.5, 0.5], "valid") - middle
+            for knots, middle in zip(self.knots, self.center, strict=True)
+        )
+        return (1 / (1 + (x[None, :] ** 2 + y[:, None] ** 2) / radius**2)).ravel()
 
     @property
     def cells(self) -> int:
@@ -89,6 +106,11 @@ def _knots(place: np.ndarray, weight: np.ndarray, cells: int, reach: float) -> n
     held = np.interp(even, place, share)
     spread = EVENLY * np.linspace(0, 1, len(even)) + (1 - EVENLY) * (held - held[0]) / (held[-1] - held[0])
     return np.interp(np.linspace(0, 1, cells + DEGREE + 1), spread, even)
+
+
+def _median(place: np.ndarray, weight: np.ndarray) -> float:
+    order = np.argsort(place)
+    return float(np.interp(0.5, np.cumsum(weight[order]) / weight.sum(), place[order]))
 
 
 def _products(along_x, along_y) -> sparse.csr_array:
@@ -174,12 +196,14 @@ def solve(
     normal[:sources, :sources] += strength * penalty
     factor = linalg.cho_factor(normal, lower=True)
     found = linalg.cho_solve(factor, along)
-    cost = float(data.astype(float) @ data - found @ along)
+    image = (both @ found.astype(both.dtype)).astype(float)
+    own = found[sources:]
+    cost = float(((data - image) ** 2).sum() + strength * found[:sources] @ penalty @ found[:sources])
+    cost += float(own @ precision @ own - 2 * pull @ own)
     log_normal = 2 * np.log(np.diagonal(factor[0])).sum()
     evidence = cost + log_normal - sources * np.log(strength) - log_determinant
     half = linalg.solve_triangular(factor[0][:sources, :sources], np.eye(sources), lower=True)
     free = sources - strength * float((half * (half @ penalty)).sum())
-    image = both @ found.astype(both.dtype)
     return Solution(found[:sources], found[sources:], strength, cost, float(evidence), free, image, both, factor)
 
 

@@ -1,5 +1,7 @@
 """Lenses that were put in are found, from their images in noise alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,14 @@ from lensstudy.data.dataset import DataError
 from lensstudy.lensing.instruments import gaussian_kernel
 from lensstudy.lensing.profiles import power_law, sersic, shear
 from lensstudy.observations.cutouts import Observation
-from lensstudy.observations.lens_model import expected_arcs, fit_lens_model
+from lensstudy.observations.lens_model import (
+    SOURCES,
+    Assumed,
+    expected_arcs,
+    fit_lens_model,
+    isothermal,
+    isothermal_radius,
+)
 from lensstudy.observations.smooth_model import Subhalo
 
 PSF = np.outer(gaussian_kernel(1.1), gaussian_kernel(1.1))
@@ -36,18 +45,45 @@ def lensed(e1=0.08, e2=-0.05, shear_1=0.03, shear_2=-0.02, einstein_radius=1.1, 
 @pytest.fixture(scope="module")
 def fitted():
     one = lensed()
-    return one, fit_lens_model(one, 1.3)
+    return one, fit_lens_model(one, 1.3, sources=replace(SOURCES, cells=18, sizes=(0.5, 1.0)))
 
 
 def test_a_lens_and_its_source_are_found_to_the_noise(fitted):
     one, model = fitted
     found = model.parameters
     assert found["einstein_radius"] == pytest.approx(1.1, rel=0.01)
+    assert found["slope"] == pytest.approx(2.0, abs=0.1)
     assert [found[name] for name in ("lens_e1", "lens_e2")] == pytest.approx([0.08, -0.05], abs=0.04)
     assert [found[name] for name in ("shear_1", "shear_2")] == pytest.approx([0.03, -0.02], abs=0.03)
     assert 0.9 < model.chi2 < 1.15
     assert 0 < model.errors[0] < 0.02
     assert np.abs(model.residuals[~model.used]).max() == 0
+    assert not model.at_limits
+    radius, behind = model.second
+    assert abs(radius / 1.1 - 1) > 0.1 and behind > 30
+
+
+def test_an_ellipsoid_takes_the_part_of_the_shear():
+    """Light bent towards the middle most along x, as by a shear along x, is bent so by mass along y."""
+    ellipsoid = [1.2, 2.0, 0.1 * np.cos(1.0), 0.1 * np.sin(1.0), 0.1, -0.1, 0, 0, 0, 0, 0, 0]
+    radius, ratio, axis = isothermal(np.array(ellipsoid))
+    assert (radius, ratio) == pytest.approx((1.2, 0.9 / 1.1), abs=1e-4) and axis == pytest.approx(np.degrees(0.5))
+    sheared = np.array([1.2, 2.0, 0.0, 0.0, 0, 0, 0.04, 0, 0, 0, 0, 0])
+    radius, ratio, axis = isothermal(sheared)
+    assert radius == pytest.approx(1.2, rel=0.01) and axis == pytest.approx(90, abs=0.1) and 0.7 < ratio < 0.9
+    sheared[2] = (1 - ratio) / (1 + ratio)
+    assert isothermal(sheared)[1] > 0.97
+
+
+def test_the_radius_that_is_assumed_is_that_of_a_galaxy():
+    """4 pi (sigma/c)^2 D_ls/D_s, by hand: 1.802 arcsec at 250 km/s times .428 for redshifts .5 and 1."""
+    assert isothermal_radius(250.0, (0.5, 1.0)) == pytest.approx(1.802 * 0.428, rel=0.01)
+    assumed = Assumed.of(None, (0.5, 1.0))
+    assert assumed.penalty(assumed.mean) == 0
+    further = assumed.mean.copy()
+    further[0] += assumed.width[0]
+    assert assumed.penalty(further) == pytest.approx(1)
+    assert Assumed.of(None, None).penalty(further) == 0
 
 
 def test_a_subhalo_changes_the_arcs_near_it(fitted):
@@ -60,7 +96,7 @@ def test_a_subhalo_changes_the_arcs_near_it(fitted):
 
 def test_nothing_to_fit_is_told():
     one = lensed()
-    with pytest.raises(DataError, match="0 pixels to fit between 0.33 and 1.99 arcsec; need 100"):
+    with pytest.raises(DataError, match="0 pixels to fit between 0.20 and 2.02 arcsec; need 100"):
         fit_lens_model(Observation("x", "", one.image, one.noise, np.ones_like(one.mask), PSF, SCALE), 1.3)
     with pytest.raises(DataError, match="nothing stands out of the noise"):
         fit_lens_model(Observation("x", "", 0 * one.image, one.noise, one.mask, PSF, SCALE), 1.3)

@@ -8,7 +8,7 @@ import pytest
 
 from lensstudy.data.dataset import DataError
 from lensstudy.observations import model_fits
-from lensstudy.observations.model_fits import PLANES, fit_folder
+from lensstudy.observations.model_fits import PLANES, doubts, fit_folder
 from lensstudy.observations.writing import write
 from tests.observations.test_lens_model import lensed
 
@@ -46,3 +46,19 @@ def test_lenses_are_fitted_once_and_failures_are_named(folder, tmp_path, monkeyp
 def test_a_folder_without_images_is_told(tmp_path):
     with pytest.raises(DataError, match="no image in it"):
         fit_folder(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        ({}, []),
+        ({"chi2": 2.5}, ["chi square a pixel: 2.50"]),
+        ({"second_chi2": -5.0}, ["an Einstein radius of 0.70 explains the arcs about as well"]),
+        ({"second_chi2": None, "second_einstein_radius": None}, []),
+        ({"started_einstein_radius": 1.3}, ["with a small source the Einstein radius is 1.30"]),
+        ({"at_limits": "slope shear_1"}, ["the slope ends at its limit: 1.68"]),
+    ],
+)
+def test_what_may_be_wrong_with_a_model_is_named(change, why):
+    row = {"chi2": 1.0, "einstein_radius": 1.0, "started_einstein_radius": 1.05, "slope": 1.68, "at_limits": "shear_1"}
+    assert doubts(row | {"second_einstein_radius": 0.7, "second_chi2": 500.0} | change) == why

@@ -23,6 +23,8 @@ TABLE = pd.DataFrame(
         "slope": [2.0, 2.1, 2.0, np.nan],
         "axis_ratio": [0.8, 0.7, 0.95, np.nan],
         "axis": [178.0, 45.0, 10.0, np.nan],
+        "sie_axis_ratio": [0.82, 0.7, 0.95, np.nan],
+        "sie_axis": [178.0, 45.0, 10.0, np.nan],
         "shear_1": [0.03, 0.0, 0.0, np.nan],
         "shear_2": [0.04, 0.0, 0.0, np.nan],
         "chi2": [1.0, 4.0, 1.1, np.nan],

@@ -54,3 +54,17 @@ def test_what_the_source_can_do_is_projected_away(mesh):
     left = found.beyond(np.stack([inside, outside], axis=1))
     assert left[0, 0] < 1e-3 * (inside @ inside)
     assert left[1, 1] > 0.8 * (outside @ outside)
+
+
+def test_a_mesh_elsewhere_shows_the_same_source(mesh):
+    generator = np.random.default_rng(5)
+    coefficients, (x, y) = generator.normal(size=81), generator.uniform(-0.3, 0.3, (2, 50))
+    there = mesh.placed(0.4, -0.2, 3.0)
+    found = there.design(0.4 + 3 * x, -0.2 + 3 * y) @ coefficients
+    assert found == pytest.approx(mesh.design(x, y) @ coefficients, abs=1e-9)
+
+
+def test_light_is_expected_in_the_middle(mesh):
+    expected = mesh.falling(0.2).reshape(9, 9)
+    assert expected[4, 4] == expected.max() > 0.8
+    assert expected[0, 0] < 0.25 and expected == pytest.approx(expected[::-1, ::-1], rel=0.5)
