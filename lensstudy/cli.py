@@ -174,7 +174,7 @@ def _run(study_file: Path, cores: int, dry_run: bool, profile: Path | None) -> b
             commands.echo(shown)
         commands.echo(timing.announced(study, running.Jobs(planned.stdout), cores))
         return True
-    log = study.folder / "logs" / "run.log"
+    log = running.run_log(study)
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
         with running.only_one(study) as lock:
@@ -205,7 +205,7 @@ def _run(study_file: Path, cores: int, dry_run: bool, profile: Path | None) -> b
 def status(study_file: StudyFile) -> None:
     """Tell how far a study is that runs elsewhere: in another terminal, or on another machine with the same disk."""
     found = studies(study_file)
-    logs = {study.study: study.folder / "logs" / "run.log" for study in found}
+    logs = {study.study: running.run_log(study) for study in found}
     if not any(log.exists() for log in logs.values()):
         name = _shown(study_file.resolve())
         _fail(f"{', '.join(logs)}: has not run yet in {home()}; `lensstudy run {name}` runs it")

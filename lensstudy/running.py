@@ -33,12 +33,14 @@ __all__ = [
     "QueueSilent",
     "began",
     "failures",
+    "follow_snakemake",
     "holder",
     "job_prefix",
     "jobs_in_queue",
     "keep_failures",
     "know_cancelled_jobs",
     "only_one",
+    "run_log",
     "snakemake",
     "started",
     "under_way",
@@ -81,21 +83,28 @@ def only_one(study: Study) -> Iterator[IO[str]]:
     Raises:
         AlreadyRunning: somebody else holds it.
     """
+    with _locked(study) as lock:
+        yield lock
+
+
+def _locked(study: Study) -> IO[str]:
+    """The lock file of a study, open, locked, and with the name of this process in it."""
     import fcntl
 
-    with _lock_file(study).open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyRunning(
-                f"{study.study}: is being run already{_words(_lock_file(study))}; wait for it, or stop it there, and "
-                f"say this again. `lensstudy status {study.study}` tells how far it is"
-            ) from None
-        lock.truncate(0)
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, lock)
-        lock.flush()
-        yield lock
+    lock = _lock_file(study).open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise AlreadyRunning(
+            f"{study.study}: is being run already{_words(_lock_file(study))}; wait for it, or stop it there, and "
+            f"say this again. `lensstudy status {study.study}` tells how far it is"
+        ) from None
+    lock.truncate(0)
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, lock)
+    lock.flush()
+    return lock
 
 
 def holder(study: Study) -> str:
@@ -110,6 +119,11 @@ def holder(study: Study) -> str:
     except BlockingIOError:
         return "being run" + _words(_lock_file(study))
     return ""
+
+
+def run_log(study: Study) -> Path:
+    """Where Snakemake's log of the last run of a study is."""
+    return study.folder / "logs" / "run.log"
 
 
 def _lock_file(study: Study) -> Path:
@@ -133,6 +147,7 @@ def started(command: list[str], log: Path, lock: IO[str]) -> Iterator[subprocess
     """
     # A shell switches interrupts off in what it runs behind `&`; `kill` is to end a run as Ctrl-C does.
     before = {one: signal.signal(one, signal.default_int_handler) for one in (signal.SIGINT, signal.SIGTERM)}
+    log.unlink(missing_ok=True)  # a link to the log of Snakemake's own command stays what it was
     with log.open("w") as output:
         # The lock goes along, so that it holds as long as Snakemake lives, even if this process is killed.
         job = subprocess.Popen(
@@ -214,14 +229,18 @@ def under_way(study: Study, since: float) -> dict[str, tuple[int, int, str]]:
 def failures(log: str) -> dict[str, str]:
     """What failed in a run, from its log: why each job ended, by the name of its page or training.
 
-    What an interrupt ended has not failed.
+    What an interrupt ended has not failed, nor has what is tried again.
     """
     failed = {}
     log, _, _ = log.partition("Terminating processes on user request")
-    for block in re.findall(r"^Error in rule \w+:\n(.*?)(?:^ +shell:|^(?=Error in rule )|\Z)", log, re.M | re.S):
+    for found in re.finditer(r"^Error in rule \w+:\n(.*?)(?:^ +shell:|^(?=Error in rule )|\Z)", log, re.M | re.S):
+        block = found[1]
         output = re.search(r"^ +output: .*?(?:notebooks|trained|chosen)/([^,\s]+)", block, re.M)
         message = re.search(r"^ +message: (.+)", block, re.M)
         own = re.search(r"^ +log: (\S+)", block, re.M)
+        number = re.search(r"^ +jobid: (\d+)", block, re.M)
+        if number and re.search(rf"^Trying to restart job {number[1]}\.", log[found.end() :], re.M):
+            continue
         if output:
             name = Path(output[1]).name.removesuffix(".ipynb")
             failed[name] = _reason(message[1] if message else "", Path(own[1]) if own else None)
@@ -295,6 +314,24 @@ def wait_for_queue(study: Study, tell) -> None:
             told = True
         if left:
             time.sleep(GRACE_S)
+
+
+def follow_snakemake(study: Study, log: Path) -> IO[str]:
+    """Take the lock of a study that Snakemake's own command runs, and let `lensstudy status` follow Snakemake's `log`.
+
+    Returns:
+        The lock, held as long as this file is open.
+
+    Raises:
+        AlreadyRunning: somebody else runs the study.
+    """
+    lock = _locked(study)
+    shown = run_log(study)
+    shown.parent.mkdir(parents=True, exist_ok=True)
+    shown.unlink(missing_ok=True)
+    shown.symlink_to(os.path.relpath(log, shown.parent))
+    keep_failures(study, {})
+    return lock
 
 
 def know_cancelled_jobs() -> None:

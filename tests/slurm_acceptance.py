@@ -1,7 +1,8 @@
 """A study on a real SLURM, from start to report, and what becomes of it when a job or its own command is ended.
 
 `make test-slurm` runs this where `slurmd` is installed; `make test` does not. Where no cluster answers, root gets one
-of this machine alone (`workflow/slurm/one-node.sh`). It asks `sacct` on a cluster with accounting, and else `squeue`.
+of this machine alone (`workflow/slurm/one-node.sh`), with accounting where that is installed. Snakemake asks `sacct` on
+a cluster with accounting, and else `squeue`.
 """
 
 import json
@@ -43,17 +44,21 @@ def cluster():
         yield
         return
     assert os.getuid() == 0, "no cluster answers, and only root can start one"
-    subprocess.run([*script, "start"], check=True)
+    account = ["accounting"] if shutil.which("slurmdbd") and shutil.which("mariadbd") else []
+    subprocess.run([*script, "start", *account], check=True)
     yield
     subprocess.run([*script, "stop"], check=True)
 
 
-def profile(home: Path, **rules: dict) -> Path:
-    """The profile that people get, without a second attempt, and with other resources for some rules."""
+def accounting() -> bool:
+    return "accounting_storage/slurmdbd" in subprocess.check_output(["scontrol", "show", "config"], text=True)
+
+
+def profile(home: Path, retries: int, ask: str, rules: dict) -> Path:
+    """The profile that people get, by default without a second attempt, and with other resources for some rules."""
     settings = yaml.safe_load((ROOT / "workflow/slurm/config.yaml").read_text())
-    if "accounting_storage/slurmdbd" in subprocess.check_output(["scontrol", "show", "config"], text=True):
-        settings["slurm-status-command"] = "sacct"
-    settings |= {"retries": 0, "slurm-init-seconds-before-status-checks": 3, "latency-wait": 5}
+    settings["slurm-status-command"] = ask or ("sacct" if accounting() else "squeue")
+    settings |= {"retries": retries, "slurm-init-seconds-before-status-checks": 3, "latency-wait": 5}
     settings["default-resources"]["mem_mb"] = 2000
     del settings["set-resources"]
     settings |= {"set-resources": rules} if rules else {}
@@ -62,10 +67,10 @@ def profile(home: Path, **rules: dict) -> Path:
     return home / "slurm"
 
 
-def begin(home: Path, text: str, **rules: dict) -> subprocess.Popen:
+def begin(home: Path, text: str, retries: int = 0, ask: str = "", **rules: dict) -> subprocess.Popen:
     (home / "tiny.yml").write_text(text)
     environment = os.environ | {"LENSSTUDY_HOME": str(home)}
-    command = [LENSSTUDY, "run", "tiny.yml", "--profile", str(profile(home, **rules))]
+    command = [LENSSTUDY, "run", "tiny.yml", "--profile", str(profile(home, retries, ask, rules))]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     BEGUN.append(subprocess.Popen(command, cwd=home, env=environment, **pipes))
     return BEGUN[-1]
@@ -148,6 +153,20 @@ def test_a_cancelled_training_is_told_and_goes_on(home):
     said = again.communicate(timeout=4 * WAIT_S)[0]  # it trains to the end
     assert again.returncode == 0, said
     assert epochs(home) == 400 and " failed</h2>" not in report(home)
+
+
+@pytest.mark.parametrize("ask", ["squeue", "sacct"])
+def test_a_cancelled_training_is_tried_again_by_itself(home, ask):
+    """As the profile says that people get; then nothing has failed."""
+    if ask == "sacct" and not accounting():
+        pytest.skip("no accounting here; `bash workflow/slurm/one-node.sh start accounting` starts a cluster with it")
+    run = begin(home, LONG, retries=1, ask=ask)
+    until(lambda: epochs(home) > 3, "a training that has begun")
+    subprocess.run(["scancel", job_of("train")], check=True)
+    said = run.communicate(timeout=4 * WAIT_S)[0]  # it trains to the end
+    assert run.returncode == 0, said
+    assert epochs(home) == 400 and " failed</h2>" not in report(home)
+    assert "Trying to restart job" in (home / "runs/tiny/logs/run.log").read_text()
 
 
 def test_an_interrupted_run_takes_its_jobs_out_of_the_queue(home):

@@ -17,7 +17,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from typer.testing import CliRunner
 
-from lensstudy import cli, commands
+from lensstudy import cli, commands, running
 from lensstudy.lensing.presets import PRESETS
 from lensstudy.networks.names import pretrained_names
 from lensstudy.networks.registry import network_names
@@ -119,12 +119,34 @@ def test_a_snakemake_user_plans_the_jobs_of_lensstudy_run(inside, tmp_path):
     assert re.search(r"tiny: 5 jobs, 2 of them trainings; about \d+ minutes on 3 processes", result.stdout)
 
 
-def snakemake(folder: Path, *arguments: str) -> str:
+def test_a_run_by_snakemakes_own_command_has_the_lock_the_status_and_the_failures_of_a_study(
+    inside, tmp_path, monkeypatch
+):
+    """As `lensstudy run` has: two at a time would write the same files, and somebody wants to know how far it is."""
+    assert inside("start", "mine").exit_code == 0
+    home = tmp_path / "mine"
+    (home / "notebooks/01-explore-data.ipynb").write_text("none\n")  # fails at once
+    (home / "params/tiny.yml").write_text("study: tiny\npages: [01-explore-data]\n")
+    command = ("--configfile", "params/tiny.yml", "--cores", "1")
+    runs = home / "runs/tiny"
+    monkeypatch.setenv("LENSSTUDY_HOME", str(home))
+    with running.only_one(Study(study="tiny")):
+        said = snakemake(home, *command, status=1)
+    assert f"tiny: is being run already by process {os.getpid()} on " in said and "rule explore" not in said
+    said = snakemake(home, *command, status=1)
+    assert (runs / "logs/run.log").readlink().name.endswith(".snakemake.log")
+    assert list(json.loads((runs / "failed.json").read_text())) == ["01-explore-data"], said
+    told = inside("status", home / "params/tiny.yml").stdout
+    assert "tiny: not being run; 0 of 1 jobs of its last run are done" in told
+    assert "01-explore-data: failed, it ended with an error" in told
+
+
+def snakemake(folder: Path, *arguments: str, status: int = 0) -> str:
     """What Snakemake says of `arguments` in a folder, as somebody types them who has not heard of `lensstudy run`."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LENSSTUDY")}
     command = [sys.executable, "-m", "snakemake", *arguments]
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == status, result.stderr
     return result.stdout + result.stderr
 
 

@@ -121,6 +121,14 @@ def test_a_log_tells_what_is_done_and_why_what_failed_has_failed(study):
     assert "failed</h2>" not in write_index(study.folder, "reports/mine").read_text()
 
 
+def test_what_failed_once_and_is_tried_again_has_not_failed():
+    """The profile for SLURM tries every job twice; 3 is tried again, 4 has no attempt left."""
+    tried = LOG + "Trying to restart job 3.\nFinished jobid: 3 (Rule: train)\n"
+    assert set(running.failures(tried)) == {"plain-cnn-s1-10pct", "02-build-models"}
+    again = LOG[LOG.index("Error in rule train:") : LOG.index("Error in rule train_share:")]
+    assert "03-train-plain-cnn-s1" in running.failures(LOG + "Trying to restart job 3.\n" + again)
+
+
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
