@@ -500,11 +500,12 @@ class Task:
         """The best lens near these values; mesh and regularisation follow it after each of the `rounds`."""
         state = self.at(self.limited(values))
         for _ in range(rounds):
-            state = self._descended(state, free, steps)
+            state = self.descended(state, free, steps)
             state = self.at(state.values)
         return state
 
-    def _descended(self, state: State, free: np.ndarray, steps: int) -> State:
+    def descended(self, state: State, free: np.ndarray, steps: int) -> State:
+        """The state after some steps downhill, on the same mesh."""
         damping = 1e-2
         for _ in range(steps):
             normal, slope = self.normal(state, free)

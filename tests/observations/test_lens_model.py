@@ -25,19 +25,23 @@ PSF = np.outer(gaussian_kernel(1.1), gaussian_kernel(1.1))
 SIZE, SCALE = 84, 0.05
 
 
-def lensed(e1=0.08, e2=-0.05, shear_1=0.03, shear_2=-0.02, einstein_radius=1.1, slope=2.0) -> Observation:
-    """Arcs of two clumps, by three rays squared in each pixel, in noise of a fortieth of their peak."""
+def lensed(
+    e1=0.08, e2=-0.05, shear_1=0.03, shear_2=-0.02, einstein_radius=1.1, slope=2.0, halo=None, noise=1 / 40
+) -> Observation:
+    """Arcs of two clumps, by three rays squared in each pixel, in noise of a share of their peak; `halo` bends light as
+    well."""
     fine = torch.tensor((np.arange(3 * SIZE) - (3 * SIZE - 1) / 2) * SCALE / 3)
     x, y = fine[None, :], fine[:, None]
     values = (torch.tensor(value, dtype=torch.float64) for value in (einstein_radius, slope, e1, e2))
     alpha, more = power_law(x, y, *values), shear(x, y, shear_1, shear_2)
-    beta = [axis - one - two for axis, one, two in zip((x, y), alpha, more, strict=True)]
+    third = halo(x + 0 * y, y + 0 * x) if halo else (0.0, 0.0)
+    beta = [axis - one - two - three for axis, one, two, three in zip((x, y), alpha, more, third, strict=True)]
     none = torch.zeros((), dtype=torch.float64)
     light = sersic(*beta, 1.0, 0.12, 1.0, none + 0.1, none - 0.2, 0.1, 0.05)
     light = light + sersic(*beta, 1.5, 0.05, 1.0, none, none, -0.05, 0.12)
     light = light.reshape(SIZE, 3, SIZE, 3).mean((1, 3)).numpy()
     light = signal.fftconvolve(light, PSF, mode="same")
-    sigma = light.max() / 40
+    sigma = light.max() * noise
     image = light + np.random.default_rng(1).normal(0, sigma, light.shape)
     return Observation("x", "", image, np.full(light.shape, sigma), np.zeros(light.shape, bool), PSF, SCALE)
 
