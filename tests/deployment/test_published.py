@@ -1,5 +1,7 @@
 """Networks that others published: their weights become the network they were of, and nothing else is taken for one."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from safetensors.torch import save_file
 
 from lensstudy.data.dataset import DataError
 from lensstudy.data.reading import read
-from lensstudy.deployment.published import load_published
+from lensstudy.deployment.published import confusion_beside_real, load_published
 
 
 def convolution(out, into, size):
@@ -70,6 +72,17 @@ def test_a_network_is_what_its_weights_say(weights, tmp_path):
     assert np.isfinite(network.probabilities(np.ones((1, 1, 150, 150)))).all(), "an image of one value"
     with pytest.raises(DataError, match=r"shape \(1, 64, 64\); these networks take \(1, 150, 150\)"):
         network.probabilities(np.ones((1, 1, 64, 64)))
+
+
+def test_the_confusion_of_simulated_lenses_stands_beside_that_of_real_ones():
+    """Of four lenses, in another order of classes than the network's: one axion is called cdm."""
+    network = SimpleNamespace(probabilities=lambda images: np.eye(3)[[2, 1, 0, 1]])
+    lenses = SimpleNamespace(images=None, classes=["axion", "cdm", "no_sub"], labels=np.array([0, 0, 2, 1]))
+    table = confusion_beside_real({"one": network}, lenses).set_index(["network", "class"])
+    assert table.loc[("real images", "axion"), "called axion"] == "97.8 [97.1, 98.3]"
+    assert table.loc[("one", "axion"), "called cdm"] == "50.0 [9.5, 90.5]"
+    assert table.loc["one", "images"].to_dict() == {"no_sub": 1, "cdm": 1, "axion": 2}
+    assert table.loc[("one", "no_sub"), "called no_sub"].startswith("100.0")
 
 
 @pytest.mark.parametrize(
