@@ -40,7 +40,9 @@ def cells(notebook: str, *beginnings: str) -> list[str]:
 
 
 PARTS = {
-    "rotate a lens": cells("00-start-here", "import numpy", "seed:", "predictors =", "study =", "widgets.rotate_lens"),
+    "rotate a lens": cells(
+        "00-start-here", "import numpy", "lens_seed:", "predictors =", "study =", "widgets.rotate_lens"
+    ),
     "browse images": [
         *cells("01-explore-data", "from IPython"),
         f"dataset = stages.dataset({QUICK})",

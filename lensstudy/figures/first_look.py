@@ -27,7 +27,10 @@ def network_scores(predictors: Mapping[str, Predictor]) -> Styler:
     for name, predictor in predictors.items():
         card = predictor.card
         unseen = card.metrics["unseen"]
-        scores = {kind: "{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]".format(**unseen[kind]) for kind in KINDS}
+        scores = {
+            shown: "{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]".format(**unseen[kind])
+            for kind, shown in KINDS.items()
+        }
         row = {"name": name, "symmetry": card.symmetry or "none"} | scores
         row["largest change at 90°"] = f"{unseen['largest_change_at_90_degrees']:.2g}"
         rows.append(row | {"at any angle": f"{unseen['rotation_consistency']:.2g}"})
@@ -39,7 +42,7 @@ def network_scores(predictors: Mapping[str, Predictor]) -> Styler:
     )
 
 
-KINDS = ("auc", "accuracy")
+KINDS = {"auc": "AUC", "accuracy": "accuracy"}  # of a card, and as a table calls them
 
 
 def under_rotation(image: np.ndarray, predictors: Mapping[str, Predictor], step: int = 5) -> Figure:
@@ -62,7 +65,8 @@ def under_rotation(image: np.ndarray, predictors: Mapping[str, Predictor], step:
 
 def with_and_without(observed: np.ndarray, smooth: np.ndarray, classes: Sequence[str], predictor: Predictor) -> Figure:
     """Lenses `(N, C, H, W)` of the `classes` above their smooth counterparts, with the probabilities of each."""
-    figure, axes = plt.subplots(2, len(observed), figsize=(WIDTH, 5.6), squeeze=False)
+    figure, axes = plt.subplots(2, len(observed), figsize=(WIDTH, 5.8), squeeze=False)
+    figure.get_layout_engine().set(hspace=0.06)  # the probabilities of a row belong to the images above them
     for row, images, title in zip(axes, (observed, smooth), ("as observed", "without substructure"), strict=True):
         seen, found = predictor.seen(images).numpy(), predictor.probabilities(images)
         for axis, image, probabilities, name in zip(row, seen, found, classes, strict=True):
