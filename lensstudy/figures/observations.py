@@ -30,6 +30,7 @@ __all__ = [
     "smooth_models",
     "subhalo_attributions",
     "subhalo_map",
+    "subhalo_search",
 ]
 
 SKY_BLUE = "#56B4E9"
@@ -298,6 +299,46 @@ def subhalo_map(orientation: Any) -> Figure:
         "The arcs, and how much a mass at each place would improve the smooth model (brighter: more). Circles: the "
         "published place under the eight rotations and reflections; cross: the one that is taken.",
         "Image of the arcs and map of the improvement of the fit, with eight circles and a cross.",
+    )
+
+
+def subhalo_search(search: Any, scanned: Sequence[Any], fits: Sequence[Any], fall: float = 50.0) -> Figure:
+    """Draw where the arcs ask for one subhalo, and which mass they would show.
+
+    Args:
+        search: an `observations.one_subhalo.SubhaloSearch`.
+        scanned: what its `scan` found.
+        fits: what its `fits` found, the best first.
+        fall: of chi square, which counts as shown.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, WIDTH / 3 + 0.5), sharex=True, sharey=True)
+    cut, reach = search.model.observation, 1.6 * search.model.parameters["einstein_radius"]
+    half = cut.field_of_view / 2
+    arcs = np.clip(np.where(cut.mask, 0, cut.image - search.model.galaxy), 0, None)
+    axes[0].imshow(np.arcsinh(arcs / np.median(cut.noise) / 3), cmap=IMAGES, origin="lower", extent=[-half, half] * 2)
+    found = np.array([[*one.values[-4:-1], search.smooth.cost - one.cost] for one in scanned])
+    masses = 1e9 * np.sqrt(fall / search.sensitivity(places := search.places(), 1e9))
+    shown = [
+        axes[1].scatter(*found[:, :2].T, c=np.sign(found[:, 2]) * found[:, 3], s=12, cmap="RdBu_r"),
+        axes[2].scatter(*places.T, c=np.log10(masses), s=4, cmap=IMAGES, vmax=11),
+    ]
+    limit = float(np.abs(found[:, 3]).max())
+    shown[0].set_clim(-limit, limit)
+    for points, axis in zip(shown, axes[1:], strict=True):
+        figure.colorbar(points, ax=axis, location="bottom", pad=0.2)
+    for axis, title in zip(axes, ("arcs", "fall of chi square", "log mass that shows"), strict=True):
+        for fit in fits:
+            axis.plot(*fit.state.values[-4:-2], "x" if fit is fits[0] else "+", color=SKY_BLUE, ms=8, mew=1.5)
+        axis.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel="x [arcsec]")
+        axis.set_title(title, fontsize=8)
+        axis.grid(False)
+    axes[0].set_ylabel("y [arcsec]")
+    return captioned(
+        figure,
+        "The arcs; by how much chi square falls with one subhalo, with the lens and the source free, at the places "
+        "where such fits end (blue: with a negative mass, which nothing has); and the mass within 1 kpc, in solar "
+        f"masses, for which it would fall by {fall:.0f}. Cross: the best fit; plus: the next.",
+        "Image of the arcs, map of the improvement of the fit and map of the sensitivity.",
     )
 
 

@@ -54,6 +54,7 @@ from lensstudy.figures.observations import (
     smooth_models,
     subhalo_attributions,
     subhalo_map,
+    subhalo_search,
 )
 from lensstudy.figures.predictions import explanations, predictions, rotations
 from lensstudy.figures.style import draw_image, image_row, show, strip
@@ -126,6 +127,7 @@ __all__ = [
     "strip",
     "subhalo_attributions",
     "subhalo_map",
+    "subhalo_search",
     "training_curves",
     "transfer",
     "validation_confusion",

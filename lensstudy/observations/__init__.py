@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "smooth_model": ["fit_lens", "SmoothModel", "Subhalo", "expected"],
         "lens": ["Lens"],
         "model_fits": ["fit_folder"],
+        "one_subhalo": ["SubhaloSearch"],
         "modelled_sample": ["ModelledSample", "model_in_detail"],
         "sample": ["LensSample"],
         "distribution": ["SubstructureNetwork", "TrainingDistribution", "open_network", "prepare_networks"],

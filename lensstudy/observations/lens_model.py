@@ -509,8 +509,9 @@ class Task:
         damping = 1e-2
         for _ in range(steps):
             normal, slope = self.normal(state, free)
+            scale = np.maximum(np.diagonal(normal), 1e-9)  # the place of a subhalo without mass is of no consequence
             for _ in range(6):
-                step = np.linalg.solve(normal + damping * np.diag(np.diagonal(normal)), slope)
+                step = np.linalg.solve(normal + damping * np.diag(scale), slope)
                 values = state.values.copy()
                 values[free] += step / max(1.0, float(np.max(np.abs(step) / self.assumed.longest[free])))
                 trial = self.at(self.limited(values), state)

@@ -1,0 +1,263 @@
+"""One subhalo in a lens whose source is free: where the arcs ask for one, what it is like, and where one would be seen.
+
+`SubhaloSearch` asks, at every place on the arcs and to first order, for a mass; fits the likeliest ones with all
+parameters of the lens free; and tells how far each parameter may go before the fit gets worse.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lensstudy.lensing.cosmology import critical_surface_density, kpc_per_arcsec
+from lensstudy.lensing.profiles import truncated_nfw
+from lensstudy.observations.lens_model import CORE, MASS, NUDGE, LensModel, State, Task, in_frame
+
+__all__ = ["Halo", "SubhaloFit", "SubhaloSearch", "pseudo_jaffe"]
+
+SUBHALO = {  # as `MASS`: place in arcsec, strength in arcsec^2 (see `Halo`), logarithm of the size in arcsec
+    "x": (0.0, math.inf, -3.0, 3.0, 0.1),
+    "y": (0.0, math.inf, -3.0, 3.0, 0.1),
+    "strength": (0.0, math.inf, -0.3, 0.5, 0.02),
+    "log_size": (math.log(0.3), 1.2, math.log(0.03), math.log(3.0), 0.5),
+}
+APERTURE = 1.0  # kpc: the radius within which a subhalo's mass hardly depends on its profile (Minor et al. 2017)
+TRIAL_SIZE, TRIAL_STRENGTH = 0.2, 0.003  # arcsec, and arcsec^2, of the subhalos that are tried
+STEP = 0.1  # arcsec between places of the map
+ON_THE_ARCS = 0.02  # of the brightest arcs: where they are fainter, no place is asked for
+APART = 0.3  # arcsec between candidates
+STRONG = 10.0  # of the logarithm of the evidence (Nightingale et al. 2024)
+MANY = len(MASS)
+
+
+def pseudo_jaffe(x, y, size) -> tuple[Tensor, Tensor]:
+    """Deflection of an isothermal halo cut off at `size`, as in Vegetti et al. (2010), of unit strength.
+
+    Its convergence is `1/2 (1/r - 1/sqrt(r^2 + a^2))`, so `alpha = (r + a - sqrt(r^2 + a^2))/r`.
+    """
+    radius = torch.sqrt(x * x + y * y + 1e-12)
+    alpha = (radius + size - torch.sqrt(radius * radius + size * size)) / radius
+    return alpha * x / radius, alpha * y / radius
+
+
+def cut_nfw(x, y, size) -> tuple[Tensor, Tensor]:
+    """Deflection of an NFW halo of scale radius `size` that is cut off at five of them, of some strength."""
+    size = torch.as_tensor(size, dtype=x.dtype)
+    return truncated_nfw(x, y, torch.ones((), dtype=x.dtype), size, 5 * size)
+
+
+@dataclass(frozen=True)
+class Halo:
+    """A profile of subhalos whose strength is its mass within an aperture.
+
+    `strength` is the square of the Einstein radius, in arcsec^2, of a point as heavy as what lies within `aperture`
+    arcseconds of its middle, seen along the line of sight: that much the arcs know best.
+    """
+
+    profile: Callable
+    aperture: float
+
+    def deflection(self, values: np.ndarray, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Deflection of halos, four `values` (see `SUBHALO`) each."""
+        alpha_x, alpha_y = torch.zeros_like(x), torch.zeros_like(y)
+        for at_x, at_y, strength, log_size in np.reshape(values, (-1, len(SUBHALO))).tolist():
+            size = math.exp(log_size)
+            edge = torch.tensor([self.aperture], dtype=x.dtype)
+            unit = strength / self.aperture / float(self.profile(edge, torch.zeros_like(edge), size)[0])
+            part_x, part_y = self.profile(x - at_x, y - at_y, size)
+            alpha_x, alpha_y = alpha_x + unit * part_x, alpha_y + unit * part_y
+        return alpha_x, alpha_y
+
+
+@dataclass(frozen=True)
+class SubhaloFit:
+    """A lens with a subhalo in it, fitted.
+
+    Attributes:
+        x, y: its place in arcseconds from the middle of the lens's light.
+        mass: within 1 kpc along the line of sight, in solar masses, and its standard deviation `mass_error`.
+        size: in arcseconds, where it is cut off.
+        chi2_falls: by how much the cost (chi square and penalties) of the smooth lens is higher.
+        evidence_rises: by how much the logarithm of the evidence is higher.
+        state: what was fitted.
+    """
+
+    x: float
+    y: float
+    mass: float
+    mass_error: float
+    size: float
+    chi2_falls: float
+    evidence_rises: float
+    state: State
+
+
+@dataclass(frozen=True)
+class SubhaloSearch:
+    """A smooth model that is asked for one subhalo.
+
+    Attributes:
+        model: the smooth model.
+        task: of lenses with one subhalo more.
+        smooth: the lens without one, adjusted as long as those with one.
+        halo: the profile.
+        free: the parameters of the lens that are adjusted with it.
+    """
+
+    model: LensModel
+    task: Task
+    smooth: State
+    halo: Halo
+    free: np.ndarray
+
+    @classmethod
+    def of(cls, model: LensModel, profile: Callable = pseudo_jaffe, free: Sequence[int] = range(MANY)) -> SubhaloSearch:
+        """Prepare the search, with the parameters of the lens numbered `free` adjusted along."""
+        halo = Halo(profile, APERTURE / kpc_per_arcsec(model.redshifts[0]))
+        free = np.array(free)
+        smooth = model.task.adjusted(model.values, free, rounds=4, steps=8)  # as long as any lens with a subhalo
+        task = replace(model.task, assumed=model.task.assumed.and_of(list(SUBHALO.values())), halo=halo.deflection)
+        return cls(model, task, smooth, halo, free)
+
+    @property
+    def solar_masses(self) -> float:
+        """Mass of a subhalo of unit strength."""
+        return math.pi * critical_surface_density(*self.model.redshifts)
+
+    @property
+    def middle(self) -> np.ndarray:
+        """Of the lens's light, in arcseconds from the middle of the image."""
+        return self.model.task.assumed.mean[4:6]
+
+    def places(self, step: float = STEP) -> np.ndarray:
+        """Places on the arcs `(n, 2)` in arcseconds from the middle of the image, `step` apart."""
+        x, y = self.model.observation.grid()
+        image = np.where(self.model.used, self.model.image, 0.0)
+        lit = image > ON_THE_ARCS * np.quantile(image[self.model.used], 0.998)
+        every = max(1, round(step / self.model.observation.pixel_scale))
+        rows, columns = np.nonzero(lit)
+        kept = (rows % every == 0) & (columns % every == 0)
+        return np.stack([x[0, columns[kept]], y[rows[kept], 0]], axis=1)
+
+    def responses(self, places: np.ndarray, size: float = TRIAL_SIZE) -> tuple[np.ndarray, np.ndarray]:
+        """Strength `(n,)` that the arcs ask for at each of `places`, to first order, and its standard deviation, with
+        source, lens and the galaxy's light free."""
+        smooth, task, rays = self.smooth, self.task, self.task.rays
+        x, y = rays.centers
+        ends = task.ends(smooth.values, x, y)
+        there = in_frame(ends, task.frame(*ends))
+        slope_x, slope_y = smooth.mesh.slopes(smooth.solution.source, *there)
+        light = []
+        for place in places:
+            alpha = self.halo.deflection(np.array([*place, NUDGE, math.log(size)]), x, y)
+            moved = ends[0] - alpha[0].numpy(), ends[1] - alpha[1].numpy()
+            moved = in_frame(moved, task.frame(*moved))
+            light.append((slope_x * (moved[0] - there[0]) + slope_y * (moved[1] - there[1])) / NUDGE)
+        changes = np.concatenate([task.changes(smooth, self.free), rays.image(np.stack(light, axis=1))], axis=1)
+        products, own = smooth.solution.beyond(changes), len(self.free)
+        products[:own, :own] += np.diag(1 / self.task.assumed.width[self.free] ** 2)
+        pull = changes.T.astype(float) @ (self.task.data - smooth.solution.image)
+        pull[:own] -= ((smooth.values - self.task.assumed.mean[:MANY]) / self.task.assumed.width[:MANY] ** 2)[self.free]
+        share = np.linalg.solve(products[:own, :own], products[:own, own:])
+        curvature = np.diagonal(products)[own:] - (products[:own, own:] * share).sum(0)
+        return (pull[own:] - share.T @ pull[:own]) / curvature, 1 / np.sqrt(curvature)
+
+    def scan(self, places: np.ndarray | None = None, steps: int = 5) -> list[State]:
+        """Lenses with a subhalo of `TRIAL_SIZE` that starts at each of some places `(n, 2)`, the best first; by default
+        everywhere on the arcs, 0.25 arcsec apart.
+
+        To first order a heavy subhalo is invisible: the smooth lens has taken its part. So the lens has to move along.
+        """
+        places = self.places(0.25) if places is None else places
+        size, free = math.log(TRIAL_SIZE), np.append(self.free, MANY + np.arange(3))
+        tried = []
+        for place in places:
+            start = np.concatenate([self.smooth.values, place, [TRIAL_STRENGTH, size]])
+            tried.append(self.task.descended(self.task.at(start, self.smooth), free, steps))
+        return sorted(tried, key=lambda state: state.cost)
+
+    def fits(self, scanned: Sequence[State], count: int = 3) -> list[SubhaloFit]:
+        """The `count` best of lenses as `scan` finds them, of which none has its subhalo near another's, with its size
+        adjusted as well; that of most evidence first."""
+        chosen: list[State] = []
+        for one in scanned:
+            place = one.values[MANY : MANY + 2]
+            if all(np.hypot(*(place - other.values[MANY : MANY + 2])) > APART for other in chosen):
+                chosen.append(one)
+        fitted = [
+            self.found(self.task.adjusted(one.values, self.all_free, rounds=4, steps=8)) for one in chosen[:count]
+        ]
+        return sorted(fitted, key=lambda fit: -fit.evidence_rises)
+
+    def control(self, scanned: Sequence[State]) -> float:
+        """How much the cost falls at most, among lenses as `scan` finds them, with a negative mass: nothing has one, so
+        what the model lacks makes as much of a difference."""
+        return max((self.smooth.cost - one.cost for one in scanned if one.values[MANY + 2] < 0), default=0.0)
+
+    def is_subhalo(self, fit: SubhaloFit, scanned: Sequence[State]) -> bool:
+        """Whether a fit is of a subhalo rather than of what the model lacks: a positive mass outside the core, where
+        the galaxy's light is in doubt, that makes more of a difference than any negative mass, and whose evidence is
+        higher by `STRONG`."""
+        outside = math.hypot(fit.x, fit.y) > CORE
+        return bool(fit.mass > 0 and outside and fit.chi2_falls > self.control(scanned) and fit.evidence_rises > STRONG)
+
+    @property
+    def all_free(self) -> np.ndarray:
+        """The parameters that are adjusted, those of the subhalo among them."""
+        return np.append(self.free, MANY + np.arange(len(SUBHALO)))
+
+    def found(self, state: State) -> SubhaloFit:
+        """What a state of the task says of the subhalo."""
+        covariance = np.linalg.inv(self.task.normal(state, self.all_free)[0])
+        x, y, strength, log_size = state.values[MANY:].tolist()
+        falls, rises = self.smooth.cost - state.cost, (self.smooth.evidence - state.evidence) / 2
+        error = math.sqrt(covariance[-2, -2]) * self.solar_masses
+        place = np.array([x, y]) - self.middle
+        return SubhaloFit(*place.tolist(), strength * self.solar_masses, error, math.exp(log_size), falls, rises, state)
+
+    def profile(self, best: SubhaloFit, name: str, values: Sequence[float]) -> np.ndarray:
+        """How much the cost rises `(n,)` where a parameter of the subhalo, one of `SUBHALO`, is held at each of
+        `values`, and the others, lens and source are adjusted."""
+        number = MANY + list(SUBHALO).index(name)
+        free = self.all_free[self.all_free != number]
+        rises = []
+        for value in values:
+            start = best.state.values.copy()
+            start[number] = value
+            held = self.task.descended(self.task.at(self.task.limited(start), best.state), free, 8)
+            rises.append(held.cost - best.state.cost)
+        return np.array(rises)
+
+    def interval(self, best: SubhaloFit, name: str, rise: float = 3.84) -> tuple[float, float]:
+        """Where a parameter of the subhalo makes the cost rise by `rise` times chi square a pixel: its 95 % interval
+        by default, infinite where it has no end within eight standard deviations."""
+        number = MANY + list(SUBHALO).index(name)
+        covariance = np.linalg.inv(self.task.normal(best.state, self.all_free)[0])
+        error = math.sqrt(covariance[self.all_free == number, self.all_free == number].item())
+        steps, value = error * np.array([1.0, 2.0, 4.0, 8.0]), best.state.values[number]
+        ends = []
+        for side in (-1, 1):
+            rises = np.clip(self.profile(best, name, value + side * steps), 0, None) / self.misfit
+            roots = np.maximum.accumulate(np.sqrt(np.append(0.0, rises)))
+            reached = roots[-1] >= math.sqrt(rise)
+            ends.append(
+                value + side * (np.interp(math.sqrt(rise), roots, np.append(0, steps)) if reached else math.inf)
+            )
+        return float(ends[0]), float(ends[1])
+
+    @property
+    def misfit(self) -> float:
+        """Chi square a pixel of the smooth lens, 1 at least: where models do not fit, differences mean less."""
+        return max(1.0, self.model.chi2)
+
+    def sensitivity(self, places: np.ndarray, mass: float, size: float = TRIAL_SIZE) -> np.ndarray:
+        """By how much chi square would fall `(n,)` with a subhalo of `mass` (within 1 kpc, solar masses) at each place.
+
+        To first order, with source, lens and the galaxy's light free, and in units of noise that pixels share.
+        """
+        return (mass / (self.responses(places, size)[1] * self.solar_masses)) ** 2 / self.misfit

@@ -1,0 +1,88 @@
+"""A subhalo that was put into a lens is found with its place and mass, and none in a lens without one."""
+
+import math
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from lensstudy.figures import plots
+from lensstudy.figures.style import shows_images
+from lensstudy.lensing.cosmology import critical_surface_density
+from lensstudy.observations.lens_model import MASS, SOURCES, Assumed, Task, model_of
+from lensstudy.observations.one_subhalo import Halo, SubhaloSearch, cut_nfw, pseudo_jaffe
+from tests.observations.test_lens_model import lensed
+
+PLACE, STRENGTH, SIZE = (-1.15, -0.45), 0.008, 0.15  # beside the arc
+TRUTH = np.array([1.1, 2.0, 0.08, -0.05, 0, 0, 0.03, -0.02, 0, 0, 0, 0])
+
+
+def halo(x, y):
+    return Halo(pseudo_jaffe, 0.16).deflection(np.array([*PLACE, STRENGTH, math.log(SIZE)]), x, y)
+
+
+def searched(bends) -> SubhaloSearch:
+    """The search in an image of a lens that is known but for a subhalo."""
+    one = lensed(halo=bends, noise=1 / 80)
+    nothing = np.zeros((0, *one.image.shape)), np.zeros(0)
+    task = Task.of(one, (0.3, 2.0), Assumed.of(None, None), *nothing, replace(SOURCES, cells=16, sizes=(0.5,)))
+    state = task.adjusted(TRUTH, np.arange(len(MASS)), rounds=1, steps=3)
+    model = model_of(task, state, one, nothing[0], 1.1, (math.nan, math.inf), (0.5, 1.0), True)
+    return SubhaloSearch.of(model)
+
+
+@pytest.fixture(scope="module")
+def found():
+    search = searched(halo)
+    scanned = search.scan(np.array([[-1.1, -0.55], [1.0, 0.6]]))
+    return search, scanned, search.fits(scanned, 1)[0]
+
+
+def test_a_subhalo_is_found_where_it_lies(found):
+    search, scanned, best = found
+    assert np.hypot(best.x - PLACE[0], best.y - PLACE[1]) < 0.1
+    true = STRENGTH * math.pi * critical_surface_density(0.5, 1.0)
+    assert best.mass == pytest.approx(true, rel=0.35) and best.mass_error < 0.2 * true
+    assert search.is_subhalo(best, scanned) and not search.is_subhalo(replace(best, mass=-best.mass), scanned)
+    assert not search.is_subhalo(replace(best, x=0.1, y=0.2), scanned)
+    assert best.chi2_falls > 100 and best.evidence_rises > 50
+    rises = search.profile(best, "strength", [0.0, best.state.values[-2]])
+    assert rises[0] > 50 and abs(rises[1]) < 5
+
+
+def test_the_search_is_drawn(found):
+    search, scanned, best = found
+    figure = plots.subhalo_search(search, scanned, [best])
+    assert shows_images(figure) and figure.caption.endswith(".") and figure.alt
+    masses = figure.axes[2].collections[0].get_array()
+    assert len(masses) == len(search.places()) and 7 < masses.min() < 10
+    plt.close(figure)
+
+
+def test_a_smooth_lens_has_none():
+    search = searched(None)
+    places = search.places(0.3)
+    strength, error = search.responses(places)
+    assert ((strength / error) ** 2).max() < 16
+    fall = search.sensitivity(places, 1e9)
+    assert (fall > 0).all() and search.sensitivity(places, 3e9) == pytest.approx(9 * fall)
+
+
+@pytest.mark.parametrize("profile", [pseudo_jaffe, cut_nfw])
+def test_the_strength_of_a_halo_is_its_mass_within_the_aperture(profile):
+    """By Gauss's theorem: the flux of the deflection through a circle is 2 pi times the strength."""
+    angle = torch.linspace(0, 2 * math.pi, 101, dtype=torch.float64)[:-1]
+    around = 0.3 + 0.2 * torch.cos(angle), -0.1 + 0.2 * torch.sin(angle)
+    alpha_x, alpha_y = Halo(profile, 0.2).deflection(np.array([0.3, -0.1, 0.02, math.log(0.4)]), *around)
+    outwards = alpha_x * torch.cos(angle) + alpha_y * torch.sin(angle)
+    assert float(outwards.mean()) * 0.2 == pytest.approx(0.02, rel=1e-6)
+
+
+def test_a_pseudo_jaffe_halo_has_its_convergence():
+    x = torch.tensor([0.05, 0.2, 0.7], dtype=torch.float64)
+    step, size = 1e-5, 0.3
+    slope_x = (pseudo_jaffe(x + step, 0 * x, size)[0] - pseudo_jaffe(x - step, 0 * x, size)[0]) / (2 * step)
+    slope_y = (pseudo_jaffe(x, 0 * x + step, size)[1] - pseudo_jaffe(x, 0 * x - step, size)[1]) / (2 * step)
+    assert (slope_x + slope_y) / 2 == pytest.approx((1 / x - 1 / torch.sqrt(x**2 + size**2)) / 2, rel=1e-4)
