@@ -162,7 +162,7 @@ def _training_data(card: Card) -> list[str]:
     else:
         lines += [f"Read from {_plain(data.get('source', 'files'))}.", ""]
     lines.append(
-        f"It learnt from {training['training_images']:,} images; the data set has the fingerprint "
+        f"It was trained on {training['training_images']:,} images; the data set has the fingerprint "
         f"`{_slug(training['data_fingerprint'])}`."
     )
     if shares := training.get("class_shares"):
@@ -233,5 +233,7 @@ def _above(value: float) -> str:
 def _licence(card: Card) -> list[str]:
     lines = [f"The network: {_plain(card.licence)}."]
     if licence := card.training.get("data_licence"):
-        lines.append(f"Terms of the training images: {_plain(licence)}.")
+        lines.append(
+            f"The training images: {_plain(licence).removeprefix('none of others: ')}."
+        )  # of cards until 0.2.0
     return [" ".join(lines)]

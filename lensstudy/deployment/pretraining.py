@@ -33,7 +33,7 @@ UNSEEN_SEED, UNSEEN_IMAGES = 104_729, 500  # added to the seed of the data; imag
 ORIENTATIONS = 24
 TRAINING = "training"  # folder of the learned weights
 HALVED = 1000  # numbers in one array of weights from which on they are kept in float16
-SIMULATED = "none of others: simulated by lensstudy itself, under its own licence (MIT)"
+SIMULATED = "simulated by lensstudy itself, under its own licence (MIT)"
 
 
 def pretrained(name: str, **options) -> Predictor:
