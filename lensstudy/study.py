@@ -59,8 +59,8 @@ PAGES = (
 )
 
 
-# A field's group says what depends on it. What has none (`study`, `pages`, `question`, `plugins`, `strategy`,
-# `tensorboard`) makes nothing stale.
+# A field's group says what depends on it. What has none (`study`, `pages`, `question`, `image_credit`,
+# `plugins`, `strategy`, `tensorboard`) makes nothing stale.
 _data = partial(Field, json_schema_extra={"group": "data"})
 _exploration = partial(Field, json_schema_extra={"group": "exploration"})
 _network = partial(Field, json_schema_extra={"group": "network"})
@@ -176,6 +176,9 @@ class Study(BaseModel):
         "Does a network that knows rotations and reflections tell types of dark matter apart better than one "
         "that does not?",
         description="the question on top of every report",
+    )
+    image_credit: str = Field(
+        "", description="credit under which images of others may be published; empty: reports for all leave them out"
     )
 
     # data

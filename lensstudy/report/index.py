@@ -94,6 +94,7 @@ def write_index(
         jobs=sorted((one for one in pages + failed if one["stamp"]), key=lambda one: one["stamp"]["started"]),
         graph=_job_graph(run / "jobs.dot"),
         parameters=parameter_rows(_merged_parameters(stamps)),
+        credit=next((c for s in stamps if (c := s["parameters"].get("image_credit"))), ""),
         sources=_merged_sources(stamps),
         committed=committed,
         parameter_file=link(parameter_file, html) if parameter_file.exists() else "",

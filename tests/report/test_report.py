@@ -344,6 +344,7 @@ style.show(drawn_under_any_name(None), "A line.", "line")"""
         ({"source": "lenses.tgz", "redistributable": True}, {}, True),
         ({"source": "simulated", "redistributable": False}, {}, False),
         ({"source": "simulated"}, {"observations_path": "somebody/lenses"}, False),
+        (None, {"observations_path": "somebody/lenses", "image_credit": "Survey & archive"}, True),
         (None, {}, False),
     ],
 )
@@ -368,6 +369,8 @@ def test_images_are_published_only_where_the_data_allow_it(tmp_path, about, give
         index = report.write_index(executed.parent.parent, tmp_path / "reports", committed=committed).read_text()
         thumbnail = BeautifulSoup(index, "html.parser").select_one(".thumbnail img")["alt"]
         assert thumbnail == ("pixels" if shown or not committed else "line")
+        for page in ((tmp_path / "page.html").read_text(), index):
+            assert ("Survey &amp; archive</dd>" in page) == ("image_credit" in given)
 
 
 HOSTILE = """import pandas as pd
