@@ -29,7 +29,7 @@ def all_models(lenses: Mapping[str, Mapping[str, np.ndarray]], columns: int = 3)
     """
     columns = max(min(columns, len(lenses)), 1)
     rows = max(-(-len(lenses) // columns), 1)
-    size = (1.5 * WIDTH, 0.56 * WIDTH / columns * rows)
+    size = (WIDTH, 0.37 * WIDTH / columns * rows)
     figure, axes = plt.subplots(rows, 3 * columns, figsize=size, squeeze=False, layout="none")
     for axis in axes.ravel():
         axis.axis("off")
@@ -48,7 +48,7 @@ def all_models(lenses: Mapping[str, Mapping[str, np.ndarray]], columns: int = 3)
         for axis, (image, colours) in zip(three, panels, strict=True):
             axis.imshow(image, origin="lower", interpolation="nearest", **colours)
             axis.set(xlim=(half - reach, half + reach), ylim=(half - reach, half + reach))
-        three[1].set_title(f"{name}  {(residuals[used] ** 2).mean():.2f}", fontsize=7, pad=2)
+        three[1].set_title(f"{name}  {(residuals[used] ** 2).mean():.2f}", fontsize=4.5, pad=1)
     figure.subplots_adjust(0, 0, 1, 0.98, 0.02, 0.15)
     return captioned(
         figure,

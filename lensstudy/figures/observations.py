@@ -127,7 +127,7 @@ def contact_sheet(lenses: Mapping[str, Mapping[str, np.ndarray]], columns: int =
     """
     columns = max(min(columns, len(lenses)), 1)
     rows = max(-(-len(lenses) // columns), 1)
-    size = (2 * WIDTH, 1.13 * WIDTH / columns * rows)
+    size = (WIDTH, 0.57 * WIDTH / columns * rows)
     figure, axes = plt.subplots(rows, 2 * columns, figsize=size, squeeze=False, layout="none")
     for axis in axes.ravel():
         axis.axis("off")
@@ -138,7 +138,7 @@ def contact_sheet(lenses: Mapping[str, Mapping[str, np.ndarray]], columns: int =
         top = max(float(np.nanquantile(arcs[np.hypot(x, y) > len(arcs) / 20], 0.995)), 1e-12)
         whole.imshow(np.arcsinh(planes["observed"] / (0.3 * top)), cmap=IMAGES, origin="lower", vmax=math.asinh(10))
         bare.imshow(arcs, cmap=shades, origin="lower", vmin=-0.3 * top, vmax=top, interpolation="nearest")
-        whole.set_title(name, fontsize=7, pad=2)
+        whole.set_title(name, fontsize=4, pad=1)
     figure.subplots_adjust(0, 0, 1, 0.985, 0.02, 0.12)
     return captioned(
         figure,

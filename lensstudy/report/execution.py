@@ -281,8 +281,8 @@ def _about_data(run_folder: Path) -> About | None:
 
 
 def _redistributable(run_folder: Path, parameters: Mapping[str, Any]) -> bool:
-    """Whether the images of a study may be shown in public: those of its data set, if that says so, and no others; all of
-    them where the study names whom they are credited to."""
+    """Whether the images of a study may be shown in public: those of its data set, if that says so, and no others;
+    all of them where the study names whom they are credited to."""
     if parameters.get("image_credit"):
         return True
     about = _about_data(run_folder)
