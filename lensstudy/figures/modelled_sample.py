@@ -30,7 +30,7 @@ def all_models(lenses: Mapping[str, Mapping[str, np.ndarray]], columns: int = 3)
     columns = max(min(columns, len(lenses)), 1)
     rows = max(-(-len(lenses) // columns), 1)
     size = (WIDTH, 0.37 * WIDTH / columns * rows)
-    figure, axes = plt.subplots(rows, 3 * columns, figsize=size, squeeze=False, layout="none")
+    figure, axes = plt.subplots(rows, 3 * columns, figsize=size, dpi=80, squeeze=False, layout="none")
     for axis in axes.ravel():
         axis.axis("off")
     shades = plt.get_cmap(IMAGES).with_extremes(bad="0.6")

@@ -128,7 +128,7 @@ def contact_sheet(lenses: Mapping[str, Mapping[str, np.ndarray]], columns: int =
     columns = max(min(columns, len(lenses)), 1)
     rows = max(-(-len(lenses) // columns), 1)
     size = (WIDTH, 0.57 * WIDTH / columns * rows)
-    figure, axes = plt.subplots(rows, 2 * columns, figsize=size, squeeze=False, layout="none")
+    figure, axes = plt.subplots(rows, 2 * columns, figsize=size, dpi=80, squeeze=False, layout="none")
     for axis in axes.ravel():
         axis.axis("off")
     shades = plt.get_cmap(IMAGES).with_extremes(bad="0.6")
