@@ -91,6 +91,6 @@ def against_published(compared: pd.DataFrame) -> Figure | Note:
         f"Fitted against published values of {len(compared)} lenses. Medians of the absolute differences: "
         f"{off.median():.1%} of the Einstein radius, {ratio.abs().median():.2f} of the axis ratio, "
         f"{turned.abs().median():.0f} degrees between directions ({len(elongated)} lenses whose axis ratios are both "
-        "below 0.9). Published models have no shear, which takes part of the ellipticity here.",
+        "below 0.9). Published models have no shear, so its part is added to the ellipticity here.",
         "Three scatter plots about a diagonal: Einstein radius, axis ratio, direction.",
     )
