@@ -195,7 +195,8 @@ def test_no_path_or_host_of_a_machine_in_what_people_get(root, pattern):
     ]
     for file in files:
         if file.suffix not in {".pyc", ".png", ".onnx", ".safetensors"}:
-            found = re.search(pattern, file.read_text(encoding="utf-8"))
+            text = re.sub(r";base64,[A-Za-z0-9+/=]+", "", file.read_text(encoding="utf-8"))  # pixels spell anything
+            found = re.search(pattern, text)
             assert not found, f"{file.relative_to(root)}: {found}"
 
 

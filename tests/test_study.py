@@ -20,7 +20,7 @@ from lensstudy.study import ParameterError, Study, home, notebook_parameters
     ("values", "message"),
     [
         ({"learnig_rate": 0.1}, "'learnig_rate' is unknown; did you mean 'learning_rate'?"),
-        ({"zzz": 0.1}, "known are study, pages, question, data_path"),
+        ({"zzz": 0.1}, "known are study, pages, question, image_credit, data_path"),
         ({"learning_rate": "1e-3"}, "write 1.0e-3"),
         ({"learning_rate": "2.5e-4"}, "write 2.5e-4"),
         ({"epochs": "5"}, "this is text for YAML, write 5"),
@@ -123,7 +123,7 @@ def test_a_wrong_name_says_what_was_meant(study, changes, message):
 
 def test_every_parameter_that_a_result_depends_on_has_a_group():
     grouped = [name for names in Study.groups().values() for name in names]
-    without = {"study", "pages", "question", "plugins", "strategy", "tensorboard"}
+    without = {"study", "pages", "question", "image_credit", "plugins", "strategy", "tensorboard"}
     assert set(Study.model_fields) - set(grouped) == without
     assert Study(epochs=7).group("training", "data")["epochs"] == 7
     assert "epochs" not in Study().group("data", "analysis")

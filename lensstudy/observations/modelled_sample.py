@@ -29,7 +29,7 @@ FAR = 0.10  # of the published Einstein radius: a model further off is of anothe
 ROUND = 0.9  # axis ratio from which on the direction of an ellipse says little
 RESAMPLES = 2000
 LIMITATIONS = (
-    "A published radius is itself a fit, of a singular isothermal ellipsoid without shear. The error of a radius here is "
+    "A published radius is itself a fit, of an isothermal ellipsoid without shear. The error of a radius here is "
     "that of one solution; where another explains the arcs as well, it is larger. The rules of the fit were chosen on "
     "fourteen lenses of the SLACS survey with their published radii in sight. No subhalo is fitted on this page."
 )
