@@ -178,7 +178,7 @@ def test_networks_of_a_study_are_prepared_and_others_skipped_with_their_reason(j
     )
     table = network_table(networks, skipped)
     assert table["used"].str.startswith("no: ").tolist() == [False] * 3 + [True] * 2
-    with pytest.raises(DataError, match="(?s)none of the networks can be asked.*were read, not simulated"):
+    with pytest.raises(DataError, match="(?s)none of the networks can be applied.*were read, not simulated"):
         prepare_networks([read], Study())
 
 
