@@ -219,7 +219,7 @@ class Study(BaseModel):
     binning: int = _network(
         1, ge=1, le=8, description="pixels along each side averaged into one before a network sees them"
     )
-    scaling: Literal["none", "min-max", "maximum", "asinh", "z-score"] = _network(
+    scaling: Literal["none", "min-max", "maximum", "asinh", "z-score", "noise"] = _network(
         "asinh", description="how brightness is stretched"
     )
 

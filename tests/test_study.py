@@ -27,7 +27,7 @@ from lensstudy.study import ParameterError, Study, home, notebook_parameters
         ({"epochs": 0}, "greater than or equal to 1"),
         ({"epochs": 2.5}, "epochs = 2.5: input should be a valid integer"),
         ({"test_fraction": 1.0}, "less than 1"),
-        ({"scaling": "log"}, "'none', 'min-max', 'maximum', 'asinh' or 'z-score'"),
+        ({"scaling": "log"}, "'none', 'min-max', 'maximum', 'asinh', 'z-score' or 'noise'"),
         ({"networks": []}, "at least 1 item"),
         ({"networks": "resnet18"}, "should be a valid list"),
         ({"networks": ["resnet18", "resnet18"]}, "resnet18 stands there twice"),

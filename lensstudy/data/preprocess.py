@@ -16,7 +16,8 @@ from lensstudy.data.rotation import SymmetryError, centre_crop, rotate, working_
 
 __all__ = ["Preprocess", "as_tensor"]
 
-SCALINGS = ("none", "min-max", "maximum", "asinh", "z-score")
+SCALINGS = ("none", "min-max", "maximum", "asinh", "z-score", "noise")
+PEAK_IN_SIGMA = 1e3  # of an image with less noise than that, such as one without any
 BINNED_SAMPLE, SAMPLE = 1024, 512  # images, evenly spaced, that a scaling is fitted on
 
 
@@ -35,7 +36,10 @@ class Preprocess(nn.Module):
     - `maximum`: each image divided by its largest absolute value;
     - `z-score`: `(x - mean) / deviation` over the training images;
     - `asinh`: the same after `x -> asinh((x - sky) / softening)` (Lupton, Gunn and Szalay 1999), linear in the noise
-      and logarithmic above it.
+      and logarithmic above it;
+    - `noise`: the same after `x -> asinh((x - sky) / noise)` with sky and noise of each image's own border, so that an
+      image looks alike in whatever units and with whatever exposure it comes. A peak of more than a thousand sigma
+      counts as a thousand.
 
     Args:
         crop: central pixels along one side that are kept.
@@ -81,10 +85,11 @@ class Preprocess(nn.Module):
         """
         size = _central_size(images.shape[-1], crop, binning)
         made = cls(size * binning, binning, scaling)
-        if scaling in ("asinh", "z-score"):
+        if scaling in ("asinh", "z-score", "noise"):
             some = as_tensor(images[:: max(len(images) // BINNED_SAMPLE, 1)])
             some = some[:: max(len(some) // SAMPLE, 1)]
-            made.statistics = _measured(scaling, made._binned(some).numpy().astype(np.float64), size)
+            seen = made._binned(_in_units_of_noise(some) if scaling == "noise" else some)
+            made.statistics = _measured(scaling, seen.numpy().astype(np.float64), size)
         return made
 
     @property
@@ -106,6 +111,8 @@ class Preprocess(nn.Module):
             SymmetryError: the images are smaller than the crop, or their centre is not a pixel's of the crop.
         """
         images = as_tensor(images) if isinstance(images, np.ndarray) else images
+        if self.scaling == "noise":  # before a rotation, which smooths the noise
+            images = _in_units_of_noise(images if images.is_floating_point() else images.float())
         upright = not isinstance(degrees, Tensor) and degrees == 0
         images = centre_crop(images, self.crop) if upright else rotate(images, degrees, size=self.crop)
         return self._scaled(self._binned(images if images.is_floating_point() else images.float()))
@@ -123,6 +130,8 @@ class Preprocess(nn.Module):
             return x
         if self.scaling == "asinh":
             x = _asinh((x - self._of("sky", x)) / self._of("softening", x))
+        if self.scaling == "noise":
+            x = _asinh(x)
         return (x - self._of("mean", x)) / self._of("deviation", x)
 
     def _of(self, name: str, x: Tensor) -> float | Tensor:
@@ -163,6 +172,8 @@ def _measured(scaling: str, images: np.ndarray, size: int) -> dict[str, list[flo
     if not np.isfinite(images).all():
         raise DataError("the images hold NaN or infinite pixels, which cannot be scaled; filter them first")
     channels, statistics = np.moveaxis(images, 1, 0), {}
+    if scaling == "noise":
+        channels = np.arcsinh(channels)
     if scaling == "asinh":
         sky, noise = np.array([sky_and_noise(channel) for channel in channels]).T
         # Noise-free images have no noise to be linear in; a hundredth of the peak then serves.
@@ -176,6 +187,24 @@ def _measured(scaling: str, images: np.ndarray, size: int) -> dict[str, list[flo
     if not all(statistics["deviation"] > 0):
         raise DataError("every pixel of the images has the same value, so there is nothing to scale")
     return {name: [float(number) for number in values] for name, values in statistics.items()}
+
+
+def _in_units_of_noise(images: Tensor) -> Tensor:
+    """Images `(B, C, H, H)` less their sky, each channel in units of its own noise: `dataset.sky_and_noise` of every
+    image at once, so that the eight exact motions of the square leave both as they are."""
+    width = max(images.shape[-1] // 16, 2)
+    edges = [images[..., :width, :], images[..., -width:, :], images[..., :width].mT, images[..., -width:].mT]
+    steps = torch.cat([edge.diff(dim=-1).abs() for edge in edges], dim=-2)
+    sky, noise = _median(torch.cat(edges, dim=-2)), _median(steps) * (1.4826 / 2**0.5)
+    images = images - sky
+    return images / torch.maximum(noise, images.amax((2, 3), keepdim=True) / PEAK_IN_SIGMA).clamp_min(TINY)
+
+
+def _median(x: Tensor) -> Tensor:
+    """Median over the pixels of `(B, C, H, W)`, `(B, C, 1, 1)`; torch's own is the lower one of the middle two."""
+    ordered = x.flatten(2).sort(dim=2).values
+    count = ordered.shape[2]
+    return ((ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2)[..., None, None]
 
 
 def _asinh(x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lensstudy.data.dataset import DataError
+from lensstudy.data.dataset import DataError, sky_and_noise
 from lensstudy.data.preprocess import SCALINGS, Preprocess
 from lensstudy.data.rotation import SymmetryError, rotate, working_size
 
@@ -122,7 +122,32 @@ def test_what_cannot_be_scaled_is_an_error(scaling, images, message):
         Preprocess.fit(images, scaling)
 
 
-@pytest.mark.parametrize("scaling", ["min-max", "maximum", "asinh", "z-score"])
+def test_noise_is_that_of_each_image_whatever_its_unit_and_exposure(blobs):
+    images = blobs.images[:6]
+    preprocess = Preprocess.fit(images, "noise")
+    units = np.geomspace(1e-6, 1e6, 6, dtype=np.float32)[:, None, None, None]
+    torch.testing.assert_close(preprocess(images * units + 3 * units), preprocess(images), rtol=1e-3, atol=1e-3)
+    sky, noise = sky_and_noise(images[0])
+    raw = np.sinh(preprocess(images[:1]) * preprocess.statistics["deviation"][0] + preprocess.statistics["mean"][0])
+    np.testing.assert_allclose(raw[0], (images[0] - sky) / noise, rtol=1e-3, atol=1e-3)
+
+
+def test_noise_is_measured_before_a_rotation_smooths_it():
+    images = torch.from_numpy(noise(8, size=32))
+    preprocess = Preprocess(16, scaling="noise", statistics={"mean": [0.0], "deviation": [1.0]})
+    upright, rotated = (preprocess(images, degrees) for degrees in (0.0, 45.0))
+    assert preprocess(images, 90.0).equal(upright.rot90(1, (-2, -1)))
+    assert rotated.std() < 0.95 * upright.std()
+
+
+def test_noise_of_a_clean_image_is_a_thousandth_of_its_peak():
+    image = np.zeros((1, 1, 16, 16), dtype=np.float32)
+    image[..., 6:10, 6:10] = np.linspace(1, 5, 16).reshape(4, 4)
+    preprocess = Preprocess(16, scaling="noise", statistics={"mean": [0.0], "deviation": [1.0]})
+    assert preprocess(image).max() == pytest.approx(np.arcsinh(1000))
+
+
+@pytest.mark.parametrize("scaling", ["min-max", "maximum", "asinh", "z-score", "noise"])
 def test_scalings_do_not_mind_the_unit_of_brightness(blobs, scaling):
     one = Preprocess.fit(blobs.images, scaling)(blobs.images[:4])
     small = blobs.images * np.float32(1e-18)
