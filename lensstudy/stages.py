@@ -26,6 +26,7 @@ from lensstudy.data.simulation import simulate
 from lensstudy.deployment.application import Application
 from lensstudy.deployment.exporting import export
 from lensstudy.deployment.predictor import Predictor
+from lensstudy.evaluation.ladder import Ladder
 from lensstudy.evaluation.presets import AcrossPresets
 from lensstudy.evaluation.scores import format_interval
 from lensstudy.evaluation.shortcuts import shortcuts
@@ -45,6 +46,7 @@ __all__ = [
     "best_on_validation",
     "dataset",
     "keep_networks",
+    "ladder",
     "presets",
     "studies_across_presets",
     "trained",
@@ -53,6 +55,7 @@ __all__ = [
 
 
 WORTH_PROCESSES = 500  # images of a class from which on several processes are worth the seconds that they take to start
+LADDER_IMAGES = 60  # test images of each class and mass
 TEST = 0x74657374  # so that no image of the test is one of a mixture's or a fresh one
 
 
@@ -150,6 +153,30 @@ def presets(images_per_class: int, seed: int) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def ladder(study: Study) -> Ladder:
+    """Trained networks, a smooth fit and an ideal observer on the test images of a study. Of the preset `realistic` the
+    substructure of new test images has the masses of `substructure_shares`; the smooth lenses are new too."""
+    test = dataset(study).part("test")
+    if study.preset == "realistic" and not study.data_path:
+        own, boost = study.population, study.population.get("substructure_boost", 1.0)
+        masses = [own | {"substructure_boost": boost * share} for share in study.substructure_shares]
+        test = mixture.make(
+            mixture.MIXTURE,
+            max(study.test_images, LADDER_IMAGES * len(masses)),
+            seed=int(np.random.SeedSequence((study.data_seed, 1, TEST)).generate_state(1)[0]),
+            image_size=study.image_size,
+            noise_level=study.noise_level,
+            processes=1,
+            progress=not in_batch(),
+            population={"presets": [{"preset": study.preset, "population": one} for one in masses]},
+            classes=study.classes or None,
+        )
+    found: dict[str, list[np.ndarray]] = {name: [] for name in study.networks}
+    for run in trainings(study):
+        found[run.card["network"]].append(run.predict(test.images))
+    return Ladder(test, found, study.smooth_fit_images)
 
 
 def keep_networks(study: Study, size: int, invariance: Invariance, costs: pd.DataFrame) -> None:

@@ -56,6 +56,7 @@ PAGES = (
     "08-apply",
     "10-published-networks",
     "11-fit-real-lenses",
+    "12-detectability",
 )
 
 
@@ -320,6 +321,11 @@ class Study(BaseModel):
     )
     bootstrap_samples: int = _analysis(
         200, ge=50, le=MANY, description="resamplings of the test images for an interval"
+    )
+    substructure_shares: list[float] = _analysis(
+        [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0],
+        min_length=1,
+        description="masses of the substructure in 12-detectability, as shares of the study's; of the preset realistic",
     )
     smooth_fit_images: int = _analysis(
         30, ge=0, le=MANY, description="simulated test images of each class to which a smooth lens is fitted; 0: none"

@@ -143,6 +143,7 @@ NOTEBOOKS = (
     "09-across-presets",
     "10-published-networks",
     "11-fit-real-lenses",
+    "12-detectability",
 )
 
 

@@ -30,6 +30,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "robustness": ["perturbations", "predict_perturbed", "predict_all", "rotation_changes", "transfer_matrix"],
         "truth": ["physical_parameters", "accuracy_along", "detection_rate", "mistakes"],
         "failures": ["Failures"],
+        "ladder": ["Ladder", "auc_along", "ideal_auc"],
         "learning": ["learning_curve", "images_to_match"],
         "attribution": ["attribute", "group_averaged", "integrated_gradients", "share_on_light"],
         "ood": ["OODDetector", "image_statistics", "thumbnails"],

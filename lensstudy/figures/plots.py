@@ -32,6 +32,7 @@ from lensstudy.figures.failures import (
     mistakes,
 )
 from lensstudy.figures.first_look import network_scores, own_image, under_rotation, with_and_without
+from lensstudy.figures.ladder import detection_ladder
 from lensstudy.figures.modelled_sample import against_published, all_models
 from lensstudy.figures.networks import (
     central_part,
@@ -84,6 +85,7 @@ __all__ = [
     "costs",
     "counterparts",
     "detection",
+    "detection_ladder",
     "draw_image",
     "ellipticities",
     "examples",

@@ -356,10 +356,11 @@ def draw_realistic(class_name: str, generator: np.random.Generator, population: 
 
 
 def draw_subhalos(generator: np.random.Generator, population: dict, row: dict) -> dict:
-    """A Poisson number of subhalos, spread evenly over the disc of `subhalo_radius_max` about the lens."""
+    """So many subhalos, or a Poisson number, spread evenly over the disc of `subhalo_radius_max` about the lens."""
     radius_max = population["subhalo_radius_max"]
     density = generator.uniform(population["subhalo_density_min"], population["subhalo_density_max"])
     count = generator.poisson(density * math.pi * (radius_max * kpc_per_arcsec()) ** 2)
+    count = round(population["subhalo_number"]) or count
     x, y = in_disc(generator, radius_max, count)
     lowest, highest = population["subhalo_mass_min"], population["subhalo_mass_max"]
     mass = power_law(generator, count, lowest, highest, population["subhalo_slope"]) * population["substructure_boost"]

@@ -74,6 +74,7 @@ class RealisticPopulation(BaseModel):
     lens_light_index_max: float = _number(5.0, 0.3, 10.0)
     subhalo_density_min: float = _number(0.01, 0.0, 10.0)  # per kpc^2
     subhalo_density_max: float = _number(0.1, 0.0, 10.0)
+    subhalo_number: float = _number(0.0, 0.0, 1000.0)  # in every lens with subhalos; 0: Poisson, by their density
     subhalo_mass_min: float = _number(1e7, 1.0, 1e12)  # dN/dm is proportional to m^subhalo_slope
     subhalo_mass_max: float = _number(1e10, 1.0, 1e12)
     axion_fraction_min: float = _number(0.01, 0.0, 0.5)  # mass of the vortex over the mass inside the Einstein radius

@@ -41,7 +41,7 @@ class Summary(BaseModel):
 
 def summary_folder(run: Path) -> Path:
     """Where the answer of a study lies: `analysis`, or what another notebook has left where a study has no analysis."""
-    folders = [run / name for name in ("analysis", "presets", "improvement", "published", "lenses")]
+    folders = [run / name for name in ("analysis", "presets", "improvement", "published", "lenses", "ladder")]
     return next((folder for folder in folders if (folder / "summary.json").exists()), folders[0])
 
 

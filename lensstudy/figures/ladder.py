@@ -1,0 +1,61 @@
+"""The figure of what can be found: AUC against the detectability of substructure, a panel for each recipe."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
+
+from lensstudy.evaluation.ladder import IDEAL, SMOOTH_FIT
+from lensstudy.figures.analysis import legend_on_top, with_interval
+from lensstudy.figures.style import WIDTH, captioned, wrapped
+
+__all__ = ["detection_ladder"]
+
+
+def detection_ladder(table: pd.DataFrame, columns: int = 3) -> Figure:
+    """Draw the AUC of every observer against the detectability of the substructure, from `Ladder.table`; so many
+    recipes stand side by side."""
+    recipes, observers = table["recipe"].unique(), table["observer"].unique()
+    columns = min(columns, len(recipes))
+    rows = -(-len(recipes) // columns)
+    width = WIDTH if columns > 1 else 0.6 * WIDTH
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(width, 1.9 * rows + 0.6), sharex=True, sharey=True, squeeze=False
+    )
+    for axes in grid.flat[len(recipes) :]:
+        axes.set_axis_off()
+    for axes, recipe in zip(grid.flat, recipes, strict=False):
+        for k, observer in enumerate(observers):
+            curve = table[(table["recipe"] == recipe) & (table["observer"] == observer)]
+            if observer == IDEAL:
+                axes.plot(curve["sigma"], curve["auc"], color="0.2", ls="--", lw=1.2, label=IDEAL)
+            elif observer == SMOOTH_FIT:
+                reach = np.abs(curve[["low", "high"]].to_numpy().T - curve["auc"].to_numpy())
+                grey = {"color": "0.5", "marker": "s", "ms": 4, "lw": 1, "label": SMOOTH_FIT}
+                axes.errorbar(curve["sigma"], curve["auc"], reach, **grey)
+            else:
+                with_interval(
+                    axes, curve["sigma"], curve["auc"], curve["low"], curve["high"], observer, k, along="y", line=True
+                )
+        axes.axhline(0.5, color="0.7", lw=0.8, ls=":")
+        axes.set(xscale="log", ylim=(0.3, 1.02))
+        axes.xaxis.set_major_locator(LogLocator(10))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_title(wrapped(recipe, 34), fontsize=7)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("AUC")
+    for axes in grid[-1]:
+        axes.set_xlabel("detectability [sigma]")
+    legend_on_top(figure, grid[0, 0])
+    return captioned(
+        figure,
+        "AUC of lenses with substructure against smooth ones, against the detectability of the substructure after "
+        "re-fitting the smooth lens; bars: 95 % intervals, dashed: an ideal observer, dotted: a guess.",
+        "; ".join(
+            f"{recipe}, {observer}: " + ", ".join(f"{row.auc:.2f} at {row.sigma:.2g}" for row in curve.itertuples())
+            for (recipe, observer), curve in table.groupby(["recipe", "observer"], sort=False)
+        ),
+    )
