@@ -27,8 +27,7 @@ from lensstudy.progress import progress
 __all__ = ["IDEAL", "SMOOTH_FIT", "Ladder", "auc_along", "ideal_auc", "recipes"]
 
 IDEAL, SMOOTH_FIT = "ideal observer", "smooth fit"
-EDGES = 2.0 ** np.arange(-2, 12)  # sigma, of the bins
-FEWEST = 15  # images in a bin
+BIN, BINS = 15, 10  # images in a bin at least, and bins at most
 FOUND = 0.9  # AUC from which on substructure counts as found
 LIMITATIONS = (
     "The lenses and their sources are as smooth as the simulator's; in real ones, galaxies with irregular sources and "
@@ -87,8 +86,7 @@ class Ladder:
                 camera = next(one.description for one in components(fitted) if len(one))
                 judged = replace(fitted, description=camera)
                 curves[SMOOTH_FIT] = self._curve(fitted, [smooth_fit_scores(judged, len(judged))[1][:, 1]])
-            ideal = self._curve(images, [])
-            curves[IDEAL] = ideal.assign(low=ideal["auc"], high=ideal["auc"])
+            curves[IDEAL] = self._curve(images, [])
             tables += [curve.assign(recipe=recipe, observer=observer) for observer, curve in curves.items()]
         columns = ["recipe", "observer", "sigma", "mass", "auc", "low", "high", "images"]
         return pd.concat(tables, ignore_index=True)[columns]
@@ -158,9 +156,7 @@ class Ladder:
         return file
 
 
-def auc_along(
-    sigma: np.ndarray, mass: np.ndarray, smooth: np.ndarray, runs: Sequence[np.ndarray], fewest: int = FEWEST
-) -> pd.DataFrame:
+def auc_along(sigma: np.ndarray, mass: np.ndarray, smooth: np.ndarray, runs: Sequence[np.ndarray]) -> pd.DataFrame:
     """The AUC of images with substructure against all smooth ones, in bins of its detectability.
 
     Args:
@@ -169,33 +165,31 @@ def auc_along(
         smooth: whether it has none `(N,)`.
         runs: evidence for substructure, larger where it is more probable, one `(N,)` a seed; none: the ideal observer's
             AUC, the mean over the images of a bin.
-        fewest: images that a bin must have.
 
     Returns:
-        One row a bin, a factor of two in detectability: `sigma` and `mass` (medians), `auc`, its interval from `low` to
-        `high`, and `images` with substructure.
+        One row a bin of equally many images with substructure: `sigma` and `mass` (medians), `auc`, its interval from
+        `low` to `high`, and `images`.
 
     Example:
         >>> sigma, smooth = np.array([0.0] * 20 + [3.0] * 20), np.array([True] * 20 + [False] * 20)
         >>> auc_along(sigma, sigma, smooth, [sigma])["auc"].tolist()
         [1.0]
     """
-    rows, bins = [], np.digitize(sigma, EDGES)
-    for one in np.unique(bins[~smooth & (bins > 0)]):
-        inside = ~smooth & (bins == one)
-        if inside.sum() < fewest:
-            continue
-        row = {"sigma": np.median(sigma[inside]), "mass": np.median(mass[inside])}
+    found = np.flatnonzero(~smooth)
+    bins = int(np.clip(len(found) // BIN, 1, BINS))
+    rows = []
+    for inside in np.array_split(found[np.argsort(sigma[found], kind="stable")], bins):
+        row = {"sigma": np.median(sigma[inside]), "mass": np.median(mass[inside]), "images": len(inside)}
         if runs:
-            judged = inside | smooth
-            truth = inside[judged].astype(int)
+            judged = np.concatenate([inside, np.flatnonzero(smooth)])
+            truth = (~smooth[judged]).astype(int)
             scores = [np.stack([-run[judged], run[judged]], axis=1) for run in runs]
             low, high = interval(truth, scores)
             row |= {"auc": float(np.mean([auc(truth, each) for each in scores])), "low": low, "high": high}
         else:
-            row |= {"auc": float(ideal_auc(sigma[inside]).mean())}
-        rows.append(row | {"images": int(inside.sum())})
-    return pd.DataFrame(rows, columns=["sigma", "mass", "auc", "low", "high", "images"])
+            row |= dict.fromkeys(("auc", "low", "high"), float(ideal_auc(sigma[inside]).mean()))
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def recipes(dataset: LensDataset) -> dict[str, np.ndarray]:

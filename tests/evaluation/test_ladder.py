@@ -31,7 +31,7 @@ def test_an_observer_with_a_matched_filter_lies_on_the_bound_and_a_blind_one_at_
     seen = auc_along(sigma, sigma * 1e9, smooth, [sigma + generator.normal(size=8000) for _ in range(2)])
     blind = auc_along(sigma, sigma * 1e9, smooth, [generator.normal(size=8000)])
     ideal = auc_along(sigma, sigma * 1e9, smooth, [])
-    assert len(seen) == len(ideal) == 5 and seen["images"].sum() == 4000
+    assert len(seen) == len(ideal) == 10 and seen["images"].sum() == 4000
     np.testing.assert_allclose(seen["auc"], ideal["auc"], atol=0.03)
     assert (blind["low"] < 0.5).all() and (blind["high"] > 0.5).all()
     np.testing.assert_allclose(seen["mass"], seen["sigma"] * 1e9)
