@@ -115,10 +115,10 @@ class Ladder:
             if not len(values):
                 said.append(f"{observer}: in no recipe")
             elif len(reached) == 1:
-                said.append(f"{observer}: {values.iloc[0]:.2g} sigma")
+                said.append(f"{observer}: {_sigma(values.iloc[0])} sigma")
             else:
                 among = "" if len(values) == len(reached) else f", in {len(values)} of {len(reached)} recipes"
-                said.append(f"{observer}: {values.min():.2g} to {values.max():.2g} sigma{among}")
+                said.append(f"{observer}: {_sigma(values.min())} to {_sigma(values.max())} sigma{among}")
         return f"An AUC of {FOUND} is reached from this detectability on. " + "; ".join(said) + "."
 
     @property
@@ -128,10 +128,10 @@ class Ladder:
         values, fit = reached[network].dropna(), reached.get(SMOOTH_FIT, pd.Series(dtype=float)).dropna()
         if not len(values):
             return f"Nothing in these images is detectable enough for {network} to find it with an AUC of {FOUND}."
-        said = f"A trained network finds a subhalo once it changes the image by {values.median():.2g} sigma or more"
+        said = f"A trained network finds a subhalo once it changes the image by {_sigma(values.median())} sigma or more"
         if not len(fit):
             return f"{said}."
-        return f"{said}; fitting a smooth lens, which needs no training, takes {fit.median():.2g}."
+        return f"{said}; fitting a smooth lens, which needs no training, takes {_sigma(fit.median())}."
 
     @property
     def limitations(self) -> str:
@@ -231,6 +231,10 @@ def _spread(dataset: LensDataset, images_per_class: int) -> LensDataset:
 def _said(key: str, value: object) -> str:
     words = key.removesuffix("_min").replace("_", " ")
     return str(value).replace("_", " ") if isinstance(value, str) else f"{words} {value:g}"
+
+
+def _sigma(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
 def _crossing(sigma: np.ndarray, found: np.ndarray) -> float:

@@ -21,9 +21,14 @@ def detection_ladder(table: pd.DataFrame, columns: int = 3) -> Figure:
     recipes, observers = table["recipe"].unique(), table["observer"].unique()
     columns = min(columns, len(recipes))
     rows = -(-len(recipes) // columns)
-    width = WIDTH if columns > 1 else 0.6 * WIDTH
+    height = 1.9 if columns > 1 else 2.9
     figure, grid = plt.subplots(
-        rows, columns, figsize=(width, 1.9 * rows + 0.6), sharex=True, sharey=True, squeeze=False
+        rows,
+        columns,
+        figsize=(WIDTH, (1.9 if columns > 1 else 2.9) * rows + 0.6),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
     )
     for axes in grid.flat[len(recipes) :]:
         axes.set_axis_off()
