@@ -25,7 +25,7 @@ def detection_ladder(table: pd.DataFrame, columns: int = 3) -> Figure:
     figure, grid = plt.subplots(
         rows,
         columns,
-        figsize=(WIDTH, (1.9 if columns > 1 else 2.9) * rows + 0.6),
+        figsize=(WIDTH, height * rows + 0.6),
         sharex=True,
         sharey=True,
         squeeze=False,
