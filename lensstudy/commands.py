@@ -220,8 +220,19 @@ def train(
     validation_fraction: Annotated[float, typer.Option(help="share of the rest on which the epoch is chosen")] = 0.1,
     seed: Annotated[int, typer.Option(help="seed of the split, of the order and of the rotations")] = 1,
     class_weights: Annotated[str, typer.Option(help="none, or balanced: rare classes count as others do")] = "none",
+    target: Annotated[
+        Path | None, typer.Option(help="images without labels, of another kind, that it is to work on, too")
+    ] = None,
+    adaptation: Annotated[
+        str | None,
+        typer.Option(help="how it learns from them: batch-norm, sinkhorn, adversarial or pseudo-labels; best, if none"),
+    ] = None,
+    target_pixel_scale: Annotated[
+        float | None, typer.Option("--target-pixel-scale", help="arcseconds of one of their pixels")
+    ] = None,
 ) -> None:
-    """Train a network on your own images, or train one that is trained further (transfer)."""
+    """Train a network on your own images, or train one that is trained further (transfer); with --target, adapt it to
+    images of another kind that have no labels."""
     from lensstudy.deployment.card import LEAST_AUC, check_network
     from lensstudy.networks.names import check_name
     from lensstudy.study import Study
@@ -235,6 +246,9 @@ def train(
         )
     settings |= {} if begin else {"network": network or FIRST}
     settings |= {"split": "given"} if keep_parts else {}
+    if target is None and (adaptation or target_pixel_scale):
+        _refuse("--adaptation and --target-pixel-scale belong to --target, the images without labels; name them")
+    settings |= {"adaptation": adaptation} if adaptation else {}
     reading = reading_options(classes, labels, label_columns, extension)
     try:
         if begin:
@@ -243,16 +257,24 @@ def train(
             check_name(network or FIRST)
         if not exists(str(data)):
             raise ValueError(f"--data {data}: nothing exists at this path")
+        if target and not exists(str(target)):
+            raise ValueError(f"--target {target}: nothing exists at this path")
         Study.of(settings, "settings")
         from lensstudy.deployment.transfer import train_on
 
-        folder, metrics = train_on(data, out, begin, pixel_scale, reading, **settings)
+        folder, metrics = train_on(data, out, begin, pixel_scale, reading, target, target_pixel_scale, **settings)
     except (ValueError, RuntimeError, OSError) as error:
         _refuse(str(error))
     echo(
         f"{folder}: validation AUC {metrics['validation_auc']:.4f}, accuracy {metrics['validation_accuracy']:.3f} "
         f"after epoch {metrics['best_epoch']}; `lensstudy predict IMAGES --network {folder}` predicts with it"
     )
+    if about := metrics.get("target"):
+        shares = ", ".join(f"{share:.0%} {name}" for name, share in about["shares"].items())
+        echo(
+            f"  Of {about['images']:,} images without labels it calls {shares}; mean entropy {about['entropy']:.2f}, "
+            "where 0 is certain and 1 guessing."
+        )
     if metrics["validation_auc"] < LEAST_AUC:
         _warn("THIS NETWORK IS AT CHANCE, where guessing gives an AUC of 0.50: train it longer, or on more images.")
 

@@ -304,6 +304,18 @@ class Study(BaseModel):
     curriculum: list[list[float]] = _training(
         [], description="with fresh images: [epochs, factor on the substructure's mass, factor on the photons], ..."
     )
+    adaptation: Literal["none", "batch-norm", "sinkhorn", "adversarial", "pseudo-labels"] = _training(
+        "none", description="how unlabelled target images are learnt from; fit and `lensstudy train` take them"
+    )
+    adaptation_weight: float = _training(
+        1.0, ge=0, le=100, description="largest weight of an adversarial loss, or of that of pseudo-labels"
+    )
+    adaptation_start: float = _training(
+        0.2, ge=0, lt=1, description="share of the training that passes without a loss on target images"
+    )
+    confidence: float = _training(
+        0.9, gt=0, lt=1, description="probability above which a target image gets a pseudo-label"
+    )
     range_test_steps: int = _diagnostics(
         40, ge=10, le=MANY, description="steps of the learning-rate range test of 03-train"
     )

@@ -243,7 +243,13 @@ def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, 
         train, validation = (data.part(name) for name in ("train", "validation"))
         rows = np.linspace(0, len(train) - 1, min(SAMPLE, len(train))).astype(int)
         known, held_out = (outputs(card, network, part)[1:] for part in (train.images[rows], validation.images))
-        detector = OODDetector.fit(*known, train.labels[rows], held_out)
+        labels = train.labels[rows]
+        if (target := _target(run, description)) is not None:  # what it was adapted to is in distribution, too
+            probabilities, *others = outputs(card, network, target)
+            labels = np.concatenate([labels, probabilities.argmax(1)[::2]])
+            known = [np.concatenate([one, other[::2]]) for one, other in zip(known, others, strict=True)]
+            held_out = [np.concatenate([one, other[1::2]]) for one, other in zip(held_out, others, strict=True)]
+        detector = OODDetector.fit(*known, labels, held_out)
         detector.save(folder / "distribution.safetensors")
         card.in_distribution = {"method": METHOD, "quantile": QUANTILE, "validation_images": len(validation)}
         card.in_distribution["odd_images"] = _odd_images(card, network, detector, data)
@@ -382,6 +388,17 @@ class TestScores(BaseModel):
     accuracy_high: float | None = None
 
 
+def _target(run: Path, training: dict) -> np.ndarray | None:
+    """The images without labels that a training was adapted to, where `lensstudy train` left them."""
+    from lensstudy.training.adaptation import Target
+
+    folder = _data_folder(run).with_name("target")
+    if "target" not in training or not (folder / "dataset.json").exists():
+        return None
+    images = LensDataset.load(folder).images
+    return images if Target(images).about() == training["target"] else None
+
+
 def _brightness(dataset: LensDataset) -> dict[str, float]:
     """What values the training images hold, for whoever wonders whether theirs are alike."""
     train = dataset.part("train")
@@ -435,4 +452,9 @@ def _limits(trained: TrainedNetwork, pixel_scale: float | None, dataset: LensDat
         limits.append("Its training images were not at hand: it cannot tell which images are out of distribution.")
     if trained.card.get("augmentation") == "none":
         limits.append("It was trained without rotated images.")
+    if target := trained.card.get("target"):
+        limits.append(
+            f"It was adapted ({trained.card['adaptation']}) to {target['images']:,} images without labels: its scores "
+            "are those on images with labels, and do not say how often it is right on the others."
+        )
     return limits

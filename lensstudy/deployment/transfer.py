@@ -1,24 +1,32 @@
 """Training on one's own images without a study: from nothing, or fine-tuned from a trained network (transfer).
 
 A network that has learnt from many simulated lenses needs few images of another kind to adapt. `train_on` reads a
-folder, splits it, and fits with the settings of the network that it fine-tunes.
+folder, splits it, and fits with the settings of the network that it fine-tunes. `target_like` reads images without
+labels that it is to work on, too.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from lensstudy.data.dataset import DataError
-from lensstudy.data.filtering import filter_images
+import numpy as np
+
+from lensstudy.data.dataset import SCALE_TOLERANCE, DataError, LensDataset, sky_and_noise
+from lensstudy.data.filtering import filter_images, kept
 from lensstudy.data.reading import read
+from lensstudy.data.resampling import resample_with_noise
 from lensstudy.deployment.card import FORMAT
 from lensstudy.files import read_json
 from lensstudy.progress import in_batch
 from lensstudy.study import Study
+from lensstudy.training.adaptation import without_labels
 from lensstudy.training.fitting import fit
-from lensstudy.training.run import read_card, read_metrics, training_of
+from lensstudy.training.run import load_run, read_card, read_metrics, training_of
 
-__all__ = ["train_on"]
+__all__ = ["ADAPTATION", "target_like", "train_on"]
+
+ADAPTATION = "batch-norm"  # the default
 
 # What a training says of its own images and machine: the next one has others.
 NOT_KEPT = (
@@ -31,6 +39,7 @@ NOT_KEPT = (
     "accelerator",
     "devices",
     "nodes",
+    "adaptation",
 )
 
 
@@ -40,10 +49,12 @@ def train_on(
     begin: str | Path | None = None,
     pixel_scale: float | None = None,
     reading: dict | None = None,
+    target: str | Path | None = None,
+    target_scale: float | None = None,
     **settings,
 ) -> tuple[Path, dict]:
     """Train on the images at `data` (any layout that `read` knows) and write the run folder `out`; beside it stands
-    the data set, as a study has it. Returns the run folder and its metrics.
+    the data set, as a study has it, and that of the target. Returns the run folder and its metrics.
 
     begin: a finished run folder whose weights are trained further, or the name of a network that comes with the
         package; its network and what it sees of an image are kept, the last layer begins anew where the classes are
@@ -51,15 +62,19 @@ def train_on(
     pixel_scale: arcseconds of one pixel of the images, which they must name or be given where the network to fine-tune
         knows that of its own; without one, predictions cannot tell whether an image has pixels of the same size.
     reading: options of `read`, such as `classes` and `labels`.
+    target: images without labels, of another kind, that the network is to work on, too; `adaptation` among the settings
+        says how it learns from them. What it predicts for them stands under `target` in the metrics.
+    target_scale: arcseconds of one of their pixels, where they do not say.
     settings: fields of `Study`, such as `epochs` and `learning_rate`.
 
     Raises `DataError` for images that cannot be used and `ValueError` for a folder that cannot be begun with.
     """
     begin = training_of(begin) if begin else None
     card = _card(begin) if begin else {}
-    kept = Study().group("network", "training").keys() - set(NOT_KEPT)
-    given = {name: card[name] for name in kept & card.keys()}
+    passed_on = Study().group("network", "training").keys() - set(NOT_KEPT)
+    given = {name: card[name] for name in passed_on & card.keys()}
     given |= {"crop": card["crop"], "scaling": card["scaling"]["kind"]} if card else {}
+    given |= {"adaptation": ADAPTATION, "monitor": "last"} if target else {}
     study = Study.of(given | settings, "settings")
     out = Path(out)
     folder = out / "training" / f"{study.network}-s{study.seed}"
@@ -86,9 +101,56 @@ def train_on(
     else:
         dataset = dataset.split(study.test_fraction, study.validation_fraction, study.seed)
     dataset.check_leaks()
+    unlabelled = target_like(dataset, target, target_scale, (reading or {}).get("extension")) if target else None
     dataset.save(out / "dataset")
-    run = fit(dataset, study, folder=folder, start_from=begin)
-    return run, read_metrics(run)
+    if unlabelled:
+        unlabelled.save(out / "target")
+    run = fit(dataset, study, folder=folder, start_from=begin, target=unlabelled)
+    if unlabelled is None:
+        return run, read_metrics(run)
+    predicted = load_run(run).predict(unlabelled.images)
+    shares = dict(zip(dataset.classes, np.bincount(predicted.argmax(1)) / len(predicted), strict=False))
+    about = {"images": len(predicted), "shares": shares, "entropy": without_labels({"": predicted})["entropy"].iloc[0]}
+    return run, read_metrics(run) | {"target": about}
+
+
+def target_like(
+    dataset: LensDataset, path: str | Path, pixel_scale: float | None = None, extension: str | None = None
+) -> LensDataset:
+    """Read images without labels as a network that is trained on `dataset` would see them: in its pixels, with a pixel
+    in the centre where it has one. Those that no data set would keep (not finite, copies, cut lenses) are left out.
+
+    Args:
+        dataset: the images with labels.
+        path: any layout that `read` knows; what folders are called does not matter.
+        pixel_scale: arcseconds of one pixel, where the files do not say.
+        extension: FITS extension, HDF5 dataset or npz key of the image.
+
+    Returns:
+        The images, all of class `unlabelled` unless a data set that was saved says otherwise.
+
+    Raises:
+        DataError: their pixels are of unknown size, and those of `dataset` are not.
+    """
+    found = kept(filter_images(read(path, labelled=False, pixel_scale=pixel_scale, extension=extension)))
+    scale, own = (one.description.get("pixel_scale") for one in (found, dataset))
+    if own and not scale:
+        raise DataError(
+            f"{path}: does not say how large its pixels are, and those of the images with labels are {own:.4g} arcsec; "
+            "say how large with --target-pixel-scale"
+        )
+    images = np.asarray(found.images, np.float32)
+    if own and abs(scale / own - 1) > SCALE_TOLERANCE:
+        size, generator = int(images.shape[-1] * scale / own + SCALE_TOLERANCE), np.random.default_rng(1)
+        size -= (size - dataset.image_size) % 2
+        images = np.stack([_resampled(image, scale, size, own, generator) for image in images])
+    odd = (images.shape[-1] - dataset.image_size) % 2
+    return replace(found, images=images[..., odd:, odd:])
+
+
+def _resampled(image: np.ndarray, scale: float, size: int, own: float, generator: np.random.Generator) -> np.ndarray:
+    bands = [resample_with_noise(one, scale, size, own, sky_and_noise(one[None])[1], generator) for one in image]
+    return np.stack(bands).astype(np.float32)
 
 
 def _card(run: Path) -> dict:

@@ -49,6 +49,7 @@ __all__ = [
     "check_name",
     "load_plugins",
     "load_weights",
+    "logits_and_features",
     "network_names",
     "plain_baseline",
     "recalibrate_batch_norm",
@@ -88,17 +89,23 @@ class _Wrapped(Classifier):
 
 
 def _last_inputs(network: nn.Module, images: Tensor) -> Tensor:
-    """What the last linear layer of `network` gets `(B, F)`, or the logits where no layer is linear."""
+    return logits_and_features(network, images)[1]
+
+
+def logits_and_features(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits of any network, and what its last linear layer gets `(B, F)`, in one pass; the logits twice where no
+    layer is linear."""
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not linear:
-        return network(images)
+        logits = network(images)
+        return logits, logits
     caught: list[Tensor] = []
     hook = linear[-1].register_forward_pre_hook(lambda _, given: caught.append(given[0]))
     try:
-        network(images)
+        logits = network(images)
     finally:
         hook.remove()
-    return caught[-1]
+    return logits, caught[-1]
 
 
 # The registry ---------------------------------------------------------------------------------------------------------
@@ -376,16 +383,17 @@ def plain_baseline(name: str, match: str = "channels", n_classes: int = 3, **opt
 
 
 @torch.no_grad()
-def recalibrate_batch_norm(network: nn.Module, images: Tensor) -> nn.Module:
+def recalibrate_batch_norm(network: nn.Module, images: Tensor, momentum: float = 1.0) -> nn.Module:
     """Give batch norm the averages over `images`, which training would: an untrained network whose maps are not
-    normalised fades out layer by layer, and its logits say nothing. Returns `network`."""
+    normalised fades out layer by layer, and its logits say nothing. With a `momentum` below one the averages that it
+    had keep the rest. Returns `network`."""
     training = network.training
     momenta: dict[Any, Any] = {layer: layer.momentum for layer in network.modules() if hasattr(layer, "momentum")}
     for layer in momenta:
-        layer.momentum = 1.0
-    network.train()(images)
-    for layer, momentum in momenta.items():
         layer.momentum = momentum
+    network.train()(images)
+    for layer, own in momenta.items():
+        layer.momentum = own
     return network.train(training)
 
 

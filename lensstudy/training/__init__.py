@@ -9,6 +9,7 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
+        "adaptation": ["without_labels"],
         "fitting": ["fit", "range_test", "TrainingDiverged"],
         "run": ["load_run", "TrainedNetwork"],
         "tuning": ["search"],

@@ -43,6 +43,7 @@ from lensstudy.networks import groups as symmetry
 from lensstudy.networks import registry as networks
 from lensstudy.provenance import code_hash
 from lensstudy.study import ParameterError, Study, home
+from lensstudy.training.adaptation import FAR, Outputs, PseudoLabels, Target, adapt_batch_norm, loss_on_target
 from lensstudy.training.batches import InOrder, Rows, loader, training_loader
 from lensstudy.training.devices import check_devices, device_of
 from lensstudy.training.distributed import place, synchronise
@@ -81,6 +82,7 @@ def fit(
     folder: str | Path | None = None,
     watch: Callable[[pd.DataFrame], bool | None] | None = None,
     start_from: str | Path | None = None,
+    target: LensDataset | None = None,
 ) -> Path:
     """Train a network on the train part of a data set; the validation part chooses the best checkpoint.
 
@@ -96,6 +98,8 @@ def fit(
             training stops there; its folder opens like any other, and the next `fit` goes on from it.
         start_from: run folder of a training to fine-tune from, or the name of a network that comes with the package;
             what `study` says of its network, if none is given. The last layer begins anew where the classes differ.
+        target: images of another kind, all of which the study's `adaptation` learns from. Their labels are not looked
+            at; of a set that is split, give `part("train")`.
 
     Returns:
         The run folder, which `load_run` opens.
@@ -115,12 +119,17 @@ def fit(
         ['card.json', 'metrics.json']
     """
     settings, folder = study.training(), Path(folder or study.training_folder())
+    unlabelled = None if target is None else Target(target.images)  # nothing else of it goes any further
     _check(settings)
+    _check_adaptation(settings, unlabelled)
     dataset.check_classes()
     networks.load_plugins(settings.plugins)
     start_from = start_from or _start_of(settings)
     start_from = training_of(start_from) if start_from else None
     card = card_of(dataset, settings, start_from, network)
+    if unlabelled:
+        _check_target(unlabelled, card)
+        card["target"] = unlabelled.about()
     begun = _is_of(folder, card)
     last = folder / "last.ckpt"  # there as long as the training has not reached its end
     if (
@@ -133,7 +142,7 @@ def fit(
     _check_split(dataset)
     lightning.seed_everything(settings.seed, verbose=False)
     torch.set_num_threads(settings.threads)
-    module = _Fit(card, settings, dataset, start_from, network)
+    module = _Fit(card, settings, dataset, start_from, network, unlabelled)
     batches = module.training_batches()
     _clear(folder, card, begun)  # only now that nothing is wrong with the parameters
     recorder = Recorder(folder, settings, dataset, watch)
@@ -200,7 +209,7 @@ def range_test(dataset: LensDataset, study: Study, lowest: float = 1e-5, highest
     _check(study)
     networks.load_plugins(study.plugins)
     settings = study.training().model_copy(
-        update={"devices": 1, "nodes": 1, "strategy": "auto", "accumulate": 1}
+        update={"devices": 1, "nodes": 1, "strategy": "auto", "accumulate": 1, "adaptation": "none"}
     )  # a short run pays for none
     lightning.seed_everything(settings.seed, verbose=False)
     torch.set_num_threads(settings.threads)
@@ -246,6 +255,7 @@ class _Fit(lightning.LightningModule):
         dataset: LensDataset,
         start_from: str | Path | None = None,
         network: torch.nn.Module | None = None,
+        target: Target | None = None,
         stop_where_it_diverges: bool = True,
     ):
         super().__init__()
@@ -264,6 +274,10 @@ class _Fit(lightning.LightningModule):
         weights = torch.where(shares > 0, 1 / (len(self.classes) * shares), 0.0)
         self.register_buffer("class_weights", weights if settings.class_weights == "balanced" else None, False)
         self.steps = settings.epochs * math.ceil(self.batches / settings.accumulate)
+        self.target, self.adaptation = target, None
+        if target:
+            example = self.preprocess(target.sample(1))
+            self.adaptation = loss_on_target(self.network, settings, len(self.classes), example)
 
     def training_batches(self):
         return training_loader(self.train_part, self.batches, self.settings)
@@ -284,13 +298,37 @@ class _Fit(lightning.LightningModule):
 
     def training_step(self, batch, number):
         images, labels = batch
+        draw = self.current_epoch * self.batches + number
         with self._single_precision():
-            images = self.seen(images, draw=self.current_epoch * self.batches + number, part=place())
-        logits = self.network(images).float()
+            images = self.seen(images, draw, part=place())
+        adapting = self.adaptation is not None and self.progress(draw) > 0
+        if adapting:
+            source, target = self._both(images, draw, self.target_rows[number])
+            logits = source.logits
+        else:
+            logits = self.network(images).float()
         loss = cross_entropy(logits, labels, self.class_weights, label_smoothing=self.settings.label_smoothing)
         self._stop_unless(loss < EXPLODED * math.log(len(self.classes)), f"the loss is {loss.item():.3g}")
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
+        if adapting:
+            with self._single_precision():
+                loss = self.adaptation(loss, source, target, self.progress(draw))
+            self._stop_unless(loss.isfinite(), f"the loss on target images is {loss.item():.3g}")
         return loss
+
+    def progress(self, draw: int) -> float:
+        """How far adaptation is in the step with this number: from 0, where it begins, to 1 at the end."""
+        start = self.settings.adaptation_start
+        return max(0.0, (draw / (self.settings.epochs * self.batches) - start) / (1 - start))
+
+    def _both(self, source: torch.Tensor, draw: int, rows: np.ndarray) -> tuple[Outputs, Outputs]:
+        """What the network says of a batch of the source and of the target images `rows`, in one batch."""
+        with self._single_precision():
+            target = self.seen(as_tensor(self.target.images[rows]).to(self.device), draw + FAR)
+        logits, features = networks.logits_and_features(self.network, torch.cat([source, target]))
+        (of_source, of_target), parts = logits.float().split(len(source)), features.float().split(len(source))
+        where = torch.as_tensor(rows, device=self.device)
+        return Outputs(parts[0], of_source), Outputs(parts[1], of_target, where)
 
     def _single_precision(self):
         return torch.autocast(self.device.type, enabled=False)
@@ -305,9 +343,20 @@ class _Fit(lightning.LightningModule):
 
     def on_train_epoch_start(self):
         self.norms = []
+        if self.adaptation is not None:
+            self.target_rows = self.target.batches(self.settings, self.batches, self.current_epoch)
+            # A step in which adaptation begins within this epoch needs labels, too.
+            if isinstance(self.adaptation, PseudoLabels) and self.progress((self.current_epoch + 1) * self.batches) > 0:
+                self.network.eval()
+                self.adaptation.label(self._probabilities, self.target)
+                self.network.train()
+
+    def _probabilities(self, images: torch.Tensor) -> torch.Tensor:
+        with self._single_precision():
+            return self.network(self.seen(images.to(self.device))).softmax(1)
 
     def on_before_optimizer_step(self, optimizer):
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
         if self.settings.precision != "16-mixed":  # there the scaler leaves out such steps itself
             self._stop_unless(norm.isfinite(), f"the norm of the gradient is {norm.item():.3g}")
         self.norms.append(norm)
@@ -323,12 +372,20 @@ class _Fit(lightning.LightningModule):
         # Lightning validates before it counts the epoch: this one, numbered from 0, is complete.
         if settings.averaging == "swa" and self.current_epoch + 1 > settings.averaging_start * settings.epochs:
             self.averaged.update_parameters(self.network)
-        if self.judged is not self.network or settings.curriculum:
+        to_target = settings.adaptation == "batch-norm"
+        if self.judged is not self.network or settings.curriculum or to_target:
             # The statistics of batch norm belong to other weights, or to other images: take those of the preset itself.
             rows = np.linspace(0, len(self.train_part) - 1, min(RECALIBRATION_IMAGES, len(self.train_part))).astype(int)
             images = self.seen(as_tensor(self.train_part.images[rows]).to(self.device), draw=-1)
+            if self.adaptation is not None:  # it has learnt from batches of both
+                images = torch.cat([images, self._of_target()])
             networks.recalibrate_batch_norm(self.judged, images)
+        if to_target:
+            adapt_batch_norm(self.judged, self._of_target())
         self.judged.eval()
+
+    def _of_target(self) -> torch.Tensor:
+        return self.seen(self.target.sample(RECALIBRATION_IMAGES).to(self.device), draw=FAR - 1)
 
     def validation_step(self, batch, _):
         images, labels = batch
@@ -353,7 +410,10 @@ class _Fit(lightning.LightningModule):
         self.log_dict(figures | {f"recall_{name}": recall for name, recall in zip(self.classes, recalls, strict=True)})
 
     def configure_optimizers(self):
-        optimizer = optimizer_of(self.network.parameters(), self.settings)
+        groups = [{"params": list(self.network.parameters())}]
+        if own := list(self.adaptation.parameters()) if self.adaptation is not None else []:
+            groups.append({"params": own, "weight_decay": 0.0})
+        optimizer = optimizer_of(groups, self.settings)
         schedules = [{"scheduler": schedule_of(optimizer, self.steps, self.settings), "interval": "step"}]
         if self.settings.schedule == "plateau":
             # At the last step of an epoch: Lightning's interval "epoch" would come after the checkpoint is written.
@@ -444,6 +504,34 @@ def _check(settings: Study) -> None:
         raise ParameterError("curriculum: it draws its images anew; say how many an epoch in fresh_images")
     if settings.fresh_images and settings.share < 100:
         raise ParameterError(f"share = {settings.share:g}: fresh images have no shares; use 100, or fresh_images: 0")
+
+
+def _check_adaptation(settings: Study, target: Target | None) -> None:
+    """What adaptation needs: images of the target, one device, and no choice of an epoch."""
+    method = settings.adaptation
+    if method == "none":
+        if target:
+            raise ParameterError("target: nothing is learnt from it, since adaptation = 'none'; choose a method there")
+        return
+    if not target:
+        raise ParameterError(f"adaptation = '{method}': no target images are given; give fit a target, or use none")
+    if settings.devices * settings.nodes > 1:
+        raise ParameterError(f"adaptation = '{method}': runs on one device; use devices: 1 and nodes: 1")
+    if settings.monitor != "last":
+        raise ParameterError(
+            f"monitor = '{settings.monitor}': the validation part is of the source and cannot choose an epoch for the "
+            f"target; with adaptation = '{method}' use last"
+        )
+
+
+def _check_target(target: Target, card: dict) -> None:
+    """Images of the target may be larger than those of the source; the network sees the central pixels of both."""
+    (count, bands, height, width), crop = target.images.shape, card["crop"]
+    if not count or bands != card["in_channels"] or height != width or height < crop or (height - crop) % 2:
+        raise ParameterError(
+            f"target: {count} images of {height} x {width} pixels and {bands} bands, and the network sees the central "
+            f"{crop} in {card['in_channels']} bands; cut them to a square of {crop} pixels, or of an even number more"
+        )
 
 
 def _check_split(dataset: LensDataset) -> None:

@@ -11,7 +11,7 @@ from lensstudy.cli import app
 from lensstudy.data.dataset import DataError, LensDataset
 from lensstudy.data.reading import write_deeplense
 from lensstudy.deployment.card import file_hash
-from lensstudy.deployment.transfer import train_on
+from lensstudy.deployment.transfer import ADAPTATION, target_like, train_on
 from lensstudy.networks import names
 
 
@@ -46,6 +46,35 @@ def test_command(folder, run_folder, exported, tmp_path):
     assert json.loads((run / "exported" / "card.json").read_text())["in_distribution"]
     wrong = lensstudy("train", "--from", exported, "--data", folder, "--out", tmp_path / "other")
     assert wrong.exit_code == 2 and "give the run folder that it was exported from" in wrong.output
+
+
+def test_a_network_is_adapted_to_images_without_labels(folder, run_folder, blobs, tmp_path):
+    """They are fainter, in pixels half as large and a few more, and come in those of the images with labels."""
+    fine = np.kron(blobs.images[::2], np.ones((2, 2), np.float32)) * 0.1 + 0.3
+    fine = np.pad(fine, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
+    (tmp_path / "target").mkdir()
+    for number, image in enumerate(fine + np.random.default_rng(0).normal(0, 0.003, fine.shape)):
+        np.save(tmp_path / "target" / f"{number}.npy", image)
+
+    def train(*arguments):
+        words = ["train", "--data", folder, "--out", tmp_path / "out", "--pixel-scale", 0.1, "--epochs", 1]
+        words += ["--batch-size", 8, "--validation-fraction", 0.3, "--network", "d4-mean-cnn", *arguments]
+        return CliRunner().invoke(app, list(map(str, words)))
+
+    wrong = train("--adaptation", "sinkhorn")
+    assert wrong.exit_code == 2 and "belong to --target" in wrong.output
+    wrong = train("--target", tmp_path / "target", "--adaptation", "sinkhron")
+    assert wrong.exit_code == 2 and "adaptation = 'sinkhron'" in wrong.output
+    wrong = train("--target", tmp_path / "target")
+    assert wrong.exit_code == 2 and "say how large with --target-pixel-scale" in wrong.output
+    assert not (tmp_path / "out").exists()
+    done = train("--target", tmp_path / "target", "--target-pixel-scale", 0.05)
+    assert done.exit_code == 0 and "Of 60 images without labels it calls" in done.output, done.output
+    card = json.loads((tmp_path / "out" / "training" / "d4-mean-cnn-s1" / "card.json").read_text())
+    assert card["adaptation"] == ADAPTATION and card["target"]["images"] == 60
+    seen = target_like(LensDataset.load(tmp_path / "out" / "dataset"), tmp_path / "target", 0.05).images
+    expected = 0.4 * blobs.images[::2] + 1.2
+    np.testing.assert_allclose(seen[:, :, 1:-1, 1:-1], expected[:, :, 1:-1, 1:-1], atol=0.1)
 
 
 def test_the_size_of_a_pixel_goes_along(folder, run_folder, tmp_path):
