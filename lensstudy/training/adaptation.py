@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from lensstudy.data.dataset import PIECE
@@ -89,13 +90,12 @@ class Target:
             yield as_tensor(self.images[start : start + size])
 
 
-def loss_on_target(network: nn.Module, settings: Study, n_classes: int, example: Tensor) -> nn.Module | None:
+def loss_on_target(network: nn.Module, settings: Study, example: Tensor) -> nn.Module | None:
     """The loss on the target that a study asks for, with what it learns itself; None where there is none.
 
     Args:
         network: the network to adapt.
         settings: `adaptation` and what belongs to it; `seed` for random weights.
-        n_classes: number of logits.
         example: one input of the network, `(1, C, S, S)`.
 
     Returns:
@@ -113,7 +113,7 @@ def loss_on_target(network: nn.Module, settings: Study, n_classes: int, example:
         network.train(training)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            return Adversarial(n_features, n_classes, settings.adaptation_weight)
+            return Adversarial(n_features, settings.adaptation_weight)
     return None
 
 
@@ -167,43 +167,29 @@ class Sinkhorn(nn.Module):
 
 
 class Adversarial(nn.Module):
-    """A domain-adversarial network (Ganin et al. 2016, arXiv:1505.07818), conditional on predictions.
+    """A domain-adversarial network: a discriminator learns to tell the features of the target from those of the source,
+    and the network learns features of which it cannot.
 
-    A discriminator learns to tell source from target, and the network, whose gradient is reversed, that it cannot. It
-    sees the outer product of features and probabilities (CDAN, Long et al. 2018, arXiv:1705.10667), so that it compares
-    like with like. The reversed gradient grows with the progress p as 2 / (1 + exp(-10 p)) - 1.
+    The network lowers the cross-entropy of the discriminator's answer with one half (Tzeng et al. 2015,
+    arXiv:1510.02192), times 2 / (1 + exp(-10 p)) - 1 at the progress p (Ganin et al. 2016, arXiv:1505.07818). Reversing
+    the gradient of the discriminator's own loss, as they do, was tried, and so was a discriminator that is conditional
+    on predictions (Long et al. 2018, arXiv:1705.10667). The first stops where the discriminator is certain, as it is of
+    telescopes; the second compares with one class only where all of the target is taken for that.
     """
 
-    def __init__(self, n_features: int, n_classes: int, weight: float = 1.0):
+    def __init__(self, n_features: int, weight: float = 1.0):
         super().__init__()
         self.weight = weight
-        self.discriminator = nn.Sequential(nn.Linear(n_features * n_classes, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
+        self.discriminator = nn.Sequential(nn.Linear(n_features, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
 
     def forward(self, classification: Tensor, source: Outputs, target: Outputs, progress: float) -> Tensor:
         strength = self.weight * (2 / (1 + math.exp(-10 * progress)) - 1)
-        of_source, of_target = self.logits(source, strength), self.logits(target, strength)
-        told = torch.cat([of_source, of_target])
-        truth = torch.cat([torch.zeros_like(of_source), torch.ones_like(of_target)])
-        return classification + binary_cross_entropy_with_logits(told, truth)
-
-    def logits(self, outputs: Outputs, strength: float) -> Tensor:
-        """How sure the discriminator is that each image is one of the target, `(B, 1)`."""
-        probabilities = outputs.logits.detach().softmax(1)
-        conditional = torch.einsum("bf,bc->bfc", outputs.features, probabilities).flatten(1)
-        return self.discriminator(_Reversed.apply(conditional, strength))
-
-
-class _Reversed(torch.autograd.Function):
-    """The same values, and the gradient times `-strength`."""
-
-    @staticmethod
-    def forward(ctx, values, strength):
-        ctx.strength = strength
-        return values.view_as(values)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return -ctx.strength * gradient, None
+        features = torch.cat([source.features, target.features])
+        is_target = torch.cat([torch.zeros(len(source.features)), torch.ones(len(target.features))]).to(features.device)
+        learning = binary_cross_entropy_with_logits(self.discriminator(features.detach())[:, 0], is_target)
+        fixed = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
+        told = functional_call(self.discriminator, fixed, features)[:, 0]
+        return classification + learning + strength * binary_cross_entropy_with_logits(told, torch.full_like(told, 0.5))
 
 
 class PseudoLabels(nn.Module):

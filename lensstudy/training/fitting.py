@@ -277,7 +277,7 @@ class _Fit(lightning.LightningModule):
         self.target, self.adaptation = target, None
         if target:
             example = self.preprocess(target.sample(1))
-            self.adaptation = loss_on_target(self.network, settings, len(self.classes), example)
+            self.adaptation = loss_on_target(self.network, settings, example)
 
     def training_batches(self):
         return training_loader(self.train_part, self.batches, self.settings)
