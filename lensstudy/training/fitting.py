@@ -356,10 +356,15 @@ class _Fit(lightning.LightningModule):
             return self.network(self.seen(images.to(self.device))).softmax(1)
 
     def on_before_optimizer_step(self, optimizer):
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
         if self.settings.precision != "16-mixed":  # there the scaler leaves out such steps itself
             self._stop_unless(norm.isfinite(), f"the norm of the gradient is {norm.item():.3g}")
         self.norms.append(norm)
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+        """The network by itself: the gradient of what only adapts it, such as a discriminator, takes nothing from it."""
+        for group in optimizer.param_groups if gradient_clip_val else []:
+            torch.nn.utils.clip_grad_norm_(group["params"], gradient_clip_val)
 
     def on_train_batch_end(self, outputs, batch, number):
         stepped = (number + 1) % self.settings.accumulate == 0 or number + 1 == self.batches

@@ -54,7 +54,7 @@ def test_a_network_is_adapted_to_images_without_labels(folder, run_folder, blobs
     fine = np.pad(fine, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
     (tmp_path / "target").mkdir()
     for number, image in enumerate(fine + np.random.default_rng(0).normal(0, 0.003, fine.shape)):
-        np.save(tmp_path / "target" / f"{number}.npy", image)
+        np.save(tmp_path / "target" / f"{number:02}.npy", image)
 
     def train(*arguments):
         words = ["train", "--data", folder, "--out", tmp_path / "out", "--pixel-scale", 0.1, "--epochs", 1]
