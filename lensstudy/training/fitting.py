@@ -362,7 +362,7 @@ class _Fit(lightning.LightningModule):
         self.norms.append(norm)
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
-        """The network by itself: the gradient of what only adapts it, such as a discriminator, takes nothing from it."""
+        """The network by itself: what only adapts it, such as a discriminator, takes nothing of its norm."""
         for group in optimizer.param_groups if gradient_clip_val else []:
             torch.nn.utils.clip_grad_norm_(group["params"], gradient_clip_val)
 
