@@ -70,6 +70,7 @@ from lensstudy.figures.training import (
     validation_confusion,
     worst_images,
 )
+from lensstudy.figures.transfer import staircase
 
 __all__ = [
     "accuracy_along",
@@ -126,6 +127,7 @@ __all__ = [
     "show",
     "slices",
     "smooth_models",
+    "staircase",
     "strip",
     "subhalo_attributions",
     "subhalo_map",

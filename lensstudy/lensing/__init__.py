@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submod_attrs={
         "rendering": ["render", "substructure_map"],
         "simulation": ["draw_batch"],
+        "between": ["Between"],
         "fitting": ["smooth_fit"],
         "presets": ["PRESETS", "LensingError"],
         "populations": ["CLASSES"],

@@ -2,8 +2,9 @@
 
 Five presets repeat published simulations, quirks included: DeepLense's `model_1`, `model_2` and `model_3`, and
 `common_test` and `equivariant_test`, whose settings are not published and were recovered by fitting. In all of them
-something other than dark matter gives the class away. `realistic` is this study's own: lenses differ, and the mean mass
-inside the Einstein radius is the same for every class, so that only the substructure itself tells the classes apart.
+something other than dark matter gives the class away: rings grow with the substructure (unless `equal_mass` is set),
+and in some no two lenses differ. `realistic` is this study's own: lenses differ, and the mean mass inside the Einstein
+radius is the same for every class, so that only the substructure itself tells the classes apart.
 
 Angles are in arcseconds, masses in solar masses, directions in radians counter-clockwise from +x.
 """
@@ -39,8 +40,10 @@ __all__ = [
     "Preset",
     "check_row",
     "complete",
+    "draw_lens",
     "heavier",
     "preset_named",
+    "with_equal_mass",
 ]
 
 CLASSES = ("no_sub", "cdm", "axion")
@@ -111,6 +114,33 @@ def complete(row: dict) -> dict:
     full["n_subhalos"] = len(full["subhalo_mass"])
     full["substructure_mass"] = float(np.sum(full["subhalo_mass"])) + full["vortex_mass"]
     return full
+
+
+def draw_lens(preset: Preset, class_name: str, generator: np.random.Generator, population: dict) -> dict:
+    """One lens of a preset, what is not zero of its row; with `equal_mass` its halo gives what substructure adds."""
+    row = preset.draw(class_name, generator, population)
+    return with_equal_mass(row, preset.area_per_mass) if population.get("equal_mass") else row
+
+
+def with_equal_mass(row: dict, area: float) -> dict:
+    """The same lens with a halo that is lighter by the substructure inside the Einstein radius, whose mass is then that
+    of a lens without any. `area` is the squared Einstein radius of one solar mass.
+
+    Raises `LensingError` where nothing would be left of the halo.
+    """
+    radius, inside = row["einstein_radius"], 0.0
+    if "subhalo_mass" in row:
+        x, y = (row[f"subhalo_{axis}"] - row.get(f"lens_{axis}", 0.0) for axis in "xy")
+        inside = row["subhalo_mass"][np.hypot(x, y) < radius].sum()
+    if row.get("vortex_mass"):
+        inside = inside + row["vortex_mass"] * line_share_inside(row)
+    halo_radius = radius * (1 - inside * area / radius**2)
+    if halo_radius <= 0:
+        raise LensingError(
+            f"substructure of {inside:.3g} solar masses leaves nothing of a lens of {radius**2 / area:.3g}; lower "
+            "substructure_boost or the subhalo_* ranges"
+        )
+    return row | {"halo_einstein_radius": halo_radius}
 
 
 def heavier(row: dict, factor: float) -> dict:
@@ -242,7 +272,8 @@ def draw_common_test(class_name: str, generator: np.random.Generator, population
     weigh 2.2 to 4.6 % of the lens,
     have half-lengths of 0.46" to 1.11" and lie up to 1.34" from the centre.
     """
-    einstein_radius = generator.uniform(1.2, 1.65) if class_name == "no_sub" else generator.uniform(0.93, 1.5)
+    radii = (1.2, 1.65) if class_name == "no_sub" else (0.93, 1.5)
+    einstein_radius = generator.uniform(*(0.93, 1.65) if population.get("equal_mass") else radii)
     shear_1, shear_2 = spin_two(generator.uniform(0, 0.3), -math.radians(generator.uniform(0, 2 * np.pi)))
     axis_ratio = generator.uniform(0.44, 0.92)
     source_e1, source_e2 = spin_two((1 - axis_ratio) / (1 + axis_ratio), -math.radians(generator.uniform(0, 2 * np.pi)))
@@ -338,21 +369,11 @@ def draw_realistic(class_name: str, generator: np.random.Generator, population: 
         rate = instrument.count_rate(between("lens_light_magnitude"))
         row |= {"lens_light_amplitude": rate / sersic_total(radius, index)}
         row |= {"lens_light_radius": radius, "lens_light_index": index}
-    inside = 0.0
     if class_name == "cdm":
         row |= draw_subhalos(generator, population, row)
-        is_inside = np.hypot(row["subhalo_x"] - row["lens_x"], row["subhalo_y"] - row["lens_y"]) < einstein_radius
-        inside = row["subhalo_mass"][is_inside].sum()
     if class_name == "axion":
         row |= draw_vortex(generator, population, row)
-        inside = row["vortex_mass"] * line_share_inside(row)
-    row["halo_einstein_radius"] = einstein_radius * (1 - inside * area_per_mass() / einstein_radius**2)
-    if row["halo_einstein_radius"] <= 0:
-        raise LensingError(
-            f"substructure of {inside:.3g} solar masses leaves nothing of a lens of "
-            f"{einstein_radius**2 / area_per_mass():.3g}; lower substructure_boost or the subhalo_* ranges"
-        )
-    return row
+    return with_equal_mass(row, area_per_mass())
 
 
 def draw_subhalos(generator: np.random.Generator, population: dict, row: dict) -> dict:
@@ -390,7 +411,7 @@ def draw_vortex(generator: np.random.Generator, population: dict, row: dict) -> 
 
 def line_share_inside(row: dict) -> float:
     """Share of a vortex that lies within the Einstein radius of the lens centre: a chord of that circle."""
-    x, y = row["vortex_x"] - row["lens_x"], row["vortex_y"] - row["lens_y"]
+    x, y = (row.get(f"vortex_{axis}", 0.0) - row.get(f"lens_{axis}", 0.0) for axis in "xy")
     along = x * math.cos(row["vortex_angle"]) + y * math.sin(row["vortex_angle"])
     half_chord = math.sqrt(max(along**2 - x * x - y * y + row["einstein_radius"] ** 2, 0.0))
     length = row["vortex_half_length"]

@@ -40,10 +40,14 @@ def _number(default: float, least: float, most: float):
     return Field(default, ge=least, le=most)
 
 
-class FixedPopulation(BaseModel):
-    """The population of a published preset, of which nothing can be changed."""
+class PublishedPopulation(BaseModel):
+    """What can be changed of a published preset. With `equal_mass` the substructure's mass inside the Einstein radius
+    is taken out of the halo, and ring sizes are drawn alike for every class, so that neither tells the classes apart.
+    """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    equal_mass: bool = False
 
 
 class RealisticPopulation(BaseModel):
@@ -91,6 +95,7 @@ class RealisticPopulation(BaseModel):
     substructure_boost: float = _number(1.0, 0.0, 100.0)  # times the mass of every subhalo and vortex
     exposure_time: float = _number(0.0, 0.0, 1e9)  # seconds; 0: the instrument's own
     psf_fwhm: float = _number(0.0, 0.0, 10.0)  # arcsec, Gaussian; 0: the instrument's own
+    field_of_view: float = _number(0.0, 0.0, 100.0)  # arcsec a side, in however many pixels; 0: the instrument's own
     instrument: Literal["hst-wfc3-f160w", "hst-acs", "euclid-vis"] = "hst-wfc3-f160w"
     subhalo_profile: Literal["truncated_nfw", "point"] = "truncated_nfw"
     lens_light: bool = False
@@ -122,7 +127,7 @@ def population_of(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises `LensingError` for an unknown preset or parameter, or a value out of range.
     """
     check_preset(preset)
-    model = RealisticPopulation if preset == "realistic" else FixedPopulation
+    model = RealisticPopulation if preset == "realistic" else PublishedPopulation
     plain = {name: value.item() if hasattr(value, "item") else value for name, value in given.items()}  # numpy's
     try:
         return model(**plain).model_dump()
@@ -138,8 +143,7 @@ def _in_words(preset: str, model: type[BaseModel], problem: Mapping[str, Any]) -
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, fields, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
-        known = ", ".join(fields) or "none, its population is fixed"
-        return f"preset {preset} has no parameter '{name}'.{hint} Its parameters: {known}."
+        return f"preset {preset} has no parameter '{name}'.{hint} Its parameters: {', '.join(fields)}."
     if fields[name].annotation is str:
         expected = "a folder of FITS cutouts" if name == "source_images" else "a FITS file"
         return f"{name} = {value!r}; expected the name of {expected}, or nothing"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lensstudy.lensing.detectability import detectability
 from lensstudy.lensing.instruments import INSTRUMENTS, Instrument, noise_variance, noisy
-from lensstudy.lensing.populations import CLASSES, Preset, complete, heavier, preset_named
+from lensstudy.lensing.populations import CLASSES, Preset, complete, draw_lens, heavier, preset_named
 from lensstudy.lensing.presets import LensingError, population_of
 from lensstudy.lensing.rendering import batch_size, checked_size, render_batch, render_with_cells, renderer, view_of
 
@@ -41,11 +41,12 @@ class Request:
 
     @property
     def instrument(self) -> Instrument:
-        """The preset's instrument or the one that the population names, with the population's own PSF if it has one."""
+        """The preset's instrument or the one that the population names, with its own field and PSF if it has any."""
         given = self.population
         instrument = INSTRUMENTS[given.get("instrument", preset_named(self.preset).instrument.name)]
+        scale = given.get("field_of_view", 0) / instrument.image_size or instrument.pixel_scale
         fwhm = given.get("psf_fwhm") or instrument.psf_fwhm
-        return replace(instrument, psf_fwhm=fwhm, psf_file=given.get("psf_file", ""))
+        return replace(instrument, pixel_scale=scale, psf_fwhm=fwhm, psf_file=given.get("psf_file", ""))
 
     def chunks(self) -> list[tuple[str, int, int]]:
         """Class, first and last image of each piece of work, in the order of the data set."""
@@ -93,7 +94,7 @@ def draw_lenses(
     preset, key = preset_named(request.preset), CLASSES.index(class_name)
     streams = [np.random.SeedSequence(request.seed, spawn_key=(key, number)) for number in numbers]
     generators = [np.random.default_rng(stream) for stream in streams]
-    rows = [preset.draw(class_name, generator, request.population) for generator in generators]
+    rows = [draw_lens(preset, class_name, generator, request.population) for generator in generators]
     rows = [complete(heavier(row, substructure_factor)) for row in rows]
     return [row | {"exposure_time": row["exposure_time"] * photon_factor} for row in rows], generators
 
@@ -202,6 +203,8 @@ def checked_request(
     population = population_of(preset, population)
     if population.get("psf_file") and population.get("psf_fwhm"):
         raise LensingError("psf_file and psf_fwhm are two point spread functions; set one of them")
+    if population.get("psf_file") and population.get("field_of_view"):
+        raise LensingError("psf_file is in the instrument's own pixels; leave field_of_view as it is")
     instrument = INSTRUMENTS[population.get("instrument", chosen.instrument.name)]
     size = checked_size(instrument.image_size if image_size is None else image_size)
     level = None if noise_level is None else float(noise_level)  # plain numbers: `dataset.json` holds them

@@ -512,7 +512,7 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
         ({"subhalo_mass_min": -1.0}, "subhalo_mass_min = -1.0"),
         ({"subhalo_slope": "steep"}, "subhalo_slope = 'steep'"),
         ({"subhalo_profile": "cored"}, "truncated_nfw, point"),
-        ({"preset": "model_1", "shear_max": 0.1}, "its population is fixed"),
+        ({"preset": "model_1", "shear_max": 0.1}, "Its parameters: equal_mass"),
         (
             {"substructure_boost": 100.0, "axion_fraction_max": 0.5, "axion_fraction_min": 0.4},
             "leaves nothing of a lens",

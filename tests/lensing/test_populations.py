@@ -1,4 +1,4 @@
-"""The preset recovered from DeepLense's test of equivariant networks: its alignment, its files, its images."""
+"""What presets draw: DeepLense's test of equivariant networks as it was recovered, and equal mass in every class."""
 
 import io
 import math
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from scipy.fft import dctn
 
-from lensstudy.lensing.populations import complete, preset_named
+from lensstudy.lensing.populations import CLASSES, complete, draw_lens, preset_named
 from lensstudy.lensing.rendering import render
 from lensstudy.lensing.simulation import draw_batch
 
@@ -94,3 +94,34 @@ def test_images_of_the_equivariant_test_look_like_the_official_ones(official, na
     assert np.abs(np.log(mean[0] / mean[1])).max() < 0.35  # two draws of 64 differ by 0.1 to 0.3 somewhere
     bright = [[(images > level).mean() for level in (4, 16, 64)] for images in (simulated, official[name])]
     assert bright[0] == pytest.approx(bright[1], rel=0.15)
+
+
+@pytest.mark.parametrize("name", ["model_1", "model_2", "model_3", "common_test", "equivariant_test"])
+@pytest.mark.parametrize("class_name", ["cdm", "axion"])
+def test_with_equal_mass_the_halo_gives_what_the_substructure_adds(name, class_name):
+    """Of an isothermal halo of radius h the mass within R is that of h R: with mass m inside, h R + m A = R^2."""
+    preset = preset_named(name)
+    published, equal = (
+        [draw_lens(preset, class_name, np.random.default_rng(k), {"equal_mass": asked}) for k in range(20)]
+        for asked in (False, True)
+    )
+    assert not any("halo_einstein_radius" in row for row in published)
+    for row in equal:
+        if class_name == "cdm":
+            mass = row["subhalo_mass"][np.hypot(row["subhalo_x"], row["subhalo_y"]) < row["einstein_radius"]].sum()
+        else:
+            along = np.linspace(-1, 1, 20_001) * row["vortex_half_length"]
+            x, y = (row.get(f"vortex_{axis}", 0.0) for axis in "xy")
+            x, y = x + along * np.cos(row["vortex_angle"]), y + along * np.sin(row["vortex_angle"])
+            mass = row["vortex_mass"] * (np.hypot(x, y) < row["einstein_radius"]).mean()
+        left = row["halo_einstein_radius"] * row["einstein_radius"] + mass * preset.area_per_mass
+        assert left == pytest.approx(row["einstein_radius"] ** 2, rel=1e-4)
+
+
+def test_with_equal_mass_rings_of_the_common_test_are_alike():
+    preset, radii = preset_named("common_test"), {}
+    for name in CLASSES:
+        drawn = (draw_lens(preset, name, np.random.default_rng(k), {"equal_mass": True}) for k in range(300))
+        radii[name] = np.array([row["einstein_radius"] for row in drawn])
+    assert np.array_equal(radii["no_sub"], radii["cdm"]) and np.array_equal(radii["no_sub"], radii["axion"])
+    assert radii["no_sub"].min() < 0.95 and radii["no_sub"].max() > 1.63

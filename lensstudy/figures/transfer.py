@@ -1,0 +1,61 @@
+"""Figures of what transfers from one telescope to another: the staircase between them, and scores away from home."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from lensstudy.evaluation.scores import averaged_over, counted
+from lensstudy.evaluation.staircase import SMOOTH_FIT, SUBSTRUCTURE, Staircase
+from lensstudy.figures.style import WIDTH, captioned, colour
+
+__all__ = ["staircase"]
+
+LOOKS = {SUBSTRUCTURE: ("o", "-", 1.8), "cdm": ("^", ":", 1.0), "axion": ("s", "--", 1.0)}
+NAMES = {SUBSTRUCTURE: "substructure against none"}
+
+
+def staircase(stairs: Sequence[Staircase], method: str, seeds: int = 1) -> Figure:
+    """AUC of one method, and of the smooth fit, on the steps from home to each of several presets."""
+    rows = -(-len(stairs) // 2)
+    across = min(len(stairs), 2)
+    figure, axes = plt.subplots(
+        rows, across, figsize=(WIDTH, 0.6 + 2.9 * rows), sharey=True, squeeze=False, layout="constrained"
+    )
+    for one, panel in zip(stairs, axes.flat, strict=False):
+        panel.axhspan(0, 0.5, color="0.93", zorder=0)
+        panel.axhline(0.5, color="0.5", lw=0.8)
+        steps = one.scores(method)["step"].tolist()
+        for judged, (marker, line, width) in LOOKS.items():
+            shade = colour(method) if judged == SUBSTRUCTURE else "0.35"
+            _steps(
+                panel, one.scores(method, judged), shade, marker, line, width, NAMES.get(judged, f"{judged}, others")
+            )
+        if len(fits := one.scores(SMOOTH_FIT)):
+            _steps(panel, fits, "#D55E00", "D", "-", 1.2, "smooth fit: substructure against none")
+        panel.set_title(f"{one.home} to {one.away}")
+        panel.set_xticks(range(len(steps)), steps, rotation=55, ha="right", fontsize=8)
+        panel.set(ylim=(0, 1.02), xlim=(-0.5, len(steps) - 0.5))
+    for panel in axes.flat[len(stairs) :]:
+        panel.set_axis_off()
+    for panel in axes[:, 0]:
+        panel.set_ylabel("AUC")
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, fontsize=8, ncols=2, loc="outside upper center")
+    caption = (
+        f"AUC of {method} as one difference after the other is taken from another preset, each beside all before it; "
+        f"{counted(stairs[0].images, 'image')} of each class. Bars: 95 % interval over {averaged_over(seeds)}. In the "
+        "grey half a ranking is upside down."
+    )
+    return captioned(figure, caption, " ".join(one.answer for one in stairs))
+
+
+def _steps(panel, rows, shade: str, marker: str, line: str, width: float, label: str) -> None:
+    """A line that is level on each step, with the interval of its score."""
+    places, values = np.arange(len(rows)), rows["auc"].to_numpy()
+    panel.step(places, values, where="mid", color=shade, ls=line, lw=width, alpha=0.8)
+    reach = np.maximum([values - rows["low"], rows["high"] - values], 0)
+    panel.errorbar(places, values, reach, color=shade, marker=marker, ms=4, ls="", elinewidth=1, label=label)
