@@ -24,9 +24,11 @@ __all__ = [
     "FILLERS",
     "LENSTRONOMY",
     "ROLES",
+    "about_folder",
     "belongs",
     "companions",
     "information",
+    "read_information",
     "role_and_key",
     "row_of",
     "says_image",
@@ -218,7 +220,18 @@ def _places(name: str) -> Iterator[tuple[tuple, str, tuple[str, ...]]]:
 def information(file: Path) -> dict:
     """`info.json` beside an image, as PyAutoLens keeps it: pixel scale, redshifts, published parameters. Raises
     `DataError` where it is damaged."""
-    beside = file.with_name("info.json")
+    return read_information(file.with_name("info.json"))
+
+
+def about_folder(folder: Path) -> Path:
+    """The file beside a folder that says what `info.json` says of its images. Class folders may have nothing else among
+    them, since other programs take every entry for a class."""
+    folder = folder.absolute()
+    return folder.with_name(f"{folder.name}-info.json")
+
+
+def read_information(beside: Path) -> dict:
+    """What a file in the form of `info.json` says; nothing where there is none."""
     try:
         about = read_json(beside) if beside.exists() else {}
         numbers = {key: float(about[key]) for key in NUMBERS if about.get(key) is not None}

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lensstudy.data.companions import about_folder
 from lensstudy.data.containers import resolve
 from lensstudy.data.dataset import PIECE, SCALE_TOLERANCE, DataError, LensDataset, npy_header
 from lensstudy.data.labels import UNLABELLED, class_order, classes_of
@@ -326,7 +327,8 @@ def _may_be_image(names: list[str]) -> bool:
 def write_deeplense(dataset: LensDataset, folder: str | Path) -> Path:
     """Write `dataset` as DeepLense does: one `.npy` an image under `<class>/`, or `{train,val,test}/<class>/` once it
     is split, as `(H, W)` for one channel. Axion images of known mass become pickled `[image, axion mass]` arrays. The
-    arcseconds of one pixel, where they are known, stand in `info.json`, as `read` and `predict` look for them.
+    arcseconds of one pixel, where they are known, stand in `info.json` beside these parts, or in `<folder>-info.json`
+    beside `folder` where it holds class folders alone; `read` and `predict` look in both places.
 
     Excluded images are omitted. Raises `DataError` if `folder` has something in it or two names fall together.
     """
@@ -351,5 +353,6 @@ def write_deeplense(dataset: LensDataset, folder: str | Path) -> Path:
         else:
             np.save(file, image)
     if scale := dataset.description.get("pixel_scale"):
-        (folder / "info.json").write_text(json.dumps({"pixel_scale": scale}))
+        about = folder / "info.json" if "part" in dataset.catalogue else about_folder(folder)
+        about.write_text(json.dumps({"pixel_scale": scale}))
     return folder

@@ -20,7 +20,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from lensstudy.data import arrays
-from lensstudy.data.companions import companions, information
+from lensstudy.data.companions import about_folder, companions, information, read_information
 from lensstudy.data.containers import ARCHIVES, Listing, list_path, parents
 from lensstudy.data.dataset import DataError, LensDataset
 from lensstudy.data.formats import READABLE, TENSORS, Stored, decode, stacked
@@ -176,17 +176,23 @@ def beside_images(names: Collection[str]) -> dict[str, str]:
 
 
 def _scales(path: Path, listing: Listing) -> dict[str, float | DataError | None]:
-    """Arcseconds of one pixel by folder, where `info.json` stands beside the images, or why that cannot be read."""
+    """Arcseconds of one pixel by folder, where `info.json` stands beside the images or `NAME-info.json` beside their
+    folder, or why that cannot be read."""
     if listing.kind not in ("folder", "file"):
         return {}
-    root = path.parent if listing.kind == "file" else path
-    named = [name for name in listing.ignored if PurePosixPath(name).name == "info.json"]
+    if listing.kind == "file":
+        files = {"": path.with_name("info.json")}
+    else:
+        files = {"": about_folder(path)}
+        for name in listing.ignored:
+            if PurePosixPath(name).name == "info.json":
+                files[_folder(name)] = path / name
     found: dict[str, float | DataError | None] = {}
-    for name in named if listing.kind == "folder" else ["info.json"]:
+    for folder, file in files.items():
         try:
-            found[_folder(name)] = information(root / name).get("pixel_scale")
+            found[folder] = read_information(file).get("pixel_scale")
         except DataError as error:
-            found[_folder(name)] = error
+            found[folder] = error
     return found
 
 

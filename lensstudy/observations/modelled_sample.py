@@ -171,10 +171,11 @@ class ModelledSample:
         """The answer without brackets."""
         if not len(self.compared):
             return f"{len(self.fitted)} of {len(self.table)} lenses have a smooth model."
-        middle, near = self.compared["difference"].abs().median(), len(self.compared) - len(self.far)
+        middle, near = round(100 * self.compared["difference"].abs().median()), len(self.compared) - len(self.far)
+        parts = f"{middle} parts" if middle > 1 else "1 part"
         return (
             f"A program that nobody watched finds the published Einstein radius of half of {len(self.compared)} "
-            f"{'simulated' if self.simulated else 'real'} lenses to {100 * middle:.0f} parts in 100, and of {near} to "
+            f"{'simulated' if self.simulated else 'real'} lenses to {parts} in 100, and of {near} to "
             "a tenth."
         )
 

@@ -280,6 +280,9 @@ def test_deeplense_folders_say_how_large_their_pixels_are(tmp_path):
     dataset = read(write(tmp_path / "in", class_folders(NAMES, axion_file)), pixel_scale=0.08)
     written = write_deeplense(dataset.split(1 / 3, 1 / 2, seed=0), tmp_path / "out")
     assert read(written).description["pixel_scale"] == 0.08
+    plain = write_deeplense(dataset, tmp_path / "plain")
+    assert read(plain).description["pixel_scale"] == 0.08
+    assert sorted(os.listdir(plain)) == sorted(dataset.classes)  # as other programs look for classes
     assert not (write_deeplense(read(tmp_path / "in"), tmp_path / "unknown") / "info.json").exists()
 
 

@@ -62,6 +62,8 @@ def test_the_answer_counts_every_lens_and_names_no_number_that_is_not_in_the_tab
     (tmp_path / "lenses").mkdir()
     ModelledSample("lenses", tmp_path / "lenses", TABLE).save()
     assert "26 parts in 100, and of 1 to a tenth" in in_plain_words(read_summary(tmp_path))
+    nearer = TABLE.assign(einstein_radius=[1.006, 1.006, 1.1, np.nan])
+    assert " to 1 part in 100, and of 2 to a tenth" in ModelledSample("lenses", tmp_path, nearer).plain
 
 
 def test_directions_are_compared_around_the_half_turn(sample):
