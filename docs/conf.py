@@ -84,9 +84,11 @@ def add_contents(app, docname: str, source: list[str]) -> None:
 
 
 def link_executed(app, docname: str, source: list[str]) -> None:
-    """Below the title of a notebook, the way to its page in the first study of the list that has one."""
+    """Below the title of a notebook, the way to its page in the first study that has one: those of the list in their
+    order, then the others."""
     questions = yaml.safe_load((ROOT / "reports/reference/studies.yml").read_text(encoding="utf-8"))
     studies = [ROOT / "reports/reference" / study for one in questions for study in one["studies"]]
+    studies += sorted({page.parent for page in ROOT.glob("reports/reference/*/index.html")} - set(studies))
     pages = [page for study in studies for page in sorted(study.glob(f"{Path(docname).name}*.html"))]
     if docname.startswith("notebooks/") and pages:
         notebook, study = json.loads(source[0]), pages[0].parent.name

@@ -110,7 +110,7 @@ def main(
 def start(
     folder: Annotated[Path, typer.Argument(help="working folder to make, such as my-study")],
 ) -> None:
-    """Begin a working folder of your own: notebooks and parameter files to change, without a checkout."""
+    """Make a working folder of your own: notebooks and parameter files to change, without a checkout."""
     parts = ("notebooks", "params", "workflow")
     if taken := [part for part in parts if (folder / part).exists()]:
         _fail(
@@ -203,7 +203,7 @@ def _run(study_file: Path, cores: int, dry_run: bool, profile: Path | None) -> b
 
 @app.command()
 def status(study_file: StudyFile) -> None:
-    """Tell how far a study is that runs elsewhere: in another terminal, or on another machine with the same disk."""
+    """Show how far a running study is, from any terminal, and from any machine with the same disk."""
     found = studies(study_file)
     logs = {study.study: running.run_log(study) for study in found}
     if not any(log.exists() for log in logs.values()):
@@ -314,7 +314,7 @@ def pretrain(
     name: Annotated[str, typer.Argument(help="a file of params/pretrained without its ending, such as realistic-d4")],
     data_licence: Annotated[str, typer.Option(help="licence of images that are read, for the card")] = "",
 ) -> None:
-    """Make one of the networks that come with the package: train, export, and score it on images that nothing saw."""
+    """Make one of the networks that come with the package: train, export, and score it on new images."""
     from lensstudy.deployment import choosing, pretraining
 
     try:
@@ -433,7 +433,7 @@ def inspect(
     resample: commands.Resample = True,
     force: commands.Force = False,
 ) -> None:
-    """Say what lies at a path: layout, classes, shapes, values, and what would stop a study or, --for NETWORK, a
+    """Show what is at a path: layout, classes, shapes, values, and what would stop a study or, --for NETWORK, a
     prediction."""
     if "$" not in str(path) and not commands.exists(str(path)):
         _fail(f"{path}: nothing exists at this path")
@@ -492,7 +492,7 @@ def simulate(
     processes: Annotated[int, typer.Option(help="processes at a time; 0: as many as processors")] = 0,
     layout: Annotated[str, typer.Option(help="lensstudy, or deeplense for one file an image")] = "lensstudy",
 ) -> None:
-    """Simulate a data set; killed half-way, the same command goes on."""
+    """Simulate a data set; after an interruption, the same command resumes."""
     from lensstudy.lensing.presets import LensingError, check_preset
 
     try:

@@ -33,7 +33,7 @@ Extension = Annotated[
     str | None, typer.Option("--extension", help="FITS extension, HDF5 dataset or npz key of the image")
 ]
 Resample = Annotated[
-    bool, typer.Option("--resample/--no-resample", help="bring other pixels to the network's, or reject the image")
+    bool, typer.Option("--resample/--no-resample", help="resample images to the network's pixel scale, or reject them")
 ]
 Band = Annotated[str | None, typer.Option("--band", help="band to use of several: its number, from 0, or its name")]
 Fill = Annotated[bool, typer.Option("--fill", help="fill NaN pixels with sky and its noise")]
@@ -204,15 +204,15 @@ def train(
     out: Annotated[Path, typer.Option(help="run folder to write")],
     begin: Annotated[
         str | None,
-        typer.Option("--from", help="run folder, or name of `lensstudy networks`, that is trained further"),
+        typer.Option("--from", help="network to fine-tune: a run folder, or a name of `lensstudy networks`"),
     ] = None,
-    network: Annotated[str | None, typer.Option(help=f"network to train from nothing; {FIRST}, if none")] = None,
+    network: Annotated[str | None, typer.Option(help=f"network to train from scratch; {FIRST}, if none")] = None,
     pixel_scale: Scale = None,
     classes: Classes = None,
     labels: Labels = None,
     label_columns: Columns = None,
     extension: Extension = None,
-    keep_parts: Annotated[bool, typer.Option("--keep-parts", help="keep the parts (train, test) that came")] = False,
+    keep_parts: Annotated[bool, typer.Option("--keep-parts", help="keep the given parts (train, test)")] = False,
     epochs: Annotated[int, typer.Option(min=1, help="passes over the training images")] = 8,
     learning_rate: Annotated[float, typer.Option(help="highest learning rate")] = 0.001,
     batch_size: Annotated[int, typer.Option(min=1, help="images in one step")] = 32,
@@ -231,8 +231,8 @@ def train(
         float | None, typer.Option("--target-pixel-scale", help="arcseconds of one of their pixels")
     ] = None,
 ) -> None:
-    """Train a network on your own images, or train one that is trained further (transfer); with --target, adapt it to
-    images of another kind that have no labels."""
+    """Train a network on your own images, or fine-tune a trained one; with --target, adapt it to images of another kind
+    that have no labels."""
     from lensstudy.deployment.card import LEAST_AUC, check_network
     from lensstudy.networks.names import check_name
     from lensstudy.study import Study
@@ -242,7 +242,7 @@ def train(
     settings |= {"class_weights": class_weights}
     if begin and network:
         _refuse(
-            f"--network {network} beside --from {begin}: what is trained further stays the network it is; leave one out"
+            f"--network {network} beside --from {begin}: a fine-tuned network keeps its architecture; leave one out"
         )
     settings |= {} if begin else {"network": network or FIRST}
     settings |= {"split": "given"} if keep_parts else {}
@@ -281,7 +281,7 @@ def train(
 
 def fit_lens(
     folder: Annotated[Path, typer.Argument(help="lenses: FITS or HDF5 files, or folders of them")],
-    out: Annotated[Path, typer.Option(help="folder of the results; the same command goes on where it was stopped")],
+    out: Annotated[Path, typer.Option(help="folder of the results; after an interruption, the same command resumes")],
     pixel_scale: Scale = None,
 ) -> None:
     """Fit a smooth model (elliptical power law, shear, multipoles) to every lens in a folder: a table, and a figure of

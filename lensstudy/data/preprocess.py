@@ -191,7 +191,7 @@ def _measured(scaling: str, images: np.ndarray, size: int) -> dict[str, list[flo
 
 def _in_units_of_noise(images: Tensor) -> Tensor:
     """Images `(B, C, H, H)` less their sky, each channel in units of its own noise: `dataset.sky_and_noise` of every
-    image at once, so that the eight exact motions of the square leave both as they are."""
+    image at once, so that the eight rotations and reflections of the square leave both as they are."""
     width = max(images.shape[-1] // 16, 2)
     edges = [images[..., :width, :], images[..., -width:, :], images[..., :width].mT, images[..., -width:].mT]
     steps = torch.cat([edge.diff(dim=-1).abs() for edge in edges], dim=-2)
