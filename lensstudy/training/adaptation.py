@@ -237,7 +237,9 @@ def without_labels(predictions: Mapping[str, np.ndarray]) -> pd.DataFrame:
 
         information = entropy of the mean prediction - mean entropy of the predictions.
 
-    Where the classes of the target are known to be of unequal size, so is the first term's best value.
+    It finds networks that have collapsed to one class or are never sure, and is no measure of accuracy: one that was
+    not adapted is often sure and wrong. Where the classes of the target are of unequal size, the first term's best
+    value is below one.
 
     Args:
         predictions: probabilities `(N, classes)` for the images of the target, by the name of the method.
