@@ -8,9 +8,13 @@ a fresh kernel.
 from __future__ import annotations
 
 import json
+import multiprocessing
+import re
 import shutil
 import warnings
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +26,20 @@ from lensstudy.data.dataset import DataError, LensDataset
 from lensstudy.data.filtering import Rules, filter_images
 from lensstudy.data.overview import direction
 from lensstudy.data.reading import read
+from lensstudy.data.resampling import resampled
 from lensstudy.data.simulation import simulate
 from lensstudy.deployment.application import Application
 from lensstudy.deployment.exporting import export
 from lensstudy.deployment.predictor import Predictor
 from lensstudy.evaluation.ladder import Ladder
-from lensstudy.evaluation.presets import AcrossPresets
 from lensstudy.evaluation.scores import format_interval
 from lensstudy.evaluation.shortcuts import shortcuts
+from lensstudy.evaluation.staircase import Staircase, walk
+from lensstudy.evaluation.transfer import HOME, Transfer
+from lensstudy.lensing.between import Between
+from lensstudy.lensing.populations import preset_named
 from lensstudy.lensing.presets import PRESETS
+from lensstudy.lensing.simulation import checked_request
 from lensstudy.networks.registry import check_name, load_plugins
 from lensstudy.progress import in_batch, processors, progress
 from lensstudy.provenance import code_hash, data_state
@@ -41,19 +50,22 @@ from lensstudy.training.run import TrainedNetwork, load_run, read_metrics
 from lensstudy.training.untrained import Invariance
 
 __all__ = [
-    "across_presets",
     "application",
     "best_on_validation",
     "dataset",
     "keep_networks",
     "ladder",
     "presets",
-    "studies_across_presets",
+    "staircases",
+    "targets",
     "trained",
     "trainings",
+    "transfer",
 ]
 
 
+AS_IT_IS, TOGETHER, BREADTH = "as it is", "together", "breadth"  # ways of training in a transfer
+WORTH_A_POOL = 9  # trainings from which on they are shared out
 WORTH_PROCESSES = 500  # images of a class from which on several processes are worth the seconds that they take to start
 LADDER_IMAGES = 60  # test images of each class and mass
 TEST = 0x74657374  # so that no image of the test is one of a mixture's or a fresh one
@@ -188,57 +200,143 @@ def keep_networks(study: Study, size: int, invariance: Invariance, costs: pd.Dat
     write_json(study.folder / "networks.json", content)
 
 
-def across_presets(study: Study) -> AcrossPresets:
-    """The networks of a study trained on each of its presets, on all others and on all together, and tested on each,
-    all with the same settings and as many images. What is missing is trained, with a progress bar over the presets."""
-    apart, others, together = studies_across_presets(study)
-    tests = {name: dataset(one).part("test") for name, one in apart.items()}
-    every = [*apart.values(), *others.values(), together]
-    by_study: dict[str, dict[str, list[TrainedNetwork]]] = {}
-    for one in progress(every, "presets"):
-        networks = {name: [trained(one, name, seed) for seed in study.seeds] for name in study.networks}
-        by_study[one.study] = networks
-    return AcrossPresets(
-        {name: by_study[one.study] for name, one in apart.items()},
-        {name: by_study[one.study] for name, one in others.items()},
-        by_study[together.study],
-        tests,
-        images=len(dataset(together).part("train")),
-    )
+def staircases(study: Study) -> list[Staircase]:
+    """The way from the preset of a study to that of each of its targets, one difference at a time, for the networks of
+    the study and for a smooth fit."""
+    networks = {name: [trained(study, name, seed) for seed in study.seeds] for name in study.networks}
+    options = (study.image_size, study.noise_level or None, study.classes or None)
+    home = checked_request(study.preset, 1, study.data_seed + 1, *options, study.population)
+    found = []
+    for target in targets(study).values():
+        if target.data_path:
+            continue
+        options = (study.image_size, target.noise_level or None, study.classes or None)
+        away = checked_request(target.preset, 1, study.data_seed + 2, *options, target.population)
+        found.append(walk(Between(home, away), networks, study.staircase_images, fitted=study.staircase_fits))
+    return found
 
 
-def studies_across_presets(study: Study) -> tuple[dict[str, Study], dict[str, Study], Study]:
-    """What a comparison across presets needs, all with as many images a class: a study of each preset alone, for each
-    preset a study of all the others, and one of all together.
+def targets(study: Study) -> dict[str, Study]:
+    """A study of the images of each target, by its name; those of a preset have its own number of pixels."""
+    found = {}
+    for target in study.targets:
+        changed = {"population": {}, "noise_level": 0.0, "data_path": "", "classes": []} | target
+        if changed["data_path"]:
+            changed["test_images"] = 0
+        elif "image_size" not in target:
+            changed["image_size"] = preset_named(target["preset"]).instrument.image_size
+        found[target["study"]] = study.model_copy(update=changed | {"study": f"{study.study}-{target['study']}"})
+    return found
 
-    The presets are those of the preset `mixture`; any other preset is put beside `realistic` with its own noise
-    (and that one beside `model_3` with 2 %). Of two presets the other one alone takes the place of all the others.
-    """
-    if study.data_path:
-        raise DataError(f"data_path = {study.data_path!r}: presets are compared with simulated images; leave it empty")
-    given = study.population.get("presets") if study.preset == mixture.MIXTURE else None
-    if given is None:
-        own = {"preset": study.preset, "population": study.population, "noise_level": study.noise_level}
-        other = {"preset": "realistic", "noise_level": 0.0}
-        given = [own, {"preset": "model_3", "noise_level": 0.02} if study.preset == "realistic" else other]
-    if len(given) < 2:
-        raise DataError(f"presets = {given}: only one; a comparison needs two or more")
-    mixture.components_of(mixture.MIXTURE, {"presets": given}, study.noise_level, study.data_seed)  # checks the list
-    used = [str(one["preset"]) for one in given]
-    names = [f"{one} {k}" if used.count(one) > 1 else one for k, one in enumerate(used, start=1)]
 
-    def of(name: str, chosen: list[dict]) -> Study:
-        alone = {"noise_level": study.noise_level, "population": {}} | chosen[0]
-        mixed = {"preset": mixture.MIXTURE, "population": {"presets": chosen}}
-        changed = {"study": f"{study.study}-{name.replace(' ', '-')}"} | (alone if len(chosen) == 1 else mixed)
-        return study.model_copy(update=changed)
-
-    apart = {name: of(name, [one]) for name, one in zip(names, given, strict=True)}
-    others = {
-        name: of(f"without {name}", given[:k] + given[k + 1 :]) if len(given) > 2 else apart[names[1 - k]]
-        for k, name in enumerate(names)
+def transfer(study: Study) -> Transfer:
+    """The networks of a study on each of its targets: as they are; with each of the `inputs`, alone and all together;
+    and, with all of them, having learnt from other targets with labels (breadth) or from this one without
+    (`adaptations`). What is missing is trained, on as many processes as there are processors."""
+    ways = _ways(study)
+    names, best = list(targets(study)), list(ways)[-1]
+    jobs = [_Job(study, way) for way in ways]
+    jobs += [_Job(study, best, BREADTH, name) for name in names if len(names) > 1]
+    jobs += [_Job(study, best, adaptation, name) for adaptation in study.adaptations for name in names]
+    every = [replace(job, network=name, seed=seed) for job in jobs for name in study.networks for seed in study.seeds]
+    for one in (*ways.values(), *targets(study).values()):
+        dataset(one)  # before anybody else asks for it
+    once = list({job.folder: job for job in reversed(every)}.values())[::-1]
+    for _ in progress(_fitted(once), "trainings", len(once)):
+        pass
+    runs: dict[str, dict[str, dict[str, list]]] = {}
+    for job in every:
+        run = load_run(job.folder)
+        for tested in job.tested:
+            runs.setdefault(job.name, {}).setdefault(tested, {}).setdefault(job.network, []).append(run)
+    shown = {way: {name: _shown(study, way, name) for name in names} for way in ways}
+    shown |= {job.name: shown[job.way] for job in jobs}
+    tests = {way: {name: images.part("test") for name, images in given.items()} for way, given in shown.items()}
+    tests = {way: given | {HOME: dataset(study).part("test")} for way, given in tests.items()}
+    unlabelled = {
+        way: {name: images.part("train").images for name, images in given.items()} for way, given in shown.items()
     }
-    return apart, others, of("all", given)
+    return Transfer(runs, tests, unlabelled)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One training of a transfer: the way in which its images are shown, what it does about which target, and with
+    which network and seed. Processes are told of it, and find the images themselves."""
+
+    study: Study
+    way: str
+    method: str = ""
+    target: str = ""
+    network: str = ""
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.method or self.way
+
+    @property
+    def tested(self) -> list[str]:
+        """Adapted networks are tested on their target and, all together, at home."""
+        return [self.target, HOME] if self.target else [HOME, *targets(self.study)]
+
+    @property
+    def settings(self) -> Study:
+        own = "-".join(re.sub(r"[^a-z0-9]+", "-", part.lower()) for part in (self.name, self.target) if part)
+        changed: dict[str, Any] = {"study": f"{self.study.study}-{own}"}
+        shown = _ways(self.study)[self.way]
+        if self.method not in ("", BREADTH):
+            changed |= {"adaptation": self.method, "monitor": "last"}
+        elif not self.method and shown.match_pixels and shown.model_copy(update={"match_pixels": False}) == self.study:
+            changed["study"] = replace(self, way=AS_IT_IS).settings.study  # only targets are shown in another way
+        return shown.model_copy(update=changed).training(self.network, self.seed)
+
+    @property
+    def folder(self) -> Path:
+        return self.settings.training_folder()
+
+    def fit(self) -> None:
+        home = _shown(self.study, self.way, HOME)
+        if self.method == BREADTH:
+            others = [_shown(self.study, self.way, name) for name in targets(self.study) if name != self.target]
+            home = mixture.pooled([home, *(one for one in others if one.classes == home.classes)])
+        target = _shown(self.study, self.way, self.target).part("train") if self.method not in ("", BREADTH) else None
+        fit(home, self.settings, folder=self.folder, target=target)
+
+
+def _fitted(jobs: Sequence[_Job]) -> Iterator[None]:
+    """Train, each in a process of its own where there are several processors and enough to do."""
+    if processors() == 1 or len(jobs) < WORTH_A_POOL:
+        yield from map(_Job.fit, jobs)
+        return
+    with ProcessPoolExecutor(processors(), mp_context=multiprocessing.get_context("forkserver")) as pool:
+        yield from pool.map(_Job.fit, jobs)
+
+
+def _ways(study: Study) -> dict[str, Study]:
+    """The study as it is, with each of its `inputs`, and with all of them."""
+    ways = {AS_IT_IS: study}
+    ways |= {name: _changed(study, changes, name) for name, changes in study.inputs.items()}
+    if len(study.inputs) > 1:
+        every = {parameter: value for changes in study.inputs.values() for parameter, value in changes.items()}
+        ways[TOGETHER] = _changed(study, every, TOGETHER)
+    return ways
+
+
+def _changed(study: Study, changes: dict[str, Any], name: str) -> Study:
+    """The study with some changes, and with a folder for its images if those are others."""
+    own = re.sub(r"[^a-z0-9]+", "-", name.lower())
+    data = {"study": f"{study.study}-{own}"} if changes.keys() & study.group("data").keys() else {}
+    return Study.of(study.model_dump() | data | changes, f"inputs: {name}")
+
+
+def _shown(study: Study, way: str, name: str) -> LensDataset:
+    """The images of home or of a target as networks see them."""
+    shown = _ways(study)[way]
+    if name == HOME:
+        return dataset(shown)
+    scale = dataset(study).description.get("pixel_scale") if shown.match_pixels else None
+    return resampled(dataset(targets(study)[name]), shown.image_size, scale, study.data_seed)
 
 
 def _simulated(study: Study) -> LensDataset:

@@ -74,6 +74,7 @@ _improvement = partial(Field, json_schema_extra={"group": "improvement"})
 _observations = partial(Field, json_schema_extra={"group": "observations"})
 _application = partial(Field, json_schema_extra={"group": "application"})
 _published = partial(Field, json_schema_extra={"group": "published"})
+_transfer = partial(Field, json_schema_extra={"group": "transfer"})
 
 
 LAST_SEED = 2**32 - 1  # the last that every generator of random numbers takes
@@ -403,6 +404,29 @@ class Study(BaseModel):
         30, ge=2, le=MANY, description="simulated Common Test images of each class that they are applied to"
     )
 
+    # from one telescope to another
+    targets: list[dict[str, Any]] = _transfer(
+        [{"study": "model-3", "preset": "model_3", "noise_level": 0.02}],
+        min_length=1,
+        description="images that networks are to work on too, each named in `study`, with its parameters of data",
+    )
+    match_pixels: bool = _transfer(
+        False, description="bring targets to the pixel scale of the training images, or their whole field to its size"
+    )
+    inputs: dict[str, dict[str, Any]] = _transfer(
+        {"in units of noise": {"scaling": "noise"}},
+        description="changes of what networks see, by name, each made alone and then all together",
+    )
+    adaptations: list[Literal["batch-norm", "sinkhorn", "adversarial", "pseudo-labels"]] = _transfer(
+        ["batch-norm"], description="ways to learn from a target's unlabelled images, each on top of all the inputs"
+    )
+    staircase_images: int = _transfer(
+        100, ge=10, le=MANY, description="simulated images of each class on each step between two presets"
+    )
+    staircase_fits: int = _transfer(
+        2, ge=0, le=MANY, description="images of each class and step to which a smooth lens is fitted; 0: none"
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _population_belongs_to_the_preset(cls, values: Any) -> Any:
@@ -496,6 +520,24 @@ class Study(BaseModel):
             if isinstance(value, str) and (number := _as_number(value)) is not None:
                 raise ValueError(f"{name} = {value!r} is text for YAML; write {_yaml_number(number)}")
         return values
+
+    @field_validator("targets")
+    @classmethod
+    def _targets_are_data(cls, targets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Each by the schema of the parameters that it replaces."""
+        known = ["study", *cls.groups()["data"]]
+        for number, target in enumerate(targets):
+            if wrong := [name for name in target if name not in known]:
+                raise ValueError(
+                    f"targets[{number}]: '{wrong[0]}' is no parameter of data; known are {', '.join(known)}"
+                )
+            if "study" not in target:
+                raise ValueError(f"targets[{number}]: has no name; give it one in `study`")
+            try:
+                cls(**target)
+            except ValidationError as error:
+                raise ValueError(f"targets[{number}]: " + "; ".join(map(_explain, error.errors()))) from None
+        return targets
 
     @field_validator("study")
     @classmethod

@@ -135,29 +135,35 @@ def test_a_study_says_what_its_networks_are_fine_tuned_from(file):
         stages.trained(Study.read(file, study="further", start_from={"plain-cnn": "nowhere"}), "plain-cnn", 1)
 
 
-def test_studies_across_presets():
-    """Each alone, the others, all; as many images each, and no seed or setting but the preset changes."""
-    presets = [{"preset": "model_1"}, {"preset": "model_2", "noise_level": 0.01}, {"preset": "realistic"}]
-    study = Study(study="x", preset="mixture", population={"presets": presets}, noise_level=0.0, images_per_class=90)
-    apart, others, whole = stages.studies_across_presets(study)
-    assert {name: (one.study, one.preset, one.noise_level) for name, one in apart.items()} == {
-        "model_1": ("x-model_1", "model_1", 0.0),
-        "model_2": ("x-model_2", "model_2", 0.01),
-        "realistic": ("x-realistic", "realistic", 0.0),
-    }
-    changed = {"study", "preset", "population", "noise_level"}
-    for one in (*apart.values(), *others.values(), whole):
-        assert one.model_dump(exclude=changed) == study.model_dump(exclude=changed)
-    assert others["model_2"].study == "x-without-model_2"
-    assert [one["preset"] for one in others["model_2"].population["presets"]] == ["model_1", "realistic"]
-    assert whole.population["presets"] == presets and whole.images_per_class == 90
-    apart, others, whole = stages.studies_across_presets(Study(preset="realistic", population={"shear_max": 0.05}))
-    assert apart["realistic"].population == {"shear_max": 0.05} and others["realistic"] is apart["model_3"]
-    assert others["realistic"].noise_level == 0.02 and apart["realistic"].noise_level == Study().noise_level
-    with pytest.raises(DataError, match="only one"):
-        stages.studies_across_presets(Study(preset="mixture", population={"presets": [{"preset": "model_1"}]}))
-    with pytest.raises(DataError, match="leave it empty"):
-        stages.studies_across_presets(Study(data_path="somewhere"))
+def test_targets_are_studies_of_their_own_images():
+    """In the pixels of their telescope, with nothing of home's population or noise, and every setting of the study."""
+    given = [{"study": "one", "preset": "model_1"}, {"study": "two", "data_path": "somewhere", "split": "given"}]
+    study = Study(study="x", population={"shear_max": 0.05}, noise_level=0.1, targets=given)
+    one, two = stages.targets(study).values()
+    assert (one.study, one.preset, one.image_size, one.noise_level, one.population) == ("x-one", "model_1", 150, 0, {})
+    assert (two.study, two.data_path, two.split) == ("x-two", "somewhere", "given")
+    changed = {"study", "preset", "population", "noise_level", "image_size"}
+    assert one.model_dump(exclude=changed) == study.model_dump(exclude=changed)
+
+
+def test_inputs_are_changed_alone_and_together():
+    inputs = {"noise": {"scaling": "noise"}, "pixels": {"match_pixels": True}, "more": {"images_per_class": 30}}
+    ways = stages._ways(Study(study="x", inputs=inputs))
+    assert list(ways) == ["as it is", "noise", "pixels", "more", "together"]
+    assert [one.scaling for one in ways.values()] == ["asinh", "noise", "asinh", "asinh", "noise"]
+    assert [one.study for one in ways.values()] == ["x", "x", "x", "x-more", "x-together"]
+    jobs = [stages._Job(Study(study="x", inputs=inputs), way, network="plain-cnn", seed=2) for way in ways]
+    folders = [job.folder.parts[-3:] for job in jobs]
+    assert folders[2] == folders[0] == ("x-as-it-is", "training", "plain-cnn-s2")  # the same training
+    assert len(set(folders)) == 4
+
+
+def test_an_adapted_network_is_tested_on_its_target_and_at_home():
+    study = Study(study="x", targets=[{"study": "one", "preset": "model_1"}, {"study": "two", "preset": "model_3"}])
+    job = stages._Job(study, "in units of noise", "sinkhorn", "two", "plain-cnn", 1)
+    assert job.tested == ["two", "home"] and job.settings.adaptation == "sinkhorn" and job.settings.monitor == "last"
+    assert job.settings.scaling == "noise" and job.folder.parts[-3] == "x-sinkhorn-two"
+    assert stages._Job(study, "as it is").tested == ["home", "one", "two"]
 
 
 def test_one_class_is_said_before_anything_else_is_judged(tmp_path, monkeypatch):

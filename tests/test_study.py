@@ -112,7 +112,7 @@ def test_single_parameters_are_changed_and_none_leaves_them_alone():
     [
         ("smoke", {"epohcs": 3}, "parameter 'epohcs' is unknown; did you mean 'epochs'?"),
         ("smoke", {"epochs": 0}, "smoke.yml, epochs changed: epochs = 0"),
-        ("qiuck", {}, "study 'qiuck' is unknown; did you mean 'quick'? known in params/: across-presets, "),
+        ("qiuck", {}, "study 'qiuck' is unknown; did you mean 'quick'? known in params/: common-test, "),
     ],
 )
 def test_a_wrong_name_says_what_was_meant(study, changes, message):
@@ -140,7 +140,7 @@ NOTEBOOKS = (
     "06-validate-on-real-lenses",
     "07-known-subhalo",
     "08-apply",
-    "09-across-presets",
+    "09-from-one-telescope-to-another",
     "10-published-networks",
     "11-fit-real-lenses",
     "12-detectability",

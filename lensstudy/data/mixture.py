@@ -21,7 +21,7 @@ from lensstudy.data.simulation import simulate
 from lensstudy.lensing.presets import PRESETS
 from lensstudy.lensing.simulation import draw_batch
 
-__all__ = ["MIXTURE", "Component", "components", "components_of", "draw", "make"]
+__all__ = ["MIXTURE", "Component", "components", "components_of", "draw", "make", "pooled"]
 
 MIXTURE = "mixture"
 TAG = 0x6D6978  # so that no component of a mixture has the seed of fresh images
@@ -117,6 +117,19 @@ def join(parts: Sequence[LensDataset], population: dict, noise_level: float | No
     about |= {"pixel_scale": scales[0]} if np.allclose(scales, scales[0], rtol=1e-6) else {}
     images = np.concatenate([part.images for part in parts])
     return LensDataset(images, pd.concat(catalogues, ignore_index=True), parts[0].classes, about)
+
+
+def pooled(sets: Sequence[LensDataset]) -> LensDataset:
+    """Split sets of one image size and the same classes as one, each image in its part, under a name of its own."""
+    first = sets[0]
+    tables = [
+        one.catalogue[["class", "part"]].assign(name=f"{k}-" + one.catalogue["name"].astype(str))
+        for k, one in enumerate(sets)
+    ]
+    about = {"source": "pooled", "image_size": first.image_size, "sets": [one.description for one in sets]}
+    about |= {"redistributable": all(one.redistributable for one in sets)}
+    images = np.concatenate([np.asarray(one.images) for one in sets])
+    return LensDataset(images, pd.concat(tables, ignore_index=True), first.classes, about)
 
 
 def components(dataset: LensDataset) -> list[LensDataset]:

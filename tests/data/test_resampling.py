@@ -1,10 +1,11 @@
 """Resampled images: no flux is lost, nothing moves, and what comes out is what the simulator makes of those pixels."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from lensstudy.data.dataset import sky_and_noise
-from lensstudy.data.resampling import resample, resample_with_noise, shares
+from lensstudy.data.dataset import LensDataset, sky_and_noise
+from lensstudy.data.resampling import resample, resample_with_noise, resampled, shares
 from lensstudy.data.simulation import simulate
 from lensstudy.lensing.rendering import render
 
@@ -69,3 +70,15 @@ def profile(image: np.ndarray) -> np.ndarray:
     y, x = np.indices(image.shape) - (len(image) - 1) / 2
     ring = (np.hypot(x, y) / (len(image) / 2) * 8).astype(int)
     return np.array([image[ring == k].mean() for k in range(8)])
+
+
+def test_a_data_set_in_other_pixels_keeps_flux_and_noise():
+    images = np.random.default_rng(0).normal(100, 3, (2, 2, 40, 40)).astype(np.float32)
+    table = pd.DataFrame({"name": ["a", "b"], "class": ["no_sub", "cdm"]})
+    lenses = LensDataset(images, table, ("no_sub", "cdm"), {"pixel_scale": 0.05})
+    half = resampled(lenses, 20)
+    assert half.description["pixel_scale"] == pytest.approx(0.1) and half.images.shape == (2, 2, 20, 20)
+    assert half.images.mean() == pytest.approx(400, rel=0.01) and half.images.std() == pytest.approx(6, rel=0.15)
+    cut = resampled(lenses, 20, 0.05)
+    np.testing.assert_allclose(cut.images, images[..., 10:30, 10:30], atol=1.5)
+    assert resampled(lenses, 40, 0.05) is lenses

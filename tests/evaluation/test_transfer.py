@@ -1,0 +1,76 @@
+"""Networks away from home: what is scored, what would be chosen without labels, and what is said of it."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lensstudy.data.dataset import DataError, LensDataset
+from lensstudy.evaluation.transfer import HOME, Transfer, scored
+from lensstudy.figures import plots
+
+CLASSES = ("no_sub", "cdm", "axion")
+
+
+class Bright:
+    """Calls bright images substructure, with some sureness, or the other way round; knows nothing of its kind."""
+
+    classes = CLASSES
+
+    def __init__(self, sureness: float):
+        self.sureness = sureness
+
+    def predict(self, images):
+        smooth = 1 / (1 + np.exp(self.sureness * (images.mean((1, 2, 3), dtype=float) - 0.5)))
+        return np.stack([smooth, 0.6 * (1 - smooth), 0.4 * (1 - smooth)], axis=1)
+
+
+def lenses(*names: str) -> LensDataset:
+    """Dark images of smooth lenses and bright ones of others, twelve a class."""
+    table = pd.DataFrame({"name": range(12 * len(names)), "class": np.repeat(names, 12)}).astype({"name": str})
+    light = (table["class"] != "no_sub").to_numpy(float) + np.random.default_rng(0).normal(0, 0.1, len(table))
+    return LensDataset(np.ones((len(table), 1, 4, 4)) * light[:, None, None, None], table, names)
+
+
+@pytest.fixture
+def transfer() -> Transfer:
+    """At home all is well; away the network is upside down as it is, and adapted it is right and surer."""
+    away = lenses("no_sub", "axion")  # without one class
+    tests = {way: {HOME: lenses(*CLASSES), "away": away} for way in ("as it is", "adapted")}
+    runs = {
+        "as it is": {HOME: {"one": [Bright(9.0)]}, "away": {"one": [Bright(-1.0)]}},
+        "adapted": {HOME: {"one": [Bright(8.0)]}, "away": {"one": [Bright(7.0)]}},
+    }
+    return Transfer(runs, tests, {way: {"away": away.images} for way in tests})
+
+
+def test_substructure_against_none_and_the_classes_that_both_know(transfer):
+    table = transfer.of("one").set_index(["trained", "tested"])
+    assert table["auc"].tolist() == [1.0, 0.0, 1.0, 1.0]
+    assert table.loc["as it is", "away"]["direction"] == "upside down"
+    assert table.loc["adapted", "away"]["accuracy"] == 1.0 and table.loc["adapted", HOME]["accuracy"] == 2 / 3
+    assert table["images"].tolist() == [36, 24, 36, 24]
+
+
+def test_the_surest_way_is_chosen_and_no_label_is_asked(transfer):
+    chosen = transfer.table[transfer.table["chosen"]]
+    assert chosen[["trained", "tested"]].to_numpy().tolist() == [["adapted", "away"]]
+    assert transfer.summary().set_index("way")["chosen for"].to_dict() == {"as it is": "", "adapted": "away"}
+
+
+def test_what_is_saved_is_what_the_list_of_reports_reads(transfer, tmp_path):
+    summary = json.loads(transfer.save(tmp_path, "a picture").read_text())
+    assert summary["answer"] == transfer.answer and summary["figure_alt"] == "a picture"
+    assert "one as it is: 0.000 away from home; best with 'adapted': 1.000" in transfer.answer
+    assert len(pd.read_csv(tmp_path / "transfer.csv")) == 4
+
+
+def test_a_figure_says_every_number_in_words(transfer):
+    figure = plots.transfer(transfer.of("one"), transfer.caption("one"))
+    assert "trained on adapted, tested on away: 1.000" in figure.alt and "upside down" in figure.caption
+
+
+def test_one_kind_of_lens_is_no_test():
+    with pytest.raises(DataError, match="lenses with substructure and without"):
+        scored([Bright(1.0)], lenses("cdm", "axion"))
