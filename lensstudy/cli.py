@@ -68,7 +68,7 @@ app = typer.Typer(
 CELL_TIMEOUT_S = 24 * 3600
 FOREIGN_FILES = {  # group of parameters that names them
     "06-validate-on-real-lenses": "observations",
-    "07-known-subhalo": "observations",
+    "07-known-subhalo": "search",
     "08-apply": "application",
     "10-published-networks": "published",
 }

@@ -44,6 +44,7 @@ PATHS = (  # parameters that name files
     "labels",
     "observations_path",
     "run_folders",
+    "searched_lenses",
     "apply_to",
     "published_networks",
 )

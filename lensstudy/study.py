@@ -72,6 +72,7 @@ _diagnostics = partial(Field, json_schema_extra={"group": "diagnostics"})
 _analysis = partial(Field, json_schema_extra={"group": "analysis"})
 _improvement = partial(Field, json_schema_extra={"group": "improvement"})
 _observations = partial(Field, json_schema_extra={"group": "observations"})
+_search = partial(Field, json_schema_extra={"group": "search"})
 _application = partial(Field, json_schema_extra={"group": "application"})
 _published = partial(Field, json_schema_extra={"group": "published"})
 _transfer = partial(Field, json_schema_extra={"group": "transfer"})
@@ -383,6 +384,18 @@ class Study(BaseModel):
     )
     abstain_below: float = _observations(
         0.01, gt=0, lt=0.5, description="p-value below which an image is out of distribution"
+    )
+
+    # the search for one subhalo
+    searched_lenses: list[str] = _search(
+        [],
+        description="images of a lens with a known subhalo, and of others; empty: simulated ones",
+    )
+    search_step: float = _search(
+        1.2, ge=0.05, le=5, description="arcseconds between the places on the arcs where a search starts"
+    )
+    source_splines: list[Annotated[int, Field(ge=8, le=64)]] = _search(
+        [12], min_length=1, description="splines along each axis of the source; those after the first are variants"
     )
 
     # application

@@ -171,6 +171,7 @@ def test_the_modules_that_a_notebook_imports_are_known(root, tmp_path):
         needed = {  # by notebooks that train nothing
             "00-start-here": {"deployment.pretraining"},
             "10-published-networks": {"deployment.pretraining"},
+            "07-known-subhalo": {"observations.known_subhalo"},
             "11-fit-real-lenses": {"observations.modelled_sample"},
         }.get(notebook.stem, {"stages"})
         assert needed | {"study"} <= set(provenance.imported_modules(notebook)), notebook.name

@@ -1,4 +1,4 @@
-"""Figures of real lenses: observations and fits, perturbed predictions, recovery, a known subhalo.
+"""Figures of real lenses: observations and fits, perturbed predictions, recovery.
 
 A function takes what `lensstudy.observations` found, draws and returns a matplotlib figure that knows its caption;
 `figures.style.show` displays it. Nothing is imported from there, so that pages without real lenses do not depend on it.
@@ -19,22 +19,14 @@ from lensstudy.figures.style import IMAGES, WIDTH, captioned, colour, image_row
 
 __all__ = [
     "contact_sheet",
-    "counterparts",
     "lens_light",
     "lens_model",
     "network_inputs",
     "ood_scores",
-    "orientations",
     "perturbed_predictions",
     "recovery_curves",
     "smooth_models",
-    "subhalo_attributions",
-    "subhalo_map",
-    "subhalo_search",
 ]
-
-SKY_BLUE = "#56B4E9"
-MOST_COLUMNS = 3  # panels of networks side by side
 
 
 def lens_light(lenses: Sequence[Any]) -> Figure:
@@ -219,12 +211,11 @@ def perturbed_predictions(network: str, lenses: Mapping[str, Mapping[str, np.nda
     )
 
 
-def recovery_curves(recovery: Any, known_mass: float | None = None) -> Figure:
+def recovery_curves(recovery: Any) -> Figure:
     """Draw the share recovered against the mass put in: a panel a lens, a line a network.
 
     Args:
         recovery: an `observations.recovery.Recovery`.
-        known_mass: of a subhalo that is known, in solar masses, drawn as a vertical line.
     """
     curves = recovery.shares
     figure, axes = plt.subplots(1, len(curves), figsize=(WIDTH, 2.6), sharey=True, squeeze=False)
@@ -233,8 +224,6 @@ def recovery_curves(recovery: Any, known_mass: float | None = None) -> Figure:
             axis.plot(recovery.masses, shares, "o-", ms=3, lw=1.2, color=colour(network.split(" ")[0]), label=network)
         axis.axhline(recovery.false_alarms, color="0.5", ls=":", lw=0.9)
         axis.axhline(0.5, color="0.5", ls="--", lw=0.9)
-        if known_mass:
-            axis.axvline(known_mass, color="0.2", lw=1.2)
         axis.set(xscale="log", ylim=(-0.03, 1.03))
         axis.tick_params(axis="x", labelsize=7)
         axis.set_title(_short(lens, max(84 // len(curves), 6)), fontsize=8 if len(curves) < 5 else 6)
@@ -245,164 +234,9 @@ def recovery_curves(recovery: Any, known_mass: float | None = None) -> Figure:
     return captioned(
         figure,
         f"Share of subhalos recovered against their mass, {recovery.draws} places and draws of noise each (standard "
-        f"error near one half: {recovery.error:.0%}). Dotted: what chance gives; dashed: one half"
-        + ("; vertical: the mass of the known subhalo." if known_mass else "."),
+        f"error near one half: {recovery.error:.0%}). Dotted: what chance gives; dashed: one half.",
         "Curves of the share recovered against mass, one panel a lens and one line a network.",
     )
-
-
-def orientations(orientation: Any) -> Figure:
-    """Draw how much a subhalo would improve the fit in each of the eight frames, and at random places on the arcs.
-
-    Args:
-        orientation: an `observations.known_subhalo.Orientation`.
-    """
-    table = orientation.table.sort_values("chi square falls by")
-    figure, axis = plt.subplots(figsize=(WIDTH, 2.9))
-    best = table["published frame"] == orientation.frame
-    axis.barh(table["published frame"], table["chi square falls by"], color=np.where(best, "#0072B2", "0.75"))
-    axis.plot(orientation.chance, np.full(len(orientation.chance), -1), "|", color="0.3", ms=9, alpha=0.5)
-    axis.set(yticks=range(-1, len(table)), xlabel="chi square falls by")
-    axis.set_yticklabels(["random places on the arcs", *table["published frame"]])
-    axis.set_xscale("symlog", linthresh=max(float(np.median(orientation.chance)), 1.0))
-    axis.set_xlim(left=0)
-    return captioned(
-        figure,
-        "How much a mass at the published place would improve the smooth model, for each way in which the published "
-        "frame may lie in the file (bars; the best in blue), and at random places on the arcs (strokes).",
-        f"Bars for eight frames; the longest, {orientation.frame}, at {orientation.gains.max():.0f}, the next at "
-        f"{orientation.runner_up:.0f}.",
-    )
-
-
-def subhalo_map(orientation: Any) -> Figure:
-    """Draw where in the image a mass would improve the smooth model, and where the published place may lie.
-
-    Args:
-        orientation: an `observations.known_subhalo.Orientation`.
-    """
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, WIDTH / 2 + 0.2), sharex=True, sharey=True)
-    cut, reach = orientation.lens.model.observation, orientation.reach
-    half = cut.field_of_view / 2
-    arcs = np.clip(np.where(cut.mask, 0, cut.image), 0, None)
-    axes[0].imshow(np.arcsinh(arcs / np.median(cut.noise) / 3), cmap=IMAGES, origin="lower", extent=[-half, half] * 2)
-    axes[1].imshow(orientation.map, cmap=IMAGES, origin="lower", extent=[-reach, reach] * 2, interpolation="nearest")
-    for axis, title in zip(axes, ("arcs", "chi square falls by"), strict=True):
-        axis.plot(*orientation.places.T, "o", mfc="none", color=SKY_BLUE, ms=5, mew=0.8)
-        axis.plot(*orientation.place, "x", color=SKY_BLUE, ms=9, mew=1.8)
-        axis.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel="x [arcsec]")
-        axis.set_title(title, fontsize=8)
-        axis.grid(False)
-    axes[0].set_ylabel("y [arcsec]")
-    return captioned(
-        figure,
-        "The arcs, and how much a mass at each place would improve the smooth model (brighter: more). Circles: the "
-        "published place under the eight rotations and reflections; cross: the one that is taken.",
-        "Image of the arcs and map of the improvement of the fit, with eight circles and a cross.",
-    )
-
-
-def subhalo_search(search: Any, scanned: Sequence[Any], fits: Sequence[Any], fall: float = 50.0) -> Figure:
-    """Draw where the arcs ask for one subhalo, and which mass they would show.
-
-    Args:
-        search: an `observations.one_subhalo.SubhaloSearch`.
-        scanned: what its `scan` found.
-        fits: what its `fits` found, the best first.
-        fall: of chi square, which counts as shown.
-    """
-    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, WIDTH / 3 + 0.5), sharex=True, sharey=True)
-    cut, reach = search.model.observation, 1.6 * search.model.parameters["einstein_radius"]
-    half = cut.field_of_view / 2
-    arcs = np.clip(np.where(cut.mask, 0, cut.image - search.model.galaxy), 0, None)
-    axes[0].imshow(np.arcsinh(arcs / np.median(cut.noise) / 3), cmap=IMAGES, origin="lower", extent=[-half, half] * 2)
-    found = np.array([[*one.values[-4:-1], search.smooth.cost - one.cost] for one in scanned])
-    masses = 1e9 * np.sqrt(fall / search.sensitivity(places := search.places(), 1e9))
-    shown = [
-        axes[1].scatter(*found[:, :2].T, c=np.sign(found[:, 2]) * found[:, 3], s=12, cmap="RdBu_r"),
-        axes[2].scatter(*places.T, c=np.log10(masses), s=4, cmap=IMAGES, vmax=11),
-    ]
-    limit = float(np.abs(found[:, 3]).max())
-    shown[0].set_clim(-limit, limit)
-    for points, axis in zip(shown, axes[1:], strict=True):
-        figure.colorbar(points, ax=axis, location="bottom", pad=0.2)
-    for axis, title in zip(axes, ("arcs", "fall of chi square", "log mass that shows"), strict=True):
-        for fit in fits:
-            axis.plot(*fit.state.values[-4:-2], "x" if fit is fits[0] else "+", color=SKY_BLUE, ms=8, mew=1.5)
-        axis.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel="x [arcsec]")
-        axis.set_title(title, fontsize=8)
-        axis.grid(False)
-    axes[0].set_ylabel("y [arcsec]")
-    return captioned(
-        figure,
-        "The arcs; by how much chi square falls with one subhalo, with the lens and the source free, at the places "
-        "where such fits end (blue: with a negative mass, which nothing has); and the mass within 1 kpc, in solar "
-        f"masses, for which it would fall by {fall:.0f}. Cross: the best fit; plus: the next.",
-        "Image of the arcs, map of the improvement of the fit and map of the sensitivity.",
-    )
-
-
-def counterparts(responses: Any) -> Figure:
-    """Draw what smooth counterparts of a lens are given, as a histogram a network, and its image as a line.
-
-    Args:
-        responses: an `observations.known_subhalo.Responses`.
-    """
-    figure, axes = _panels(len(responses.smooth), 2.2)
-    for axis, (network, values) in zip(axes, responses.smooth.items(), strict=False):
-        shown = np.append(values, responses.observed[network])
-        margin = max(0.15 * np.ptp(shown), 0.002)
-        reach = max(shown.min() - margin, 0), min(shown.max() + margin, 1)
-        axis.hist(values, np.linspace(*reach, 41), color=colour(network.split(" ")[0]), alpha=0.6)
-        axis.axvline(responses.observed[network], color="black", lw=1.5)
-        axis.set(xlim=reach, xlabel="probability of substructure", ylabel="smooth counterparts")
-        axis.set_title(network, fontsize=8)
-    medians = [
-        f"{network}: image {responses.observed[network]:.2f}, smooth counterparts {np.median(values):.2f} in the median"
-        for network, values in responses.smooth.items()
-    ]
-    return captioned(
-        figure,
-        f"What smooth counterparts of {responses.lens} are given (bars), and what its image is given (line). Every "
-        "panel has a range of its own.",
-        "; ".join(medians),
-    )
-
-
-def subhalo_attributions(attributions: Any) -> Figure:
-    """Draw what each pixel adds to the log odds of substructure, a panel a network, with a cross at the known subhalo.
-
-    Args:
-        attributions: an `observations.known_subhalo.Attributions`.
-    """
-    figure, axes = _panels(len(attributions.maps), WIDTH / 3 + 0.2)
-    for axis, (network, (found, half)) in zip(axes, attributions.maps.items(), strict=False):
-        limit = np.quantile(np.abs(found), 0.998) or 1
-        shades = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "nearest"}
-        axis.imshow(found, origin="lower", extent=[-half, half] * 2, **shades)
-        axis.plot(*attributions.place, "x", color="black", ms=9, mew=1.8)
-        axis.set(xlim=(-half, half), ylim=(-half, half), xlabel="x [arcsec]")
-        axis.set_title(network, fontsize=8)
-        axis.grid(False)
-    axes[0].set_ylabel("y [arcsec]")
-    off = attributions.table["peak is off by [arcsec]"]
-    return captioned(
-        figure,
-        "What each pixel adds to the log odds of substructure (red: for it, blue: against it), averaged over rotations "
-        "and reflections; the cross is the known subhalo.",
-        "Attribution maps; "
-        + "; ".join(f"{name}: peak {far:.2f} arcsec from the known subhalo" for name, far in off.items()),
-    )
-
-
-def _panels(count: int, height: float) -> tuple[Figure, np.ndarray]:
-    """A figure of `count` panels in rows of at most three, `height` inches each."""
-    columns = min(count, MOST_COLUMNS)
-    rows = -(-count // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, height * rows), squeeze=False)
-    for axis in axes.ravel()[count:]:
-        axis.set_visible(False)
-    return figure, axes.ravel()
 
 
 def _short(name: str, longest: int = 14) -> str:

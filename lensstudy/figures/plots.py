@@ -32,6 +32,7 @@ from lensstudy.figures.failures import (
     mistakes,
 )
 from lensstudy.figures.first_look import network_scores, own_image, under_rotation, with_and_without
+from lensstudy.figures.known_subhalo import found_subhalos, subhalo_profiles, subhalo_scans
 from lensstudy.figures.ladder import detection_ladder
 from lensstudy.figures.modelled_sample import against_published, all_models
 from lensstudy.figures.networks import (
@@ -44,18 +45,13 @@ from lensstudy.figures.networks import (
 )
 from lensstudy.figures.observations import (
     contact_sheet,
-    counterparts,
     lens_light,
     lens_model,
     network_inputs,
     ood_scores,
-    orientations,
     perturbed_predictions,
     recovery_curves,
     smooth_models,
-    subhalo_attributions,
-    subhalo_map,
-    subhalo_search,
 )
 from lensstudy.figures.predictions import explanations, predictions, rotations
 from lensstudy.figures.style import draw_image, image_row, show, strip
@@ -84,7 +80,6 @@ __all__ = [
     "confusion_matrices",
     "contact_sheet",
     "costs",
-    "counterparts",
     "detection",
     "detection_ladder",
     "draw_image",
@@ -93,6 +88,7 @@ __all__ = [
     "excluded",
     "explanations",
     "filter_orientations",
+    "found_subhalos",
     "image_row",
     "invariance_curves",
     "answer",
@@ -105,7 +101,6 @@ __all__ = [
     "network_inputs",
     "network_scores",
     "ood_scores",
-    "orientations",
     "own_image",
     "permutations",
     "perturbed_predictions",
@@ -129,9 +124,8 @@ __all__ = [
     "smooth_models",
     "staircase",
     "strip",
-    "subhalo_attributions",
-    "subhalo_map",
-    "subhalo_search",
+    "subhalo_profiles",
+    "subhalo_scans",
     "training_curves",
     "transfer",
     "validation_confusion",

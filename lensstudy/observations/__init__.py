@@ -22,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "consistency": ["Consistency", "perturbed"],
         "recovery": ["Recovery", "recovered_share", "least_mass", "evidence_for_subhalo"],
         "validation": ["DistributionCheck", "Validation"],
-        "known_subhalo": ["KnownSubhalo", "Orientation", "Responses", "Attributions"],
+        "searched_lens": ["SearchedLens"],
+        "known_subhalo": ["KnownSubhalo"],
     },
 )

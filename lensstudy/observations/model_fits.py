@@ -23,7 +23,7 @@ from lensstudy.observations.lens_model import LensModel, fit_lens_model, isother
 from lensstudy.observations.reading import read_observations
 from lensstudy.training.recording import write_json
 
-__all__ = ["PLANES", "as_fitted", "doubts", "fit_folder", "row_of_light", "row_of_model"]
+__all__ = ["PLANES", "as_fitted", "doubts", "fingerprint", "fit_folder", "row_of_light", "row_of_model"]
 
 FIELD = 8.0  # arcsec that are kept around a lens
 PLANES = ("observed", "arcs", "mask", "noise", "galaxy", "galaxy_uncertainty", "model", "residuals", "used")  # `(H, H)`
@@ -82,7 +82,7 @@ def _kept(observation: Observation, out: Path) -> dict | None:
     """The row of an earlier run for the same pixels, if there is one."""
     file = out / f"{_called(observation)}.json"
     row = read_json(file) if file.exists() else {}
-    return row if row.get("fingerprint") == _fingerprint(observation) else None
+    return row if row.get("fingerprint") == fingerprint(observation) else None
 
 
 def _fitted(observation: Observation, out: Path, draw: Callable | None) -> dict:
@@ -106,7 +106,7 @@ def _fitted(observation: Observation, out: Path, draw: Callable | None) -> dict:
         with whole_file(out / f"{name}.npz") as file:
             np.savez_compressed(file, **planes)
         row |= {"planes": f"{name}.npz"}
-    row |= {"seconds": time.process_time() - began, "fingerprint": _fingerprint(observation)}
+    row |= {"seconds": time.process_time() - began, "fingerprint": fingerprint(observation)}
     row |= {f"published_{key}": value for key, value in observation.about.items() if isinstance(value, float | str)}
     write_json(out / f"{name}.json", row)
     return row
@@ -116,11 +116,12 @@ def _called(observation: Observation) -> str:
     return str(observation).replace(" ", "-").replace("/", "-")
 
 
-def _fingerprint(observation: Observation) -> str:
+def fingerprint(observation: Observation, *settings: object) -> str:
+    """What a result for an observation depends on, its pixels and what is known of it, and the `settings` of a fit."""
     digest = hashlib.sha256(__version__.encode())
     for array in (observation.image, observation.noise, observation.mask, observation.psf):
         digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
-    digest.update(repr((observation.pixel_scale, observation.about)).encode())
+    digest.update(repr((observation.pixel_scale, observation.about, *settings)).encode())
     return digest.hexdigest()[:16]
 
 

@@ -18,7 +18,7 @@ from lensstudy.lensing.cosmology import critical_surface_density, kpc_per_arcsec
 from lensstudy.lensing.profiles import truncated_nfw
 from lensstudy.observations.lens_model import CORE, MASS, NUDGE, LensModel, State, Task, in_frame
 
-__all__ = ["Halo", "SubhaloFit", "SubhaloSearch", "pseudo_jaffe"]
+__all__ = ["Halo", "SubhaloFit", "SubhaloSearch", "cut_nfw", "ends_of", "pseudo_jaffe"]
 
 SUBHALO = {  # as `MASS`: place in arcsec, strength in arcsec^2 (see `Halo`), logarithm of the size in arcsec
     "x": (0.0, math.inf, -3.0, 3.0, 0.1),
@@ -233,22 +233,25 @@ class SubhaloSearch:
             rises.append(held.cost - best.state.cost)
         return np.array(rises)
 
-    def interval(self, best: SubhaloFit, name: str, rise: float = 3.84) -> tuple[float, float]:
-        """Where a parameter of the subhalo makes the cost rise by `rise` times chi square a pixel: its 95 % interval
-        by default, infinite where it has no end within eight standard deviations."""
+    def around(self, best: SubhaloFit, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The profile likelihood of a parameter of the subhalo, one of `SUBHALO`: values `(9,)` up to eight standard
+        deviations away, and how much chi square rises there, in units of noise that pixels share."""
         number = MANY + list(SUBHALO).index(name)
         covariance = np.linalg.inv(self.task.normal(best.state, self.all_free)[0])
         error = math.sqrt(covariance[self.all_free == number, self.all_free == number].item())
-        steps, value = error * np.array([1.0, 2.0, 4.0, 8.0]), best.state.values[number]
-        ends = []
-        for side in (-1, 1):
-            rises = np.clip(self.profile(best, name, value + side * steps), 0, None) / self.misfit
-            roots = np.maximum.accumulate(np.sqrt(np.append(0.0, rises)))
-            reached = roots[-1] >= math.sqrt(rise)
-            ends.append(
-                value + side * (np.interp(math.sqrt(rise), roots, np.append(0, steps)) if reached else math.inf)
-            )
-        return float(ends[0]), float(ends[1])
+        values = best.state.values[number] + error * np.array([-8.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0])
+        rises = np.zeros(len(values))
+        rises[values != best.state.values[number]] = self.profile(best, name, values[values != values[4]])
+        return values, rises / self.misfit
+
+    def interval(self, best: SubhaloFit, name: str) -> tuple[float, float]:
+        """The 95 % interval of a parameter of the subhalo, see `ends_of`."""
+        return ends_of(*self.around(best, name))
+
+    def at_place(self, place: Sequence[float]) -> SubhaloFit:
+        """The fit that starts from a light subhalo at a place, in arcseconds from the middle of the lens's light."""
+        start = [*self.smooth.values, *(self.middle + place), TRIAL_STRENGTH, math.log(TRIAL_SIZE)]
+        return self.found(self.task.adjusted(np.array(start), self.all_free, rounds=4, steps=8))
 
     @property
     def misfit(self) -> float:
@@ -261,3 +264,22 @@ class SubhaloSearch:
         To first order, with source, lens and the galaxy's light free, and in units of noise that pixels share.
         """
         return (mass / (self.responses(places, size)[1] * self.solar_masses)) ** 2 / self.misfit
+
+
+def ends_of(values: np.ndarray, rises: np.ndarray, rise: float = 3.84) -> tuple[float, float]:
+    """Between which values chi square rises by less than `rise`, as `around` gives both: a 95 % interval by default,
+    infinite where it has no end there.
+
+    Example:
+        >>> values = np.arange(-4.0, 5.0)
+        >>> [round(end, 2) for end in ends_of(values, values**2)]
+        [-1.96, 1.96]
+    """
+    best, roots = len(values) // 2, np.sqrt(np.clip(rises, 0, None))
+    ends = []
+    for side in (slice(best, None, -1), slice(best, None)):
+        climbing = np.maximum.accumulate(roots[side])
+        last = values[side][-1]
+        beyond = math.copysign(math.inf, last - values[best])
+        ends.append(np.interp(math.sqrt(rise), climbing, values[side]) if climbing[-1] >= math.sqrt(rise) else beyond)
+    return float(ends[0]), float(ends[1])

@@ -36,7 +36,7 @@ from lensstudy.study import ParameterError, Study, notebook_parameters
 
 __all__ = ["ADDED_TAGS", "NotebookFailed", "Stamp", "execute", "read_executed", "source_hash", "tags"]
 
-FOREIGN_IMAGES = ("data_path", "observations_path", "apply_to")  # parameters that bring images of somebody's own
+FOREIGN_IMAGES = ("data_path", "observations_path", "searched_lenses", "apply_to")  # that bring somebody's own images
 
 # The packages whose versions a result may depend on.
 PACKAGES = ("torch", "e2cnn", "lightning", "numpy", "scipy", "scikit-learn", "pandas", "papermill", "nbconvert")

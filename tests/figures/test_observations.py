@@ -1,19 +1,20 @@
 """Figures of real lenses know their captions, and whether they show pixels of somebody's image."""
 
 from dataclasses import replace
+from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 
 from lensstudy.figures import plots
 from lensstudy.figures.style import shows_images
 from lensstudy.figures.widgets import subhalo_on_the_ring
 from lensstudy.observations.consistency import Consistency
-from lensstudy.observations.known_subhalo import Attributions, KnownSubhalo, Orientation, Responses
+from lensstudy.observations.known_subhalo import KnownSubhalo, Published
+from lensstudy.observations.recovery import Recovery
 from lensstudy.observations.validation import DistributionCheck
 from tests.observations.conftest import KnownNetwork, modelled, sample  # noqa: F401  fixtures
+from tests.observations.test_known_subhalo import searched
 
 
 @pytest.fixture(scope="module")
@@ -26,22 +27,19 @@ def network():
 @pytest.fixture(scope="module")
 def drawn(modelled, network):  # noqa: F811
     lenses = modelled.lenses
-    known = KnownSubhalo.of(modelled, 1)
-    orientation, responses = Orientation.of(known, 1), Responses.of([network], known.lens, 4, 0.05, 1)
-    maps = {f"network {k}": (np.random.default_rng(k).normal(size=(20, 20)), 2.0) for k in range(4)}
-    off = pd.DataFrame({"peak is off by [arcsec]": dict.fromkeys(maps, 0.5)})
+    images = [searched("J0946+1006"), searched("slacs0946+1006", "rotated by 90°")]
+    known = KnownSubhalo(images, [], Published.of("J0946+1006", {}), Path("nowhere"))
     label, perturbed = next(iter(Consistency.of([network], lenses).probabilities.items()))
     return {
         "lens_light": plots.lens_light(lenses),
         "smooth_models": plots.smooth_models(lenses),
         "network_inputs": plots.network_inputs(network, lenses),
-        "subhalo_map": plots.subhalo_map(orientation),
-        "subhalo_attributions": plots.subhalo_attributions(Attributions(maps, np.array([1.0, 0.5]), off)),
+        "subhalo_scans": plots.subhalo_scans([*images, searched("other", in_full=False)]),
+        "subhalo_profiles": plots.subhalo_profiles(images),
+        "found_subhalos": plots.found_subhalos(known),
         "ood_scores": plots.ood_scores(DistributionCheck.of([network], lenses, 0.05)),
         "perturbed_predictions": plots.perturbed_predictions(label, perturbed),
-        "recovery_curves": plots.recovery_curves(responses.recovery, 1e10),
-        "orientations": plots.orientations(orientation),
-        "counterparts": plots.counterparts(responses),
+        "recovery_curves": plots.recovery_curves(Recovery.of([network], lenses, 4, 1)),
     }
 
 
@@ -49,19 +47,7 @@ def test_figures_know_their_captions_and_which_show_images(drawn):
     for name, figure in drawn.items():
         assert figure.caption.endswith(".") and figure.alt, name
     shown = {name for name, figure in drawn.items() if shows_images(figure)}
-    assert shown == {"lens_light", "smooth_models", "network_inputs", "subhalo_map", "subhalo_attributions"}
-
-
-def test_four_networks_stand_in_two_rows(drawn):
-    panels = [axis for axis in drawn["subhalo_attributions"].axes if axis.get_visible()]
-    assert len(panels) == 4 and len({round(axis.get_position().y0, 1) for axis in panels}) == 2
-
-
-def test_the_best_frame_is_the_longest_bar_and_blue(drawn):
-    axis = drawn["orientations"].axes[0]
-    longest = max(axis.patches, key=lambda bar: bar.get_width())
-    blue = plt.matplotlib.colors.to_rgba("#0072B2")
-    assert [bar for bar in axis.patches if bar.get_facecolor() == blue] == [longest]
+    assert shown == {"lens_light", "smooth_models", "network_inputs", "subhalo_scans"}
 
 
 def test_a_heavier_subhalo_changes_picture_and_probability(modelled, network):  # noqa: F811

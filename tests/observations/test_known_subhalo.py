@@ -1,5 +1,6 @@
-"""A known subhalo is found in a file however it is rotated or reflected, and chance is counted."""
+"""Images of a lens are brought into one frame by their arcs, and what was found is put beside what is published."""
 
+import json
 from dataclasses import replace
 from itertools import product
 
@@ -7,34 +8,77 @@ import numpy as np
 import pytest
 
 from lensstudy.data.dataset import DataError
+from lensstudy.observations import searched_lens
 from lensstudy.observations.known_subhalo import (
     FRAMES,
-    Attributions,
     KnownSubhalo,
-    Orientation,
-    Responses,
-    _compared,
-    axis_in_file,
+    Published,
     in_file,
-    save,
+    in_first_frame,
+    most_alike,
+    shown_as,
 )
-from lensstudy.observations.lens import Lens
+from lensstudy.observations.searched_lens import SearchedLens
+from lensstudy.observations.writing import write_simulated
+
+PLACE = np.array([-0.60, 1.05])  # 0.05 arcsec from the published one
 
 
-def shown_as(frame: str, array: np.ndarray) -> np.ndarray:
-    """An image, row 0 at the bottom, rotated counter-clockwise and reflected by numpy."""
-    if frame.startswith("reflected"):
-        array = array[:, ::-1]
-    quarters = next((k for k in (1, 2, 3) if f"{90 * k}°" in frame), 0)
-    return np.rot90(array[::-1], quarters)[::-1]
+def fit(x, y, mass, falls, counts):
+    return {
+        "x": x, "y": y, "mass": mass, "mass_error": 2e8, "size": 0.4,
+        "chi2_falls": falls, "evidence_rises": falls / 2, "counts": counts,
+    }  # fmt: skip
+
+
+def searched(name: str, frame: str = "as it is", counts: bool = True, in_full: bool = True) -> SearchedLens:
+    """What a search might have found in an image that shows the sky in some frame: a subhalo beside a bright arc."""
+    (x, y) = in_file(frame, PLACE)[0].tolist()
+    rows, columns = np.indices((41, 41))
+    arcs = np.exp(-((np.hypot(columns - 20, rows - 20) - 12) ** 2) / 8) * (1 + (columns > 25) + 3 * (rows > 30))
+    best = fit(x, y, 3e9, 170.0, counts)
+    variants = [
+        {"variant": name, "chi2": 1.5} | fit(x, y, mass, 100.0, True) for name, mass in (("a", 1.8e9), ("b", 4e9))
+    ]
+    values = np.linspace(-4, 4, 9)
+    profile = np.stack([values, values**2])
+    mass = np.stack([3e9 + 1e8 * values, values**2])
+    return SearchedLens(
+        name,
+        {"position_angle_degrees": 159.2},
+        {"chi2": 1.4, "einstein_radius": 1.4, "slope": 2.2, "axis": 75.0},
+        [best, fit(1.0, -1.0, -1e9, 60.0, False)],
+        84.0,
+        variants if in_full else [],
+        0.05,
+        np.array([0.01, 0.02]),
+        shown_as(frame, arcs),
+        np.array([[x, y, 3e9, 170.0], [0.2, 0.1, 2e9, 19.0], [1.0, -1.0, -1e9, 84.0]]),
+        np.array([[1.0, 0.5, 1e9], [0.5, 1.0, 3e9]]) if in_full else np.zeros((0, 3)),
+        np.array([profile, profile, mass, np.stack([np.exp(values / 4), values**2])])
+        if in_full
+        else np.zeros((0, 2, 9)),
+    )
+
+
+@pytest.fixture
+def known(tmp_path) -> KnownSubhalo:
+    """Two images of J0946+1006, the second rotated, and another lens."""
+    images = [searched("J0946+1006"), searched("slacs0946+1006", "rotated by 90°")]
+    published = Published.of("J0946+1006", {})
+    return KnownSubhalo(images, [searched("J0728+3835", counts=False, in_full=False)], published, tmp_path)
 
 
 @pytest.mark.parametrize("frame", FRAMES)
 def test_frames_move_a_place_as_numpy_moves_a_pixel(frame):
     image = np.zeros((21, 21))
     image[10 + 7, 10 + 3] = 1
-    row, column = np.argwhere(shown_as(frame, image))[0]
+    quarters = next((k for k in (1, 2, 3) if f"{90 * k}°" in frame), 0)
+    wanted = np.rot90(image[::-1, ::-1] if frame.startswith("reflected") else image[::-1], quarters)[::-1]
+    np.testing.assert_array_equal(shown_as(frame, image), wanted)
+    row, column = np.argwhere(wanted)[0]
     np.testing.assert_array_equal(in_file(frame, np.array([3, 7])), [[column - 10, row - 10]])
+    np.testing.assert_array_equal(in_first_frame(frame, np.array([column - 10, row - 10])), [[3, 7]])
 
 
 def test_the_eight_frames_are_a_group():
@@ -44,108 +88,75 @@ def test_the_eight_frames_are_a_group():
         assert any((one @ other == found).all() for found in matrices.values())
 
 
-@pytest.mark.parametrize(
-    ("frame", "degrees"),
-    [("as it is", 20), ("rotated by 90°", 110), ("rotated by 180°", 20), ("reflected, as it is", 160)],
-)
-def test_an_axis_rotates_along(frame, degrees):
-    assert axis_in_file(frame, 20) == pytest.approx(degrees)
-    assert axis_in_file(frame, 200) == pytest.approx(degrees)
+@pytest.mark.parametrize("frame", FRAMES)
+def test_the_arcs_tell_how_one_image_shows_the_other(frame):
+    """Whatever noise and pixels the second has."""
+    first, second = searched("one"), searched("other", frame)
+    noisy = replace(second, arcs=second.arcs + np.random.default_rng(0).normal(0, 0.3, second.arcs.shape))
+    alike = most_alike(first, noisy)
+    best, runner_up = sorted(alike.values(), reverse=True)[:2]
+    assert max(alike, key=alike.get) == frame and best > runner_up + 0.02
 
 
-@pytest.mark.parametrize("frame", ["as it is", "reflected, rotated by 90°", "rotated by 270°"])
-def test_the_arcs_tell_how_the_file_lies(sample, frame):
-    """The simulated observation, rotated or reflected as a file may be, with the published place as it was."""
-    one = sample.lenses[1].observation
-    parts = {name: shown_as(frame, getattr(one, name)).copy() for name in ("image", "noise", "mask", "psf")}
-    lens = Lens.of(replace(one, **parts))
-    known = KnownSubhalo.of(replace(sample, lenses=[lens]), seed=1)
-    orientation = Orientation.of(known, seed=1)
-    assert orientation.frame == frame and orientation.settled
-    assert f"**{frame}**" in orientation.verdict and "settles the orientation" in orientation.verdict
-    assert orientation.p_value == pytest.approx(1 - (1 - orientation.beaten) ** 8)
-    assert orientation.table["chi square falls by"].max() == orientation.gains.max() > 2 * orientation.runner_up
-    assert np.isnan(orientation.axis_off).all()
+def test_what_is_found_is_brought_into_the_frame_of_the_first_image(known):
+    table = known.found
+    assert known.frames == ["as it is", "rotated by 90°"]
+    np.testing.assert_allclose(table[["x", "y"]], np.tile(PLACE, (6, 1)), atol=1e-12)
+    np.testing.assert_allclose(table["off [arcsec]"], np.hypot(0.051, 0.01))
+    assert table["within"].tolist() == [True, False, True] * 2
+    assert known.axis_off == pytest.approx(75 - 69.2)
+    assert "**rotated by 90°**" in known.verdict and "6° off" in known.verdict
 
 
-@pytest.fixture(scope="module")
-def orientation(modelled):
-    return Orientation.of(KnownSubhalo.of(modelled, seed=1), seed=1)
+def test_the_answer_says_what_lies_outside_the_published_range(known):
+    assert "calls its best fit a subhalo in 2 of 2 images" in known.answer
+    assert "J0946+1006: 0.05 arcsec off, 3.0e+09 [2.8e+09, 3.2e+09] solar masses" in known.answer
+    assert "Of 4 fits with other models, 4 end within 0.1 arcsec" in known.answer
+    assert "but only 2 with a mass in the published range" in known.answer
+    assert known.answer.endswith("of which none is published, it calls 0 of 1 one.")
+    assert known.plain.endswith("in 2 of 2 images of it.")
+    assert known.rules["called a subhalo"].tolist() == ["yes", "yes", "no"]
+    assert known.rules["a mass in the core"].tolist() == [19.0] * 3
+    summary = json.loads(known.save().read_text())
+    assert summary["answer"] == known.answer and len(summary["table"]) == 6
 
 
-def test_a_published_direction_is_compared_in_every_frame(orientation):
-    """From north, which is +y, to east, which is left. Opposite frames agree, perpendicular ones add up to 90."""
-    one = orientation.lens.observation
-    lens = replace(orientation.lens, observation=replace(one, about=one.about | {"position_angle": 30.0}))
-    off = dict(zip(FRAMES, replace(orientation, lens=lens).axis_off, strict=True))
-    assert off["as it is"] == pytest.approx(off["rotated by 180°"])
-    assert off["as it is"] + off["rotated by 90°"] == pytest.approx(90)
-    assert "differs by" in replace(orientation, lens=lens).verdict
-
-
-def test_chance_as_good_settles_nothing(orientation):
-    lucky = replace(orientation, chance=np.full(200, orientation.gains.max() + 1))
-    assert lucky.beaten == 1 and not lucky.settled
-    assert "does not settle the orientation" in lucky.verdict
-
-
-def test_the_map_peaks_at_the_subhalo(orientation):
-    row, column = np.unravel_index(orientation.map.argmax(), orientation.map.shape)
-    axis = np.linspace(-orientation.reach, orientation.reach, len(orientation.map))
-    assert np.hypot(axis[column] - orientation.place[0], axis[row] - orientation.place[1]) < 0.25
-
-
-def test_without_a_known_subhalo_a_simulated_lens_stands_there_and_says_so(sample):
-    smooth = replace(sample, path="my/lenses", lenses=sample.lenses[:1])
-    known = KnownSubhalo.of(smooth, seed=1)
-    assert str(known.lens) == "simulated-2" and known.sources == 1
-    assert known.description.startswith("None of the lenses at my/lenses has a known subhalo")
+def test_a_known_subhalo_is_published_or_in_the_information_beside_the_image():
+    assert Published.of("slacs0946+1006", {}).mass == (2e9, 4e9)
+    assert Published.of("mine", {}) is None
+    mine = Published.of("mine", {"subhalo": {"x": 1, "y": 2.5, "mass": 1e10}})
+    assert (mine.x, mine.y, mine.mass, mine.masses) == (1, 2.5, (1e10, 1e10), "1.0e+10 solar masses")
 
 
 @pytest.mark.parametrize(
     "about", [{"x": 1.0, "y": 2.0}, {"x": 1, "y": 2, "mass": "much"}, [1, 2], {"x": 0, "y": 0, "mass": -1e9}]
 )
-def test_a_subhalo_that_is_none_is_named(sample, about):
-    lens = sample.lenses[0]
-    lens = replace(lens, observation=replace(lens.observation, about={"subhalo": about}))
-    with pytest.raises(DataError, match="simulated-1: subhalo = .*expected x and y in arcseconds"):
-        KnownSubhalo.of(replace(sample, lenses=[lens]))
+def test_a_subhalo_that_is_none_is_named(about):
+    with pytest.raises(DataError, match="mine: subhalo = .*expected x and y in arcseconds"):
+        Published.of("mine", {"subhalo": about})
 
 
-def test_the_published_lens_is_known_by_its_name(sample):
-    lens = replace(sample.lenses[0], observation=replace(sample.lenses[0].observation, name="slacs0946+1006"))
-    known = KnownSubhalo.of(replace(sample, path="lenses", lenses=[lens]), seed=1)
-    assert (known.subhalo.x, known.subhalo.y, known.subhalo.mass) == (-0.651, 1.040, 3.51e9)
-    assert known.sources == 3 and "Vegetti" in known.description
+def test_images_are_searched_once_and_those_of_no_known_subhalo_in_short(tmp_path, monkeypatch):
+    asked = []
+
+    def search(observation, step, splines, in_full):
+        asked.append((observation.name, step, splines, in_full))
+        return replace(searched(observation.name, in_full=in_full), smooth={"chi2": float(len(asked))})
+
+    monkeypatch.setattr(searched_lens, "_searched", search)
+    first = KnownSubhalo.of([], tmp_path, 0.5, [12])
+    assert asked == [("simulated-2", 0.5, [12], True), ("simulated-1", 0.5, [12], False)] and first.simulated
+    again = KnownSubhalo.of([], tmp_path, 0.5, [12])
+    assert len(asked) == 2 and again.images[0].smooth == {"chi2": 1.0}
+    np.testing.assert_array_equal(again.images[0].profiles, first.images[0].profiles)
+    assert again.others[0].fits == first.others[0].fits
+    KnownSubhalo.of([], tmp_path, 0.4, [12])
+    assert len(asked) == 4
 
 
-def test_attribution_is_compared_with_random_places():
-    """A single strong pixel at the place: nowhere on the arc is more, and the peak is at it."""
-    attribution = np.zeros((41, 41))
-    attribution[20 + 5, 20 - 8] = -3.0
-    place, random = np.array([-0.8, 0.5]), np.random.default_rng(0).uniform(-1.5, 0.2, (99, 2))
-    found = _compared(attribution, 0.1, place, random)
-    assert found["places on the arc with more"] == pytest.approx(0.01, abs=0.02)
-    assert found["peak is off by [arcsec]"] == pytest.approx(0, abs=1e-9)
-    assert found["random places that near"] == 0
-    away = _compared(attribution, 0.1, -place, random)
-    assert away["peak is off by [arcsec]"] == pytest.approx(2 * np.hypot(0.8, 0.5))
-    assert away["random places that near"] > 0.5
-
-
-def test_responses_and_attributions_are_kept(tmp_path, orientation, known_network):
-    """A network that is brighter for the observed image than for any counterpart."""
-    lens = orientation.lens
-    observed = lens.seen_by(known_network(None, size=50))
-
-    def is_it(images, degrees):
-        return np.where((images == observed).all(axis=(1, 2, 3)), 0.9, 0.1)
-
-    network = known_network(is_it, size=50)
-    network.attribution = lambda images: (np.ones((50, 50)), 0.1)
-    responses = Responses.of([network], lens, 4, 0.05, 1)
-    assert responses.above == {"known": pytest.approx(1 / 33)}
-    assert responses.table["probability of substructure"]["known"] == 0.9
-    assert "1 of 1 network give its image more" in responses.answer
-    file = save(tmp_path / "real" / "known.json", orientation, responses, Attributions.of([network], orientation))
-    assert '"published_frame": "as it is"' in file.read_text()
+def test_without_a_known_subhalo_there_is_nothing_to_compare_with(tmp_path):
+    one = write_simulated(tmp_path) / "simulated-1"
+    with pytest.raises(
+        DataError, match='0 known subhalos; expected one. `info.json` beside an image can say it: "subh'
+    ):
+        KnownSubhalo.of([str(one)], tmp_path / "out", 0.5, [12])

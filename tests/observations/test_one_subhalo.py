@@ -3,16 +3,13 @@
 import math
 from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 
-from lensstudy.figures import plots
-from lensstudy.figures.style import shows_images
 from lensstudy.lensing.cosmology import critical_surface_density
 from lensstudy.observations.lens_model import MASS, SOURCES, Assumed, Task, model_of
-from lensstudy.observations.one_subhalo import Halo, SubhaloSearch, cut_nfw, pseudo_jaffe
+from lensstudy.observations.one_subhalo import Halo, SubhaloSearch, cut_nfw, ends_of, pseudo_jaffe
 from tests.observations.test_lens_model import lensed
 
 PLACE, STRENGTH, SIZE = (-1.15, -0.45), 0.008, 0.15  # beside the arc
@@ -52,13 +49,23 @@ def test_a_subhalo_is_found_where_it_lies(found):
     assert rises[0] > 50 and abs(rises[1]) < 5
 
 
-def test_the_search_is_drawn(found):
-    search, scanned, best = found
-    figure = plots.subhalo_search(search, scanned, [best])
-    assert shows_images(figure) and figure.caption.endswith(".") and figure.alt
-    masses = figure.axes[2].collections[0].get_array()
-    assert len(masses) == len(search.places()) and 7 < masses.min() < 10
-    plt.close(figure)
+def test_the_place_and_the_mass_have_intervals(found):
+    """And a fit that starts at the place ends there."""
+    search, _, best = found
+    true = STRENGTH * math.pi * critical_surface_density(0.5, 1.0)
+    low, high = (end * search.solar_masses for end in search.interval(best, "strength"))
+    assert 0.5 * true < low < best.mass < high < 2 * true
+    again = search.at_place((best.x, best.y))
+    assert np.hypot(again.x - best.x, again.y - best.y) < 0.1 and again.mass == pytest.approx(best.mass, rel=0.3)
+
+
+def test_an_interval_without_an_end_is_infinite():
+    values = np.arange(-4.0, 5.0)
+    assert ends_of(values, np.where(values < 0, values**2, 0.1 * values)) == (pytest.approx(-1.97, abs=0.02), math.inf)
+    assert ends_of(values, np.where(values > 0, values**2, -values)) == (
+        pytest.approx(-3.84, abs=0.05),
+        pytest.approx(1.97, abs=0.02),
+    )
 
 
 def test_a_smooth_lens_has_none():
