@@ -20,7 +20,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "sample": ["LensSample"],
         "distribution": ["SubstructureNetwork", "TrainingDistribution", "open_network", "prepare_networks"],
         "consistency": ["Consistency", "perturbed"],
-        "recovery": ["Recovery", "recovered_share", "least_mass", "evidence_for_subhalo"],
+        "recovery": ["Recovery", "recovered_share", "least_mass"],
         "validation": ["DistributionCheck", "Validation"],
         "searched_lens": ["SearchedLens"],
         "known_subhalo": ["KnownSubhalo"],

@@ -18,7 +18,6 @@ import torch
 from lensstudy.data import mixture
 from lensstudy.data.dataset import DataError, LensDataset, sky_and_noise
 from lensstudy.deployment.card import FORMAT, CardError
-from lensstudy.evaluation.attribution import attribute
 from lensstudy.evaluation.ood import OODDetector, image_statistics, thumbnails
 from lensstudy.files import read_json
 from lensstudy.observations.cutouts import Observation, network_input
@@ -168,14 +167,6 @@ class SubstructureNetwork:
     def substructure(self, images: np.ndarray, degrees: float | np.ndarray = 0.0) -> np.ndarray:
         """Probability `(N,)` that there is substructure: one less that of `no_sub`."""
         return 1 - self.trained.predict(images, degrees)[:, self.trained.classes.index("no_sub")]
-
-    def attribution(self, images: np.ndarray) -> tuple[np.ndarray, float]:
-        """What each pixel `(S, S)` of the first of `images` adds to the log odds of substructure, integrated from an
-        empty sky and averaged over the group, and the size of such a pixel in arcseconds."""
-        card, preprocess, smooth = self.trained.card, self.trained.preprocess, self.trained.classes.index("no_sub")
-        inputs, empty = preprocess(images[:1]), preprocess(np.zeros_like(images[:1]))
-        found = -attribute(self.trained.network, inputs, torch.tensor([smooth]), baseline=empty)
-        return found[0].sum(0).double().numpy(), card["data"]["pixel_scale"] * card["binning"]
 
 
 def prepare_networks(

@@ -263,7 +263,7 @@ class KnownSubhalo:
         place and whether the mass lies within the published limits."""
         rows = []
         for one, frame in zip(self.images, self.frames, strict=True):
-            for fit in [{"variant": "the search", "chi2": one.smooth["chi2"], **one.best}, *one.variants]:
+            for fit in [{"variant": "the search", **one.best}, *one.variants]:
                 x, y = in_first_frame(frame, np.array([fit["x"], fit["y"]]))[0].tolist()
                 low, high = one.limits["mass"] if fit["variant"] == "the search" else (np.nan, np.nan)
                 rows.append(
@@ -277,7 +277,6 @@ class KnownSubhalo:
                         "low": low,
                         "high": high,
                         "within": bool(self.known.mass[0] <= fit["mass"] <= self.known.mass[1]),
-                        "chi square a pixel": fit["chi2"],
                         "chi square falls by": fit["chi2_falls"],
                         "ln evidence": fit["evidence_rises"],
                     }
@@ -366,7 +365,7 @@ class KnownSubhalo:
     def save(self) -> Path:
         """Write `summary.json` with the answer and the names that the list of reports reads; the figure stands beside
         it as `headline.png`."""
-        table = self.shown.drop(columns=["chi square a pixel", "chi square falls by"])
+        table = self.shown.drop(columns="chi square falls by")
         summary = {
             "answer": self.answer,
             "plain": self.plain,

@@ -1,4 +1,4 @@
-"""Subhalos put into a smooth model: are they recovered, from which mass on, and where do the arcs prefer one?"""
+"""Subhalos put into a smooth model: are they recovered, and from which mass on?"""
 
 from __future__ import annotations
 
@@ -8,24 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 
 from lensstudy.observations.distribution import SubstructureNetwork
 from lensstudy.observations.lens import Lens
-from lensstudy.observations.smooth_model import (
-    SmoothModel,
-    Subhalo,
-    expected,
-    render,
-    subhalo_deflection,
-    tensors,
-)
+from lensstudy.observations.smooth_model import SmoothModel, Subhalo, expected
 from lensstudy.progress import progress
 
 __all__ = [
     "FALSE_ALARMS",
     "Recovery",
-    "evidence_for_subhalo",
     "least_mass",
     "noisy_images",
     "on_the_arc",
@@ -155,32 +146,3 @@ def least_mass(masses: np.ndarray, recovered: np.ndarray, share: float = 0.5) ->
     low, high = recovered[first - 1], recovered[first]
     step = (share - low) / (high - low)
     return float(np.exp(np.log(masses[first - 1]) + step * np.log(masses[first] / masses[first - 1])))
-
-
-def evidence_for_subhalo(
-    model: SmoothModel, positions: np.ndarray, mass: float = 1e9, profile: str = "truncated_nfw", description: str = ""
-) -> np.ndarray:
-    """How much chi square would fall, to first order, with a subhalo at each of `positions` `(n, 2)`: `(n,)`.
-
-    With r the residuals and d the change that a subhalo of `mass` makes, both projected off what the model's own
-    parameters can do:
-    `(r.d)^2/(d.d)`, the largest fall for any mass, and 0 where that mass would be negative. A progress bar with
-    `description` goes through the positions; without one it is silent.
-    """
-    x, y, psf = tensors(model.observation)
-    inside, weight = torch.tensor(model.used), torch.tensor(1 / model.observation.noise[model.used])
-    values = torch.tensor(model.values)
-    with torch.no_grad():
-        smooth = render(values, x, y, psf)[inside]
-        slopes = torch.func.jacfwd(lambda v: render(v, x, y, psf)[inside] * weight)(values)
-        basis = torch.linalg.svd(slopes / slopes.norm(dim=0).clamp_min(1e-12), full_matrices=False)[0]
-        residual = (torch.tensor(model.observation.image[model.used]) - smooth) * weight
-        residual = residual - basis @ (basis.T @ residual)
-        gains = []
-        for at_x, at_y in progress(positions, description) if description else positions:
-            subhalo = subhalo_deflection([Subhalo(float(at_x), float(at_y), mass)], x, y, model.redshifts, profile)
-            change = (render(values, x, y, psf, subhalo)[inside] - smooth) * weight
-            change = change - basis @ (basis.T @ change)
-            size, along = float(change @ change), float(residual @ change)
-            gains.append(max(along, 0.0) ** 2 / size if size > 0 else 0.0)
-    return np.array(gains)

@@ -203,4 +203,4 @@ def _variants(lens: Lens, model: LensModel, best: SubhaloFit, splines: list[int]
         searches[f"{count} splines"] = lambda count=count: SubhaloSearch.of(_modelled(lens, count))
     for name, prepared in searches.items():
         search = prepared()
-        yield {"variant": name, **_row(search.at_place(place)), "chi2": search.model.chi2}
+        yield {"variant": name, **_row(search.at_place(place))}

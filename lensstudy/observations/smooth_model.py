@@ -22,7 +22,7 @@ from lensstudy.lensing.populations import MACRO
 from lensstudy.lensing.profiles import nfw_scales, point_mass_sum, sersic, shear, sie, truncated_nfw_sum
 from lensstudy.observations.cutouts import Observation
 
-__all__ = ["SmoothModel", "Subhalo", "expected", "fit_lens", "major_axis", "subhalo_deflection"]
+__all__ = ["SmoothModel", "Subhalo", "expected", "fit_lens", "subhalo_deflection"]
 
 GALAXY = ("log_amplitude", "log_radius", "index", "e1", "e2", "x", "y")  # of each Sersic source
 LOWEST = {"einstein_radius": 0.2, "lens_": -0.5, "shear_": -0.3, "log_radius": -4.0, "index": 0.4, "e": -0.6}
@@ -124,19 +124,6 @@ def subhalo_deflection(
     else:
         raise DataError(f"profile '{profile}' is unknown; choose point or truncated_nfw")
     return alpha_x[0], alpha_y[0]
-
-
-def major_axis(model: SmoothModel) -> float:
-    """Direction in degrees, 0 to 180 counter-clockwise from +x, of the ellipsoid that bends light as halo and shear do
-    together: where the deflection towards the centre, around the Einstein ring, is least."""
-    p = {name: torch.tensor(value, dtype=torch.float64) for name, value in model.parameters.items() if name in MACRO}
-    angle = torch.linspace(0, 2 * math.pi, 361, dtype=torch.float64)[:-1]
-    dx, dy = p["einstein_radius"] * torch.cos(angle), p["einstein_radius"] * torch.sin(angle)
-    alpha_x, alpha_y = sie(dx, dy, p["einstein_radius"], p["lens_e1"], p["lens_e2"])
-    shear_x, shear_y = shear(dx, dy, p["shear_1"], p["shear_2"])
-    inwards = (alpha_x + shear_x) * torch.cos(angle) + (alpha_y + shear_y) * torch.sin(angle)
-    phase = torch.atan2((inwards * torch.sin(2 * angle)).mean(), (inwards * torch.cos(2 * angle)).mean())
-    return float(torch.rad2deg(phase / 2) + 90) % 180
 
 
 # Fitting

@@ -89,15 +89,9 @@ def test_an_exported_network_has_no_gradients_and_points_to_the_training(exporte
         open_network(tmp_path)
 
 
-def test_the_answer_is_any_substructure_and_its_attribution_adds_up(judge):
+def test_the_answer_is_any_substructure(judge):
     image = simulations_like(judge.trained, 1, 8).images[:1]
-    probability = judge.substructure(image)[0]
-    assert probability == pytest.approx(judge.trained.predict(image)[0, 1:].sum())
-    found, pixel = judge.attribution(image)
-    assert found.shape == (SIZE, SIZE) and pixel == pytest.approx(0.16)
-    empty = judge.substructure(np.zeros_like(image))[0]
-    wanted = np.log(probability / (1 - probability)) - np.log(empty / (1 - empty))
-    assert found.sum() == pytest.approx(wanted, rel=0.1)
+    assert judge.substructure(image)[0] == pytest.approx(judge.trained.predict(image)[0, 1:].sum())
 
 
 def test_a_real_image_is_seen_in_the_pixels_and_the_noise_of_the_training(judge, tmp_path):

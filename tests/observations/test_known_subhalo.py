@@ -37,9 +37,7 @@ def searched(name: str, frame: str = "as it is", counts: bool = True, in_full: b
     rows, columns = np.indices((41, 41))
     arcs = np.exp(-((np.hypot(columns - 20, rows - 20) - 12) ** 2) / 8) * (1 + (columns > 25) + 3 * (rows > 30))
     best = fit(x, y, 3e9, 170.0, counts)
-    variants = [
-        {"variant": name, "chi2": 1.5} | fit(x, y, mass, 100.0, True) for name, mass in (("a", 1.8e9), ("b", 4e9))
-    ]
+    variants = [{"variant": name} | fit(x, y, mass, 100.0, True) for name, mass in (("a", 1.8e9), ("b", 4e9))]
     values = np.linspace(-4, 4, 9)
     profile = np.stack([values, values**2])
     mass = np.stack([3e9 + 1e8 * values, values**2])

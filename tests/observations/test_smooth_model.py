@@ -1,5 +1,5 @@
-"""Smooth models of lenses with subhalos in them: deflections against those of single profiles, and a known subhalo is
-found."""
+"""Smooth models of lenses with subhalos in them: deflections against those of single profiles, images against those
+of the simulator."""
 
 import math
 from dataclasses import replace
@@ -13,7 +13,7 @@ from lensstudy.lensing.cosmology import area_per_mass, critical_density
 from lensstudy.lensing.populations import MACRO
 from lensstudy.lensing.profiles import nfw_scales, point_mass, truncated_nfw
 from lensstudy.lensing.rendering import render
-from lensstudy.observations import recovery, smooth_model
+from lensstudy.observations import smooth_model
 from lensstudy.observations.lens_light import fit_lens_light, ring_radius, subtract_lens_light
 from lensstudy.observations.reading import read_observations
 from lensstudy.observations.smooth_model import Subhalo, expected, fit_lens, subhalo_deflection
@@ -74,15 +74,10 @@ def test_a_model_with_a_subhalo_is_what_the_simulator_renders(fitted):
         assert np.abs(found - wanted)[5:-5, 5:-5].max() < 1e-4 * wanted.max()
 
 
-def test_the_smooth_model_finds_the_lens_and_the_arcs_prefer_the_subhalo(fitted):
-    one, model = fitted
+def test_the_smooth_model_finds_the_lens(fitted):
+    _, model = fitted
     assert 0.8 <= model.parameters["einstein_radius"] <= 1.7
     assert model.redshifts == (0.5, 1.0) and model.redshifts_known
-    true = one.about["subhalo"]
-    places = np.array([[true["x"], true["y"]], *recovery.on_the_arc(model, 30, np.random.default_rng(1))])
-    gains = recovery.evidence_for_subhalo(model, places, 1e10)
-    near = np.hypot(*(places - places[0]).T) < 0.3
-    assert gains[0] > np.quantile(gains[~near], 0.9)
 
 
 def test_a_lens_like_its_model_is_fitted_to_the_noise(fitted):
@@ -92,15 +87,6 @@ def test_a_lens_like_its_model_is_fitted_to_the_noise(fitted):
     assert again.chi2 == pytest.approx(1.0, abs=0.1)
     for name in ("einstein_radius", "shear_1", "shear_2", "source_x", "source_y"):
         assert again.parameters[name] == pytest.approx(model.parameters[name], abs=0.03), name
-
-
-@pytest.mark.parametrize("degrees", [0.0, 30.0, 100.0, 170.0])
-def test_the_axis_of_a_lens_is_that_of_its_ellipsoid(fitted, degrees):
-    _, model = fitted
-    values = model.values.copy()
-    values[:7] = 1.2, 0.1 * math.cos(2 * math.radians(degrees)), 0.1 * math.sin(2 * math.radians(degrees)), 0, 0, 0, 0
-    off = (smooth_model.major_axis(replace(model, values=values)) - degrees + 90) % 180 - 90
-    assert abs(off) < 0.5
 
 
 def test_nothing_to_fit_is_told(fitted):
