@@ -114,7 +114,10 @@ class SearchedLens:
     @property
     def limits(self) -> dict[str, tuple[float, float]]:
         """The 95 % interval of each of `SUBHALO`, that of the strength as a mass and that of the size in arcseconds."""
-        return {name: ends_of(*one) for name, one in zip(("x", "y", "mass", "size"), self.profiles, strict=False)}
+        ends = {name: ends_of(*one) for name, one in zip(("x", "y", "mass", "size"), self.profiles, strict=False)}
+        if "size" in ends:
+            ends["size"] = max(ends["size"][0], 0.0), ends["size"][1]  # nothing is smaller than a point
+        return ends
 
     @property
     def table(self) -> pd.DataFrame:
