@@ -32,7 +32,13 @@ def staircase(stairs: Sequence[Staircase], method: str, seeds: int = 1) -> Figur
         for judged, (marker, line, width) in LOOKS.items():
             shade = colour(method) if judged == SUBSTRUCTURE else "0.35"
             _steps(
-                panel, one.scores(method, judged), shade, marker, line, width, NAMES.get(judged, f"{judged}, others")
+                panel,
+                one.scores(method, judged),
+                shade,
+                marker,
+                line,
+                width,
+                NAMES.get(judged, f"{judged} against the others"),
             )
         if len(fits := one.scores(SMOOTH_FIT)):
             _steps(panel, fits, "#D55E00", "D", "-", 1.2, "smooth fit: substructure against none")
