@@ -67,7 +67,7 @@ __all__ = [
 AS_IT_IS, TOGETHER, BREADTH = "as it is", "together", "breadth"  # ways of training in a transfer
 WORTH_A_POOL = 9  # trainings from which on they are shared out
 WORTH_PROCESSES = 500  # images of a class from which on several processes are worth the seconds that they take to start
-LADDER_IMAGES = 60  # test images of each class and mass
+LADDER_IMAGES = 30  # test images of each class and mass
 TEST = 0x74657374  # so that no image of the test is one of a mixture's or a fresh one
 
 

@@ -251,7 +251,7 @@ def test_simulate_writes_both_layouts(inside, tmp_path):
     assert result.exit_code == 0, result.output
     assert len(list((tmp_path / "theirs").rglob("*.npy"))) >= 9
     about = json.loads((tmp_path / "ours/dataset.json").read_text())["description"]
-    assert json.loads((tmp_path / "theirs/info.json").read_text()) == {"pixel_scale": about["pixel_scale"]}
+    assert json.loads((tmp_path / "theirs-info.json").read_text()) == {"pixel_scale": about["pixel_scale"]}
     told = inside("inspect", "theirs", "--for", "model-3")
     assert "pixel scale" not in told.output and told.output.count(": ok") == 9, told.output
 

@@ -275,7 +275,7 @@ def trained_on(data: Path, out: Path, monkeypatch) -> tuple:
     """What `train` answers and the data set that it would fit a network to, which is not done here."""
     kept = []
     with monkeypatch.context() as patch:
-        patch.setattr(transfer, "fit", lambda dataset, study, folder, start_from: kept.append(dataset) or folder)
+        patch.setattr(transfer, "fit", lambda dataset, study, folder, **_: kept.append(dataset) or folder)
         patch.setattr(transfer, "read_metrics", lambda folder: METRICS)
         done = command("train", "--data", data, "--out", out)
     assert bool(kept) == (done.exit_code == 0)
