@@ -25,7 +25,7 @@ def tiny_home(tmp_path_factory):
     changes = {"study": "tiny", "images_per_class": 25, "networks": ["plain-cnn"], "network": "plain-cnn"}
     changes |= {"width": 0.25, "epochs": 1, "batch_size": 16, "bootstrap_samples": 50, "preset_images": 10}
     changes |= {"reference_images": 50, "noise_draws": 4, "trials": 1, "range_test_steps": 10, "orientations": 2}
-    changes |= {"staircase_images": 10, "staircase_fits": 1}
+    changes |= {"staircase_images": 10, "staircase_fits": 0, "smooth_fit_images": 4, "substructure_shares": [0.1, 1.0]}
     (home / "tiny.yml").write_text(yaml.safe_dump(changes))
     return home
 
