@@ -76,12 +76,13 @@ clean:
 	rm -rf .venv .pytest_cache .ruff_cache
 
 # uv, where it is installed, takes PyTorch for this machine's GPU or, without one, for its processor. pip on Linux takes
-# the one for CUDA, unless a wheel is at hand; of what it prints, the large downloads are shown.
+# the one for CUDA, unless a wheel is at hand; of what it prints, the large downloads are shown. As with uv, a module is
+# compiled when it is first imported: pip would compile all 20,000 one after the other.
 UV := $(shell command -v uv)
 ifdef UV
 INSTALL := $(UV) pip install --python $(BIN)/python --torch-backend auto
 else
-INSTALL := $(BIN)/pip install
+INSTALL := $(BIN)/pip install --no-compile
 SHOWN := | awk 'BEGIN {"grep -c == constraints.txt" | getline total} /\.(whl|gz) \(/ {n++} /\.(whl|gz) \(.* MB\)/ {print "  " n " of " total, $$0} \
 	/^Installing/ {print "  unpacking ..."} {fflush()}'
 endif

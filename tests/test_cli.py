@@ -37,6 +37,9 @@ epochs: 1
 batch_size: 16
 preset_images: 10
 bootstrap_samples: 50
+range_test_steps: 10
+orientations: 2
+accelerator: cpu
 """
 
 
@@ -106,7 +109,7 @@ def test_a_snakemake_user_plans_the_jobs_of_lensstudy_run(inside, tmp_path):
     the GPUs of a study that wants some."""
     assert inside("start", "mine").exit_code == 0
     home = tmp_path / "mine"
-    (home / "params/tiny.yml").write_text(TINY + "accelerator: gpu\ndevices: 2\n")
+    (home / "params/tiny.yml").write_text(TINY.replace("cpu", "gpu") + "devices: 2\n")
     text = snakemake(home, "--configfile", "params/tiny.yml", "--profile", "workflow/slurm", "--dry-run")
     jobs = [text[start:].split("\n\n")[0] for start in range(len(text)) if text.startswith("rule train:", start)]
     assert len(jobs) == 2
@@ -283,6 +286,9 @@ def test_a_notebook_runs_by_hand_with_papermill(root, tmp_path):
         "-p",
         "epochs",
         "1",
+        "-p",
+        "images_per_class",
+        "30",
         "--no-progress-bar",
     ]
     result = subprocess.run(

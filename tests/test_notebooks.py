@@ -15,6 +15,9 @@ from nbclient import NotebookClient
 from nbclient.util import run_sync
 from nbformat.v4 import new_code_cell, new_notebook
 
+from lensstudy.observations.rays import binned
+from lensstudy.observations.reading import read_observations
+from lensstudy.observations.writing import write, write_simulated
 from lensstudy.study import Study, notebook_parameters
 from tests.test_study import NOTEBOOKS, code_cells
 
@@ -26,6 +29,8 @@ def tiny_home(tmp_path_factory):
     changes |= {"width": 0.25, "epochs": 1, "batch_size": 16, "bootstrap_samples": 50, "preset_images": 10}
     changes |= {"reference_images": 50, "noise_draws": 4, "trials": 1, "range_test_steps": 10, "orientations": 2}
     changes |= {"staircase_images": 10, "staircase_fits": 0, "smooth_fit_images": 4, "substructure_shares": [0.1, 1.0]}
+    with_subhalo = read_observations(write_simulated(home / "simulated"))[0][1]
+    changes |= {"searched_lenses": [str(write(binned(with_subhalo, 2)[0], home / "lens"))]}
     (home / "tiny.yml").write_text(yaml.safe_dump(changes))
     return home
 

@@ -255,12 +255,13 @@ def _seen_from_here(path: Path) -> str:
 
 def _device(accelerator: str) -> str:
     """What the networks ran on, in words."""
-    import torch  # here, because it takes seconds and only the stamp needs it
+    if accelerator != "cpu":
+        import torch  # here, because it takes seconds and only the stamp needs it
 
-    from lensstudy.training.devices import device_here
+        from lensstudy.training.devices import device_here
 
-    if device_here(accelerator).type == "cuda":
-        return torch.cuda.get_device_name(0)
+        if device_here(accelerator).type == "cuda":
+            return torch.cuda.get_device_name(0)
     cpu_info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*:\s*(.+)", cpu_info.read_text()) if cpu_info.exists() else []
     name = re.sub(r"\((R|TM)\)| CPU.*", "", names[0]) if names else platform.machine()
