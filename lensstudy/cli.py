@@ -335,7 +335,10 @@ def report(
     studies: Annotated[list[str] | None, typer.Argument(help="names of studies; all that have run, if none")] = None,
     reference: Annotated[bool, typer.Option("--reference", help="write to reports/reference, to be committed")] = False,
     mark_outdated: Annotated[
-        bool, typer.Option("--mark-outdated", help="only mark reference pages of older notebooks, and renew the style")
+        bool,
+        typer.Option(
+            "--mark-outdated", help="only mark reference pages of older notebooks, and renew style and plain words"
+        ),
     ] = False,
 ) -> None:
     """Render the pages of finished studies again, from their executed notebooks, and the lists of pages."""
@@ -351,6 +354,7 @@ def report(
         for page in pages.mark_outdated(kept, notebooks_folder()):
             commands.echo(f"{_shown(page)}: made with an earlier version of its notebook")
         pages.restyle(kept)
+        pages.reworded(kept)
         listing.write_study_list(kept)
         return
     if not names:

@@ -17,17 +17,16 @@ from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from lensstudy.data.dataset import LensDataset
 from lensstudy.evaluation.robustness import rotated
-from lensstudy.evaluation.scores import largest_change
 from lensstudy.figures.analysis import MARKERS
 from lensstudy.figures.failures import stretched
 from lensstudy.figures.style import captioned, colour, draw_image
 from lensstudy.study import Study
 from lensstudy.training.run import TrainedNetwork, load_run
 
-__all__ = ["front", "of_study", "typical_lens"]
+__all__ = ["front", "of_study", "typical"]
 
 SHOWN = np.arange(0, 360, 60)  # degrees by which the lens is rotated above the curves
-STEP = 5  # degrees between the points of a curve
+ANGLES = np.arange(0.0, 361.0, 5.0)  # degrees, the points of a curve
 ASKED = 60  # test images among which a typical one is looked for
 
 
@@ -41,47 +40,59 @@ def of_study(study: Study, summary: Mapping[str, Any]) -> Figure | None:
         return None
     dataset = LensDataset.load(study.folder / "dataset")
     runs = {name: load_run(folder) for name, folder in zip(names, folders, strict=True)}
-    return front(dataset.part("test"), runs, [row for row in summary["curves"] if row["network"] in names])
+    curves = [row for row in summary["curves"] if row["network"] in names]
+    return front(dataset.part("test"), runs, curves, study.seeds[0])
 
 
-def front(test: LensDataset, runs: Mapping[str, TrainedNetwork], curves: Sequence[Mapping[str, Any]]) -> Figure:
+def front(
+    test: LensDataset, runs: Mapping[str, TrainedNetwork], curves: Sequence[Mapping[str, Any]], seed: int
+) -> Figure:
     """Left, what two networks say of a typical test image as it is rotated; right, their error against the number of
     training images.
 
     Args:
-        test: test images; the one that is shown is chosen by `typical_lens`.
+        test: test images, of which `ASKED`, spread evenly over the set, are rotated; see `typical` for the one shown.
         runs: two trained networks by name, the one that knows the symmetry first.
         curves: rows with `network`, `images`, and its AUC as `score` with the interval `low` to `high`.
+        seed: of both trainings, for the caption.
     """
-    row = typical_lens(test, list(runs.values())[-1])
-    lens, label = test.images[row], test.labels[row]
-    degrees = np.arange(0.0, 361.0, STEP)
-    said = {name: np.concatenate([run.predict(lens[None], angle) for angle in degrees]) for name, run in runs.items()}
+    rows = np.unique(np.linspace(0, len(test) - 1, ASKED).astype(int))
+    said = {name: _of_true_class(run, test, rows) for name, run in runs.items()}
+    moves = np.stack([np.ptp(each, axis=1) for each in said.values()])
+    shown = typical(moves)
+    lens, truth = test.images[rows[shown]], test.classes[test.labels[rows[shown]]]
     figure = plt.figure(figsize=(10, 3.9))
     left, right = figure.subfigures(1, 2, width_ratios=[1.45, 1])
-    _draw_rotations(left, lens, degrees, {name: each[:, label] for name, each in said.items()}, test.classes[label])
+    _draw_rotations(left, lens, {name: each[shown] for name, each in said.items()}, truth)
     _draw_curves(right.subplots(), curves)
-    moves = {name: float(np.ptp(each[:, label])) for name, each in said.items()}
-    words = " and ".join(f"by {move:.2f} for {name}" for name, move in moves.items())
+    words = " and ".join(
+        f"by {mine[shown]:.2f} for {name} (median {np.median(mine):.2f})"
+        for name, mine in zip(runs, moves, strict=True)
+    )
     each = [f"{one['network']} {one['score']:.3f} with {one['images']:,} images" for one in curves]
     caption = (
-        f"Left: the probability that two networks give the true class of a test image, {test.classes[label]}, as it is "
-        f"rotated; it changes {words}. The image is the median of {min(ASKED, len(test))} test images in the change of "
-        f"{list(runs)[-1]}. Right: distance of the test AUC from 1, with 95 % intervals, against the number of "
-        "training images; lower is better."
+        f"Left: the probability that two networks, trained with seed {seed}, give the true class of a test image, "
+        f"{truth}, as it is rotated; it changes {words}. Of {len(rows)} test images spread evenly over the set, it is "
+        "the one whose two changes are closest to these medians. Right: distance of the test AUC from 1, with 95 % "
+        "intervals, against the number of training images; lower is better."
     )
     return captioned(figure, caption, f"{caption} AUC: {'; '.join(each)}.")
 
 
-def typical_lens(test: LensDataset, run: TrainedNetwork) -> int:
-    """The row of the test image that is in the middle by how far a probability of it moves as it is rotated, among
-    `ASKED` images spread evenly over the set."""
-    rows = np.unique(np.linspace(0, len(test) - 1, ASKED).astype(int))
-    changes = largest_change([run.predict(test.images[rows], angle) for angle in np.arange(0, 360, 30)])
-    return int(rows[np.argsort(changes)[len(rows) // 2]])
+def typical(moves: np.ndarray) -> int:
+    """The image that is nearest to the median for all networks together, by `moves` `(networks, N)`, how far its curves
+    move: among `N` images ranked by each network, the one whose ranks are closest to the middle."""
+    ranks = moves.argsort(axis=1).argsort(axis=1)
+    return int(((ranks - (moves.shape[1] - 1) / 2) ** 2).sum(axis=0).argmin())
 
 
-def _draw_rotations(figure, lens: np.ndarray, degrees: np.ndarray, said: Mapping[str, np.ndarray], truth: str) -> None:
+def _of_true_class(run: TrainedNetwork, test: LensDataset, rows: np.ndarray) -> np.ndarray:
+    """The probability of the true class of each of these images at each of `ANGLES`, `(images, angles)`."""
+    labels = test.labels[rows]
+    return np.stack([run.predict(test.images[rows], angle)[np.arange(len(rows)), labels] for angle in ANGLES], axis=1)
+
+
+def _draw_rotations(figure, lens: np.ndarray, said: Mapping[str, np.ndarray], truth: str) -> None:
     axes = figure.subplot_mosaic([list("abcdef"), ["curve"] * 6], height_ratios=[1, 2.6])
     size = lens.shape[-1]
     for name, angle in zip("abcdef", SHOWN, strict=True):
@@ -91,7 +102,7 @@ def _draw_rotations(figure, lens: np.ndarray, degrees: np.ndarray, said: Mapping
         axes[name].images[0].set_clip_path(whole)
         axes[name].set_title(f"{angle}°", fontsize=10)
     for name, each, which in zip(said, said.values(), ("symmetry built in", "without symmetry"), strict=True):
-        axes["curve"].plot(degrees, each, color=colour(name), lw=2.5, label=f"{which} ({name})")
+        axes["curve"].plot(ANGLES, each, color=colour(name), lw=2.5, label=f"{which} ({name})")
     axes["curve"].set(xlabel="rotation of the image [degrees]", xticks=np.arange(0, 361, 60), ylim=(-0.03, 1.03))
     axes["curve"].set_ylabel(f"probability of the true class ({truth})")
     axes["curve"].legend(fontsize=10)

@@ -28,6 +28,7 @@ from lensstudy.report.pages import (
     parameter_rows,
     render,
     restyle,
+    reworded,
     stale_pages,
     write_page,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "may_be_published",
     "read_executed",
     "restyle",
+    "reworded",
     "stale_pages",
     "summary_folder",
     "write_index",

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2.filters import FILTERS
 
-from lensstudy.files import whole_file
+from lensstudy.files import read_json, whole_file
 from lensstudy.report.body import NUMBER, cells_to_show, page_body
 from lensstudy.report.execution import read_executed, source_hash
-from lensstudy.report.summaries import in_plain_words, read_summary, summary_folder
+from lensstudy.report.summaries import Summary, in_plain_words, read_summary, summary_folder
 from lensstudy.study import Study, home
 
 __all__ = [
@@ -120,6 +121,26 @@ def restyle(folder: str | Path) -> list[Path]:
         if rest and new != text:
             page.write_text(new, encoding="utf-8")
             changed.append(page)
+    return changed
+
+
+def reworded(folder: str | Path) -> list[Path]:
+    """Give every page under `folder` that has a `summary.json` beside it the plain sentence that is read off it today;
+    returns those that changed."""
+    changed = []
+    for index in sorted(Path(folder).rglob("index.html")):
+        old, file = about(index).get("plain", ""), index.parent / "summary.json"
+        if not (old and file.is_file()):
+            continue
+        old, new = (str(FILTERS["escape"](one)) for one in (old, in_plain_words(read_json(file, Summary).model_dump())))
+        for page in sorted(index.parent.glob("*.html")):
+            text = page.read_text(encoding="utf-8")
+            said = text
+            for around in ('name="lensstudy-plain" content="{}"', '<p class="answer">{}</p>'):
+                said = said.replace(around.format(old), around.format(new))
+            if said != text:
+                page.write_text(said, encoding="utf-8")
+                changed.append(page)
     return changed
 
 

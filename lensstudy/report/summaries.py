@@ -22,6 +22,7 @@ __all__ = ["Summary", "below_chance", "in_plain_words", "read_summary", "short_t
 UPRIGHT = ("unperturbed", "upright")
 SHORT = ("network", "AUC", "accuracy")  # what the first table of a page has of the whole
 AWAY = "away, one preset"
+WELL_KNOWN = {"resnet18": "ResNet-18"}  # what readers know from elsewhere, and want to see beside the pair
 
 
 class Summary(BaseModel):
@@ -70,7 +71,8 @@ def in_plain_words(summary: Mapping[str, Any]) -> str:
     wrong = {name: 1 - value for name, row in rows.items() if (value := _number(row.get("accuracy"))) is not None}
     names = [one for one in _compared(summary, list(rows)) if one in wrong]
     if names:
-        counts, out_of = _counted([wrong[name] for name in names])
+        known = [name for name in WELL_KNOWN if name in wrong and name not in names]
+        counts, out_of = _counted([wrong[name] for name in [*names, *known]])
         if len(names) == 1:
             return f"{names[0]} is wrong {counts[0]} {_times(counts[0])} in {out_of}."
         first, other = _introduced(*names[:2])
@@ -78,7 +80,11 @@ def in_plain_words(summary: Mapping[str, Any]) -> str:
         doubt = "; with so few trainings and images, this may be chance" * _may_be_chance(summary)
         with_many, with_few = _by_size(summary.get("ahead") or [], names[1])
         count = f"{first} is wrong {counts[0]} {_times(counts[0])} in {out_of}, {other} {counts[1]}{same}{doubt}."
-        return f"{with_many}{count[0].lower() + count[1:] if with_many else count}{with_few}"
+        beside = "".join(
+            f" {WELL_KNOWN[name]} is wrong {count} {_times(count)}{_chance_too(summary, names[0], name)}."
+            for name, count in zip(known, counts[len(names) :], strict=True)
+        )
+        return f"{with_many}{count[0].lower() + count[1:] if with_many else count}{beside}{with_few}"
     return _rotated(summary["table"]) or _away(summary["table"]) or _first_sentence(summary["answer"])
 
 
@@ -148,6 +154,13 @@ def _may_be_chance(summary: Mapping[str, Any]) -> bool:
     return "do not tell which" in summary["answer"]
 
 
+def _chance_too(summary: Mapping[str, Any], first: str, other: str) -> str:
+    """What is added about a network beside the pair, where chance alone would make its distance in one case of twenty,
+    counted over all comparisons."""
+    pair = next((one for one in summary["pairs"] if (one["first"], one["second"]) == (first, other)), {})
+    return ", and this may be chance too" if pair.get("p", 0) > 0.05 else ""
+
+
 def _counted(shares: Sequence[float]) -> tuple[list[str], str]:
     """Shares out of 100, rounded; out of 1,000 where that would make one of them 0."""
     out_of = 100 if min(shares) >= 0.0095 else 1000
@@ -164,10 +177,12 @@ def _rotated(table: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         pair = [1 - (_number(row[name]) or 0) for name in ("unperturbed", "rotated by 90°")]
         (upright, rotated), out_of = _counted(pair)
-        said = "as before" if upright == rotated else f"instead of {upright}"
-        count = f"{rotated} {said}" if each else f"is wrong {rotated} {said} times in {out_of}"
+        said = "rotated or not" if upright == rotated else f"instead of {upright}"
+        count = f"{rotated}, {said}" if upright == rotated else f"{rotated} {said}"
+        if not each:
+            count = f"is wrong {rotated} times in {out_of}{',' if upright == rotated else ''} {said}"
         each.append(f"{row['network']} {count}")
-    return f"Rotated by 90°, {', '.join(each)}." if each else ""
+    return f"When a lens is rotated by 90°, {'; '.join(each)}." if each else ""
 
 
 def _away(table: Sequence[Mapping[str, Any]]) -> str:

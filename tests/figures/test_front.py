@@ -26,17 +26,34 @@ CURVES = [
 ]
 
 
-def test_the_lens_is_the_one_in_the_middle():
+def test_the_lens_is_in_the_middle_for_both_networks():
+    """Image 2 is the median of the first network, and at the edge for the second."""
+    moves = np.array([[0.1, 0.9, 0.3, 0.2, 0.4], [0.8, 0.5, 0.9, 0.6, 0.7]])
+    assert front.typical(moves[:1]) == 2 and front.typical(moves[1:]) == 4 and front.typical(moves) == 4
+    assert front.typical(np.array([[0.0, 0.1, 0.2], [0.5, 0.3, 0.4]])) in (1, 2)
+
+
+def test_what_is_drawn_is_the_median_of_what_is_drawn():
+    """At the angles of the curve: a network that moves between the angles of a coarser grid has its true median."""
+
+    class Narrow(Sees):
+        def predict(self, images, degrees=0.0):
+            return super().predict(images, 180.0 if degrees == 185.0 else 0.0)
+
     test = make_blobs().part("test")
     test.images[:, 0, 0, 0] = np.linspace(0, 1, len(test))[::-1]
-    assert front.typical_lens(test, Sees(0.5)) in (len(test) // 2 - 1, len(test) // 2)
+    figure = front.front(test, {"d4-steerable-cnn": Sees(0.2), "resnet18": Narrow(0.5)}, CURVES, seed=1)
+    for line, most in zip(figure.subfigs[0].axes[-1].lines, (0.2, 0.5), strict=True):
+        assert np.ptp(line.get_ydata()) == pytest.approx(most / 2, abs=most / len(test))
+    assert "for resnet18 (median 0.25)" in figure.caption and "seed 1" in figure.caption
 
 
 def test_the_picture_says_how_far_each_prediction_moves():
     test = make_blobs().part("test")
     test.images[:, 0, 0, 0] = 1.0
-    figure = front.front(test, {"d4-steerable-cnn": Sees(0.0), "resnet18": Sees(0.5)}, CURVES)
-    assert "by 0.00 for d4-steerable-cnn and by 0.50 for resnet18" in figure.caption
+    figure = front.front(test, {"d4-steerable-cnn": Sees(0.0), "resnet18": Sees(0.5)}, CURVES, seed=7)
+    assert "by 0.00 for d4-steerable-cnn (median 0.00) and by 0.50 for resnet18 (median 0.50)" in figure.caption
+    assert "trained with seed 7" in figure.caption
     assert "d4-steerable-cnn 0.950 with 960 images; resnet18 0.800 with 240 images" in figure.alt
     assert shows_images(figure), "a page that may not show images of its data has no such picture"
     curve = figure.subfigs[1].axes[0]

@@ -18,7 +18,7 @@ from PIL import Image
 
 from lensstudy import provenance
 from lensstudy.figures import style
-from lensstudy.files import FileError
+from lensstudy.files import FileError, read_json
 from lensstudy.report import index as report
 from lensstudy.report import listing, pages, summaries, words
 from lensstudy.report.execution import NotebookFailed, execute, source_hash
@@ -474,6 +474,29 @@ def test_a_committed_page_takes_the_style_of_today_and_keeps_the_rest(tmp_path):
     assert page.read_text() == f"<head><style>\n{style}</style></head><p>0.9</p><style>b {{ color: red }}</style>"
 
 
+def test_a_committed_study_says_what_is_read_off_its_summary_today(tmp_path):
+    """On every page of it, in head and text, and a study without a summary stays as it is."""
+    old = "a&#39;s 5 &lt; 6."
+    for name in ("study", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "index.html").write_text(
+            f'<meta name="lensstudy-plain" content="{old}"><style></style><p class="answer">{old}</p>'
+        )
+    (tmp_path / "study/04-analyse.html").write_text(f'<p class="answer">{old}</p><p>{old} And more.</p>')
+    (tmp_path / "study/summary.json").write_text(json.dumps({"answer": "One.", "plain": "Now & then."}))
+    changed = [tmp_path / "study/04-analyse.html", tmp_path / "study/index.html"]
+    assert pages.reworded(tmp_path) == changed and pages.reworded(tmp_path) == []
+    assert changed[0].read_text() == f'<p class="answer">Now &amp; then.</p><p>{old} And more.</p>'
+    assert changed[1].read_text().count("Now &amp; then.") == 2
+    assert (tmp_path / "other/index.html").read_text().count(old) == 2
+
+
+def test_committed_pages_say_what_is_read_off_their_summaries():
+    for file in (ROOT / "reports/reference").glob("*/summary.json"):
+        said = pages.about(file.parent / "index.html")["plain"]
+        assert said == summaries.in_plain_words(read_json(file, summaries.Summary).model_dump()), file
+
+
 def test_committed_pages_say_nothing_about_a_machine():
     for page in (ROOT / "reports/reference").rglob("*.html"):
         text = re.sub(r"base64,[\w+/=]+", "", page.read_text(encoding="utf-8"))
@@ -622,6 +645,28 @@ TABLE = [
             "is wrong 20 times in 100, d4",
         ),
         ({"answer": "Alone.", "table": TABLE[:2]}, "resnet18 is wrong 20 times in 100."),
+        (
+            {
+                "answer": "Ahead.",
+                "pairs": [
+                    {"first": "d4-cnn", "second": "plain-cnn"},
+                    {"first": "d4-cnn", "second": "resnet18", "p": 0.01},
+                ],
+                "table": [{"network": one, "accuracy": "0.9"} for one in ("d4-cnn", "plain-cnn", "resnet18")],
+            },
+            "(plain-cnn) 10. ResNet-18 is wrong 10 times.",
+        ),
+        (
+            {
+                "answer": "These images do not tell which of d4-cnn and plain-cnn is better.",
+                "pairs": [
+                    {"first": "d4-cnn", "second": "plain-cnn"},
+                    {"first": "d4-cnn", "second": "resnet18", "p": 0.2},
+                ],
+                "table": [{"network": one, "accuracy": "0.9"} for one in ("d4-cnn", "plain-cnn", "resnet18")],
+            },
+            "may be chance. ResNet-18 is wrong 10 times, and this may be chance too.",
+        ),
         ({"answer": "One. Two.", "table": []}, "One."),
         ({"answer": "One.", "plain": "Simply one."}, "Simply one."),
         (
@@ -630,7 +675,7 @@ TABLE = [
         ),
         (
             {"answer": "", "table": [{"network": "a", "unperturbed": "0.9 [0.8, 1]", "rotated by 90°": "0.5"}]},
-            "Rotated by 90°, a is wrong 50 instead of 10 times in 100.",
+            "When a lens is rotated by 90°, a is wrong 50 times in 100 instead of 10.",
         ),
         (
             {"answer": "", "table": [{"network": "a", "at home": 0.9, "away, one preset": 0.51, "all together": 0.7}]},
