@@ -40,7 +40,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "deployment.predictor": ["Predictor", "predict"],
         "deployment.pretraining": ["pretrained"],
         "observations.reading": ["read_observation"],
-        "observations.smooth_model": ["fit_lens"],
+        "observations.lens_model": ["fit_lens_model"],
         "figures.style": ["show"],
         "figures": ["plots"],
     },

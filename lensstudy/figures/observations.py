@@ -25,7 +25,7 @@ __all__ = [
     "ood_scores",
     "perturbed_predictions",
     "recovery_curves",
-    "smooth_models",
+    "sensitivity_maps",
 ]
 
 
@@ -49,25 +49,6 @@ def lens_light(lenses: Sequence[Any]) -> Figure:
         "Every image, the fitted light of the lens galaxy, what is left in units of the noise (red and blue: 10 "
         "sigma), and what goes on, masked pixels empty.",
         "Rows of images: observed lens, model of its light, residuals and the arcs that are left.",
-    )
-
-
-def smooth_models(lenses: Sequence[Any]) -> Figure:
-    """Draw the arcs of every lens, its smooth model, and what the model leaves.
-
-    Args:
-        lenses: `observations.lens.Lens` each, with a smooth model.
-    """
-    rows = {}
-    for lens in lenses:
-        cut, used, image = lens.model.observation, lens.model.used, lens.model.image
-        left = np.where(used, (cut.image - image) / cut.noise, 0)
-        rows[str(lens)] = [np.where(cut.mask, 0, cut.image), image, left]
-    return captioned(
-        _gallery(rows, ["lens light subtracted", "smooth model", "left over [sigma]"], residual=2, limit=5),
-        "The deepest band of every lens, its smooth model, and what is left in units of the noise, within the fitted "
-        "disc (red and blue: 5 sigma).",
-        "Rows of images: arcs, fitted model and residuals.",
     )
 
 
@@ -236,6 +217,32 @@ def recovery_curves(recovery: Any) -> Figure:
         f"Share of subhalos recovered against their mass, {recovery.draws} places and draws of noise each (standard "
         f"error near one half: {recovery.error:.0%}). Dotted: what chance gives; dashed: one half.",
         "Curves of the share recovered against mass, one panel a lens and one line a network.",
+    )
+
+
+def sensitivity_maps(recovery: Any) -> Figure:
+    """Draw from which mass on the arcs would show one subhalo, place by place: a panel a lens.
+
+    Args:
+        recovery: an `observations.recovery.Recovery`.
+    """
+    figure, axes = plt.subplots(1, len(recovery.shows), figsize=(WIDTH, 2.9), squeeze=False)
+    logarithms = np.log10(np.concatenate([shows[:, 2] for shows in recovery.shows.values()]))
+    low, high = np.quantile(logarithms, [0.01, 0.9])
+    for axis, (lens, (x, y, mass)) in zip(axes[0], ((k, v.T) for k, v in recovery.shows.items()), strict=True):
+        drawn = axis.scatter(x, y, c=np.log10(mass), s=4, cmap=IMAGES, vmin=low, vmax=high)
+        reach = 1.1 * max(np.abs(x).max(), np.abs(y).max())
+        axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+        axis.tick_params(labelsize=6)
+        axis.grid(False)
+        axis.set_title(_short(lens, max(84 // len(recovery.shows), 6)), fontsize=8 if len(recovery.shows) < 5 else 6)
+    bar = figure.colorbar(drawn, ax=axes, location="bottom", shrink=0.6, aspect=40, extend="max")
+    bar.set_label("logarithm of the mass within 1 kpc [solar masses]", fontsize=8)
+    return captioned(
+        figure,
+        "From which mass within 1 kpc on the arcs would show one subhalo: chi square falls by 50, to first order, with "
+        "the mass and the source of the smooth model free. Arcseconds from the lens.",
+        "Maps of the arcs, one a lens, coloured by the mass that would show there.",
     )
 
 

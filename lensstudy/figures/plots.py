@@ -51,7 +51,7 @@ from lensstudy.figures.observations import (
     ood_scores,
     perturbed_predictions,
     recovery_curves,
-    smooth_models,
+    sensitivity_maps,
 )
 from lensstudy.figures.predictions import explanations, predictions, rotations
 from lensstudy.figures.style import draw_image, image_row, show, strip
@@ -118,10 +118,10 @@ __all__ = [
     "rotation_changes",
     "rotations",
     "schedule",
+    "sensitivity_maps",
     "shortcuts",
     "show",
     "slices",
-    "smooth_models",
     "staircase",
     "strip",
     "subhalo_profiles",

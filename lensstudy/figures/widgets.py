@@ -29,7 +29,8 @@ from lensstudy.figures.training import curves
 from lensstudy.lensing.rendering import render
 from lensstudy.networks.architectures import Network
 from lensstudy.networks.description import feature_maps
-from lensstudy.observations.smooth_model import Subhalo, expected
+from lensstudy.observations.lens_model import expected_arcs
+from lensstudy.observations.subhalos import Subhalo
 from lensstudy.progress import in_batch
 from lensstudy.study import Study
 
@@ -178,8 +179,8 @@ def subhalo_on_the_ring(lens: Lens, networks: Sequence[SubstructureNetwork]) -> 
         lens: with a smooth model, see `Lens.modelled`.
         networks: whose probabilities of substructure stand beside the picture, with and without the subhalo.
     """
-    cut, radius = lens.model.observation, lens.model.parameters["einstein_radius"]
-    draw_of_noise = np.random.default_rng(0).normal(0, cut.noise)
+    noise, radius = lens.observation.noise, lens.model.parameters["einstein_radius"]
+    draw_of_noise = np.random.default_rng(0).normal(0, noise)
     without = {one.label: one.substructure(lens.seen_by(one, lens.model.image + draw_of_noise))[0] for one in networks}
 
     def draw(mass: float, degrees: int) -> tuple[bytes, str]:
@@ -187,15 +188,15 @@ def subhalo_on_the_ring(lens: Lens, networks: Sequence[SubstructureNetwork]) -> 
         y = lens.light.center[1] + radius * math.sin(math.radians(degrees))
         rows = ""
         for one in networks:
-            image = expected(lens.model, [Subhalo(x, y, mass)], one.profile)
+            image = expected_arcs(lens.model, [Subhalo(x, y, mass)], one.profile)
             given = one.substructure(lens.seen_by(one, image + draw_of_noise))[0]
             rows += f"<tr><td>{html.escape(one.label)}</td><td>{without[one.label]:.3f}</td><td>{given:.3f}</td></tr>"
-        change = (expected(lens.model, [Subhalo(x, y, mass)]) - lens.model.image) / cut.noise
+        change = (expected_arcs(lens.model, [Subhalo(x, y, mass)]) - lens.model.image) / noise
         text = (
             f"<p>{mass:.1e} solar masses: up to {np.abs(change).max():.1f} sigma a pixel</p><table><tr><th>network</th>"
             f"<th>without</th><th>with subhalo</th></tr>{rows}</table>"
         )
-        picture = np.arcsinh((lens.model.image + change * cut.noise + draw_of_noise) / np.median(cut.noise) / 3)
+        picture = np.arcsinh((lens.model.image + change * noise + draw_of_noise) / np.median(noise) / 3)
         return strip([picture, change], [False, True], HEIGHT), text
 
     return explorer(

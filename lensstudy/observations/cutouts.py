@@ -15,9 +15,10 @@ import numpy as np
 
 from lensstudy.data.dataset import DataError
 from lensstudy.data.resampling import resample, shares
+from lensstudy.lensing.cosmology import LENS_REDSHIFT, SOURCE_REDSHIFT
 from lensstudy.networks.groups import centre_crop
 
-__all__ = ["Observation", "cropped", "filled", "network_input", "psf_fwhm"]
+__all__ = ["Observation", "cropped", "filled", "network_input", "psf_fwhm", "redshifts_of"]
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,33 @@ def cropped(observation: Observation, side: float) -> Observation:
     return replace(observation, **parts)
 
 
-def filled(observation: Observation, generator: np.random.Generator, behind: np.ndarray | float = 0.0) -> np.ndarray:
-    """The image `(H, H)` with its masked pixels replaced by `behind` (a model, or empty sky) and a draw of noise."""
-    noise = generator.normal(0, observation.noise)
-    return np.where(observation.mask, behind + noise, observation.image)
+def redshifts_of(observation: Observation) -> tuple[tuple[float, float], bool]:
+    """Redshifts of lens and source, and whether they are known: those of the simulations where one of them is not said.
+
+    Raises `DataError` where one is not positive or the source does not lie behind the lens: no light would be bent.
+    """
+    about = observation.about
+    named = {which: about.get(f"redshift_{which}") for which in ("lens", "source")}
+    named = {which: value for which, value in named.items() if value is not None}
+    try:
+        given = {which: float(value) for which, value in named.items()}
+    except (TypeError, ValueError):
+        raise DataError(f"{observation}: redshifts {named}; expected numbers, or none at all") from None
+    if wrong := [f"redshift_{which} = {value:g}" for which, value in given.items() if not 0 < value < math.inf]:
+        raise DataError(f"{observation}: {wrong[0]}; expected more than 0. Mend info.json, or take it out of it")
+    if len(given) < 2:
+        return (LENS_REDSHIFT, SOURCE_REDSHIFT), False
+    if not given["lens"] < given["source"]:
+        raise DataError(
+            f"{observation}: redshift_source = {given['source']:g} is not behind redshift_lens = {given['lens']:g}; "
+            "are the two exchanged in info.json?"
+        )
+    return (given["lens"], given["source"]), True
+
+
+def filled(observation: Observation, generator: np.random.Generator) -> np.ndarray:
+    """The image `(H, H)` with its masked pixels replaced by empty sky and a draw of noise."""
+    return np.where(observation.mask, generator.normal(0, observation.noise), observation.image)
 
 
 def network_input(

@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lensstudy.data.dataset import DataError
-from lensstudy.observations.cutouts import Observation, filled
+from lensstudy.observations.cutouts import Observation, cropped, filled
 from lensstudy.observations.distribution import SubstructureNetwork
 from lensstudy.observations.lens_light import LensLight, fit_lens_light, ring_radius, subtract_lens_light
+from lensstudy.observations.lens_model import SOURCES, LensModel, Sources, fit_lens_model
 from lensstudy.observations.noise import calibrated
-from lensstudy.observations.smooth_model import SmoothModel, fit_lens
 
 __all__ = ["Lens"]
 
+FIELD = 8.0  # arcsec that are kept around a lens
 GALAXY = 2.0  # arcsec: further in, what the model of a bright galaxy leaves would be taken for noise
 NEIGHBOURS, LARGEST_ARCS = 1.8, 2.5  # radii of the arcs, and arcsec: what lies wholly further out is another galaxy
 
@@ -24,9 +25,9 @@ class Lens:
     """A lens in one band, with its galaxy and its arcs taken apart.
 
     Attributes:
-        observation: the cutout.
+        observation: the part of the cutout around the lens, with its noise measured.
         light: the fitted light of the lens galaxy.
-        bare: the cutout without that light; what it cannot explain of the core is masked.
+        bare: the same without that light; neighbours are masked, and what it cannot explain of the core.
         ring_radius: radius in arcseconds at which the arcs hold most light.
         fit: the smooth model of mass and source, once there is one (`modelled`).
 
@@ -43,31 +44,24 @@ class Lens:
     light: LensLight
     bare: Observation
     ring_radius: float
-    fit: SmoothModel | None = None
+    fit: LensModel | None = None
 
     @classmethod
     def of(cls, observation: Observation) -> Lens:
-        """Fit the light of the lens galaxy and find the arcs.
+        """Fit the light of the lens galaxy, measure the noise by what it leaves, and find the arcs.
 
         Raises:
             DataError: no arcs stand out of the galaxy.
         """
-        light = fit_lens_light(observation)
-        return cls(observation, light, subtract_lens_light(observation, light), ring_radius(observation, light))
-
-    @classmethod
-    def calibrated(cls, observation: Observation) -> Lens:
-        """As `of`, with the noise measured by what the light of the galaxy leaves, and neighbours masked.
-
-        Raises:
-            DataError: no arcs stand out of the galaxy.
-        """
+        observation = cropped(observation, FIELD)
         light = fit_lens_light(observation)
         x, y = observation.grid()
         empty = ~light.arcs & (np.hypot(x - light.center[0], y - light.center[1]) > GALAXY)
-        lens = cls.of(calibrated(observation, light.model, empty))
-        bare = subtract_lens_light(lens.observation, lens.light, max(NEIGHBOURS * lens.ring_radius, LARGEST_ARCS))
-        return replace(lens, bare=bare)
+        observation = calibrated(observation, light.model, empty)
+        light = fit_lens_light(observation)
+        radius = ring_radius(observation, light)
+        bare = subtract_lens_light(observation, light, max(NEIGHBOURS * radius, LARGEST_ARCS))
+        return cls(observation, light, bare, radius)
 
     def __str__(self) -> str:
         return str(self.observation)
@@ -89,19 +83,44 @@ class Lens:
         return self.light.model - self.light.sky
 
     @property
-    def model(self) -> SmoothModel:
+    def planes(self) -> dict[str, np.ndarray]:
+        """Images `(H, H)` of what was made of the cutout.
+
+        `observed`, `arcs` (without the lens galaxy), `mask`, `noise`, `galaxy` and `galaxy_uncertainty`; once there is
+        a model, also that of the arcs, `model`, what it leaves in units of the noise, `residuals`, and which pixels it
+        was fitted to, `used`.
+        """
+        planes = {
+            "observed": self.observation.image,
+            "arcs": self.bare.image,
+            "mask": self.bare.mask,
+            "noise": self.bare.noise,
+            "galaxy": self.light.model,
+            "galaxy_uncertainty": self.light.uncertainty,
+        }
+        if self.fit is None:
+            return planes
+        return planes | {
+            "galaxy": self.light.model + self.fit.galaxy,
+            "model": self.fit.image,
+            "residuals": self.fit.residuals,
+            "used": self.fit.used,
+        }
+
+    @property
+    def model(self) -> LensModel:
         """The smooth model. Raises `DataError` before `modelled`."""
         if self.fit is None:
             raise DataError(f"{self}: has no smooth model yet; use lens.modelled()")
         return self.fit
 
-    def modelled(self, sources: int = 1, seed: int = 0) -> Lens:
-        """Return the lens with a smooth model of as many Sersic `sources`.
+    def modelled(self, sources: Sources = SOURCES) -> Lens:
+        """Return the lens with a smooth model, its source on one of these meshes.
 
         Raises:
-            DataError: no model can be fitted, see `fit_lens`.
+            DataError: no model can be fitted, see `fit_lens_model`.
         """
-        return replace(self, fit=fit_lens(self.bare, self.ring_radius, sources=sources, seed=seed))
+        return replace(self, fit=fit_lens_model(self.bare, self.ring_radius, self.light, sources))
 
     def seen_by(
         self,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -19,11 +20,11 @@ from torch import Tensor
 from lensstudy.data.dataset import DataError
 from lensstudy.lensing.cosmology import critical_surface_density, kpc_per_arcsec
 from lensstudy.lensing.profiles import multipole, power_law, shear
-from lensstudy.observations.cutouts import Observation
+from lensstudy.observations.cutouts import Observation, redshifts_of
 from lensstudy.observations.lens_light import LensLight
 from lensstudy.observations.rays import Rays, binned, rays_through
-from lensstudy.observations.smooth_model import Subhalo, redshifts_of, subhalo_deflection
 from lensstudy.observations.source import Mesh, Solution, solve
+from lensstudy.observations.subhalos import Subhalo, subhalo_deflection
 
 __all__ = [
     "MASS",
@@ -180,12 +181,18 @@ class LensModel:
         at = (self.values < assumed.lowest + slack) | (self.values > assumed.highest - slack)
         return [name for name, one in zip(self.names, at, strict=False) if one]
 
-    @property
+    @cached_property
+    def ends(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where rays through all pixels end without subhalos: x and y `(H, H, rays)`, in arcseconds."""
+        found = traced(self.values, *rays_through(self.observation, np.ones_like(self.used)))
+        return tuple(axis.reshape(*self.used.shape, -1) for axis in found)
+
+    @cached_property
     def image(self) -> np.ndarray:
         """The noise-free image `(H, H)` of the arcs, without subhalos."""
         return expected_arcs(self)
 
-    @property
+    @cached_property
     def residuals(self) -> np.ndarray:
         """What the model leaves of the image in units of the noise `(H, H)`, zero where it was not fitted."""
         left = (self.observation.image - self.galaxy - self.image) / self.observation.noise
@@ -246,15 +253,18 @@ def in_frame(ends: tuple[np.ndarray, np.ndarray], frame: tuple[float, float, flo
 
 
 def expected_arcs(model: LensModel, subhalos: Sequence[Subhalo] = (), profile: str = "truncated_nfw") -> np.ndarray:
-    """Noise-free image `(H, H)` of the model at the observation's pixels and PSF, with `subhalos` added to its mass."""
-    observation = model.observation
-    x, y = rays_through(observation, np.ones_like(model.used))
-    subhalo = (0.0, 0.0)
+    """Noise-free image `(H, H)` of the model at the observation's pixels and PSF, with `subhalos` added to its mass.
+
+    All rays of a pixel are bent by them as the one through its middle. Raises `DataError` where `profile` is unknown,
+    see `subhalo_deflection`.
+    """
+    ends, psf = model.ends, model.observation.psf
     if subhalos:
-        subhalo = tuple(one[0] for one in subhalo_deflection(subhalos, x[None], y[None], model.redshifts, profile))
-    light = model.mesh.design(*traced(model.values, x, y, subhalo)) @ model.solution.source
-    light = light.reshape(*model.used.shape, -1).mean(-1)
-    return light if observation.psf is None else signal.fftconvolve(light, observation.psf, mode="same")
+        x, y = (torch.tensor(axis) for axis in model.observation.grid())
+        alpha = subhalo_deflection(subhalos, x, y, model.redshifts, profile)
+        ends = [end - part.numpy()[..., None] for end, part in zip(ends, alpha, strict=True)]
+    light = model.mesh.brightness(model.solution.source, *ends).mean(-1)
+    return light if psf is None else signal.fftconvolve(light, psf, mode="same")
 
 
 # Fitting

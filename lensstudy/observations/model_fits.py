@@ -17,16 +17,14 @@ import pandas as pd
 from lensstudy import __version__
 from lensstudy.data.dataset import DataError
 from lensstudy.files import read_json, whole_file
-from lensstudy.observations.cutouts import Observation, cropped
+from lensstudy.observations.cutouts import Observation
 from lensstudy.observations.lens import Lens
-from lensstudy.observations.lens_model import LensModel, fit_lens_model, isothermal
+from lensstudy.observations.lens_model import LensModel, isothermal
 from lensstudy.observations.reading import read_observations
 from lensstudy.training.recording import write_json
 
-__all__ = ["PLANES", "as_fitted", "doubts", "fingerprint", "fit_folder", "row_of_light", "row_of_model"]
+__all__ = ["doubts", "fingerprint", "fit_folder", "row_of_light", "row_of_model"]
 
-FIELD = 8.0  # arcsec that are kept around a lens
-PLANES = ("observed", "arcs", "mask", "noise", "galaxy", "galaxy_uncertainty", "model", "residuals", "used")  # `(H, H)`
 CHI2 = 2.0  # a pixel, above which a model does not explain the image
 LEAD = 100.0  # of evidence, as in `LensModel.second`, below which another Einstein radius explains the arcs as well
 DRIFT = 0.15  # of the Einstein radius, between coarse pixels with a small source and the image's own with a free one
@@ -43,8 +41,8 @@ def fit_folder(
 
     Args:
         path: a folder or file, as for `read_observations`.
-        out: folder for the results: `lenses.csv`, and of each lens `NAME.json` (its row) and `NAME.npz` (`PLANES`).
-            What is there for the same pixels is kept.
+        out: folder for the results: `lenses.csv`, and of each lens `NAME.json` (its row) and `NAME.npz` (its images,
+            see `Lens.planes`). What is there for the same pixels is kept.
         pixel_scale: in arcseconds, for files that do not hold it.
         done: takes the row of each lens once it is there.
         draw: draws a lens and its model as PNG, for `NAME.png`.
@@ -73,11 +71,6 @@ def fit_folder(
     return pd.DataFrame(rows)
 
 
-def as_fitted(observation: Observation) -> Lens:
-    """The part of an observation that is fitted, its noise measured, its galaxy and its arcs taken apart."""
-    return Lens.calibrated(cropped(observation, FIELD))
-
-
 def _kept(observation: Observation, out: Path) -> dict | None:
     """The row of an earlier run for the same pixels, if there is one."""
     file = out / f"{_called(observation)}.json"
@@ -90,21 +83,17 @@ def _fitted(observation: Observation, out: Path, draw: Callable | None) -> dict:
     began, name = time.process_time(), _called(observation)
     row = {"lens": observation.name, "band": observation.band, "state": "failed", "reason": ""}
     try:
-        lens = as_fitted(observation)
+        lens = Lens.of(observation)
         row |= row_of_light(lens)
-        seen = lens.observation.image, lens.bare.image, lens.bare.mask, lens.bare.noise
-        planes = dict(zip(PLANES, seen, strict=False))
-        model = fit_lens_model(lens.bare, lens.ring_radius, lens.light)
-        row |= row_of_model(lens, model)
-        galaxy = lens.light.model + model.galaxy, lens.light.uncertainty
-        planes = dict(zip(PLANES, (*seen, *galaxy, model.image, model.residuals, model.used), strict=True))
+        lens = lens.modelled()
+        row |= row_of_model(lens, lens.model)
         if draw:
-            (out / f"{name}.png").write_bytes(draw(lens, model))
+            (out / f"{name}.png").write_bytes(draw(lens, lens.model))
     except (DataError, np.linalg.LinAlgError) as error:
         row |= {"state": "failed", "reason": str(error)}
     if "ring_radius" in row:
         with whole_file(out / f"{name}.npz") as file:
-            np.savez_compressed(file, **planes)
+            np.savez_compressed(file, **lens.planes)
         row |= {"planes": f"{name}.npz"}
     row |= {"seconds": time.process_time() - began, "fingerprint": fingerprint(observation)}
     row |= {f"published_{key}": value for key, value in observation.about.items() if isinstance(value, float | str)}

@@ -16,8 +16,8 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from lensstudy.observations.lens import Lens
-from lensstudy.observations.lens_model import LensModel, fit_lens_model
-from lensstudy.observations.model_fits import as_fitted, fit_folder
+from lensstudy.observations.lens_model import LensModel
+from lensstudy.observations.model_fits import fit_folder
 from lensstudy.observations.reading import read_observations
 from lensstudy.observations.writing import write_simulated
 from lensstudy.progress import in_batch
@@ -77,7 +77,7 @@ class ModelledSample:
 
     @property
     def images(self) -> dict[str, dict[str, np.ndarray]]:
-        """By lens, the `PLANES` of its model."""
+        """By lens, what was made of it, see `Lens.planes`."""
         rows = self.fitted.to_dict("records")
         return {name_of(row): dict(np.load(self.folder / row["planes"])) for row in rows}
 
@@ -206,8 +206,8 @@ def model_in_detail(path: str, name: str = "", pixel_scale: float | None = None)
     """
     observations, _ = read_observations(path, pixel_scale)
     observation = next((one for one in observations if one.name == name), observations[0])
-    lens = as_fitted(observation)
-    return lens, fit_lens_model(lens.bare, lens.ring_radius, lens.light)
+    lens = Lens.of(observation).modelled()
+    return lens, lens.model
 
 
 def name_of(row: dict) -> str:

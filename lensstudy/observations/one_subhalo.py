@@ -31,6 +31,7 @@ TRIAL_SIZE, TRIAL_STRENGTH = 0.2, 0.003  # arcsec, and arcsec^2, of the subhalos
 STEP = 0.1  # arcsec between places of the map
 ON_THE_ARCS = 0.02  # of the brightest arcs: where they are fainter, no place is asked for
 APART = 0.3  # arcsec between candidates
+SHOWS = 50.0  # of chi square: a subhalo for which it falls by that much is called one that shows
 STRONG = 10.0  # of the logarithm of the evidence (Nightingale et al. 2024)
 MANY = len(MASS)
 
@@ -116,11 +117,25 @@ class SubhaloSearch:
     free: np.ndarray
 
     @classmethod
-    def of(cls, model: LensModel, profile: Callable = pseudo_jaffe, free: Sequence[int] = range(MANY)) -> SubhaloSearch:
-        """Prepare the search, with the parameters of the lens numbered `free` adjusted along."""
+    def of(
+        cls,
+        model: LensModel,
+        profile: Callable = pseudo_jaffe,
+        free: Sequence[int] = range(MANY),
+        as_it_is: bool = False,
+    ) -> SubhaloSearch:
+        """Prepare the search.
+
+        Args:
+            model: the smooth model.
+            profile: of subhalos, `pseudo_jaffe` or `cut_nfw`.
+            free: the parameters of the lens that are adjusted with a subhalo, by their numbers.
+            as_it_is: whether the model is taken as it is, which is enough to tell what the arcs would show; to compare
+                it with fits of subhalos, it has to be adjusted as long as they are.
+        """
         halo = Halo(profile, APERTURE / kpc_per_arcsec(model.redshifts[0]))
         free = np.array(free)
-        smooth = model.task.adjusted(model.values, free, rounds=4, steps=8)  # as long as any lens with a subhalo
+        smooth = model.state if as_it_is else model.task.adjusted(model.values, free, rounds=4, steps=8)
         task = replace(model.task, assumed=model.task.assumed.and_of(list(SUBHALO.values())), halo=halo.deflection)
         return cls(model, task, smooth, halo, free)
 
@@ -264,6 +279,12 @@ class SubhaloSearch:
         To first order, with source, lens and the galaxy's light free, and in units of noise that pixels share.
         """
         return (mass / (self.responses(places, size)[1] * self.solar_masses)) ** 2 / self.misfit
+
+    def shows(self) -> np.ndarray:
+        """Places on the arcs and the mass that shows there `(n, 3)`: x and y in arcseconds from the middle of the
+        lens's light, and the mass within 1 kpc, in solar masses, for which chi square would fall by `SHOWS`."""
+        places = self.places()
+        return np.column_stack([places - self.middle, np.sqrt(SHOWS / self.sensitivity(places, 1.0))])
 
 
 def ends_of(values: np.ndarray, rises: np.ndarray, rise: float = 3.84) -> tuple[float, float]:

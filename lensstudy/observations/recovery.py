@@ -1,4 +1,4 @@
-"""Subhalos put into a smooth model: are they recovered, and from which mass on?"""
+"""Subhalos put into a smooth model: do networks recover them, and from which mass on would the arcs show them?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pandas as pd
 
 from lensstudy.observations.distribution import SubstructureNetwork
 from lensstudy.observations.lens import Lens
-from lensstudy.observations.smooth_model import SmoothModel, Subhalo, expected
+from lensstudy.observations.lens_model import LensModel, expected_arcs
+from lensstudy.observations.one_subhalo import SubhaloSearch
+from lensstudy.observations.subhalos import Subhalo
 from lensstudy.progress import progress
 
 __all__ = [
@@ -36,6 +38,7 @@ class Recovery:
         draws: places and draws of noise for each mass.
         smooth: probabilities of substructure `(8 draws,)` of the smooth counterparts, by lens and network.
         shares: share recovered `(masses,)`, by lens and network.
+        shows: by lens, from which mass on its arcs would show one subhalo, see `SubhaloSearch.shows`.
         false_alarms: share of the smooth counterparts that is taken for lenses with a subhalo.
     """
 
@@ -43,6 +46,7 @@ class Recovery:
     draws: int
     smooth: dict[str, dict[str, np.ndarray]]
     shares: dict[str, dict[str, np.ndarray]]
+    shows: dict[str, np.ndarray]
     false_alarms: float = FALSE_ALARMS
 
     @classmethod
@@ -50,7 +54,8 @@ class Recovery:
         """Put single subhalos on the arcs of smooth models, at random places, with fresh noise every time.
 
         A subhalo is what those of a network's training images are, a point or a truncated halo. It counts as recovered
-        where the probability rises above what all but `FALSE_ALARMS` of the lens's smooth counterparts are given.
+        where the probability rises above what all but `FALSE_ALARMS` of the lens's smooth counterparts are given. What
+        the arcs themselves would show is told beside it, with mass and source of the smooth model free.
 
         Args:
             networks: who is asked.
@@ -61,6 +66,7 @@ class Recovery:
         generator = np.random.default_rng(seed)
         smooth: dict[str, dict[str, np.ndarray]] = {}
         shares: dict[str, dict[str, np.ndarray]] = {}
+        shows: dict[str, np.ndarray] = {}
         for lens in progress(lenses, "injections"):
             counterparts = noisy_images(lens, generator, count=8 * draws)
             places = on_the_arc(lens.model, draws, generator)
@@ -79,7 +85,8 @@ class Recovery:
                 )
                 for one in networks
             }
-        return cls(MASSES, draws, smooth, shares)
+            shows[str(lens)] = SubhaloSearch.of(lens.model, as_it_is=True).shows()
+        return cls(MASSES, draws, smooth, shares, shows)
 
     @property
     def least_masses(self) -> pd.DataFrame:
@@ -97,6 +104,14 @@ class Recovery:
         return least.map(lambda m: f"{m:.1e}" if math.isfinite(m) else f"more than {self.masses[-1]:.0e}")
 
     @property
+    def shows_table(self) -> pd.DataFrame:
+        """From which mass within 1 kpc on the arcs of each lens would show a subhalo, in solar masses."""
+        return pd.DataFrame(
+            {"image": lens, "least mass anywhere": mass.min(), "at half of the places": np.median(mass)}
+            for lens, (_, _, mass) in ((lens, shows.T) for lens, shows in self.shows.items())
+        )
+
+    @property
     def error(self) -> float:
         """Standard error of a share near one half."""
         return math.sqrt(0.25 / self.draws)
@@ -110,17 +125,18 @@ def noisy_images(
     count: int = 1,
 ) -> list[np.ndarray]:
     """`count` images `(H, H)` of the smooth model of a lens with `subhalos` in it, each with its own draw of noise."""
-    image = expected(lens.model, subhalos, profile)
-    return [image + generator.normal(0, lens.model.observation.noise) for _ in range(count)]
+    image = expected_arcs(lens.model, subhalos, profile)
+    return [image + generator.normal(0, lens.observation.noise) for _ in range(count)]
 
 
 def _probabilities(network: SubstructureNetwork, lens: Lens, images: Sequence[np.ndarray]) -> np.ndarray:
     return network.substructure(np.concatenate([lens.seen_by(network, image) for image in images]))
 
 
-def on_the_arc(model: SmoothModel, count: int, generator: np.random.Generator) -> np.ndarray:
-    """`count` positions `(count, 2)` in arcseconds, drawn on the model's arcs in proportion to their brightness."""
-    image = np.clip(expected(model), 0, None)
+def on_the_arc(model: LensModel, count: int, generator: np.random.Generator) -> np.ndarray:
+    """`count` positions `(count, 2)` in arcseconds, drawn on the arcs that were fitted in proportion to their
+    brightness."""
+    image = np.where(model.used, np.clip(model.image, 0, None), 0)
     image = np.where(image > 0.1 * image.max(), image, 0)
     chosen = generator.choice(image.size, count, p=(image / image.sum()).ravel())
     rows, columns = np.unravel_index(chosen, image.shape)

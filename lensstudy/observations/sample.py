@@ -7,13 +7,15 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pandas as pd
 
 from lensstudy.data.dataset import DataError
 from lensstudy.evaluation.scores import counted
-from lensstudy.observations.cutouts import Observation, cropped, psf_fwhm
+from lensstudy.observations.cutouts import Observation, psf_fwhm
 from lensstudy.observations.distribution import SubstructureNetwork
 from lensstudy.observations.lens import Lens
+from lensstudy.observations.model_fits import row_of_model
 from lensstudy.observations.reading import read_observations
 from lensstudy.observations.writing import write_simulated
 from lensstudy.progress import progress
@@ -21,7 +23,6 @@ from lensstudy.progress import progress
 __all__ = ["LensSample"]
 
 SHARP = 0.35  # arcsec: a wider PSF hides what a subhalo does to an arc
-FIELD = 6.0  # arcsec that are kept around a lens
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class LensSample:
         for one in observations:
             if psf_fwhm(one) > SHARP:
                 skipped[str(one)] = f"{one}: PSF of {psf_fwhm(one):.2f} arcsec, which hides substructure; up to {SHARP}"
-        sharp = [cropped(one, FIELD) for one in observations if psf_fwhm(one) <= SHARP]
+        sharp = [one for one in observations if psf_fwhm(one) <= SHARP]
         lenses = _each(sharp, Lens.of, skipped, "lens light")
         return cls(path, observations, lenses, skipped).checked()
 
@@ -106,6 +107,11 @@ class LensSample:
         )
 
     @property
+    def images(self) -> dict[str, dict[str, np.ndarray]]:
+        """By lens, what was made of it, see `Lens.planes`."""
+        return {str(lens): lens.planes for lens in self.lenses}
+
+    @property
     def light_table(self) -> pd.DataFrame:
         """How well the light of the lens galaxies was subtracted."""
         return pd.DataFrame(
@@ -123,17 +129,19 @@ class LensSample:
     @property
     def model_table(self) -> pd.DataFrame:
         """The smooth models of the lenses that have one."""
+        rows = {lens: row_of_model(lens, lens.model) for lens in self.lenses if lens.fit}
         return pd.DataFrame(
             {
                 "image": str(lens),
-                "chi square a pixel": lens.model.chi2,
-                "Einstein radius [arcsec]": lens.model.parameters["einstein_radius"],
-                "shear": math.hypot(lens.model.parameters["shear_1"], lens.model.parameters["shear_2"]),
-                "redshifts": f"{lens.model.redshifts[0]:g}, {lens.model.redshifts[1]:g}"
+                "chi square a pixel": row["chi2"],
+                "Einstein radius [arcsec]": row["einstein_radius"],
+                "slope": row["slope"],
+                "shear": math.hypot(row["shear_1"], row["shear_2"]),
+                "redshifts": f"{row['redshift_lens']:g}, {row['redshift_source']:g}"
                 + ("" if lens.model.redshifts_known else " (assumed)"),
+                "doubts": row["reason"] or "none",
             }
-            for lens in self.lenses
-            if lens.fit
+            for lens, row in rows.items()
         )
 
     def for_networks(self, networks: Sequence[SubstructureNetwork]) -> LensSample:
@@ -160,14 +168,14 @@ class LensSample:
                 best[lens.name] = lens
         return list(best.values())
 
-    def modelled(self, seed: int = 0) -> LensSample:
+    def modelled(self) -> LensSample:
         """Return the deepest band of every lens with a smooth model, see `Lens.modelled`.
 
         Raises:
             DataError: no lens has a smooth model.
         """
         skipped: dict[str, str] = {}
-        lenses = _each(self.deepest(), lambda lens: lens.modelled(seed=seed), skipped, "lens models")
+        lenses = _each(self.deepest(), Lens.modelled, skipped, "lens models")
         return replace(self, lenses=lenses, skipped=skipped).checked()
 
     def checked(self) -> LensSample:
@@ -186,4 +194,6 @@ def _each(ones: Iterable, make: Callable[..., Lens], skipped: dict[str, str], la
             made.append(make(one))
         except DataError as error:
             skipped[str(one)] = str(error)
+        except np.linalg.LinAlgError as error:
+            skipped[str(one)] = f"{one}: cannot be fitted: {error}"
     return made

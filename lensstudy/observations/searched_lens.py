@@ -17,8 +17,8 @@ import pandas as pd
 from lensstudy.files import read_json, whole_file
 from lensstudy.observations.cutouts import Observation
 from lensstudy.observations.lens import Lens
-from lensstudy.observations.lens_model import CORE, MASS, SOURCES, LensModel, fit_lens_model, isothermal
-from lensstudy.observations.model_fits import as_fitted, fingerprint
+from lensstudy.observations.lens_model import CORE, MASS, SOURCES, LensModel, isothermal
+from lensstudy.observations.model_fits import fingerprint
 from lensstudy.observations.one_subhalo import SUBHALO, SubhaloFit, SubhaloSearch, cut_nfw, ends_of
 from lensstudy.training.recording import write_json
 
@@ -26,8 +26,6 @@ __all__ = ["SearchedLens"]
 
 KNOWN = ("subhalo", "position_angle", "position_angle_degrees")  # of what stands beside an image, for later
 FITS = 3  # places of the scan that are fitted
-SHOWS = 50.0  # of chi square: a subhalo for which it falls by that much is called one that shows
-UNIT = 1e9  # solar masses
 WITHOUT_MULTIPOLES = range(list(MASS).index("multipole_3_cos"))
 
 
@@ -48,7 +46,7 @@ class SearchedLens:
         pixel_scale: arcseconds a pixel of `arcs` `(H, H)`, the arcs in units of their noise.
         middle: of the lens's light, in arcseconds from the middle of the image.
         scanned: `(n, 4)`, x, y, mass and fall of chi square where each fit of the scan ends, the best first.
-        shows: `(n, 3)`, x, y and the mass for which chi square would fall by `SHOWS`; empty unless in full.
+        shows: as in `SubhaloSearch.shows`; empty unless in full.
         profiles: `(4, 2, 9)`, of each of `SUBHALO` values and how much chi square rises, that of a strength as a mass;
             empty unless in full.
     """
@@ -138,7 +136,7 @@ class SearchedLens:
 
 
 def _searched(observation: Observation, step: float, splines: list[int], in_full: bool) -> SearchedLens:
-    lens = as_fitted(observation)
+    lens = Lens.of(observation)
     model = _modelled(lens, splines[0])
     search = SubhaloSearch.of(model)
     scan = search.scan(search.places(step))
@@ -149,9 +147,7 @@ def _searched(observation: Observation, step: float, splines: list[int], in_full
     falls = [search.smooth.cost - one.cost for one in scan]
     shows, profiles, variants = np.zeros((0, 3)), np.zeros((0, 2, 9)), []
     if in_full:
-        places = search.places()
-        masses = UNIT * np.sqrt(SHOWS / search.sensitivity(places, UNIT))
-        shows = np.column_stack([places - search.middle, masses])
+        shows = search.shows()
         profiles = np.array([_in_units(search, name, *search.around(best, name)) for name in SUBHALO])
         variants = list(_variants(lens, model, best, splines))
     return SearchedLens(
@@ -176,7 +172,7 @@ def _searched(observation: Observation, step: float, splines: list[int], in_full
 
 
 def _modelled(lens: Lens, splines: int) -> LensModel:
-    return fit_lens_model(lens.bare, lens.ring_radius, lens.light, replace(SOURCES, cells=splines))
+    return lens.modelled(replace(SOURCES, cells=splines)).model
 
 
 def _row(fit: SubhaloFit) -> dict:

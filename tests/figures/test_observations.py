@@ -29,17 +29,19 @@ def drawn(modelled, network):  # noqa: F811
     lenses = modelled.lenses
     images = [searched("J0946+1006"), searched("slacs0946+1006", "rotated by 90°")]
     known = KnownSubhalo(images, [], Published.of("J0946+1006", {}), Path("nowhere"))
+    recovery = Recovery.of([network], lenses, 4, 1)
     label, perturbed = next(iter(Consistency.of([network], lenses).probabilities.items()))
     return {
         "lens_light": plots.lens_light(lenses),
-        "smooth_models": plots.smooth_models(lenses),
+        "all_models": plots.all_models(modelled.images),
         "network_inputs": plots.network_inputs(network, lenses),
         "subhalo_scans": plots.subhalo_scans([*images, searched("other", in_full=False)]),
         "subhalo_profiles": plots.subhalo_profiles(images),
         "found_subhalos": plots.found_subhalos(known),
         "ood_scores": plots.ood_scores(DistributionCheck.of([network], lenses, 0.05)),
         "perturbed_predictions": plots.perturbed_predictions(label, perturbed),
-        "recovery_curves": plots.recovery_curves(Recovery.of([network], lenses, 4, 1)),
+        "recovery_curves": plots.recovery_curves(recovery),
+        "sensitivity_maps": plots.sensitivity_maps(recovery),
     }
 
 
@@ -47,7 +49,7 @@ def test_figures_know_their_captions_and_which_show_images(drawn):
     for name, figure in drawn.items():
         assert figure.caption.endswith(".") and figure.alt, name
     shown = {name for name, figure in drawn.items() if shows_images(figure)}
-    assert shown == {"lens_light", "smooth_models", "network_inputs", "subhalo_scans"}
+    assert shown == {"lens_light", "all_models", "network_inputs", "subhalo_scans"}
 
 
 def test_a_heavier_subhalo_changes_picture_and_probability(modelled, network):  # noqa: F811

@@ -51,6 +51,23 @@ def test_of_several_bands_the_deepest_is_modelled(sample):
     assert [str(lens) for lens in replace(sample, lenses=lenses).deepest()] == ["simulated-1 B", "simulated-2"]
 
 
+def test_a_lens_that_cannot_be_modelled_is_told_with_its_name(sample):
+    lens = sample.lenses[1]
+    nearer = replace(lens.bare, about={"redshift_lens": 0.6, "redshift_source": 0.2})
+    with pytest.raises(DataError, match="(?s)no lens goes on.*simulated-2: redshift_source = 0.2 is not behind"):
+        replace(sample, lenses=[replace(lens, bare=nearer)]).modelled()
+    with pytest.raises(DataError, match="simulated-2: has no smooth model yet"):
+        _ = lens.model
+
+
+def test_a_model_is_told_in_a_row(modelled):
+    row = modelled.model_table.iloc[0]
+    true = modelled.lenses[0].observation.about["einstein_radius_arcsec"]
+    assert row["image"] == "simulated-2" and row["redshifts"] == "0.5, 1"
+    assert row["Einstein radius [arcsec]"] == pytest.approx(true, rel=0.03)
+    assert modelled.images["simulated-2"]["model"].shape == modelled.lenses[0].observation.image.shape
+
+
 def test_what_does_not_go_on_is_told_with_its_reason(tmp_path, sample, known_network):
     sharp, other, third = (lens.observation for lens in sample.lenses)
     y, x = np.mgrid[-12:13, -12:13]

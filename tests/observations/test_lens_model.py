@@ -8,18 +8,20 @@ import torch
 from scipy import signal
 
 from lensstudy.data.dataset import DataError
+from lensstudy.lensing.cosmology import area_per_mass
 from lensstudy.lensing.instruments import gaussian_kernel
-from lensstudy.lensing.profiles import power_law, sersic, shear
+from lensstudy.lensing.profiles import point_mass, power_law, sersic, shear
 from lensstudy.observations.cutouts import Observation
 from lensstudy.observations.lens_model import (
     SOURCES,
     Assumed,
+    Task,
     expected_arcs,
     fit_lens_model,
     isothermal,
     isothermal_radius,
 )
-from lensstudy.observations.smooth_model import Subhalo
+from lensstudy.observations.subhalos import Subhalo
 
 PSF = np.outer(gaussian_kernel(1.1), gaussian_kernel(1.1))
 SIZE, SCALE = 84, 0.05
@@ -96,6 +98,33 @@ def test_a_subhalo_changes_the_arcs_near_it(fitted):
     x, y = one.grid()
     near = np.hypot(x - 1.1, y) < 0.4
     assert change[near].max() > 5 * change[np.hypot(x - 1.1, y) > 1.5].max() > 0
+
+
+def test_what_a_subhalo_changes_is_what_it_changes_of_the_true_lens(fitted):
+    """The model knows the source from the image alone, and bends all rays of a pixel alike."""
+    model, mass = fitted[1], 5e9
+    radius = np.sqrt(mass * area_per_mass())
+    bent = lensed(halo=lambda x, y: point_mass(x, y, radius, -1.15, -0.45), noise=0)
+    true = (bent.image - lensed(noise=0).image)[model.used]
+    change = (expected_arcs(model, [Subhalo(-1.15, -0.45, mass)], "point") - model.image)[model.used]
+    assert np.linalg.norm(change - true) < 0.3 * np.linalg.norm(true)
+    np.testing.assert_allclose(expected_arcs(model, [Subhalo(-1.15, -0.45, 0.0)], "point"), model.image, atol=1e-9)
+
+
+def test_what_is_masked_does_not_matter():
+    """Whatever stands in masked pixels: the source of a lens is the same, and so is how well it fits."""
+    one = lensed()
+    x, y = one.grid()
+    mask = np.hypot(x - 1.1, y) < 0.2
+    fits = []
+    for image in (one.image, np.where(mask, 1e3, one.image)):
+        seen = replace(one, image=image, mask=mask)
+        nothing = np.zeros((0, *image.shape)), np.zeros(0)
+        task = Task.of(seen, (0.3, 2.0), Assumed.of(None, None), *nothing, replace(SOURCES, cells=10, sizes=(0.5,)))
+        assert not (task.rays.used & mask).any()
+        fits.append(task.at(np.array([1.1, 2.0, 0.08, -0.05, 0, 0, 0.03, -0.02, 0, 0, 0, 0])))
+    assert fits[0].evidence == fits[1].evidence
+    np.testing.assert_array_equal(fits[0].solution.source, fits[1].solution.source)
 
 
 def test_nothing_to_fit_is_told():

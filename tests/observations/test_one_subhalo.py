@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from lensstudy.lensing.cosmology import critical_surface_density
+from lensstudy.observations.cutouts import Observation
 from lensstudy.observations.lens_model import MASS, SOURCES, Assumed, Task, model_of
-from lensstudy.observations.one_subhalo import Halo, SubhaloSearch, cut_nfw, ends_of, pseudo_jaffe
+from lensstudy.observations.one_subhalo import TRIAL_SIZE, Halo, SubhaloSearch, cut_nfw, ends_of, pseudo_jaffe
 from tests.observations.test_lens_model import lensed
 
 PLACE, STRENGTH, SIZE = (-1.15, -0.45), 0.008, 0.15  # beside the arc
@@ -20,19 +21,22 @@ def halo(x, y):
     return Halo(pseudo_jaffe, 0.16).deflection(np.array([*PLACE, STRENGTH, math.log(SIZE)]), x, y)
 
 
-def searched(bends) -> SubhaloSearch:
-    """The search in an image of a lens that is known but for a subhalo."""
-    one = lensed(halo=bends, noise=1 / 80)
+def task_of(one: Observation) -> Task:
     nothing = np.zeros((0, *one.image.shape)), np.zeros(0)
-    task = Task.of(one, (0.3, 2.0), Assumed.of(None, None), *nothing, replace(SOURCES, cells=16, sizes=(0.5,)))
+    return Task.of(one, (0.3, 2.0), Assumed.of(None, None), *nothing, replace(SOURCES, cells=16, sizes=(0.5,)))
+
+
+def searched(one: Observation, as_it_is: bool = False) -> SubhaloSearch:
+    """The search in an image of a lens that is known but for a subhalo."""
+    task, nothing = task_of(one), np.zeros((0, *one.image.shape))
     state = task.adjusted(TRUTH, np.arange(len(MASS)), rounds=1, steps=3)
-    model = model_of(task, state, one, nothing[0], 1.1, (math.nan, math.inf), (0.5, 1.0), True)
-    return SubhaloSearch.of(model)
+    model = model_of(task, state, one, nothing, 1.1, (math.nan, math.inf), (0.5, 1.0), True)
+    return SubhaloSearch.of(model, as_it_is=as_it_is)
 
 
 @pytest.fixture(scope="module")
 def found():
-    search = searched(halo)
+    search = searched(lensed(halo=halo, noise=1 / 80))
     scanned = search.scan(np.array([[-1.1, -0.55], [1.0, 0.6]]))
     return search, scanned, search.fits(scanned, 1)[0]
 
@@ -69,12 +73,30 @@ def test_an_interval_without_an_end_is_infinite():
 
 
 def test_a_smooth_lens_has_none():
-    search = searched(None)
+    search = searched(lensed(noise=1 / 80))
     places = search.places(0.3)
     strength, error = search.responses(places)
     assert ((strength / error) ** 2).max() < 16
     fall = search.sensitivity(places, 1e9)
     assert (fall > 0).all() and search.sensitivity(places, 3e9) == pytest.approx(9 * fall)
+
+
+def test_what_would_show_is_what_a_full_refit_cannot_take_up():
+    """In images without noise: by how much chi square rises where a subhalo is put in that no model has, and mass and
+    source are adjusted in full."""
+
+    def seen(bends=None) -> Observation:
+        one = lensed(halo=bends, noise=0)
+        return replace(one, noise=np.full(one.image.shape, lensed(noise=0).image.max() / 80))
+
+    search = searched(seen(), as_it_is=True)
+    shows = search.shows()
+    assert (shows[:, 2] > 0).all() and len(shows) == len(search.places())
+    for x, y, mass in shows[np.argsort(shows[:, 2])[[0, len(shows) // 4, len(shows) // 2]]]:
+        values = np.array([*(search.middle + [x, y]), mass / search.solar_masses, math.log(TRIAL_SIZE)])
+        task = task_of(seen(lambda at_x, at_y, values=values: search.halo.deflection(values, at_x, at_y)))
+        refitted = task.adjusted(search.smooth.values, np.arange(len(MASS)), rounds=2, steps=5)
+        assert refitted.cost - search.smooth.cost == pytest.approx(50, rel=0.3)
 
 
 @pytest.mark.parametrize("profile", [pseudo_jaffe, cut_nfw])

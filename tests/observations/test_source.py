@@ -24,6 +24,14 @@ def test_slopes_are_the_derivatives_and_the_edge_is_dark(mesh):
     assert np.abs(edge).max() < 1e-6
 
 
+def test_brightness_is_that_of_the_design(mesh):
+    generator = np.random.default_rng(3)
+    coefficients, (x, y) = generator.normal(size=81), generator.uniform(-0.7, 0.7, (2, 30, 10))
+    wanted = mesh.design(x.ravel(), y.ravel()) @ coefficients
+    assert (wanted == 0).any() and (wanted != 0).any()
+    np.testing.assert_allclose(mesh.brightness(coefficients, x, y).ravel(), wanted, atol=1e-12)
+
+
 def test_a_mesh_reaches_no_further_than_it_may(mesh):
     for low, high in mesh.extent:
         assert high - low == pytest.approx(0.8)

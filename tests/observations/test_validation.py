@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from lensstudy.observations.consistency import OBSERVED, Consistency, perturbed
+from lensstudy.observations.lens_model import expected_arcs
 from lensstudy.observations.recovery import Recovery, noisy_images, on_the_arc
-from lensstudy.observations.smooth_model import Subhalo, expected
+from lensstudy.observations.subhalos import Subhalo
 from lensstudy.observations.validation import DistributionCheck, Validation, counting
 
 
@@ -73,14 +74,32 @@ def test_heavy_subhalos_are_recovered_and_light_ones_are_not(recovery):
     assert recovery.error == pytest.approx(0.5 / np.sqrt(6))
 
 
+def test_what_the_arcs_would_show_lies_on_them(modelled, recovery):
+    """And the table tells the least of it and the median."""
+    lens, (x, y, mass) = modelled.lenses[0], recovery.shows["simulated-2"].T
+    radius = lens.model.parameters["einstein_radius"]
+    assert (abs(np.hypot(x, y) / radius - 1) < 0.7).all() and len(x) > 100
+    row = recovery.shows_table.iloc[0]
+    assert row["least mass anywhere"] == mass.min() < np.median(mass) == row["at half of the places"]
+
+
+def test_places_are_on_fitted_pixels_of_the_arcs(modelled):
+    """In proportion to their brightness, and nowhere else, however bright a pixel that was not fitted."""
+    model = modelled.lenses[0].model
+    x, y = model.observation.grid()
+    inside = model.used & (x > 0)
+    places = on_the_arc(replace(model, used=inside), 200, np.random.default_rng(0))
+    assert (places[:, 0] > 0).all() and (places[:, 1] > 0).any() and (places[:, 1] < 0).any()
+
+
 def test_images_of_a_model_have_its_noise_and_the_subhalo(modelled):
     lens, generator = modelled.lenses[0], np.random.default_rng(0)
     place = on_the_arc(lens.model, 1, generator)[0]
     subhalo = Subhalo(*place, 1e10)
     images = np.array(noisy_images(lens, generator, [subhalo], "point", count=50))
-    noise = lens.model.observation.noise
+    noise = lens.observation.noise
     np.testing.assert_allclose(images.std(axis=0).mean() / noise.mean(), 1, atol=0.02)
-    off = (images.mean(axis=0) - expected(lens.model, [subhalo], "point")) / (noise / np.sqrt(50))
+    off = (images.mean(axis=0) - expected_arcs(lens.model, [subhalo], "point")) / (noise / np.sqrt(50))
     assert abs(off.mean()) < 0.05 and off.std() == pytest.approx(1, abs=0.05)
 
 
