@@ -69,7 +69,7 @@ class Mesh:
     def brightness(self, coefficients: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """The brightness at points of any shape, zero beyond the mesh: `design` times `coefficients`, but faster."""
         table = np.pad(coefficients.reshape(self.cells, self.cells), DEGREE)
-        spline = NdBSpline([_padded(knots) for knots in self.knots[::-1]], table, DEGREE, extrapolate=False)
+        spline = NdBSpline(tuple(_padded(knots) for knots in self.knots[::-1]), table, DEGREE, extrapolate=False)
         return np.nan_to_num(spline(np.stack([y, x], axis=-1)))
 
     def slopes(self, coefficients: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

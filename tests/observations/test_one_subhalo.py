@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from lensstudy.lensing.cosmology import critical_surface_density
+from lensstudy.lensing.cosmology import area_per_mass, critical_surface_density
+from lensstudy.lensing.profiles import point_mass
 from lensstudy.observations.cutouts import Observation
-from lensstudy.observations.lens_model import MASS, SOURCES, Assumed, Task, model_of
+from lensstudy.observations.lens_model import MASS, SOURCES, Assumed, Task, expected_arcs, model_of
 from lensstudy.observations.one_subhalo import TRIAL_SIZE, Halo, SubhaloSearch, cut_nfw, ends_of, pseudo_jaffe
+from lensstudy.observations.subhalos import Subhalo
 from tests.observations.test_lens_model import lensed
 
 PLACE, STRENGTH, SIZE = (-1.15, -0.45), 0.008, 0.15  # beside the arc
@@ -72,13 +74,28 @@ def test_an_interval_without_an_end_is_infinite():
     )
 
 
-def test_a_smooth_lens_has_none():
-    search = searched(lensed(noise=1 / 80))
-    places = search.places(0.3)
+@pytest.fixture(scope="module")
+def smooth():
+    return searched(lensed(noise=1 / 80))
+
+
+def test_a_smooth_lens_has_none(smooth):
+    search, places = smooth, smooth.places(0.3)
     strength, error = search.responses(places)
     assert ((strength / error) ** 2).max() < 16
     fall = search.sensitivity(places, 1e9)
     assert (fall > 0).all() and search.sensitivity(places, 3e9) == pytest.approx(9 * fall)
+
+
+def test_what_a_subhalo_changes_is_what_it_changes_of_the_true_lens(smooth):
+    """The model knows the source from the image alone, and bends all rays of a pixel alike."""
+    model, mass = smooth.model, 5e9
+    radius = math.sqrt(mass * area_per_mass())
+    bent = lensed(halo=lambda x, y: point_mass(x, y, radius, *PLACE), noise=0)
+    true = (bent.image - lensed(noise=0).image)[model.used]
+    change = (expected_arcs(model, [Subhalo(*PLACE, mass)], "point") - model.image)[model.used]
+    assert np.linalg.norm(change - true) < 0.3 * np.linalg.norm(true)
+    np.testing.assert_allclose(expected_arcs(model, [Subhalo(*PLACE, 0.0)], "point"), model.image, atol=1e-9)
 
 
 def test_what_would_show_is_what_a_full_refit_cannot_take_up():
