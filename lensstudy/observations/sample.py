@@ -129,7 +129,7 @@ class LensSample:
     @property
     def model_table(self) -> pd.DataFrame:
         """The smooth models of the lenses that have one."""
-        rows = {lens: row_of_model(lens, lens.model) for lens in self.lenses if lens.fit}
+        rows = [(lens, row_of_model(lens, lens.model)) for lens in self.lenses if lens.fit]
         return pd.DataFrame(
             {
                 "image": str(lens),
@@ -141,7 +141,7 @@ class LensSample:
                 + ("" if lens.model.redshifts_known else " (assumed)"),
                 "doubts": row["reason"] or "none",
             }
-            for lens, row in rows.items()
+            for lens, row in rows
         )
 
     def for_networks(self, networks: Sequence[SubstructureNetwork]) -> LensSample:

@@ -49,7 +49,7 @@ def test_figures_know_their_captions_and_which_show_images(drawn):
     for name, figure in drawn.items():
         assert figure.caption.endswith(".") and figure.alt, name
     shown = {name for name, figure in drawn.items() if shows_images(figure)}
-    assert shown == {"lens_light", "all_models", "network_inputs", "subhalo_scans"}
+    assert shown == {"lens_light", "all_models", "network_inputs", "sensitivity_maps", "subhalo_scans"}
 
 
 def test_a_heavier_subhalo_changes_picture_and_probability(modelled, network):  # noqa: F811
