@@ -8,7 +8,7 @@ import pytest
 from lensstudy.data.dataset import DataError
 from lensstudy.observations.cutouts import network_input
 from lensstudy.observations.lens import Lens
-from lensstudy.observations.sample import LensSample
+from lensstudy.observations.sample import LensSample, _each
 from lensstudy.observations.writing import write, write_simulated
 
 
@@ -58,6 +58,15 @@ def test_a_lens_that_cannot_be_modelled_is_told_with_its_name(sample):
         replace(sample, lenses=[replace(lens, bare=nearer)]).modelled()
     with pytest.raises(DataError, match="simulated-2: has no smooth model yet"):
         _ = lens.model
+
+
+def test_what_cannot_be_solved_is_told_with_its_name():
+    def singular(name):
+        raise np.linalg.LinAlgError("Singular matrix")
+
+    skipped: dict[str, str] = {}
+    assert _each(["the-lens"], singular, skipped, "lens models") == []
+    assert skipped == {"the-lens": "the-lens: cannot be fitted: Singular matrix"}
 
 
 def test_a_model_is_told_in_a_row(modelled):
