@@ -182,15 +182,23 @@ class LensModel:
         return [name for name, one in zip(self.names, at, strict=False) if one]
 
     @cached_property
-    def ends(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where rays through all pixels end without subhalos: x and y `(H, H, rays)`, in arcseconds."""
-        found = traced(self.values, *rays_through(self.observation, np.ones_like(self.used)))
-        return tuple(axis.reshape(*self.used.shape, -1) for axis in found)
-
-    @cached_property
     def image(self) -> np.ndarray:
         """The noise-free image `(H, H)` of the arcs, without subhalos."""
-        return expected_arcs(self)
+        ends = traced(self.values, *rays_through(self.observation, np.ones_like(self.used)))
+        light = self.mesh.brightness(self.solution.source, *ends)
+        return self.blurred(light.reshape(*self.used.shape, -1).mean(-1))
+
+    @cached_property
+    def middles(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where rays through the middles of all pixels end without subhalos, x and y in arcseconds, and how bright the
+        source is there, `(H, H)` each."""
+        ends = traced(self.values, *(torch.tensor(axis) for axis in self.observation.grid()))
+        return *ends, self.mesh.brightness(self.solution.source, *ends)
+
+    def blurred(self, light: np.ndarray) -> np.ndarray:
+        """`light` `(H, H)` through the PSF."""
+        psf = self.observation.psf
+        return light if psf is None else signal.fftconvolve(light, psf, mode="same")
 
     @cached_property
     def residuals(self) -> np.ndarray:
@@ -255,16 +263,17 @@ def in_frame(ends: tuple[np.ndarray, np.ndarray], frame: tuple[float, float, flo
 def expected_arcs(model: LensModel, subhalos: Sequence[Subhalo] = (), profile: str = "truncated_nfw") -> np.ndarray:
     """Noise-free image `(H, H)` of the model at the observation's pixels and PSF, with `subhalos` added to its mass.
 
-    All rays of a pixel are bent by them as the one through its middle. Raises `DataError` where `profile` is unknown,
-    see `subhalo_deflection`.
+    What they change is told by one ray in each pixel. Raises `DataError` where `profile` is unknown, see
+    `subhalo_deflection`.
     """
-    ends, psf = model.ends, model.observation.psf
-    if subhalos:
-        x, y = (torch.tensor(axis) for axis in model.observation.grid())
-        alpha = subhalo_deflection(subhalos, x, y, model.redshifts, profile)
-        ends = [end - part.numpy()[..., None] for end, part in zip(ends, alpha, strict=True)]
-    light = model.mesh.brightness(model.solution.source, *ends).mean(-1)
-    return light if psf is None else signal.fftconvolve(light, psf, mode="same")
+    if not subhalos:
+        return model.image
+    x, y, before = model.middles
+    bent = subhalo_deflection(
+        subhalos, *(torch.tensor(axis) for axis in model.observation.grid()), model.redshifts, profile
+    )
+    light = model.mesh.brightness(model.solution.source, x - bent[0].numpy(), y - bent[1].numpy())
+    return model.image + model.blurred(light - before)
 
 
 # Fitting
