@@ -27,6 +27,7 @@ from lensstudy.data.filtering import Rules, filter_images
 from lensstudy.data.overview import direction
 from lensstudy.data.reading import read
 from lensstudy.data.resampling import resampled
+from lensstudy.data.residuals import in_sigma
 from lensstudy.data.simulation import simulate
 from lensstudy.deployment.application import Application
 from lensstudy.deployment.exporting import export
@@ -203,7 +204,10 @@ def keep_networks(study: Study, size: int, invariance: Invariance, costs: pd.Dat
 def staircases(study: Study) -> list[Staircase]:
     """The way from the preset of a study to that of each of its targets, one difference at a time, for the networks of
     the study and for a smooth fit."""
-    networks = {name: [trained(study, name, seed) for seed in study.seeds] for name in study.networks}
+    dataset(study)  # before several processes ask for it
+    jobs = [_Job(study, AS_IT_IS, network=name, seed=seed) for name in study.networks for seed in study.seeds]
+    _train(jobs)
+    networks = {name: [load_run(job.folder) for job in jobs if job.network == name] for name in study.networks}
     options = (study.image_size, study.noise_level or None, study.classes or None)
     home = checked_request(study.preset, 1, study.data_seed + 1, *options, study.population)
     found = []
@@ -239,11 +243,10 @@ def transfer(study: Study) -> Transfer:
     jobs += [_Job(study, best, BREADTH, name) for name in names if len(names) > 1]
     jobs += [_Job(study, best, adaptation, name) for adaptation in study.adaptations for name in names]
     every = [replace(job, network=name, seed=seed) for job in jobs for name in study.networks for seed in study.seeds]
-    for one in (*ways.values(), *targets(study).values()):
-        dataset(one)  # before anybody else asks for it
-    once = list({job.folder: job for job in reversed(every)}.values())[::-1]
-    for _ in progress(_fitted(once), "trainings", len(once)):
-        pass
+    for way in ways:  # before anybody else asks for them
+        for name in (HOME, *names):
+            _shown(study, way, name)
+    _train(every)
     runs: dict[str, dict[str, dict[str, list]]] = {}
     for job in every:
         run = load_run(job.folder)
@@ -252,7 +255,9 @@ def transfer(study: Study) -> Transfer:
     shown = {way: {name: _shown(study, way, name) for name in names} for way in ways}
     shown |= {job.name: shown[job.way] for job in jobs}
     tests = {way: {name: images.part("test") for name, images in given.items()} for way, given in shown.items()}
-    tests = {way: given | {HOME: dataset(study).part("test")} for way, given in tests.items()}
+    homes = {way: _seen(study, shown).part("test") for way, shown in ways.items()}
+    homes |= {job.name: homes[job.way] for job in jobs}
+    tests = {way: given | {HOME: homes[way]} for way, given in tests.items()}
     unlabelled = {
         way: {name: images.part("train").images for name, images in given.items()} for way, given in shown.items()
     }
@@ -304,6 +309,13 @@ class _Job:
         fit(home, self.settings, folder=self.folder, target=target)
 
 
+def _train(jobs: Sequence[_Job]) -> None:
+    """Train what is missing, the same training once."""
+    once = list({job.folder: job for job in reversed(jobs)}.values())[::-1]
+    for _ in progress(_fitted(once), "trainings", len(once)):
+        pass
+
+
 def _fitted(jobs: Sequence[_Job]) -> Iterator[None]:
     """Train, each in a process of its own where there are several processors and enough to do."""
     if processors() == 1 or len(jobs) < WORTH_A_POOL:
@@ -334,9 +346,37 @@ def _shown(study: Study, way: str, name: str) -> LensDataset:
     """The images of home or of a target as networks see them."""
     shown = _ways(study)[way]
     if name == HOME:
-        return dataset(shown)
+        return _seen(shown, shown)
+    images = _seen(targets(study)[name], shown)
     scale = dataset(study).description.get("pixel_scale") if shown.match_pixels else None
-    return resampled(dataset(targets(study)[name]), shown.image_size, scale, study.data_seed)
+    made = resampled(images, shown.image_size, scale, study.data_seed)
+    if shown.residual != "none":  # the noise of a pixel grows with its side
+        larger = made.description["pixel_scale"] / images.description["pixel_scale"]
+        made = replace(made, images=np.asarray(made.images) / np.float32(larger))
+    return made
+
+
+def _seen(study: Study, shown: Study) -> LensDataset:
+    """The images of a study with the channels of another."""
+    images = dataset(study)
+    if shown.residual == "none":
+        return images
+    images = _in_sigma(study, images)
+    return images if shown.residual == "beside" else replace(images, images=images.images[:, 1:])
+
+
+def _in_sigma(study: Study, images: LensDataset) -> LensDataset:
+    """`in_sigma` of the images of a study, kept beside them: fits take minutes."""
+    folder = study.folder / "residuals"
+    about = {"images": images.fingerprint, "code": code_hash("data.residuals", "lensing.fitting")}
+    if (folder / "dataset.json").exists():
+        made = LensDataset.load(folder)
+        if made.description.get("made_from") == about:
+            return made
+    made = in_sigma(images, processors())
+    made.description |= {"made_from": about}
+    made.save(folder)
+    return made
 
 
 def _simulated(study: Study) -> LensDataset:

@@ -426,6 +426,9 @@ class Study(BaseModel):
     match_pixels: bool = _transfer(
         False, description="bring targets to the pixel scale of the training images, or their whole field to its size"
     )
+    residual: Literal["none", "beside", "alone"] = _transfer(
+        "none", description="what the best smooth lens leaves of an image, in sigma, beside the image or in its place"
+    )
     inputs: dict[str, dict[str, Any]] = _transfer(
         {"in units of noise": {"scaling": "noise"}},
         description="changes of what networks see, by name, each made alone and then all together",

@@ -27,7 +27,7 @@ from lensstudy.lensing.instruments import Instrument
 from lensstudy.lensing.rendering import render
 from lensstudy.lensing.simulation import Request, checked_request, describe, make_chunk
 
-__all__ = ["simulate", "smooth_counterpart"]
+__all__ = ["camera_of", "simulate", "smooth_counterpart"]
 
 
 def simulate(
@@ -196,6 +196,20 @@ def begin(folder: Path, unfinished: Path, description: dict, shape: tuple[int, .
     np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.float32, shape=shape)
     with whole_file(asked) as partial:
         partial.write_text(json.dumps(description))
+
+
+def camera_of(dataset: LensDataset) -> dict:
+    """What an observer knows of a set that `simulate` made: `noise_rms`, `preset`, `instrument`, `exposure_time`,
+    `noise_level` and `lens_light`, the arguments of `lensing.fitting.smooth_fit` beside the images."""
+    about, table = dataset.description, dataset.catalogue
+    return {
+        "noise_rms": table["noise_rms"].to_numpy(),
+        "preset": about["preset"],
+        "instrument": Instrument(**about["instrument"]),
+        "exposure_time": table["exposure_time"].to_numpy(),
+        "noise_level": about["noise_level"],
+        "lens_light": bool(about["population"].get("lens_light")) or about["preset"] == "equivariant_test",
+    }
 
 
 def smooth_counterpart(dataset: LensDataset) -> tuple[np.ndarray, np.ndarray]:

@@ -11,9 +11,9 @@ import pandas as pd
 
 from lensstudy.data.baselines import FEATURES, fitted_scores, halves
 from lensstudy.data.dataset import LensDataset
+from lensstudy.data.simulation import camera_of
 from lensstudy.evaluation.scores import auc, interval
 from lensstudy.lensing.fitting import smooth_fit
-from lensstudy.lensing.instruments import Instrument
 
 __all__ = ["Shortcuts", "shortcuts", "smooth_fit_scores"]
 
@@ -99,14 +99,7 @@ def smooth_fit_scores(dataset: LensDataset, images_per_class: int) -> tuple[np.n
     if about.get("source") != "simulated" or smooth.all() or not smooth.any() or not images_per_class:
         return np.zeros(0, dtype=int), np.zeros((0, 2))
     rows = np.flatnonzero(table.groupby("class").cumcount() < images_per_class)
-    fits = smooth_fit(
-        dataset.images[rows],
-        table["noise_rms"].to_numpy()[rows],
-        about["preset"],
-        instrument=Instrument(**about["instrument"]),
-        exposure_time=table["exposure_time"].to_numpy()[rows],
-        noise_level=about["noise_level"],
-        lens_light=bool(about["population"].get("lens_light")) or about["preset"] == "equivariant_test",
-    )
+    some = dataset.subset(rows)
+    fits = smooth_fit(some.images, **camera_of(some))
     chi_square = fits["chi_square"].to_numpy()
     return (~smooth[rows]).astype(int), np.stack([-chi_square, chi_square], axis=1)

@@ -30,7 +30,7 @@ from lensstudy.lensing.rendering import (
     view_of,
 )
 
-__all__ = ["smooth_fit"]
+__all__ = ["smooth_fit", "smooth_residuals"]
 
 LIMITS = {  # of what is fitted: angles in arcseconds, sizes and brightness by their logarithms
     "einstein_radius": (0.2, 5.0),
@@ -151,6 +151,52 @@ def smooth_fit(
         >>> bool(fits["chi_square"][:2].max() < fits["chi_square"][2:].min())
         True
     """
+    options = (preset, instrument, exposure_time, noise_level, lens_light)
+    return _fitted(images, noise_rms, *options)[0]
+
+
+def smooth_residuals(
+    images: np.ndarray,
+    noise_rms: np.ndarray,
+    preset: str = "realistic",
+    *,
+    instrument: str | Instrument | None = None,
+    exposure_time: np.ndarray | float | None = None,
+    noise_level: float | None = None,
+    lens_light: bool = False,
+) -> np.ndarray:
+    """What the smooth lens that fits an image best leaves of it, in sigma.
+
+    Args:
+        images: images `(N, 1, H, W)` or `(N, H, W)` in the units of the preset.
+        noise_rms: noise of the background of each image `(N,)`; all arguments are those of `smooth_fit`.
+        preset: the preset whose instrument and conventions hold.
+        instrument: an instrument, or the name of one.
+        exposure_time: exposure time of each image in seconds.
+        noise_level: the Gaussian noise in place of photon noise.
+        lens_light: whether the lens shines.
+
+    Returns:
+        (image - fit) / sigma of every pixel, `(N, H, W)`, float32: white noise where the lens is smooth.
+
+    Raises:
+        LensingError: as `smooth_fit`.
+
+    Example:
+        >>> from lensstudy import simulate
+        >>> lenses = simulate("model_3", 1, seed=1, image_size=32, classes=["no_sub", "cdm"])
+        >>> left = smooth_residuals(lenses.images, lenses.catalogue["noise_rms"], "model_3")
+        >>> left.shape, bool(left[0].std() < left[1].std())
+        ((2, 32, 32), True)
+    """
+    options = (preset, instrument, exposure_time, noise_level, lens_light)
+    return _fitted(images, noise_rms, *options)[1]
+
+
+def _fitted(
+    images, noise_rms, preset, instrument, exposure_time, noise_level, lens_light
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """The table of `smooth_fit`, and the residuals."""
     chosen = preset_named(preset)
     telescope = instrument_named(instrument, chosen)
     pixels = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
@@ -177,23 +223,24 @@ def smooth_fit(
     )
     with torch.inference_mode():
         batches = torch.arange(len(pixels)).split(batch_size(pixels.shape[-1]))
-        table = pd.concat([fit_batch(task.of(batch)) for batch in batches], ignore_index=True)
-    return table.assign(sky=table["sky"] + sky.numpy())
+        fits, residuals = zip(*(fit_batch(task.of(batch)) for batch in batches), strict=True)
+    table = pd.concat(fits, ignore_index=True)
+    return table.assign(sky=table["sky"] + sky.numpy()), np.concatenate(residuals)
 
 
-def fit_batch(task: Task) -> pd.DataFrame:
-    """The best fit of each image of a batch."""
+def fit_batch(task: Task) -> tuple[pd.DataFrame, np.ndarray]:
+    """The best fit of each image of a batch, and what it leaves of the pixels, in sigma."""
     starts = starts_of(task)
     images = len(task.images)
     followed = torch.arange(images).repeat_interleave(starts.shape[1])
-    values, chi, _ = adjusted(task.of(followed), starts.flatten(0, 1), 25, rays=False)
+    values, chi, _, _ = adjusted(task.of(followed), starts.flatten(0, 1), 25, rays=False)
     best = chi.view(images, -1).argmin(1)
     values = values.view(*starts.shape)[torch.arange(images), best]
-    values, chi, converged = adjusted(task, values, 30, rays=True)
+    values, chi, converged, residuals = adjusted(task, values, 30, rays=True)
     table = {"chi_square": chi / task.images[0].numel(), "converged": converged}
     for name, value in zip(task.names, values.T, strict=True):
         table[name] = value.exp() if logarithmic(name) else value
-    return pd.DataFrame({name: np.asarray(value) for name, value in table.items()})
+    return pd.DataFrame({name: np.asarray(value) for name, value in table.items()}), residuals.numpy()
 
 
 def starts_of(task: Task) -> Tensor:
@@ -262,9 +309,9 @@ def with_brightness(task: Task, values: dict[str, Tensor]) -> tuple[Tensor, Tens
     return torch.stack([values[name] for name in task.names], dim=1).double(), chi
 
 
-def adjusted(task: Task, values: Tensor, steps: int, rays: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The values near the given ones `(B, parameters)` that fit best, their chi square `(B,)` and whether that had
-    stopped to fall, after at most so many steps of Levenberg and Marquardt's method."""
+def adjusted(task: Task, values: Tensor, steps: int, rays: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The values near the given ones `(B, parameters)` that fit best, their chi square `(B,)`, whether that had stopped
+    to fall, and the residuals in sigma `(B, H, W)`, after at most so many steps of Levenberg and Marquardt's method."""
     low, high = torch.tensor([limits_of(name) for name in task.names], dtype=torch.float64).T
     values = values.clamp(low, high)
     damping = torch.full((len(values),), 1e-2, dtype=torch.float64)
@@ -295,8 +342,8 @@ def adjusted(task: Task, values: Tensor, steps: int, rays: bool) -> tuple[Tensor
         open_ = open_[~done]
         if not len(open_):
             break
-    chi = ((task.images - expected) ** 2 / task.variance(expected, values)).sum((1, 2))
-    return values, chi.nan_to_num(torch.inf), converged
+    residuals = (task.images - expected) / task.variance(expected, values).sqrt()
+    return values, (residuals**2).sum((1, 2)).nan_to_num(torch.inf), converged, residuals.nan_to_num()
 
 
 def limits_of(name: str) -> tuple[float, float]:

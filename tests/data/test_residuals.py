@@ -1,0 +1,69 @@
+"""What a smooth lens leaves of an image, as a second channel, compared with the truth of simulated lenses."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lensstudy import simulate, stages
+from lensstudy.data import mixture
+from lensstudy.data.dataset import DataError
+from lensstudy.data.residuals import in_sigma
+from lensstudy.data.simulation import smooth_counterpart
+from lensstudy.study import Study
+
+LENSES = {"source_magnitude_min": 20.0, "source_magnitude_max": 21.0, "subhalo_profile": "point"}
+HEAVY = {"subhalo_density_min": 0.02, "subhalo_density_max": 0.05, "subhalo_mass_min": 1e9}
+
+
+@pytest.fixture(scope="module")
+def lenses():
+    return simulate("realistic", 8, seed=3, image_size=48, classes=["no_sub", "cdm"], **LENSES, **HEAVY)
+
+
+def test_residuals_are_noise_where_the_lens_is_smooth_and_substructure_where_it_is_not(lenses):
+    seen = in_sigma(lenses)
+    assert seen.images.shape == (16, 2, 48, 48) and seen.images.dtype == np.float32
+    smooth, clumpy = seen.images[:8, 1], seen.images[8:, 1]
+    assert abs(smooth.mean()) < 0.05 and np.median((smooth**2).mean((1, 2))) == pytest.approx(1, abs=0.1)
+    assert np.median((clumpy**2).mean((1, 2))) > 2
+    with_it, without = smooth_counterpart(lenses.subset(range(8, 16)))
+    truth = (with_it - without)[:, 0]
+    alike = [np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in zip(clumpy, truth, strict=True)]
+    assert np.median(alike) > 0.3  # the fit takes some of it
+
+
+def test_the_image_itself_comes_in_units_of_its_noise(lenses):
+    given = lenses.images[:, 0] / lenses.catalogue["noise_rms"].to_numpy()[:, None, None]
+    offset = in_sigma(lenses).images[:, 0] - given  # the sky
+    assert np.ptp(offset, axis=(1, 2)).max() < 1e-3 * given.max()
+
+
+def test_the_parts_of_a_mixture_are_fitted_each_with_its_own_camera():
+    parts = [{"preset": "realistic", "population": LENSES}, {"preset": "model_1"}]
+    mixed = mixture.make("mixture", 6, seed=1, image_size=48, population={"presets": parts}, classes=["no_sub", "cdm"])
+    seen = in_sigma(mixed, processes=2)
+    for part in mixture.components(mixed):
+        rows = mixed.catalogue["name"].isin(part.catalogue["name"]).to_numpy()
+        np.testing.assert_allclose(seen.images[rows], in_sigma(part).images, atol=1e-4)
+
+
+def test_what_was_read_cannot_be_fitted(lenses):
+    with pytest.raises(DataError, match="'files'.*leave `residual` out"):
+        in_sigma(replace(lenses, description={"source": "files"}))
+
+
+def test_a_target_in_other_pixels_stays_in_units_of_its_noise(tmp_path, monkeypatch):
+    """And its residuals are read again, not fitted again, as long as the images are the same."""
+    monkeypatch.setenv("LENSSTUDY_HOME", str(tmp_path))
+    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+    target = {"study": "fine", "preset": "realistic", "image_size": 64, "images_per_class": 10}
+    inputs = {"alone": {"residual": "alone"}, "beside": {"residual": "beside"}}
+    study = Study(study="x", image_size=32, images_per_class=10, targets=[target], inputs=inputs)
+    seen = stages._shown(study, "beside", "fine")
+    assert seen.images.shape[1:] == (2, 32, 32)
+    corner = seen.images[:, :, :6, :6]
+    assert corner[:, 0].std() == pytest.approx(1, abs=0.15) and corner[:, 1].std() == pytest.approx(1, abs=0.15)
+    monkeypatch.setattr(stages, "in_sigma", None)
+    alone = stages._shown(study, "alone", "fine")
+    np.testing.assert_allclose(alone.images[:, 0], seen.images[:, 1], atol=1e-5)
