@@ -21,8 +21,8 @@ __all__ = ["Summary", "below_chance", "in_plain_words", "read_summary", "short_t
 
 UPRIGHT = ("unperturbed", "upright")
 SHORT = ("network", "AUC", "accuracy")  # what the first table of a page has of the whole
-AWAY = "away, one preset"
 WELL_KNOWN = {"resnet18": "ResNet-18"}  # what readers know from elsewhere, and want to see beside the pair
+WORST = "worst"  # column of a transfer: the lowest AUC away from home
 
 
 class Summary(BaseModel):
@@ -85,7 +85,7 @@ def in_plain_words(summary: Mapping[str, Any]) -> str:
             for name, count in zip(known, counts[len(names) :], strict=True)
         )
         return f"{with_many}{count[0].lower() + count[1:] if with_many else count}{beside}{with_few}"
-    return _rotated(summary["table"]) or _away(summary["table"]) or _first_sentence(summary["answer"])
+    return _rotated(summary["table"]) or _first_sentence(summary["answer"])
 
 
 def short_table(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -108,7 +108,7 @@ def short_table(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def below_chance(table: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a table holds an AUC below 0.5, which asks for an explanation."""
-    found = (_number(value) for row in table for name, value in row.items() if name == "AUC" or AWAY in row)
+    found = (_number(value) for row in table for name, value in row.items() if name in ("AUC", WORST))
     return any(value is not None and value < 0.5 for value in found)
 
 
@@ -183,19 +183,6 @@ def _rotated(table: Sequence[Mapping[str, Any]]) -> str:
             count = f"is wrong {rotated} times in {out_of}{',' if upright == rotated else ''} {said}"
         each.append(f"{row['network']} {count}")
     return f"When a lens is rotated by 90°, {'; '.join(each)}." if each else ""
-
-
-def _away(table: Sequence[Mapping[str, Any]]) -> str:
-    names = ("at home", AWAY, "all together")
-    each = [(row["network"], *(f"{row[name]:.2f}" for name in names)) for row in table if AWAY in row]
-    if not each:
-        return ""
-    (first, home, away, mixed), *others = each
-    beside = "".join(f"; {name} has {one}, {two} and {three}" for name, one, two, three in others)
-    return (
-        f"{first} has an AUC of {home} on lenses of the simulator that it was trained on, {away} on those of another, "
-        f"and {mixed} after training on a mixture{beside}. A guess has 0.50."
-    )
 
 
 def _first_sentence(text: str) -> str:

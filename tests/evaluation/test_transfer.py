@@ -9,6 +9,7 @@ import pytest
 from lensstudy.data.dataset import DataError, LensDataset
 from lensstudy.evaluation.transfer import HOME, Transfer, scored
 from lensstudy.figures import plots
+from lensstudy.report.summaries import below_chance
 
 CLASSES = ("no_sub", "cdm", "axion")
 
@@ -64,6 +65,14 @@ def test_what_is_saved_is_what_the_list_of_reports_reads(transfer, tmp_path):
     assert summary["answer"] == transfer.answer and summary["figure_alt"] == "a picture"
     assert "one as it is: 0.000 away from home; best with 'adapted': 1.000" in transfer.answer
     assert len(pd.read_csv(tmp_path / "transfer.csv")) == 4
+
+
+def test_the_list_has_the_answer_in_one_sentence(transfer):
+    assert transfer.plain == (
+        "On images of 1 simulator that it was not trained on, one tells substructure from none with an AUC of 0.00; "
+        "the best way tried (adapted) brings it to 1.00. A guess has 0.50."
+    )
+    assert below_chance([{"network": "one", "way": "as it is", "worst": 0.0}])
 
 
 def test_a_figure_says_every_number_in_words(transfer):

@@ -677,10 +677,6 @@ TABLE = [
             {"answer": "", "table": [{"network": "a", "unperturbed": "0.9 [0.8, 1]", "rotated by 90°": "0.5"}]},
             "When a lens is rotated by 90°, a is wrong 50 times in 100 instead of 10.",
         ),
-        (
-            {"answer": "", "table": [{"network": "a", "at home": 0.9, "away, one preset": 0.51, "all together": 0.7}]},
-            "on lenses of the simulator that it was trained on, 0.51 on those of another, and 0.70 after",
-        ),
     ],
 )
 def test_an_answer_in_plain_words_counts_mistakes(summary, plain):
