@@ -331,7 +331,8 @@ def _ways(study: Study) -> dict[str, Study]:
     ways |= {name: _changed(study, changes, name) for name, changes in study.inputs.items()}
     if len(study.inputs) > 1:
         every = {parameter: value for changes in study.inputs.values() for parameter, value in changes.items()}
-        ways[TOGETHER] = _changed(study, every, TOGETHER)
+        others = [name for name, changes in study.inputs.items() if changes.keys() & study.group("data").keys()]
+        ways[TOGETHER] = _changed(study, every, others[0] if len(others) == 1 else TOGETHER)  # the same images once
     return ways
 
 

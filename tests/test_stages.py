@@ -151,7 +151,7 @@ def test_inputs_are_changed_alone_and_together():
     ways = stages._ways(Study(study="x", inputs=inputs))
     assert list(ways) == ["as it is", "noise", "pixels", "more", "together"]
     assert [one.scaling for one in ways.values()] == ["asinh", "noise", "asinh", "asinh", "noise"]
-    assert [one.study for one in ways.values()] == ["x", "x", "x", "x-more", "x-together"]
+    assert [one.study for one in ways.values()] == ["x", "x", "x", "x-more", "x-more"]
     jobs = [stages._Job(Study(study="x", inputs=inputs), way, network="plain-cnn", seed=2) for way in ways]
     folders = [job.folder.parts[-3:] for job in jobs]
     assert folders[2] == folders[0] == ("x-as-it-is", "training", "plain-cnn-s2")  # the same training

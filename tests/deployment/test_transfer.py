@@ -11,6 +11,8 @@ from lensstudy.cli import app
 from lensstudy.data.dataset import DataError, LensDataset
 from lensstudy.data.reading import write_deeplense
 from lensstudy.deployment.card import file_hash
+from lensstudy.deployment.exporting import export
+from lensstudy.deployment.predictor import Predictor
 from lensstudy.deployment.transfer import ADAPTATION, target_like, train_on
 from lensstudy.networks import names
 
@@ -75,6 +77,14 @@ def test_a_network_is_adapted_to_images_without_labels(folder, run_folder, blobs
     seen = target_like(LensDataset.load(tmp_path / "out" / "dataset"), tmp_path / "target", 0.05).images
     expected = 0.4 * blobs.images[::2] + 1.2
     np.testing.assert_allclose(seen[:, :, 1:-1, 1:-1], expected[:, :, 1:-1, 1:-1], atol=0.1)
+
+    run = tmp_path / "out" / "training" / "d4-mean-cnn-s1"
+    adapted = Predictor(export(run), pixel_scale=0.1)
+    new = 0.4 * blobs.images[1::2] + 1.2 + np.random.default_rng(1).normal(0, 0.006, blobs.images[1::2].shape)
+    assert adapted.predict(new.astype("f4"))["in_distribution"].mean() > 0.8, "more of the target"
+    shutil.rmtree(tmp_path / "out" / "target")
+    forgot = Predictor(export(run, tmp_path / "without"), pixel_scale=0.1)
+    assert forgot.predict(new.astype("f4"))["in_distribution"].mean() < 0.2, "the source alone"
 
 
 def test_the_size_of_a_pixel_goes_along(folder, run_folder, tmp_path):
