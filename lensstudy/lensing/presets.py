@@ -42,7 +42,7 @@ def _number(default: float, least: float, most: float):
 
 class PublishedPopulation(BaseModel):
     """What can be changed of a published preset. With `equal_mass` the substructure's mass inside the Einstein radius
-    is taken out of the halo, and ring sizes are drawn alike for every class, so that neither tells the classes apart.
+    is taken out of the halo, so that the size of the ring does not tell the classes apart.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)

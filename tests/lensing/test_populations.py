@@ -1,4 +1,4 @@
-"""What presets draw: DeepLense's test of equivariant networks as it was recovered, and equal mass in every class."""
+"""What presets draw: DeepLense's tests as they were recovered, and equal mass in every class."""
 
 import io
 import math
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 from scipy.fft import dctn
 
 from lensstudy.lensing.populations import CLASSES, complete, draw_lens, preset_named
@@ -118,10 +119,13 @@ def test_with_equal_mass_the_halo_gives_what_the_substructure_adds(name, class_n
         assert left == pytest.approx(row["einstein_radius"] ** 2, rel=1e-4)
 
 
-def test_with_equal_mass_rings_of_the_common_test_are_alike():
-    preset, radii = preset_named("common_test"), {}
+def test_smooth_lenses_of_the_common_test_are_the_same_in_every_class():
+    """Rings tell nothing, and the source's distance is uniform, with or without equal mass."""
+    draw, generator = preset_named("common_test").draw, np.random.default_rng(1)
     for name in CLASSES:
-        drawn = (draw_lens(preset, name, np.random.default_rng(k), {"equal_mass": True}) for k in range(300))
-        radii[name] = np.array([row["einstein_radius"] for row in drawn])
-    assert np.array_equal(radii["no_sub"], radii["cdm"]) and np.array_equal(radii["no_sub"], radii["axion"])
-    assert radii["no_sub"].min() < 0.95 and radii["no_sub"].max() > 1.63
+        lenses = [draw(name, generator, {}) for _ in range(1000)]
+        rings = [lens["einstein_radius"] for lens in lenses]
+        distances = np.array([math.hypot(lens["source_x"], lens["source_y"]) for lens in lenses])
+        for values, low, high in ((rings, 0.9, 1.65), (distances, 0.0, 0.46)):
+            assert stats.kstest(values, stats.uniform(low, high - low).cdf).pvalue > 1e-3
+        assert stats.kstest((distances / 0.46) ** 2, "uniform").pvalue < 1e-6  # as in a disc
