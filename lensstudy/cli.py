@@ -322,9 +322,8 @@ def pretrain(
         _check_names(pretraining.parameter_file(name), study, study.networks)
         from lensstudy import stages
 
-        settings = study.training(study.networks[0], study.seeds[0])
-        stages.trained(study, settings.network, settings.seed)
-        folder = pretraining.put_in(settings.training_folder(), study, stages.dataset(study), data_licence)
+        runs = [stages.trained(study, study.networks[0], seed).folder for seed in study.seeds]
+        folder = pretraining.put_in(runs, study, stages.dataset(study), data_licence)
         commands.echo(f"{_shown(folder)}:\n{choosing.listed({name: pretraining.Card.read(folder)})}")
     except (ValueError, RuntimeError, OSError) as error:
         _fail(str(error))

@@ -63,7 +63,7 @@ class Card(BaseModel):
     equality: dict[str, float] = Field(description="largest difference of logits to the network that was trained")
     licence: str
     versions: dict[str, str]
-    weights: str = Field(description="SHA-256 of the weights of the training that was exported")
+    weights: str = Field(description="SHA-256 of the weights of the training that was exported; of several, of theirs")
     files: dict[str, str] = Field(description="SHA-256 of every other file of the folder")
     seal: str = Field("", description="SHA-256 of this card without its seal")
 

@@ -1,4 +1,5 @@
-"""A network leaves the study: `export` writes the folder of a training as one that predicts on its own.
+"""A network leaves the study: `export` writes the folder of a training as one that predicts on its own, or those of
+several seeds as one that predicts their mean.
 
 The exported folder holds the network (`network.onnx` or, in int8, `network.int8.onnx`), the detector of images that are
 out of the distribution of the training images (`distribution.safetensors`), `card.json`, which describes and seals the
@@ -8,9 +9,11 @@ run. `Predictor` uses it.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -56,7 +59,7 @@ LIMITS = (
 
 
 def export(
-    run: str | Path,
+    run: str | Path | Sequence[str | Path],
     out: str | Path | None = None,
     format: str = "onnx",
     dataset: LensDataset | str | Path | None = None,
@@ -66,8 +69,9 @@ def export(
     """Export the network of a finished training, as ONNX with a card.
 
     Args:
-        run: folder of the training, as `fit` leaves it.
-        out: folder of the export (default: inside `run`, `exported` or `exported-int8`).
+        run: folder of the training, as `fit` leaves it; or the folders of several that differ by their seeds, whose
+            logits are averaged.
+        out: folder of the export (default: inside the first `run`, `exported` or `exported-int8`).
         format: `onnx`, or `int8`, which is faster, and near the trained network instead of equal to it; the card
             says how near.
         dataset: the set it was trained on, or its folder (default: the one of its study). Without it the card has
@@ -79,7 +83,8 @@ def export(
         The folder of the export.
 
     Raises:
-        CardError: if the exported network does not predict as the trained one does.
+        CardError: if the exported network does not predict as the trained one does, or if trainings differ by more
+            than their seeds.
         DataError: if `dataset` is not the one of the training, is missing where int8 needs it, or has another
             `pixel_scale`.
 
@@ -91,12 +96,10 @@ def export(
         >>> (export(run, dataset=lenses) / "card.json").exists()
         True
     """
-    from lensstudy.training.fitting import load_run
-
-    run = Path(run)
     if format not in FORMATS:
         raise ValueError(f"format '{format}' is unknown; there are {', '.join(FORMATS)}")
-    trained = load_run(run, network)
+    runs = [Path(one) for one in ([run] if isinstance(run, str | Path) else run)]
+    run, trained = runs[0], _trained(runs, network)
     known = trained.card["data"].get("pixel_scale")
     if pixel_scale and known and abs(pixel_scale / known - 1) > SCALE_TOLERANCE:
         raise DataError(
@@ -110,7 +113,7 @@ def export(
     before, partial = _made(out), out.with_name(f".{out.name}.{uuid4().hex}.partial")
     partial.mkdir(parents=True)
     try:
-        card = _write(partial, run, trained, data, format, pixel_scale)
+        card = _write(partial, runs, trained, data, format, pixel_scale)
         model_card.write(card, partial)
         for file in partial.iterdir():
             file.chmod(0o644)  # safetensors writes files that only their owner can read
@@ -207,10 +210,28 @@ def _check_free(out: Path) -> None:
         raise CardError(f"{out}: holds '{other}', which is of no exported network; choose another folder")
 
 
-def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, pixel_scale) -> Card:
+def _trained(runs: list[Path], network: torch.nn.Module | None) -> TrainedNetwork:
+    """The network of a training, or the mean of those of several, whose card then lists their seeds."""
+    from lensstudy.networks.averaging import Mean
+    from lensstudy.training.run import load_run
+
+    first, *others = (load_run(run, network) for run in runs)
+    if not others:
+        return first
+    for run, other in zip(runs[1:], others, strict=True):
+        names = first.card.keys() | other.card.keys()
+        if differ := sorted(name for name in names - {"seed"} if first.card.get(name) != other.card.get(name)):
+            raise CardError(f"{run}: differs from {runs[0]} in {', '.join(differ)}; name trainings that differ by seed")
+    trained = (first, *others)
+    card = first.card | {"seeds": [one.card["seed"] for one in trained]}
+    return replace(first, network=Mean([one.network for one in trained]).eval(), card=card)
+
+
+def _write(folder: Path, runs: list[Path], trained: TrainedNetwork, data, format: str, pixel_scale) -> Card:
+    run = runs[0]
     network = OnnxNetwork(write_onnx(trained.network, folder / ONNX_FILE))
     equality = _check_equality(network, trained.network)
-    labels, probabilities = _validation(run, trained.classes)
+    labels, probabilities = _validation(runs, trained.classes)
     description = trained.card
     scale = description["data"].get("pixel_scale") or pixel_scale
     images = Images(
@@ -232,7 +253,7 @@ def _write(folder: Path, run: Path, trained: TrainedNetwork, data, format: str, 
         limits=_limits(trained, scale, data),
         equality=equality,
         licence=LICENCE,
-        weights=file_hash(run / "weights.safetensors"),
+        weights=_weights(runs),
         versions=description["versions"] | {"lensstudy": __version__, "torch_export": torch.__version__},
         files={},
     )
@@ -347,8 +368,24 @@ def _named(odd: dict) -> str:
 # What the card says ---------------------------------------------------------------------------------------------------
 
 
-def _validation(run: Path, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of the validation images, and the probabilities that the training kept."""
+def _weights(runs: list[Path]) -> str:
+    """SHA-256 of the weights of a training; of several, that of theirs."""
+    hashes = [file_hash(run / "weights.safetensors") for run in runs]
+    return hashes[0] if len(runs) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+
+
+def _validation(runs: list[Path], classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of the validation images, and the probabilities that the training kept; of several, those of the mean of
+    their logits."""
+    tables = [_kept_predictions(run, classes) for run in runs]
+    labels = tables[0][0]
+    if len(runs) == 1:
+        return tables[0]
+    together = np.exp(np.mean([np.log(np.maximum(each, np.finfo(float).tiny)) for _, each in tables], axis=0))
+    return labels, together / together.sum(axis=1, keepdims=True)
+
+
+def _kept_predictions(run: Path, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     file = run / "predictions.parquet"
     try:
         table = pd.read_parquet(regular(file))

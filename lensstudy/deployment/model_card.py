@@ -185,7 +185,7 @@ def _training(card: Card) -> list[str]:
         f"Architecture {_plain(card.network)} of width {training['width']:g}; {training['epochs']} epochs with "
         f"{_plain(training['optimizer'])}, learning rate {training['learning_rate']:g}, schedule "
         f"{_plain(training['schedule'])}, batches of {training['batch_size']}, augmentation "
-        f"{_plain(training['augmentation'])}, seed {training['seed']}."
+        f"{_plain(training['augmentation'])}, {_seeds(training)}."
     ]
     if made:
         lines[0] += (
@@ -193,6 +193,13 @@ def _training(card: Card) -> list[str]:
             f"{_plain(made['version'])} (commit {_plain(made['commit'])})."
         )
     return lines
+
+
+def _seeds(training: dict) -> str:
+    """Which seed a training had, or of which several the logits are averaged."""
+    if "seeds" not in training:
+        return f"seed {training['seed']}"
+    return f"the mean of the logits of {len(training['seeds'])} seeds ({', '.join(map(str, training['seeds']))})"
 
 
 def _evaluation(card: Card) -> list[str]:

@@ -228,10 +228,25 @@ class _OutputsOfOthers(nn.Module):
         return self.network(images), self.network.features(images)
 
 
+class _OutputsOfMean(nn.Module):
+    """Logits and features of a `Mean`, from those of its members."""
+
+    def __init__(self, members: list[nn.Module]):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits, features = zip(*(member(images) for member in self.members), strict=True)
+        return torch.stack(logits).mean(0), torch.cat(features, dim=1)
+
+
 def _outputs(network: Classifier) -> nn.Module:
     from lensstudy.networks.architectures import Network
+    from lensstudy.networks.averaging import Mean
     from lensstudy.networks.folding import folded
 
+    if isinstance(network, Mean):
+        return _OutputsOfMean([_outputs(member) for member in network.members])
     return (_Outputs(folded(network)) if isinstance(network, Network) else _OutputsOfOthers(network)).eval()
 
 

@@ -9,6 +9,7 @@ learned weights, from which another can be fine-tuned.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,11 @@ def unseen(study: Study, dataset: LensDataset | None, images: int, seed: int = U
 
 
 def put_in(
-    run: str | Path, study: Study, dataset: LensDataset, licence: str = "", out: str | Path | None = None
+    run: str | Path | Sequence[str | Path],
+    study: Study,
+    dataset: LensDataset,
+    licence: str = "",
+    out: str | Path | None = None,
 ) -> Path:
     """Put a finished training into the box: export it, score it on `unseen` images, and say so in its card.
 
@@ -105,7 +110,7 @@ def put_in(
     weights to fine-tune from are kept in float16, where there are many.
 
     Args:
-        run: folder of the training.
+        run: folder of the training, or those of several seeds, whose mean it becomes; to fine-tune from is the first.
         study: the parameters that made it; its `question` says what the network is for.
         dataset: its data set.
         licence: that of images that were read; none is needed for simulated ones.
@@ -123,7 +128,8 @@ def put_in(
     if study.data_path and not licence:
         raise CardError(f"{study.study}: learns from images of others; say their licence with --data-licence")
     version = code_version()  # before anything is written here
-    folder, network = Path(out or names.PRETRAINED / study.study), load_run(run).network
+    first = Path(run if isinstance(run, str | Path) else run[0])
+    folder, network = Path(out or names.PRETRAINED / study.study), load_run(first).network
     try:
         export(run, folder, format="onnx" if network.group else "int8", dataset=dataset)
     except CardError:
@@ -131,7 +137,7 @@ def put_in(
             raise
         export(run, folder, dataset=dataset)  # rounded, it would not predict as the trained one does
     card = Card.read(folder)
-    card.files |= _training(Path(run), network, folder)
+    card.files |= _training(first, network, folder)
     images, what = unseen(study, dataset, UNSEEN_IMAGES)
     card.metrics["unseen"] = {"of": what} | _scores(folder, images)
     made = {"parameters": f"params/pretrained/{study.study}.yml", "command": f"lensstudy pretrain {study.study}"}

@@ -129,6 +129,30 @@ def test_exported_probabilities_are_those_of_the_training(exported, run_folder, 
     assert np.isfinite(ood_score).all()
 
 
+def test_several_seeds_are_exported_as_the_mean_of_their_logits(run_folder, blobs, tmp_path, monkeypatch):
+    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+    settings = Study(network="d4-steerable-cnn", width=0.5, epochs=6, batch_size=16, learning_rate=0.01, seed=2)
+    other = fit(blobs, settings, folder=tmp_path / "other")
+    folder = deployment.export([run_folder, other], tmp_path / "mean", dataset=blobs)
+    predictor, images = Predictor(folder), blobs.part("test").images
+    logits = [np.log(load_run(run).predict(images)) for run in (run_folder, other)]
+    expected = np.exp(np.mean(logits, axis=0) / predictor.temperature)
+    found, ood_score = predictor.answers(images)
+    np.testing.assert_allclose(found, expected / expected.sum(1, keepdims=True), atol=1e-5)
+    assert np.isfinite(ood_score).all() and predictor.card.symmetry == "D4"
+    change = predictor.probabilities(np.rot90(images, axes=(2, 3)).copy()) - predictor.probabilities(images)
+    assert abs(change).max() < 1e-5
+    said = (folder / "README.md").read_text(encoding="utf-8")
+    assert predictor.card.training["seeds"] == [1, 2] and "the mean of the logits of 2 seeds (1, 2)" in said
+    validation = [load_run(run).validation for run in (run_folder, other)]
+    mean = np.mean([np.log(one[list(blobs.classes)].to_numpy()) for one in validation], axis=0)
+    right = mean.argmax(1) == [blobs.classes.index(name) for name in validation[0]["class"]]
+    assert predictor.card.metrics["validation"]["accuracy"]["value"] == right.mean()
+    longer = fit(blobs, settings.model_copy(update={"epochs": 1}), folder=tmp_path / "longer")
+    with pytest.raises(CardError, match="differs from .* in epochs"):
+        deployment.export([run_folder, longer], tmp_path / "none", dataset=blobs)
+
+
 def test_an_export_in_int8_says_how_near_it_is(exported, run_folder, blobs, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="takes its ranges from training images"):
         deployment.export(run_folder, tmp_path / "out", "int8")
