@@ -3,7 +3,6 @@
 This is what recovered the parameters of the preset `common_test`.
 """
 
-import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -76,16 +75,6 @@ def fit(counts: np.ndarray, starts: list[dict], free: tuple[str, ...] = START) -
         )
     best, _ = min(found, key=lambda one: one[1])
     return best, chi_square(best, counts)
-
-
-def with_line(lens: dict, counts: np.ndarray, kept: int = 3) -> list[dict]:
-    """Of many lines of 3 % of the lens's mass, the `kept` that make a smooth fit better by most."""
-    mass = 0.03 * lens["einstein_radius"] ** 2 / PRESET.area_per_mass
-    places = np.arange(-1.2, 1.3, 0.3)
-    angles = np.arange(4) * np.pi / 4
-    lines = itertools.product(places, places, (0.5, 1.0), angles, (mass,))
-    tried = [lens | dict(zip(LINE, map(float, line), strict=True)) for line in lines if np.hypot(*line[:2]) < 1.4]
-    return [tried[i] for i in np.argsort(-gain(tried, lens, counts))[:kept]]
 
 
 def fit_with_subhalo(lens: dict, counts: np.ndarray) -> tuple[dict, float]:
