@@ -30,7 +30,8 @@ def tiny_home(tmp_path_factory):
     changes |= {"reference_images": 50, "noise_draws": 4, "trials": 1, "range_test_steps": 10, "orientations": 2}
     changes |= {"staircase_images": 10, "staircase_fits": 0, "smooth_fit_images": 4, "substructure_shares": [0.1, 1.0]}
     with_subhalo = read_observations(write_simulated(home / "simulated"))[0][1]
-    changes |= {"searched_lenses": [str(write(binned(with_subhalo, 2)[0], home / "lens"))]}
+    lens = str(write(binned(with_subhalo, 2)[0], home / "lens"))
+    changes |= {"observations_path": lens, "searched_lenses": [lens]}
     (home / "tiny.yml").write_text(yaml.safe_dump(changes))
     return home
 
