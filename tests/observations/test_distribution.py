@@ -136,7 +136,7 @@ def test_networks_of_different_classes_stand_compare_networks(judge):
     np.testing.assert_allclose(table[classes].sum(axis=1), 1)
     assert table["sub"].isna().tolist() == [True, False, True, False]
     substructure = np.concatenate([judge.substructure(images), other.substructure(images)])[[0, 3, 1, 4]]
-    np.testing.assert_allclose(1 - table["no_sub"], substructure)
+    np.testing.assert_allclose(1 - table["no_sub"], substructure, rtol=1e-6)  # float32, one image at a time or three
     assert (table["prediction"] == np.where(substructure > 0.5, "substructure", "no_sub")).all()
     assert table["p-value"][1] == other.reference.p_value(images[:1])[0]
 
