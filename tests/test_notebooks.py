@@ -72,7 +72,7 @@ def test_a_notebook_runs_twice_in_one_kernel(root, tiny_home, kernel, notebook):
         cell.source = cell.source.replace('study: str = "smoke"', f"study: str = {str(tiny_home / 'tiny.yml')!r}")
     once.append(new_code_cell("print(parameters)", metadata={"tags": ["nbval-check-output"]}))
     twice = new_notebook(cells=[new_code_cell("%reset -f"), *once, *copy.deepcopy(once)])
-    client = NotebookClient(twice, km=kernel, timeout=100)
+    client = NotebookClient(twice, km=kernel, timeout=300)  # a cell that hangs; as long as nbval waits
     client.execute()
     client.kc.stop_channels()
     guarded = [cell for cell in twice.cells if "nbval-check-output" in cell.metadata.get("tags", [])]
