@@ -13,7 +13,7 @@ RUN apt-get update \
 USER reader
 WORKDIR /lensstudy
 COPY --chown=reader . .
-RUN UV_NO_CACHE=1 make .venv/installed
+RUN UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 make .venv/installed
 ENV PATH=/lensstudy/.venv/bin:$PATH
 
 EXPOSE 8888

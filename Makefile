@@ -8,6 +8,8 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder --durations=20  # two process
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # One thread a process and as many processes as cores: two threads of torch stall whenever anything else runs.
 export OMP_NUM_THREADS = 1
+# Where this is set, every process compiles PyTorch anew: ten seconds and more for each of some hundred.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: study test lab bench reports docs notebooks lint clean help
 
