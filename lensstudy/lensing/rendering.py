@@ -93,6 +93,7 @@ def view_of(instrument: Instrument, image_size: int, dtype: torch.dtype) -> View
         )
     psf = psf_table(instrument.psf_file).to(dtype) if instrument.psf_file else psf_profile(instrument, image_size)
     centers = ((torch.arange(image_size, dtype=torch.float64) - (image_size - 1) / 2) * pixel_scale).to(dtype)
+    centers[centers == 0] = 1e-6 * pixel_scale  # at the very centre an isothermal lens bends light in no direction
     return View(centers[None, :], centers[:, None], psf, pixel_scale**2)
 
 

@@ -8,6 +8,7 @@ from lensstudy.data.simulation import simulate
 from lensstudy.lensing.fitting import smooth_fit
 from lensstudy.lensing.instruments import Instrument
 from lensstudy.lensing.presets import LensingError
+from lensstudy.lensing.rendering import render
 
 BRIGHT = {"source_magnitude_min": 20.0, "source_magnitude_max": 21.0, "subhalo_profile": "point"}
 HEAVY = BRIGHT | {"subhalo_mass_min": 1e9, "subhalo_density_min": 0.02, "subhalo_density_max": 0.05}
@@ -52,3 +53,10 @@ def test_images_of_another_shape_are_rejected():
         smooth_fit(np.zeros((2, 3, 8, 8)), np.ones(2))
     with pytest.raises(LensingError, match="3 values of noise_rms for 2 images; give one an image"):
         smooth_fit(np.zeros((2, 1, 8, 8)), np.ones(3))
+
+
+def test_a_pixel_at_the_centre_of_a_lens_is_dark():
+    """An odd number of pixels has one there. An isothermal lens has no central image: that pixel is as dark as the next."""
+    lens = {"einstein_radius": 1.2, "halo_einstein_radius": 1.2, "source_amplitude": 1.0, "source_radius": 0.1}
+    image = render(lens | {"source_index": 1.0}, "common_test", image_size=75)[0, 0]
+    assert image[37, 37] < 1e-3 * image.max()
