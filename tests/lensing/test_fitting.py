@@ -56,7 +56,7 @@ def test_images_of_another_shape_are_rejected():
 
 
 def test_a_pixel_at_the_centre_of_a_lens_is_dark():
-    """An odd number of pixels has one there. An isothermal lens has no central image: that pixel is as dark as the next."""
+    """An odd number of pixels has one there. An isothermal lens has no central image, so it is as dark as the next."""
     lens = {"einstein_radius": 1.2, "halo_einstein_radius": 1.2, "source_amplitude": 1.0, "source_radius": 0.1}
     image = render(lens | {"source_index": 1.0}, "common_test", image_size=75)[0, 0]
     assert image[37, 37] < 1e-3 * image.max()
