@@ -47,6 +47,7 @@ PATHS = (  # parameters that name files
     "searched_lenses",
     "apply_to",
     "published_networks",
+    "labelled_images",
 )
 SETTLED_NS = 2_000_000_000  # two changes within this time may bear the same time stamp
 RECORD_LIMIT = 2**30  # bytes of a table with a line for each file of a data set

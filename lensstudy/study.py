@@ -416,6 +416,15 @@ class Study(BaseModel):
     published_images: int = _published(
         30, ge=2, le=MANY, description="simulated Common Test images of each class that they are applied to"
     )
+    published_draws: int = _published(
+        2, ge=1, le=100, description="sets of so many images, each with a seed of its own, from data_seed on"
+    )
+    published_fits: int = _published(
+        2, ge=0, le=MANY, description="images of each class of the first set to which a smooth lens is fitted; 0: none"
+    )
+    labelled_images: str = _published(
+        "", description="real Common Test images in a folder a class, which no page shows; empty: none"
+    )
 
     # from one telescope to another
     targets: list[dict[str, Any]] = _transfer(

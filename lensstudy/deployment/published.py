@@ -9,30 +9,23 @@ pixels, each scaled from 0 to 1 by its own minimum and maximum.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from lensstudy.data.dataset import DataError, LensDataset
+from lensstudy.data.dataset import DataError
 from lensstudy.data.rotation import rotate
-from lensstudy.evaluation.intervals import wilson
-from lensstudy.evaluation.scores import format_interval
 
-__all__ = ["IMAGE_SIZE", "REAL_CONFUSION", "PublishedNetwork", "confusion_beside_real", "load_published"]
+__all__ = ["IMAGE_SIZE", "PublishedNetwork", "load_published"]
 
 IMAGE_SIZE = 150  # pixels a side of the images of the Common Test
 ORDER = ("axion", "cdm", "no_sub")  # what the logits stand for: vort, sphere and no, alphabetically from behind
 AT_ONCE = 64  # images in one pass
-# Of 2,500 real validation images of each class, how many rescnn_75epc_2025-03-16_17-19-40 calls no_sub, cdm and axion:
-# github.com/dby516/deeplense_test, test1/scripts/eval.ipynb at 0f723cc. There is no such matrix of another network.
-REAL_CONFUSION = {"no_sub": (2320, 101, 79), "cdm": (129, 2202, 169), "axion": (37, 19, 2444)}
 
 
 class PublishedNetwork(nn.Module):
@@ -138,44 +131,6 @@ def load_published(folder: str | Path) -> dict[str, PublishedNetwork]:
     if not files:
         raise DataError(f"{given}: holds no .safetensors file; {way_out}")
     return {file.stem: _read(file) for file in files}
-
-
-def confusion_beside_real(networks: Mapping[str, PublishedNetwork], lenses: LensDataset) -> pd.DataFrame:
-    """Tabulate what networks call simulated lenses, below what one of them calls the real images.
-
-    Args:
-        networks: by name, as `load_published` returns them.
-        lenses: simulated by the preset `common_test`, of the classes of these networks.
-
-    Returns:
-        One row a network and true class, the real images first: `network`, `class`, `images`, and for each class the
-        percentage that is called so, with its 95 % interval (Wilson).
-
-    Raises:
-        DataError: for images of another size.
-
-    Example:
-        >>> confusion_beside_real(load_published("$LENSSTUDY_DATA/published-networks"), lenses)  # doctest: +SKIP
-    """
-    classes = PublishedNetwork.classes
-    counted = {"real images": np.array([REAL_CONFUSION[name] for name in classes])}
-    truth = np.array([classes.index(lenses.classes[label]) for label in lenses.labels])
-    for name, network in networks.items():
-        called = network.probabilities(lenses.images).argmax(1)
-        counted[name] = np.bincount(3 * truth + called, minlength=9).reshape(3, 3)
-    rows = []
-    for name, counts in counted.items():
-        for of, each in zip(classes, counts, strict=True):
-            images = int(each.sum())
-            if images:
-                shares = {f"called {one}": _percent(int(k), images) for one, k in zip(classes, each, strict=True)}
-                rows.append({"network": name, "class": of, "images": images, **shares})
-    return pd.DataFrame(rows)
-
-
-def _percent(count: int, images: int) -> str:
-    low, high = wilson(count / images, images)
-    return format_interval(100 * count / images, 100 * low, 100 * high, 1)
 
 
 def _read(file: Path) -> PublishedNetwork:

@@ -15,6 +15,7 @@ from lensstudy.figures.analysis import (
     transfer,
 )
 from lensstudy.figures.analysis_answer import answer
+from lensstudy.figures.common_test import real_at_rotations, recalls_beside_real
 from lensstudy.figures.data import (
     class_means,
     ellipticities,
@@ -108,7 +109,9 @@ __all__ = [
     "predictions",
     "radial_profiles",
     "range_test",
+    "real_at_rotations",
     "recalls",
+    "recalls_beside_real",
     "recovery_curves",
     "reliability",
     "residuals",

@@ -209,9 +209,9 @@ def _figure_first(soup: BeautifulSoup, summary: Mapping[str, Any], headline: byt
 
 
 def _unlink_notebooks(soup: BeautifulSoup) -> None:
-    """Take out what leads from notebook to notebook: a page lies elsewhere, and has a way to its study of its own. The
-    line of neighbours goes, other links become their text."""
-    for link in soup.find_all("a", href=re.compile(r"^[\w-]+\.(ipynb|md)$")):
+    """Take out what leads from notebook to notebook or to a document: a page lies elsewhere, and has a way to its study
+    of its own. The line of neighbours goes, other links become their text."""
+    for link in soup.find_all("a", href=re.compile(r"^(\.\./docs/)?[\w-]+\.(ipynb|md)(#[\w-]+)?$")):
         line = link.find_parent("p")
         if line is not None and line.get_text().lstrip().startswith(("←", "all notebooks")):
             line.decompose()

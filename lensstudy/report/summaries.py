@@ -85,7 +85,7 @@ def in_plain_words(summary: Mapping[str, Any]) -> str:
             for name, count in zip(known, counts[len(names) :], strict=True)
         )
         return f"{with_many}{count[0].lower() + count[1:] if with_many else count}{beside}{with_few}"
-    return _rotated(summary["table"]) or _first_sentence(summary["answer"])
+    return _first_sentence(summary["answer"])
 
 
 def short_table(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -169,20 +169,6 @@ def _counted(shares: Sequence[float]) -> tuple[list[str], str]:
 
 def _times(count: str) -> str:
     return "time" if count == "1" else "times"
-
-
-def _rotated(table: Sequence[Mapping[str, Any]]) -> str:
-    rows = [row for row in table if "unperturbed" in row and "rotated by 90°" in row]
-    each = []
-    for row in rows:
-        pair = [1 - (_number(row[name]) or 0) for name in ("unperturbed", "rotated by 90°")]
-        (upright, rotated), out_of = _counted(pair)
-        said = "rotated or not" if upright == rotated else f"instead of {upright}"
-        count = f"{rotated}, {said}" if upright == rotated else f"{rotated} {said}"
-        if not each:
-            count = f"is wrong {rotated} times in {out_of}{',' if upright == rotated else ''} {said}"
-        each.append(f"{row['network']} {count}")
-    return f"When a lens is rotated by 90°, {'; '.join(each)}." if each else ""
 
 
 def _first_sentence(text: str) -> str:

@@ -767,12 +767,12 @@ def test_links_from_notebook_to_notebook_lead_nowhere_from_a_page(tmp_path, monk
     """The line of neighbours is removed, and other links are their text; links to the world stay."""
     prose = (
         "# Two\n\n**Question.** Where?\n\n← [one](01-one.ipynb) · [all notebooks](README.md) · [three](03-three.ipynb)"
-        " →\n\nSee [three](03-three.ipynb) and [a paper](https://arxiv.org/abs/0910.0760)."
+        " →\n\nSee [three](03-three.ipynb), [more](../docs/science.md#the-claim) and [a paper](https://arxiv.org/abs/0910.0760)."
     )
     source = notebook(tmp_path / "02-two.ipynb", new_markdown_cell(prose), "1")
     execute(source, tmp_path / "out.ipynb", {}, log=tmp_path / "log", timeout_s=60, cwd=tmp_path)
     pages.render(tmp_path / "out.ipynb", tmp_path / "page.html")
     body = BeautifulSoup((tmp_path / "page.html").read_text(encoding="utf-8"), "html.parser").find("main")
-    assert "See three and a paper." in body.get_text() and "all notebooks" not in body.get_text()
-    assert not [link["href"] for link in body.find_all("a", href=re.compile(r"0[13]-|README"))]
+    assert "See three, more and a paper." in body.get_text() and "all notebooks" not in body.get_text()
+    assert not [link["href"] for link in body.find_all("a", href=re.compile(r"0[13]-|README|science"))]
     assert body.find("a", href="https://arxiv.org/abs/0910.0760")
