@@ -1,7 +1,5 @@
 """Networks that others published: their weights become the network they were of, and nothing else is taken for one."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -9,8 +7,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from lensstudy.data.dataset import DataError
-from lensstudy.data.reading import read
-from lensstudy.deployment.published import confusion_beside_real, load_published
+from lensstudy.deployment.published import load_published
 
 
 def convolution(out, into, size):
@@ -74,17 +71,6 @@ def test_a_network_is_what_its_weights_say(weights, tmp_path):
         network.probabilities(np.ones((1, 1, 64, 64)))
 
 
-def test_the_confusion_of_simulated_lenses_stands_beside_that_of_real_ones():
-    """Of four lenses, in another order of classes than the network's: one axion is called cdm."""
-    network = SimpleNamespace(probabilities=lambda images: np.eye(3)[[2, 1, 0, 1]])
-    lenses = SimpleNamespace(images=None, classes=["axion", "cdm", "no_sub"], labels=np.array([0, 0, 2, 1]))
-    table = confusion_beside_real({"one": network}, lenses).set_index(["network", "class"])
-    assert table.loc[("real images", "axion"), "called axion"] == "97.8 [97.1, 98.3]"
-    assert table.loc[("one", "axion"), "called cdm"] == "50.0 [9.5, 90.5]"
-    assert table.loc["one", "images"].to_dict() == {"no_sub": 1, "cdm": 1, "axion": 2}
-    assert table.loc[("one", "no_sub"), "called no_sub"].startswith("100.0")
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -114,14 +100,3 @@ def test_what_is_missing_is_named_with_the_place_to_put_it(tmp_path, monkeypatch
     (tmp_path / "cut.safetensors").write_bytes(b"\x08" * 20)
     with pytest.raises(DataError, match="cut.safetensors: cannot be read as safetensors"):
         load_published(tmp_path)
-
-
-def test_published_networks_know_the_real_images_upright_and_not_rotated(evaluation_data):
-    """Fifteen real images, which were in their training."""
-    lenses = read(evaluation_data / "deeplense-common-test")
-    networks = load_published(evaluation_data / "published-networks")
-    assert len(networks) == 2
-    for network in networks.values():
-        truth = [network.classes.index(name) for name in lenses.catalogue["class"]]
-        right = [(network.probabilities(lenses.images, angle).argmax(1) == truth).sum() for angle in (0, 90, 180, 270)]
-        assert min(right[0], right[2]) >= 13 and max(right[1], right[3]) <= 11, right

@@ -33,7 +33,7 @@ def aligned(blobs):
     return replace(blobs, images=images.astype(np.float32))
 
 
-def test_what_a_network_loses_to_the_orientation_is_told_with_its_interval(aligned, tmp_path):
+def test_what_a_network_loses_to_the_orientation_is_told_with_its_interval(aligned):
     found = UnderRotation({"upright": Asking(True), "square": Asking(False)}, aligned)
     auc = found.table.set_index(["network", "perturbation"])["auc"].unstack()
     assert list(found.summary().columns) == ["network", *ROTATIONS, "rotation consistency"]
@@ -50,7 +50,19 @@ def test_what_a_network_loses_to_the_orientation_is_told_with_its_interval(align
     assert lost.value == pytest.approx(right[0] - right[1]) and 0 < lost.low < lost.value < lost.high
     assert kept.value == 0 and kept.low <= 0 <= kept.high
     assert f"{right[0]:.3f} right upright and {right[1]:.3f} after" in found.answer
-    assert found.save(tmp_path).read_text().count('"network"') == 2 and (tmp_path / "rotations.csv").exists()
+    wrong, after = (f"{100 * (1 - one):.0f}" for one in right)
+    assert f"upright is wrong {after} times in 100 instead of {wrong}; square " in found.plain
+    assert found.plain.endswith(", rotated or not.")
+
+
+def test_what_is_known_of_upright_lenses_is_not_asked_again(aligned):
+    """With probabilities of nobody, the upright score is theirs and the rotated ones are the network's."""
+    nobody = np.tile([0.0, 1.0], (len(aligned), 1))
+    own = UnderRotation({"upright": Asking(True)}, aligned).table.set_index("perturbation")["accuracy"]
+    given = UnderRotation({"upright": Asking(True)}, aligned, upright={"upright": nobody}).table
+    found = given.set_index("perturbation")["accuracy"]
+    assert list(found.index) == list(ROTATIONS) and found["unperturbed"] == (aligned.labels == 1).mean()
+    assert found.drop("unperturbed").equals(own.drop("unperturbed"))
 
 
 def test_a_network_of_other_classes_is_rejected(aligned):

@@ -673,10 +673,6 @@ TABLE = [
             {"answer": "", "table": [{"network": "a", "accuracy": "0.999"}, {"network": "b", "accuracy": "0.98"}]},
             "a is wrong 1 time in 1,000, b 20.",
         ),
-        (
-            {"answer": "", "table": [{"network": "a", "unperturbed": "0.9 [0.8, 1]", "rotated by 90°": "0.5"}]},
-            "When a lens is rotated by 90°, a is wrong 50 times in 100 instead of 10.",
-        ),
     ],
 )
 def test_an_answer_in_plain_words_counts_mistakes(summary, plain):
