@@ -446,10 +446,10 @@ class Study(BaseModel):
         ["batch-norm"], description="ways to learn from a target's unlabelled images, each on top of all the inputs"
     )
     staircase_images: int = _transfer(
-        40, ge=10, le=MANY, description="simulated images of each class on each step between two presets"
+        30, ge=10, le=MANY, description="simulated images of each class on each step between two presets"
     )
     staircase_fits: int = _transfer(
-        2, ge=0, le=MANY, description="images of each class and step to which a smooth lens is fitted; 0: none"
+        1, ge=0, le=MANY, description="images of each class and step to which a smooth lens is fitted; 0: none"
     )
 
     @model_validator(mode="before")

@@ -54,6 +54,7 @@ from lensstudy.lensing.sources import sample
 
 __all__ = [
     "MODES",
+    "VECTOR",
     "batch_size",
     "checked_size",
     "render",
@@ -66,7 +67,7 @@ __all__ = [
 MODES = ("eager", "compiled")
 RAYS_PER_BATCH = 32 * 64 * 64  # what stays in a processor's cache
 COLUMNS_AT_ONCE = 2048  # of four rays each, likewise
-VECTOR = 64  # numbers that a processor computes together, at most
+VECTOR = 32  # float32 numbers that a processor computes together, at most: two registers of 512 bits
 POINTS = ("point_x", "point_y", "point_radius", "point_scale_radius")
 
 

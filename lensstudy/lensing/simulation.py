@@ -19,7 +19,15 @@ from lensstudy.lensing.detectability import detectability
 from lensstudy.lensing.instruments import INSTRUMENTS, Instrument, noise_variance, noisy
 from lensstudy.lensing.populations import CLASSES, Preset, complete, draw_lens, heavier, preset_named
 from lensstudy.lensing.presets import LensingError, population_of
-from lensstudy.lensing.rendering import batch_size, checked_size, render_batch, render_with_cells, renderer, view_of
+from lensstudy.lensing.rendering import (
+    VECTOR,
+    batch_size,
+    checked_size,
+    render_batch,
+    render_with_cells,
+    renderer,
+    view_of,
+)
 
 __all__ = ["Request", "checked_request", "describe", "draw_batch", "make_chunk"]
 
@@ -63,10 +71,13 @@ def make_chunk(request: Request, class_name: str, start: int, stop: int) -> tupl
 
 
 def whole_batches(request: Request, start: int, stop: int) -> list[range]:
-    """The numbers of the images in each batch. The last batch is always drawn and rendered whole, so that an image
-    never depends on how many others were wanted."""
+    """The numbers of the images in each batch. The last one is drawn and rendered as far as it fills a processor's
+    vectors, so that an image never depends on how many others were wanted."""
     batch = batch_size(request.image_size)
-    return [range(first, first + batch) for first in range(start, stop, batch)]
+    filled = VECTOR if request.mode == "eager" else batch  # code is compiled for one number of images
+    return [
+        range(first, first + min(batch, -(-(stop - first) // filled) * filled)) for first in range(start, stop, batch)
+    ]
 
 
 def make_batch(request: Request, class_name: str, numbers: range) -> tuple[np.ndarray, list[dict]]:
