@@ -87,8 +87,8 @@ def power_law(
     real, imaginary = along / radius, across / radius
     double_real, double_imaginary = real**2 - imaginary**2, 2 * real * imaginary
     sum_real, sum_imaginary = real, imaginary
-    for n in range(1, terms):
-        share = -f * (2 * n - (2 - t)) / (2 * n + (2 - t))
+    twice = torch.arange(2, 2 * terms, 2, dtype=t.dtype, device=t.device).view(-1, *[1] * t.ndim)  # 2n of all terms
+    for share in -f * (twice - (2 - t)) / (twice + (2 - t)):
         real, imaginary = (
             share * (double_real * real - double_imaginary * imaginary),
             share * (double_real * imaginary + double_imaginary * real),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import torch
 from scipy import sparse
@@ -61,7 +63,7 @@ class Rays:
         parts = share[there].astype(np.float32), (to[there], from_[there])
         return sparse.csr_array(parts, shape=(len(rows), int(self.lit.sum())))
 
-    @property
+    @cached_property
     def centers(self) -> tuple[Tensor, Tensor]:
         """Where the mean ray of each lit pixel passes."""
         return tuple(axis.reshape(-1, self.per_pixel).mean(1) for axis in (self.x, self.y))
