@@ -38,7 +38,7 @@ highlight_language = "text"
 html_theme = "furo"
 html_title = "lensstudy"
 html_math_renderer = "mathml"
-html_copy_source = html_show_copyright = False
+html_copy_source = html_show_copyright = html_use_index = False
 html_show_search_summary = False  # a page that lies on a disk cannot open others to quote them
 html_css_files = ["site.css"]
 html_static_path = ["site.css"]

@@ -285,7 +285,7 @@ def fit(
         bool, typer.Option(help="make the trainings that choose its settings: `grid` and `alternatives`")
     ] = False,
 ) -> None:
-    """Make one training of a study, without a notebook: for learning curves, and for several GPUs or nodes."""
+    """Run one training of a study without a notebook: for learning curves, and for several GPUs or nodes."""
     study = _study(study_file)
     settings = study.training(network or study.network, study.seed if seed < 0 else seed, share)
     _check_names(study_file, study, [settings.network])
@@ -335,9 +335,7 @@ def report(
     reference: Annotated[bool, typer.Option("--reference", help="write to reports/reference, to be committed")] = False,
     mark_outdated: Annotated[
         bool,
-        typer.Option(
-            "--mark-outdated", help="only mark reference pages of older notebooks, and renew style and plain words"
-        ),
+        typer.Option("--mark-outdated", help="only mark reference pages of older notebooks, and renew style and words"),
     ] = False,
 ) -> None:
     """Render the pages of finished studies again, from their executed notebooks, and the lists of pages."""
@@ -353,7 +351,7 @@ def report(
         for page in pages.mark_outdated(kept, notebooks_folder()):
             commands.echo(f"{_shown(page)}: made with an earlier version of its notebook")
         pages.restyle(kept)
-        pages.reworded(kept)
+        pages.reworded(kept, home() / "params")
         listing.write_study_list(kept)
         return
     if not names:
@@ -405,7 +403,7 @@ def compare(
     first: Annotated[str, typer.Argument(help="name of a study that has run")],
     second: Annotated[str, typer.Argument(help="name of another")],
 ) -> None:
-    """Show two studies side by side: what was done differently, and what came out."""
+    """Show two studies side by side: the parameters in which they differ, and their results."""
     runs = [home() / "runs" / name for name in (first, second)]
     for run_folder in runs:
         if not (run_folder / "notebooks").is_dir():
@@ -436,7 +434,7 @@ def inspect(
     resample: commands.Resample = True,
     force: commands.Force = False,
 ) -> None:
-    """Show what is at a path: layout, classes, shapes, values, and what would stop a study or, --for NETWORK, a
+    """Show what is at a path: layout, classes, shapes, values, and problems for a study or, --for NETWORK, for a
     prediction."""
     if "$" not in str(path) and not commands.exists(str(path)):
         _fail(f"{path}: nothing exists at this path")

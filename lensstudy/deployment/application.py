@@ -1,4 +1,4 @@
-"""A trained network applied to somebody's images: its predictions, how many are right, and what they go by.
+"""A trained network applied to somebody's images: its predictions, how many are right, and which pixels they use.
 
 `Application` holds what `Predictor` says of a set of images beside the trained network itself, which an exported one no
 longer is: attribution needs its gradients.

@@ -1,4 +1,4 @@
-"""How other DeepLense code expects networks and data, and the way between its habits and this study's.
+"""How other DeepLense code expects networks and data, and how to convert between its conventions and this study's.
 
 Three conventions exist: a raw `state_dict` whose network takes `(B, 1, H, W)` and returns three logits in one of two
 orders of classes; a folder `Model_X/{train,test}/<class>`; and an encoder and a classifier apart, as in the package

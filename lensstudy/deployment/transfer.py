@@ -118,7 +118,7 @@ def target_like(
     dataset: LensDataset, path: str | Path, pixel_scale: float | None = None, extension: str | None = None
 ) -> LensDataset:
     """Read images without labels as a network that is trained on `dataset` would see them: in its pixels, with a pixel
-    in the centre where it has one. Those that no data set would keep (not finite, copies, cut lenses) are left out.
+    in the centre where it has one. Those that no data set would keep (not finite, copies, cut lenses) are omitted.
 
     Args:
         dataset: the images with labels.

@@ -1,4 +1,4 @@
-"""Where the networks of a study fail, and where they look: accuracy along the truth, mistakes, attributions."""
+"""Where the networks of a study fail, and which pixels they use: accuracy along the truth, mistakes, attributions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Failures:
     Args:
         test: the test images with their catalogue; where the truth is unknown, tables are empty.
         probabilities: by network, `(N, classes)` of these images, one array a seed.
-        trained: by network, the `TrainedNetwork` that is asked where it looks.
+        trained: by network, the `TrainedNetwork` whose predictions are attributed to pixels.
     """
 
     def __init__(self, test: LensDataset, probabilities: Mapping[str, Sequence[np.ndarray]], trained: Mapping):

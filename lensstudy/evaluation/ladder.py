@@ -2,7 +2,7 @@
 
 The detectability of substructure is what it changes of an image, in sigma of the noise, once the smooth lens and its
 source have been fitted to it. It is the measure on which substructures of any mass, form and distance from the arcs
-compare. `Ladder` gives the AUC against it, one recipe of a mixture at a time.
+compare. `Ladder` gives the AUC against it, one population of a mixture at a time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lensstudy.evaluation.scores import auc, averaged_over
 from lensstudy.evaluation.shortcuts import smooth_fit_scores
 from lensstudy.progress import progress
 
-__all__ = ["IDEAL", "SMOOTH_FIT", "Ladder", "auc_along", "ideal_auc", "recipes"]
+__all__ = ["IDEAL", "SMOOTH_FIT", "Ladder", "auc_along", "ideal_auc", "populations"]
 
 IDEAL, SMOOTH_FIT = "ideal observer", "smooth fit"
 BIN, BINS = 15, 10  # images in a bin at least, and bins at most
@@ -51,9 +51,9 @@ class Ladder:
     """The AUC of substructure against none, against the detectability of the substructure.
 
     Args:
-        test: simulated test images with their catalogue, of one recipe or mixed.
+        test: simulated test images with their catalogue, of one population or mixed.
         probabilities: by network, `(N, classes)` of these images, one array a seed.
-        smooth_fit_images: images of each class and recipe to which a smooth lens is fitted; 0: none.
+        smooth_fit_images: images of each class and population to which a smooth lens is fitted; 0: none.
 
     Raises:
         DataError: the images were not simulated, have no class `no_sub`, or no noise.
@@ -74,10 +74,10 @@ class Ladder:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """One row a `recipe`, `observer` (network, smooth fit, ideal observer) and bin of detectability, as from
+        """One row a `population`, `observer` (network, smooth fit, ideal observer) and bin of detectability, as from
         `auc_along`."""
         tables = []
-        for recipe, rows in progress(recipes(self.test).items(), "recipes"):
+        for population, rows in progress(populations(self.test).items(), "populations"):
             images = self.test.subset(rows)
             runs = {name: [1 - one[rows, self.no_sub] for one in each] for name, each in self.probabilities.items()}
             curves = {name: self._curve(images, each) for name, each in runs.items()}
@@ -87,8 +87,8 @@ class Ladder:
                 judged = replace(fitted, description=camera)
                 curves[SMOOTH_FIT] = self._curve(fitted, [smooth_fit_scores(judged, len(judged))[1][:, 1]])
             curves[IDEAL] = self._curve(images, [])
-            tables += [curve.assign(recipe=recipe, observer=observer) for observer, curve in curves.items()]
-        columns = ["recipe", "observer", "sigma", "mass", "auc", "low", "high", "images"]
+            tables += [curve.assign(population=population, observer=observer) for observer, curve in curves.items()]
+        columns = ["population", "observer", "sigma", "mass", "auc", "low", "high", "images"]
         return pd.concat(tables, ignore_index=True)[columns]
 
     def _curve(self, images: LensDataset, runs: Sequence[np.ndarray]) -> pd.DataFrame:
@@ -98,26 +98,26 @@ class Ladder:
 
     @property
     def reached(self) -> pd.DataFrame:
-        """The detectability, in sigma, from which on each observer has an AUC of 0.9: one row a `recipe`, one column an
-        observer. Read off between bins on a logarithmic axis; nan where no bin gets there."""
+        """The detectability, in sigma, from which on each observer has an AUC of 0.9: a row for each `population`, a
+        column for each observer. Read off between bins on a logarithmic axis; nan where no bin gets there."""
         crossed = {
             key: _crossing(curve["sigma"].to_numpy(), curve["auc"].to_numpy())
-            for key, curve in self.table.groupby(["recipe", "observer"], sort=False)
+            for key, curve in self.table.groupby(["population", "observer"], sort=False)
         }
-        return pd.Series(crossed).unstack().loc[self.table["recipe"].unique(), self.table["observer"].unique()]
+        return pd.Series(crossed).unstack().loc[self.table["population"].unique(), self.table["observer"].unique()]
 
     @property
     def answer(self) -> str:
-        """Where each observer finds substructure, over the recipes."""
+        """Where each observer finds substructure, over the populations."""
         reached, said = self.reached, []
         for observer in reached:
             values = reached[observer].dropna()
             if not len(values):
-                said.append(f"{observer}: in no recipe")
+                said.append(f"{observer}: in no population")
             elif len(reached) == 1:
                 said.append(f"{observer}: {_sigma(values.iloc[0])} sigma")
             else:
-                among = "" if len(values) == len(reached) else f", in {len(values)} of {len(reached)} recipes"
+                among = "" if len(values) == len(reached) else f", in {len(values)} of {len(reached)} populations"
                 said.append(f"{observer}: {_sigma(values.min())} to {_sigma(values.max())} sigma{among}")
         return f"An AUC of {FOUND} is reached from this detectability on. " + "; ".join(said) + "."
 
@@ -146,9 +146,9 @@ class Ladder:
             "answer": self.answer,
             "plain": self.plain,
             "figure": "headline.png",
-            "figure_alt": "AUC of substructure against none, against its detectability; a panel for each recipe.",
+            "figure_alt": "AUC of substructure against none, against its detectability; a panel for each population.",
             "figure_caption": "AUC against detectability: networks, smooth fit and ideal observer.",
-            "table": json.loads(self.reached.reset_index(names="recipe").to_json(orient="records")),
+            "table": json.loads(self.reached.reset_index(names="population").to_json(orient="records")),
             "limitations": self.limitations,
         }
         file = folder / "summary.json"
@@ -192,10 +192,13 @@ def auc_along(sigma: np.ndarray, mass: np.ndarray, smooth: np.ndarray, runs: Seq
     return pd.DataFrame(rows)
 
 
-def recipes(dataset: LensDataset) -> dict[str, np.ndarray]:
-    """Whether each image `(N,)` is of a recipe, by the name of the recipe: what tells the components of a mixture apart
-    in a few words, their preset and the parameters of their population. Components that differ in nothing but the mass
-    of their substructure (`substructure_boost`) are one recipe, and one recipe alone has the name of its preset."""
+def populations(dataset: LensDataset) -> dict[str, np.ndarray]:
+    """Whether each image `(N,)` is of a population, by its name.
+
+    The name says in a few words what tells the components of a mixture apart: their preset and the parameters of their
+    population. Components that differ only in the mass of their substructure (`substructure_boost`) are one population,
+    and a population alone has the name of its preset.
+    """
     about = [component.description for component in components(dataset)]
     values = [{"preset": one["preset"], "noise level": one.get("noise_level"), **one["population"]} for one in about]
     for one in values:

@@ -33,7 +33,7 @@ class Transfer:
     Args:
         runs: trained networks, one a seed, by the way, by what they are tested on, and by the name of the network.
         tests: the images that a way is tested on, by the way and by their name, labels and all.
-        unlabelled: training images of each target, whose labels nobody looks at, by the way and by their name: the way
+        unlabelled: training images of each target, whose labels are not used, by the way and by their name: the way
             whose predictions for them are sure and balanced is `chosen`. Empty: none is chosen.
     """
 

@@ -136,7 +136,7 @@ def explanation(analysis: Analysis) -> Styler:
         "where these differ the table of settings says so. A network with symmetry also has fewer weights than one of "
         "equal channels, and its last layer fewer features. Averaged: the mean of a plain network's predictions over "
         "the eight rotations and reflections of the square, which makes it exactly invariant, and is an average of "
-        "eight. Comparisons for which the study has no networks are left out, and that of training images needs two "
+        "eight. Comparisons for which the study has no networks are omitted, and that of training images needs two "
         "seeds.",
     )
 

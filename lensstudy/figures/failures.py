@@ -1,4 +1,4 @@
-"""Figures of where networks fail and where they look: accuracy along the truth, mistakes, attributions.
+"""Figures of where networks fail and which pixels they use: accuracy along the truth, mistakes, attributions.
 
 They take what `evaluation.failures.Failures` measured. Where a bound of physics exists it is drawn beside the networks.
 """

@@ -1,4 +1,4 @@
-"""Figures of a search for one subhalo: where it looks, what it finds, how sure it is, and what is published.
+"""Figures of a search for one subhalo: where it searches, what it finds, how sure it is, and what is published.
 
 A function takes what `observations.known_subhalo` found, draws and returns a figure that knows its caption.
 """

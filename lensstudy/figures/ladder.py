@@ -1,4 +1,4 @@
-"""The figure of what can be found: AUC against the detectability of substructure, a panel for each recipe."""
+"""The figure of what can be found: AUC against the detectability of substructure, a panel for each population."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["detection_ladder"]
 
 def detection_ladder(table: pd.DataFrame, columns: int = 3) -> Figure:
     """Draw the AUC of every observer against the detectability of the substructure, from `Ladder.table`; so many
-    recipes stand side by side."""
-    recipes, observers = table["recipe"].unique(), table["observer"].unique()
-    columns = min(columns, len(recipes))
-    rows = -(-len(recipes) // columns)
+    populations stand side by side."""
+    populations, observers = table["population"].unique(), table["observer"].unique()
+    columns = min(columns, len(populations))
+    rows = -(-len(populations) // columns)
     height = 1.9 if columns > 1 else 2.9
     figure, grid = plt.subplots(
         rows,
@@ -30,11 +30,11 @@ def detection_ladder(table: pd.DataFrame, columns: int = 3) -> Figure:
         sharey=True,
         squeeze=False,
     )
-    for axes in grid.flat[len(recipes) :]:
+    for axes in grid.flat[len(populations) :]:
         axes.set_axis_off()
-    for axes, recipe in zip(grid.flat, recipes, strict=False):
+    for axes, population in zip(grid.flat, populations, strict=False):
         for k, observer in enumerate(observers):
-            curve = table[(table["recipe"] == recipe) & (table["observer"] == observer)]
+            curve = table[(table["population"] == population) & (table["observer"] == observer)]
             if observer == IDEAL:
                 axes.plot(curve["sigma"], curve["auc"], color="0.2", ls="--", lw=1.2, label=IDEAL)
             elif observer == SMOOTH_FIT:
@@ -49,7 +49,7 @@ def detection_ladder(table: pd.DataFrame, columns: int = 3) -> Figure:
         axes.set(xscale="log", ylim=(0.3, 1.02))
         axes.xaxis.set_major_locator(LogLocator(10))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.set_title(wrapped(recipe, 34), fontsize=7)
+        axes.set_title(wrapped(population, 34), fontsize=7)
     for axes in grid[:, 0]:
         axes.set_ylabel("AUC")
     for axes in grid[-1]:
@@ -60,7 +60,7 @@ def detection_ladder(table: pd.DataFrame, columns: int = 3) -> Figure:
         "AUC of lenses with substructure against smooth ones, against the detectability of the substructure after "
         "re-fitting the smooth lens; bars: 95 % intervals, dashed: an ideal observer, dotted: a guess.",
         "; ".join(
-            f"{recipe}, {observer}: " + ", ".join(f"{row.auc:.2f} at {row.sigma:.2g}" for row in curve.itertuples())
-            for (recipe, observer), curve in table.groupby(["recipe", "observer"], sort=False)
+            f"{population}, {observer}: " + ", ".join(f"{row.auc:.2f} at {row.sigma:.2g}" for row in curve.itertuples())
+            for (population, observer), curve in table.groupby(["population", "observer"], sort=False)
         ),
     )

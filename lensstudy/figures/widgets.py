@@ -213,7 +213,7 @@ async def train(dataset: LensDataset, study: Study, folder: str | Path | None = 
 
     The training runs in a thread of its own, so that the kernel hears the button meanwhile: write `await train(...)` in
     a cell. The training stops after the epoch that is under way and keeps the best checkpoint so far; asked again, it
-    goes on. Whoever interrupts the kernel stops it likewise. In a batch nobody looks, and nothing is drawn.
+    goes on. Whoever interrupts the kernel stops it likewise. In a batch nothing is drawn.
 
     Returns:
         The run folder.

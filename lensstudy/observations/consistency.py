@@ -1,4 +1,4 @@
-"""Do predictions hold still where nothing of substance changes? A lens rotated, shifted, noisier, in another band."""
+"""Are predictions the same where nothing of substance changes? A lens rotated, shifted, noisier, in another band."""
 
 from __future__ import annotations
 

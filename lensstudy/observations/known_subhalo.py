@@ -1,7 +1,7 @@
-"""A subhalo that is known, and what a search finds that does not know it.
+"""A known subhalo, and what a search that starts from the image alone finds of it.
 
-Every image is searched first (`SearchedLens`). How the images of one lens lie to one another is told by their arcs, and
-only then is what was found put beside the place and the mass that are published.
+Every image is searched first (`SearchedLens`). Then the arcs show how the images of one lens are rotated or
+reflected to one another, and only then is the result compared with the published position and mass.
 """
 
 from __future__ import annotations
@@ -81,9 +81,8 @@ class Published:
     def masses(self) -> str:
         """The mass in words."""
         low, high = self.mass
-        return (
-            f"{low:.1e} solar masses" if low == high else f"{low / 1e9:g} to {high / 1e9:g}e9 solar masses within 1 kpc"
-        )
+        within = "solar masses within 1 kpc"
+        return f"{_mass(low)} solar masses" if low == high else f"{low / 1e9:g}e9 to {high / 1e9:g}e9 {within}"
 
 
 PUBLISHED = {  # by what the name of a lens contains
@@ -136,7 +135,7 @@ def most_alike(one: SearchedLens, other: SearchedLens) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class KnownSubhalo:
-    """Images of a lens whose subhalo is known, and of lenses of which none is, all searched in the same way.
+    """Images of a lens with a known subhalo, and of lenses without one, all searched in the same way.
 
     Attributes:
         images: of the lens.
@@ -327,19 +326,21 @@ class KnownSubhalo:
         searches = table[table["variant"] == "the search"]
         called = [one.counts for one in self.images]
         each = "; ".join(
-            f"{row['image']}: {row['off [arcsec]']:.2f} arcsec off, {_mass(row['mass within 1 kpc'])} "
-            f"[{_mass(row['low'])}, {_mass(row['high'])}] solar masses within 1 kpc, "
+            f"{row['image']}: {row['off [arcsec]']:.2f} arcsec from the published position, "
+            f"{_mass(row['mass within 1 kpc'])} [{_mass(row['low'])}, {_mass(row['high'])}] solar masses within 1 kpc, "
             f"ln evidence +{row['ln evidence']:.0f}"
             for row in searches.to_dict("records")
         )
         sentences = [
-            f"A search that starts from the image alone calls its best fit a subhalo in {sum(called)} of "
+            f"A search that starts from the image alone identifies a subhalo in {sum(called)} of "
             f"{counted(len(called), 'image')} of the lens. {each} (published: {self.known.masses})."
         ]
         variants = table[table["variant"] != "the search"]
         if len(variants):
             near = int((variants["off [arcsec]"] <= NEAR).sum())
-            sentences.append(f"Of {len(variants)} fits with other models, {near} end within {NEAR} arcsec of the place")
+            sentences.append(
+                f"Of {len(variants)} fits with other models, {near} end within {NEAR} arcsec of that position"
+            )
             if self.known.mass[0] < self.known.mass[1]:
                 inside = int(variants["within"].sum())
                 sentences[-1] += f", but only {inside} with a mass in the published range" * (inside < len(variants))
@@ -347,7 +348,8 @@ class KnownSubhalo:
         if self.others:
             alarms = sum(one.counts for one in self.others)
             sentences.append(
-                f"In other lenses, of which none is published, it calls {alarms} of {len(self.others)} one."
+                f"In {len(self.others)} other lens{'es' * (len(self.others) > 1)}, for which none is published, it "
+                f"identifies {alarms or 'none'}."
             )
         return " ".join(sentences)
 
@@ -358,21 +360,23 @@ class KnownSubhalo:
         called = np.array([one.counts for one in self.images])
         near = int(((searches["off [arcsec]"] <= NEAR) & called).sum())
         return (
-            f"A search that nobody tells where to look finds the known dark subhalo of a lens, to a tenth of an "
-            f"arcsecond, in {near} of {counted(len(searches), 'image')} of it."
+            f"Without being told where to look, the search finds the known dark subhalo in {near} of "
+            f"{counted(len(searches), 'image')} of the lens, within a tenth of an arcsecond of its published position."
         )
 
     def save(self) -> Path:
         """Write `summary.json` with the answer and the names that the list of reports reads; the figure stands beside
         it as `headline.png`."""
-        table = self.shown.drop(columns="chi square falls by")
+        table = listed(self.found)
+        if self.known.mass[0] == self.known.mass[1]:
+            table = table.drop(columns="in published range")
         summary = {
             "answer": self.answer,
             "plain": self.plain,
             "figure": "headline.png",
             "figure_alt": "Places and masses of the subhalo that fits with several models find.",
             "figure_caption": "Place and mass that the search and its variants find, beside what is published.",
-            "table": json.loads(table.round(3).to_json(orient="records")),
+            "table": json.loads(table.to_json(orient="records")),
             "limitations": LIMITATIONS,
         }
         file = self.folder / "summary.json"
@@ -380,5 +384,37 @@ class KnownSubhalo:
         return file
 
 
+def listed(found: pd.DataFrame) -> pd.DataFrame:
+    """What `KnownSubhalo.found` says of places and masses, as it stands on the first page of a report: one column for a
+    mass and its interval, in 1e9 solar masses.
+
+    Example:
+        >>> fit = {"image": "lens", "variant": "the search", "off [arcsec]": 0.0612, "mass within 1 kpc": 3.083e9}
+        >>> rest = {"low": 1.75e9, "high": float("inf"), "within": True, "ln evidence": 90.1}
+        >>> listed(pd.DataFrame([fit | rest])).iloc[0].to_list()
+        ['lens', 'the search', 0.06, '3.1 [1.8, no limit]', 'yes', 90]
+    """
+
+    def mass(row: dict) -> str:
+        best, low, high = (row[name] / 1e9 for name in ("mass within 1 kpc", "low", "high"))
+        return f"{best:.1f}" if np.isnan(low) else f"{best:.1f} [{_limit(low, '{:.1f}')}, {_limit(high, '{:.1f}')}]"
+
+    return pd.DataFrame(
+        {
+            "image": row["image"],
+            "model": row["variant"],
+            "from published [arcsec]": round(row["off [arcsec]"], 2),
+            "mass [1e9 solar masses]": mass(row),
+            "in published range": "yes" if row["within"] else "no",
+            "ln evidence": round(row["ln evidence"]),
+        }
+        for row in found.to_dict("records")
+    )
+
+
 def _mass(value: float) -> str:
-    return f"{value:.1e}" if np.isfinite(value) else "no end"
+    return _limit(value, "{:.1e}").replace("e+", "e").replace("e0", "e")
+
+
+def _limit(value: float, form: str) -> str:
+    return form.format(value) if np.isfinite(value) else "no limit"

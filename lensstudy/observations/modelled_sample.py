@@ -129,16 +129,16 @@ class ModelledSample:
         """The median difference from the published Einstein radius, with its 95 % interval over lenses."""
         each = {
             "all": self.compared["difference"],
-            "those called ok": self.compared.loc[self.compared["state"] == "ok", "difference"],
-            "an automated fit that was published": self.compared["automated"].dropna(),
+            "those marked ok": self.compared.loc[self.compared["state"] == "ok", "difference"],
+            "a published automated fit": self.compared["automated"].dropna(),
         }
         return pd.DataFrame(
             {
                 "models": name,
                 "lenses": len(values),
-                "off by, median": _share(values.abs()),
+                "median difference": _share(values.abs()),
                 "with sign": f"{values.median():+.1%}",
-                "off by > 10 %": int((values.abs() > FAR).sum()),
+                "differ by > 10 %": int((values.abs() > FAR).sum()),
             }
             for name, values in each.items()
             if len(values)
@@ -149,7 +149,7 @@ class ModelledSample:
         """What was found, for the top of the report."""
         counts = self.table["state"].value_counts()
         said = ", ".join(f"{counts[state]} {state}" for state in ("ok", "doubtful", "failed") if state in counts)
-        sentences = [f"{len(self.table)} lenses, each fitted without a look at it: {said}."]
+        sentences = [f"{len(self.table)} lenses, fitted automatically: {said}."]
         if len(self.compared):
             sentences.append(
                 f"The Einstein radius differs from the published one by {_share(self.compared['difference'].abs())} in "
@@ -157,12 +157,12 @@ class ModelledSample:
             )
             automated = self.compared["automated"].dropna().abs()
             if len(automated):
-                sentences.append(f"That of an automated fit that was published differs by {_share(automated)}.")
+                sentences.append(f"That of a published automated fit differs by {_share(automated)}.")
             doubtful = int((self.far["state"] == "doubtful").sum())
             sentences.append(
-                f"Off by more than a tenth: {len(self.far)}, of which {doubtful} called doubtful."
+                f"More than {FAR:.0%} off: {len(self.far)}, of which {doubtful} are marked doubtful."
                 if len(self.far)
-                else "None is off by more than a tenth."
+                else f"None is more than {FAR:.0%} off."
             )
         return " ".join(sentences)
 
@@ -171,12 +171,11 @@ class ModelledSample:
         """The answer without brackets."""
         if not len(self.compared):
             return f"{len(self.fitted)} of {len(self.table)} lenses have a smooth model."
-        middle, near = round(100 * self.compared["difference"].abs().median()), len(self.compared) - len(self.far)
-        parts = f"{middle} parts" if middle > 1 else "1 part"
+        share, near = self.compared["difference"].abs().median(), len(self.compared) - len(self.far)
         return (
-            f"A program that nobody watched finds the published Einstein radius of half of {len(self.compared)} "
-            f"{'simulated' if self.simulated else 'real'} lenses to {parts} in 100, and of {near} to "
-            "a tenth."
+            f"An automated fit agrees with the published Einstein radius to within {max(share, 0.01):.0%} for half of "
+            f"{len(self.compared)} {'simulated' if self.simulated else 'real'} lenses, and to within {FAR:.0%} for "
+            f"{near} of them."
         )
 
     def save(self) -> Path:

@@ -1,4 +1,4 @@
-"""Observations as files: written as real cutouts come, and simulated ones to try the way of a real lens on."""
+"""Observations as files in the form of real cutouts, and simulated ones to try what is done with real lenses."""
 
 from __future__ import annotations
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import html as html_text
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import latex2mathml.converter
 import nbformat
 from bs4 import BeautifulSoup, Tag
 from bs4.element import PreformattedString
@@ -27,6 +25,7 @@ from nbformat import NotebookNode
 from PIL import Image
 
 from lensstudy.report.execution import ADDED_TAGS, tags
+from lensstudy.report.mathematics import mathml, text_with_math
 from lensstudy.report.pictures import data_uri
 from lensstudy.report.words import link_words
 
@@ -74,28 +73,13 @@ class _MathRenderer(IPythonRenderer):
     """Markdown whose mathematics is MathML, which browsers draw without a script."""
 
     def inline_math(self, body: str) -> str:
-        return _mathml(body, "inline")
+        return mathml(body, "inline")
 
     def block_math(self, body: str) -> str:
-        return _mathml(body, "block")
+        return mathml(body, "block")
 
     def latex_environment(self, name: str, body: str) -> str:
-        return _mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", "block")
-
-
-def _mathml(tex: str, display: str) -> str:
-    try:
-        mathml = latex2mathml.converter.convert(tex.strip(), display=display)
-    except Exception:  # the converter knows most of LaTeX, and raises errors of many kinds on the rest
-        return f"<code>{html_text.escape(tex)}</code>"
-    mathml = mathml.replace("<math ", f'<math alttext="{html_text.escape(" ".join(tex.split()))}" ', 1)
-    return f'<span class="equation" tabindex="0">{mathml}</span>' if display == "block" else mathml
-
-
-def _text_with_math(text: str) -> str:
-    """HTML of plain text in which `$...$` is mathematics, as in captions."""
-    pieces = re.split(r"(?<!\\)\$(.+?)(?<!\\)\$", text)
-    return "".join(_mathml(one, "inline") if i % 2 else html_text.escape(one) for i, one in enumerate(pieces))
+        return mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", "block")
 
 
 class _CellExporter(HTMLExporter):
@@ -103,7 +87,7 @@ class _CellExporter(HTMLExporter):
 
     def __init__(self):
         super().__init__(template_name="cells", extra_template_basedirs=[str(TEMPLATES)])
-        self.register_filter("text_with_math", _text_with_math)
+        self.register_filter("text_with_math", text_with_math)
 
     @pass_context
     def markdown2html(self, context, source):
@@ -261,7 +245,7 @@ def _number_figure(soup: BeautifulSoup, figure: Tag, number: int) -> None:
         caption = soup.new_tag("figcaption")
         figure.append(caption)
     for text in caption.find_all(string=re.compile(r"\$.+\$")):
-        text.replace_with(BeautifulSoup(_text_with_math(text), "html.parser"))
+        text.replace_with(BeautifulSoup(text_with_math(text), "html.parser"))
     label = soup.new_tag("b")
     label.string = f"Figure {number}"
     caption.insert(0, label)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bs4 import BeautifulSoup
+from markupsafe import Markup
 from nbformat import NotebookNode
 from PIL import Image
 
@@ -28,12 +29,13 @@ from lensstudy.report.pages import (
     parameter_rows,
     render,
     restyle,
+    results,
     reworded,
     stale_pages,
     write_page,
 )
 from lensstudy.report.pictures import data_uri, webp
-from lensstudy.report.summaries import below_chance, in_plain_words, read_summary, short_table, summary_folder
+from lensstudy.report.summaries import in_plain_words, read_summary, summary_folder
 from lensstudy.study import Study
 
 __all__ = [
@@ -88,8 +90,7 @@ def write_index(
         question=study.question if study else next((s["question"] for s in stamps if s["question"]), ""),
         summary=summary,
         plain=in_plain_words(summary),
-        short_table=short_table(summary["table"]),
-        below_chance=below_chance(summary["table"]),
+        results=Markup(results(summary)) if summary["table"] else "",
         figure=_embedded(picture) if not committed or may_be_published(picture, stamps) else "",
         pages=pages,
         failed=failed,

@@ -83,7 +83,14 @@ def write_study_list(reports: str | Path) -> Path:
 
 
 def _figure(index: Path, width: int = 640) -> dict[str, str]:
-    """The first figure of a page, small, with its alternative text; empty if it has none."""
+    """The picture for newcomers beside a page (`front.png`), else its first figure, small, with its alternative text;
+    empty if it has neither."""
+    try:
+        with Image.open(index.parent / "front.png") as picture:
+            picture.thumbnail((width, width))
+            return {"source": data_uri(webp(picture, quality=75), "webp"), "alt": picture.info.get("Description", "")}
+    except (OSError, ValueError):  # none, or damaged
+        pass
     page = BeautifulSoup(index.read_text(encoding="utf-8", errors="replace"), "html.parser")
     found = page.select_one('figure img[src^="data:image/"]')
     if found is None:

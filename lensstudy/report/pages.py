@@ -13,13 +13,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.filters import FILTERS
 
 from lensstudy.files import read_json, whole_file
 from lensstudy.report.body import NUMBER, cells_to_show, page_body
 from lensstudy.report.execution import read_executed, source_hash
-from lensstudy.report.summaries import Summary, in_plain_words, read_summary, summary_folder
+from lensstudy.report.summaries import (
+    Summary,
+    below_chance,
+    in_plain_words,
+    read_summary,
+    short_table,
+    summary_folder,
+)
 from lensstudy.study import Study, home
 
 __all__ = [
@@ -43,6 +51,14 @@ OUTDATED = (
     "<b>Made with an earlier version of this notebook</b>, which the foot of the page names. The figures are those of "
     "that version; the study has not been run again since.</p>"
 )
+
+
+RESULTS = re.compile(r'<section aria-labelledby="results">.*?</section>\n', re.S)
+SAID = {  # what the head of the first page says of a study, and where its pages say the same
+    "question": ("<h1>{}</h1>", '<p class="question">{}</p>'),
+    "plain": ('<p class="answer">{}</p>',),
+    "answer": ("<p>{}</p>",),
+}
 
 
 def render(
@@ -124,24 +140,43 @@ def restyle(folder: str | Path) -> list[Path]:
     return changed
 
 
-def reworded(folder: str | Path) -> list[Path]:
-    """Give every page under `folder` that has a `summary.json` beside it the plain sentence that is read off it today;
-    returns those that changed."""
+def reworded(folder: str | Path, params: str | Path = "params") -> list[Path]:
+    """Give every study under `folder` that has a `summary.json` its words of today; returns the pages that changed.
+
+    Its plain sentence, answer and table of results are those of the summary, its question is that of its file in
+    `params`. What a notebook printed stays as it was.
+    """
     changed = []
     for index in sorted(Path(folder).rglob("index.html")):
-        old, file = about(index).get("plain", ""), index.parent / "summary.json"
-        if not (old and file.is_file()):
+        old, file = about(index), index.parent / "summary.json"
+        if not (old.get("plain") and file.is_file()):
             continue
-        old, new = (str(FILTERS["escape"](one)) for one in (old, in_plain_words(read_json(file, Summary).model_dump())))
+        summary = read_json(file, Summary).model_dump()
+        new: dict[str, str] = {"plain": in_plain_words(summary), "answer": summary["answer"]}
+        if (study := Path(params) / f"{index.parent.name}.yml").is_file():
+            new["question"] = yaml.safe_load(study.read_text(encoding="utf-8")).get("question", old.get("question", ""))
+        words = [(name, FILTERS["escape"](old[name]), FILTERS["escape"](new[name])) for name in new if old.get(name)]
+        table = results(summary) if summary["table"] else ""
         for page in sorted(index.parent.glob("*.html")):
-            text = page.read_text(encoding="utf-8")
-            said = text
-            for around in ('name="lensstudy-plain" content="{}"', '<p class="answer">{}</p>'):
-                said = said.replace(around.format(old), around.format(new))
+            text = said = page.read_text(encoding="utf-8")
+            for name, was, now in words:
+                if page == index or name != "answer":
+                    for around in (f'name="lensstudy-{name}" content="{{}}"', *SAID[name]):
+                        said = said.replace(around.format(was), around.format(now))
+            if page == index:
+                said = RESULTS.sub(table.replace("\\", r"\\"), said)
             if said != text:
                 page.write_text(said, encoding="utf-8")
                 changed.append(page)
     return changed
+
+
+def results(summary: Mapping[str, Any]) -> str:
+    """The section of the first page that has the table of results."""
+    parts = _environment().get_template("parts.html.j2").module
+    table = summary["table"]
+    made = parts.results(table, short_table(table), below_chance(table))  # type: ignore[attr-defined]
+    return f"{made.strip()}\n"
 
 
 def is_marked(page: Path) -> bool:
@@ -159,7 +194,7 @@ def about(page: Path) -> dict[str, str]:
 # ---- what all pages share --------------------------------------------------------------------------------------------
 
 
-def write_page(html: Path, template: str, **contents) -> None:
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -169,9 +204,13 @@ def write_page(html: Path, template: str, **contents) -> None:
     )
     environment.filters |= {"value": as_text, "duration": _as_duration, "code_version": as_code_version}
     environment.tests["numeric"] = lambda value: bool(NUMBER.match(as_text(value)))
+    return environment
+
+
+def write_page(html: Path, template: str, **contents) -> None:
     html.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(html) as partial:
-        partial.write_text(environment.get_template(template).render(**contents), encoding="utf-8")
+        partial.write_text(_environment().get_template(template).render(**contents), encoding="utf-8")
 
 
 def link(target: Path, page: Path) -> str:

@@ -63,7 +63,7 @@ def in_plain_words(summary: Mapping[str, Any]) -> str:
     Example:
         >>> table = [{"network": "d4", "test images": "upright", "accuracy": "0.871 [0.753, 0.937]"}]
         >>> in_plain_words({"answer": "Far better.", "table": table})
-        'd4 is wrong 13 times in 100.'
+        'The network d4 is wrong 13 times in 100.'
     """
     if summary.get("plain"):
         return summary["plain"]
@@ -74,10 +74,10 @@ def in_plain_words(summary: Mapping[str, Any]) -> str:
         known = [name for name in WELL_KNOWN if name in wrong and name not in names]
         counts, out_of = _counted([wrong[name] for name in [*names, *known]])
         if len(names) == 1:
-            return f"{names[0]} is wrong {counts[0]} {_times(counts[0])} in {out_of}."
+            return f"The network {names[0]} is wrong {counts[0]} {_times(counts[0])} in {out_of}."
         first, other = _introduced(*names[:2])
-        same = f", the same filters without it ({names[2]}) {counts[2]}" if len(names) > 2 else ""
-        doubt = "; with so few trainings and images, this may be chance" * _may_be_chance(summary)
+        same = f", and one with the same filters but no symmetry ({names[2]}) {counts[2]}" if len(names) > 2 else ""
+        doubt = "; with so few trainings and images, the difference may be chance" * _may_be_chance(summary)
         with_many, with_few = _by_size(summary.get("ahead") or [], names[1])
         count = f"{first} is wrong {counts[0]} {_times(counts[0])} in {out_of}, {other} {counts[1]}{same}{doubt}."
         beside = "".join(
@@ -142,7 +142,7 @@ def _by_size(ahead: Sequence[Mapping[str, Any]], other: str) -> tuple[str, str]:
 def _introduced(first: str, other: str) -> tuple[str, str]:
     """Two networks by what tells them apart, where that is symmetry."""
     if re.match(r"[cd]([2-9]|\d\d)-|p4|so2|o2", first) and not _is_plain(first) and _is_plain(other):
-        return f"The network that knows the symmetry ({first})", f"the one that does not ({other})"
+        return f"The network that knows the symmetry ({first})", f"one that does not ({other})"
     return first, other
 
 

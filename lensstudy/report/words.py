@@ -12,6 +12,7 @@ from functools import cache
 
 from bs4 import BeautifulSoup, NavigableString
 
+from lensstudy.report.mathematics import FORMULA, mathml
 from lensstudy.study import BUNDLE
 
 __all__ = ["glossary", "link_words"]
@@ -79,8 +80,13 @@ def _titled(word: str) -> str:
 
 
 def _as_html(text: str) -> str:
-    """Paragraph of a glossary as HTML: emphasis and code; a link to a paper stays one."""
-    text = html_text.escape(" ".join(text.split()), quote=False)
+    """Paragraph of a glossary as HTML: mathematics, emphasis and code; a link to a paper stays one."""
+    pieces = FORMULA.split(" ".join(text.split()))
+    return "".join(mathml(one) if i % 2 else _words_as_html(one) for i, one in enumerate(pieces))
+
+
+def _words_as_html(text: str) -> str:
+    text = html_text.escape(text, quote=False)
     text = re.sub(r"\[(.+?)\]\((https://[^)\s]+)\)", r'<a href="\2">\1</a>', text)
     text = re.sub(r"`(.+?)`", r"<code>\1</code>", text)
     return re.sub(r"\*(.+?)\*", r"<em>\1</em>", text)

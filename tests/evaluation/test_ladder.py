@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from lensstudy import simulate
 from lensstudy.data.dataset import DataError
 from lensstudy.data.mixture import make
-from lensstudy.evaluation.ladder import IDEAL, SMOOTH_FIT, Ladder, auc_along, ideal_auc, recipes
+from lensstudy.evaluation.ladder import IDEAL, SMOOTH_FIT, Ladder, auc_along, ideal_auc, populations
 
 ONE = {"subhalo_number": 1.0, "subhalo_slope": -1.0, "subhalo_radius_max": 1.5, "source_magnitude_min": 20.0}
 ONE |= {"source_magnitude_max": 20.0, "subhalo_mass_min": 1e8, "subhalo_mass_max": 1e11}
@@ -43,14 +43,14 @@ def test_every_lens_has_the_number_of_subhalos_that_was_asked_for():
     assert counts["cdm"].tolist() == [3] and counts["no_sub"].tolist() == [0] and counts["axion"].tolist() == [0]
 
 
-def test_a_mixture_has_a_curve_for_each_recipe_and_the_fit_finds_what_is_far_above_the_noise():
+def test_a_mixture_has_a_curve_for_each_population_and_the_fit_finds_what_is_far_above_the_noise():
     heavy = {"subhalo_mass_min": 5e10, "subhalo_profile": "point"}
     presets = [
         {"preset": "realistic", "population": ONE | heavy | {"substructure_boost": boost}} for boost in (0.01, 1)
     ]
     presets.append({"preset": "realistic", "population": ONE | {"subhalo_concentration": 60.0}})
     test = make("mixture", 60, seed=3, image_size=32, population={"presets": presets}, classes=["no_sub", "cdm"])
-    names = recipes(test)
+    names = populations(test)
     assert list(names) == ["subhalo mass 5e+10, point", "subhalo mass 1e+08, truncated nfw"]
     assert [rows.sum() for rows in names.values()] == [80, 40]
     sure = np.where(test.labels[:, None] == [0, 1], 0.9, 0.1)

@@ -49,21 +49,26 @@ def test_lenses_with_a_model_and_a_published_radius_are_compared(sample):
     assert sample.models["lens"].tolist() == ["near", "far f814w", "alone", "broken"]
     assert sample.models["shear"][0] == pytest.approx(0.05)
     medians = sample.medians.set_index("models")
-    assert medians["lenses"].to_dict() == {"all": 2, "those called ok": 1, "an automated fit that was published": 1}
-    assert medians.loc["an automated fit that was published", "off by, median"] == "6.0% [6.0%, 6.0%]"
+    assert medians["lenses"].to_dict() == {"all": 2, "those marked ok": 1, "a published automated fit": 1}
+    assert medians.loc["a published automated fit", "median difference"] == "6.0% [6.0%, 6.0%]"
 
 
 def test_the_answer_counts_every_lens_and_names_no_number_that_is_not_in_the_table(sample, tmp_path):
     assert sample.answer == (
-        "4 lenses, each fitted without a look at it: 2 ok, 1 doubtful, 1 failed. The Einstein radius differs from the "
-        "published one by 26.0% [2.0%, 50.0%] in the median of 2. That of an automated fit that was published differs "
-        "by 6.0% [6.0%, 6.0%]. Off by more than a tenth: 1, of which 1 called doubtful."
+        "4 lenses, fitted automatically: 2 ok, 1 doubtful, 1 failed. The Einstein radius differs from the published "
+        "one by 26.0% [2.0%, 50.0%] in the median of 2. That of a published automated fit differs by 6.0% [6.0%, "
+        "6.0%]. More than 10% off: 1, of which 1 are marked doubtful."
     )
     (tmp_path / "lenses").mkdir()
     ModelledSample("lenses", tmp_path / "lenses", TABLE).save()
-    assert "26 parts in 100, and of 1 to a tenth" in in_plain_words(read_summary(tmp_path))
+    assert "to within 26% for half of 2 real lenses, and to within 10% for 1 of them" in in_plain_words(
+        read_summary(tmp_path)
+    )
     nearer = TABLE.assign(einstein_radius=[1.006, 1.006, 1.1, np.nan])
-    assert " to 1 part in 100, and of 2 to a tenth" in ModelledSample("lenses", tmp_path, nearer).plain
+    assert (
+        " to within 1% for half of 2 real lenses, and to within 10% for 2 of them"
+        in ModelledSample("lenses", tmp_path, nearer).plain
+    )
 
 
 def test_directions_are_compared_around_the_half_turn(sample):
@@ -75,7 +80,7 @@ def test_without_a_published_value_the_page_says_so(tmp_path):
     sample = ModelledSample("lenses", tmp_path, TABLE.iloc[[2, 3]])
     assert isinstance(plots.against_published(sample.compared), Note)
     assert sample.far.empty and sample.medians.empty
-    assert sample.answer == "2 lenses, each fitted without a look at it: 1 ok, 1 failed."
+    assert sample.answer == "2 lenses, fitted automatically: 1 ok, 1 failed."
     assert sample.plain == "1 of 2 lenses have a smooth model."
 
 

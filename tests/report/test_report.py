@@ -491,6 +491,26 @@ def test_a_committed_study_says_what_is_read_off_its_summary_today(tmp_path):
     assert (tmp_path / "other/index.html").read_text().count(old) == 2
 
 
+def test_a_committed_study_takes_its_question_answer_and_table_from_where_they_are_written(tmp_path):
+    """On its first page; a page of a notebook keeps what the notebook printed."""
+    study, params = tmp_path / "study", tmp_path / "params"
+    study.mkdir(), params.mkdir()
+    old = {"question": "Who?", "plain": "Old.", "answer": "Old, at length."}
+    head = "".join(f'<meta name="lensstudy-{name}" content="{said}">' for name, said in old.items())
+    body = '<h1>Who?</h1><p>Old, at length.</p><section aria-labelledby="results">\n9\n</section>\n<p>Kept.</p>'
+    (study / "index.html").write_text(f"{head}<style></style>{body}")
+    (study / "07-page.html").write_text('<p class="question">Who?</p><p>Old, at length.</p>')
+    said = {"plain": "New.", "answer": "New, at length.", "table": [{"image": "a", "mass": "3.1 [1.7, no limit]"}]}
+    (study / "summary.json").write_text(json.dumps(said))
+    (params / "study.yml").write_text("study: study\nquestion: What?\n")
+    assert len(pages.reworded(tmp_path, params)) == 2 and pages.reworded(tmp_path, params) == []
+    page = (study / "index.html").read_text()
+    assert pages.about(study / "index.html") == {"question": "What?", "plain": "New.", "answer": "New, at length."}
+    assert "<h1>What?</h1><p>New, at length.</p>" in page and page.endswith("</section>\n<p>Kept.</p>")
+    assert "3.1 [1.7, no limit]</td>" in page and "\n9\n" not in page
+    assert (study / "07-page.html").read_text() == '<p class="question">What?</p><p>Old, at length.</p>'
+
+
 def test_committed_pages_say_what_is_read_off_their_summaries():
     for file in (ROOT / "reports/reference").glob("*/summary.json"):
         said = pages.about(file.parent / "index.html")["plain"]
@@ -568,6 +588,18 @@ def test_the_list_of_studies(home, page):
     assert "No answer yet" in studies["reference/empty/index.html"]
 
 
+def test_the_list_shows_the_picture_for_newcomers_where_there_is_one(home):
+    from PIL.PngImagePlugin import PngInfo
+
+    index, words = report.write_index(home / "runs/smoke", home / "reports/smoke"), PngInfo()
+    words.add_text("Description", "A lens, rotated")
+    Image.new("RGB", (800, 400)).save(index.parent / "front.png", pnginfo=words)
+    picture = listing._figure(index)
+    assert picture["alt"] == "A lens, rotated" and picture["source"].startswith("data:image/webp")
+    (index.parent / "front.png").write_bytes(b"damaged")
+    assert listing._figure(index).get("alt") != "A lens, rotated"
+
+
 def test_studies_stand_under_their_question_in_the_order_of_the_file(tmp_path):
     for name in ("weak", "mine", "strong"):
         report.write_index(tmp_path / "runs" / name, tmp_path / "reports" / name)
@@ -606,7 +638,7 @@ TABLE = [
     [
         (
             {"answer": "Ahead.", "pairs": [{"first": "d4-steerable-cnn", "second": "resnet18"}]},
-            "100, the one that does",
+            "100, one that does not",
         ),
         (
             {
@@ -614,7 +646,7 @@ TABLE = [
                 "pairs": [{"first": "d4-cnn", "second": "plain-cnn"}],
                 "table": [{"network": one, "accuracy": "0.9"} for one in ("d4-cnn", "plain-cnn", "c1-cnn")],
             },
-            "(plain-cnn) 10, the same filters without it (c1-cnn) 10.",
+            "(plain-cnn) 10, and one with the same filters but no symmetry (c1-cnn) 10.",
         ),
         (
             {
@@ -644,7 +676,7 @@ TABLE = [
             {"answer": "These trainings and 450 test images do not tell which of a and b is better.", "pairs": []},
             "is wrong 20 times in 100, d4",
         ),
-        ({"answer": "Alone.", "table": TABLE[:2]}, "resnet18 is wrong 20 times in 100."),
+        ({"answer": "Alone.", "table": TABLE[:2]}, "The network resnet18 is wrong 20 times in 100."),
         (
             {
                 "answer": "Ahead.",
@@ -720,7 +752,7 @@ def test_words_lead_to_their_meaning_once(page):
     assert [link.string for link in links] == ["equivariance", "steerable convolution"]
     for link in links:
         assert page.select_one(f"section.words {link['href']}")
-    assert "rho(g) f(x)" in page.select_one("#word-equivariance code").string
+    assert r"\rho(g) f(x)" in page.select_one("#word-equivariance math")["alttext"]
     assert {"subhalo", "equivariance", "AUC"} <= words.glossary().keys()
 
 
