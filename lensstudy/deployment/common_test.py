@@ -38,10 +38,10 @@ ANGLES = (0, 90, 180, 270)
 LIMITATIONS = (
     "The lenses are simulated by this package's preset of the Common Test, not those on which the published networks "
     "were trained. The accuracy on upright lenses depends on both; the loss under rotation, on the network alone. The "
-    "preset is not certified: it was recovered from 15 real images, with the answers of both published networks in "
-    "sight. These images were in the training of the published networks too, so what any network says of them is no "
-    "independent test. Real recalls are those of one network, which need be neither of these two, and which class is "
-    "which in its confusion matrix was inferred."
+    "preset is not certified: it was recovered from real images, the 15 asked here among them, with the answers of "
+    "both published networks in sight. The 15 images were in the training of the published networks too, so what any "
+    "network says of them is no independent test. Real recalls are those of one network, which need be neither of "
+    "these two, and which class is which in its confusion matrix was inferred."
 )
 
 

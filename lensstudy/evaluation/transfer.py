@@ -22,8 +22,8 @@ __all__ = ["HOME", "Transfer", "scored"]
 
 HOME = "home"
 LIMITATIONS = (
-    "The targets come from few simulators, which are more like each other than like real observations. Where classes "
-    "differ in more than substructure, as in the published presets, a network may have found that."
+    "The targets are presets of one simulator, more like each other than like real observations. Where classes differ "
+    "in more than substructure, as in the published presets, a network that has learnt from them may have found that."
 )
 
 
@@ -91,8 +91,9 @@ class Transfer:
             away = self.of(network).query("tested != @HOME").groupby("trained", sort=False)["auc"].agg(["mean", "min"])
             first, best = away.iloc[0], away.loc[away["mean"].idxmax()]
             sentences.append(
-                f"{network} as it is: {first['mean']:.3f} away from home; best with '{best.name}': {best['mean']:.3f}, "
-                f"and {best['min']:.3f} on the hardest target."
+                f"{network} as it is: {first['mean']:.3f} away from home; {self._unlabelled(network)}highest, which "
+                f"only the labels of the targets tell, with '{best.name}': {best['mean']:.3f}, and {best['min']:.3f} "
+                "on the hardest target."
             )
         return (
             f"AUC of substructure against none, mean over {counted(len(self.targets), 'target')}. {' '.join(sentences)}"
@@ -102,11 +103,22 @@ class Transfer:
     def plain(self) -> str:
         """The same in one sentence without a bracket, for lists of reports."""
         away = self.of(self.networks[0]).query("tested != @HOME").groupby("trained", sort=False)["auc"].mean()
+        chosen = self._chosen(self.networks[0])
+        without = f", and what is chosen without their labels to {chosen['auc'].mean():.2f}" if len(chosen) else ""
         return (
-            f"On images of {counted(len(self.targets), 'simulator')} that it was not trained on, {self.networks[0]} "
-            f"tells substructure from none with an AUC of {away.iloc[0]:.2f}; the best way tried ({away.idxmax()}) "
-            f"brings it to {away.max():.2f}. A guess has 0.50."
+            f"On images of {counted(len(self.targets), 'preset')} that it was not trained on, {self.networks[0]} tells "
+            f"substructure from none with an AUC of {away.iloc[0]:.2f}; the best of {len(away)} ways of training "
+            f"brings it to {away.max():.2f}{without}. A guess has 0.50."
         )
+
+    def _chosen(self, network: str) -> pd.DataFrame:
+        """For each target the way that its images choose without a label, and its scores there."""
+        return self.of(network).query("tested != @HOME and chosen")
+
+    def _unlabelled(self, network: str) -> str:
+        chosen = self._chosen(network)
+        names = ", ".join(f"'{name}'" for name in dict.fromkeys(chosen["trained"]))
+        return f"chosen without their labels, {names}: {chosen['auc'].mean():.3f}; " if len(chosen) else ""
 
     def save(self, folder: str | Path, figure_alt: str) -> Path:
         """Write `transfer.csv`, and `summary.json` with the answer and the names that the list of reports reads; the

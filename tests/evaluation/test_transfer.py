@@ -63,14 +63,16 @@ def test_the_surest_way_is_chosen_and_no_label_is_asked(transfer):
 def test_what_is_saved_is_what_the_list_of_reports_reads(transfer, tmp_path):
     summary = json.loads(transfer.save(tmp_path, "a picture").read_text())
     assert summary["answer"] == transfer.answer and summary["figure_alt"] == "a picture"
-    assert "one as it is: 0.000 away from home; best with 'adapted': 1.000" in transfer.answer
+    assert "one as it is: 0.000 away from home; chosen without their labels, 'adapted': 1.000;" in transfer.answer
+    assert "tell, with 'adapted': 1.000" in transfer.answer
     assert len(pd.read_csv(tmp_path / "transfer.csv")) == 4
 
 
 def test_the_list_has_the_answer_in_one_sentence(transfer):
     assert transfer.plain == (
-        "On images of 1 simulator that it was not trained on, one tells substructure from none with an AUC of 0.00; "
-        "the best way tried (adapted) brings it to 1.00. A guess has 0.50."
+        "On images of 1 preset that it was not trained on, one tells substructure from none with an AUC of 0.00; the "
+        "best of 2 ways of training brings it to 1.00, and what is chosen without their labels to 1.00. "
+        "A guess has 0.50."
     )
     assert below_chance([{"network": "one", "way": "as it is", "worst": 0.0}])
 
