@@ -43,7 +43,7 @@ def write_simulated(folder: str | Path, seed: int = 1, subhalo_mass: float = 1e1
     of a table of published models.
     """
     generator, preset, telescope = np.random.default_rng(seed), preset_named("realistic"), INSTRUMENTS["hst-acs"]
-    bright = {"source_magnitude_min": 22.0, "source_magnitude_max": 22.5, "source_index_max": 2.0}
+    bright = {"source_magnitude_min": 21.0, "source_magnitude_max": 21.5, "source_index_max": 2.0}
     population = population_of("realistic", {"instrument": telescope.name, "lens_light": True, **bright})
     sigma = telescope.psf_fwhm / telescope.pixel_scale / 2.355
     profile = gaussian_kernel(sigma)
