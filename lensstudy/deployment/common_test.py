@@ -194,7 +194,7 @@ class BesideReal:
             auc_along(self.sigma[rows], np.zeros(len(rows)), self.labels[rows] == 0, runs).assign(observer=observer)
             for observer, (rows, runs) in judged.items()
         ]
-        return pd.concat(curves, ignore_index=True).assign(recipe="common_test")
+        return pd.concat(curves, ignore_index=True).assign(population="common_test")
 
     @property
     def answer(self) -> str:
