@@ -296,10 +296,10 @@ def fit(
 
     try:
         if choose:
-            found = tuning.alternatives(study, stages.dataset(study), settings.network)
+            found = tuning.alternatives(study, stages.seen(study), settings.network)
             commands.echo(found[["settings", "auc", "loss"]].to_string(index=False))
             return
-        folder = fit(stages.dataset(study), settings, folder=settings.training_folder())
+        folder = fit(stages.seen(study), settings, folder=settings.training_folder())
     except (ValueError, TrainingDiverged) as error:  # what a user can mend: parameters, data, a rate too high
         _fail(f"{study_file}: {error}")
     found = read_metrics(folder)

@@ -44,7 +44,7 @@ from lensstudy.lensing.simulation import checked_request
 from lensstudy.networks.registry import check_name, load_plugins
 from lensstudy.progress import in_batch, processors, progress
 from lensstudy.provenance import code_hash, data_state
-from lensstudy.study import Study
+from lensstudy.study import ParameterError, Study
 from lensstudy.training.fitting import fit
 from lensstudy.training.recording import write_json
 from lensstudy.training.run import TrainedNetwork, load_run, read_metrics
@@ -57,6 +57,7 @@ __all__ = [
     "keep_networks",
     "ladder",
     "presets",
+    "seen",
     "staircases",
     "targets",
     "trained",
@@ -113,14 +114,28 @@ def dataset(study: Study) -> LensDataset:
     return LensDataset.load(folder)
 
 
+def seen(study: Study) -> LensDataset:
+    """The data set of a study with the channels that its networks see: the images, unless `residual` says otherwise."""
+    return _seen(study, study)
+
+
 def trained(study: Study, network: str, seed: int, share: float = 100.0) -> TrainedNetwork:
-    """One trained network of a study, trained now on `share` percent of the images if that has not been done."""
-    settings = study.training(network, seed, share)
-    return load_run(fit(dataset(study), settings, folder=settings.training_folder()))
+    """One trained network of a study, trained now on `share` percent of the images if that has not been done.
+
+    Raises:
+        ParameterError: the networks of this study see residuals, and whoever asks would show them images.
+    """
+    if study.residual != "none":
+        raise ParameterError(
+            f"residual = '{study.residual}': such networks are trained by lensstudy train, and judged in "
+            "12-detectability and 09-from-one-telescope-to-another; everywhere else use residual: none"
+        )
+    return _trained(study, network, seed, share)
 
 
 def trainings(study: Study, share: float = 100.0) -> list[TrainedNetwork]:
-    """Every network and seed of a study, in the order of its parameters, trained on `share` percent of the images."""
+    """Every network and seed of a study, in the order of its parameters, trained on `share` percent of the images.
+    Raises what `trained` raises."""
     return [trained(study, network, seed, share) for network in study.networks for seed in study.seeds]
 
 
@@ -171,7 +186,7 @@ def presets(images_per_class: int, seed: int) -> pd.DataFrame:
 def ladder(study: Study) -> Ladder:
     """Trained networks, a smooth fit and an ideal observer on the test images of a study. Of the preset `realistic` the
     substructure of new test images has the masses of `substructure_shares`; the smooth lenses are new too."""
-    test = dataset(study).part("test")
+    test, shown = dataset(study).part("test"), seen(study).part("test")
     if study.preset == "realistic" and not study.data_path:
         own, boost = study.population, study.population.get("substructure_boost", 1.0)
         masses = [own | {"substructure_boost": boost * share} for share in study.substructure_shares]
@@ -186,9 +201,10 @@ def ladder(study: Study) -> Ladder:
             population={"presets": [{"preset": study.preset, "population": one} for one in masses]},
             classes=study.classes or None,
         )
-    found: dict[str, list[np.ndarray]] = {name: [] for name in study.networks}
-    for run in trainings(study):
-        found[run.card["network"]].append(run.predict(test.images))
+        shown = _channels(in_sigma(test, processors()), study.residual) if study.residual != "none" else test
+    found = {
+        name: [_trained(study, name, seed).predict(shown.images) for seed in study.seeds] for name in study.networks
+    }
     return Ladder(test, found, study.smooth_fit_images)
 
 
@@ -309,6 +325,11 @@ class _Job:
         fit(home, self.settings, folder=self.folder, target=target)
 
 
+def _trained(study: Study, network: str, seed: int, share: float = 100.0) -> TrainedNetwork:
+    settings = study.training(network, seed, share)
+    return load_run(fit(seen(study), settings, folder=settings.training_folder()))
+
+
 def _train(jobs: Sequence[_Job]) -> None:
     """Train what is missing, the same training once."""
     once = list({job.folder: job for job in reversed(jobs)}.values())[::-1]
@@ -360,10 +381,14 @@ def _shown(study: Study, way: str, name: str) -> LensDataset:
 def _seen(study: Study, shown: Study) -> LensDataset:
     """The images of a study with the channels of another."""
     images = dataset(study)
-    if shown.residual == "none":
+    return images if shown.residual == "none" else _channels(_in_sigma(study, images), shown.residual)
+
+
+def _channels(images: LensDataset, residual: str) -> LensDataset:
+    """Of the two channels of `in_sigma`, those that networks see."""
+    if residual == "beside":
         return images
-    images = _in_sigma(study, images)
-    return images if shown.residual == "beside" else replace(images, images=images.images[:, 1:])
+    return replace(images, images=images.images[:, 1:], description=images.description | {"residual": residual})
 
 
 def _in_sigma(study: Study, images: LensDataset) -> LensDataset:

@@ -225,6 +225,9 @@ class Study(BaseModel):
     scaling: Literal["none", "min-max", "maximum", "asinh", "z-score", "noise"] = _network(
         "asinh", description="how brightness is stretched"
     )
+    residual: Literal["none", "beside", "alone"] = _network(
+        "none", description="what the best smooth lens leaves of an image, in sigma, beside the image or in its place"
+    )
 
     # networks
     networks: list[Annotated[str, Field(pattern=NETWORK)]] = _comparison(
@@ -434,9 +437,6 @@ class Study(BaseModel):
     )
     match_pixels: bool = _transfer(
         False, description="bring targets to the pixel scale of the training images, or their whole field to its size"
-    )
-    residual: Literal["none", "beside", "alone"] = _transfer(
-        "none", description="what the best smooth lens leaves of an image, in sigma, beside the image or in its place"
     )
     inputs: dict[str, dict[str, Any]] = _transfer(
         {"in units of noise": {"scaling": "noise"}},

@@ -36,7 +36,7 @@ def in_sigma(dataset: LensDataset, processes: int = 1) -> LensDataset:
         processes: processes of one thread each that fit.
 
     Returns:
-        The data set with images `(N, 2, H, W)`, float32.
+        The data set with images `(N, 2, H, W)`, float32, and `residual: beside` in its description.
 
     Raises:
         DataError: for images that were read: a fit needs to know their camera and noise.
@@ -68,7 +68,7 @@ def in_sigma(dataset: LensDataset, processes: int = 1) -> LensDataset:
         pieces = [part.subset(piece) for piece in np.array_split(np.arange(len(part)), -(-len(part) // PIECE))]
         fitted = progress(_mapped(pieces, processes), "smooth fits", len(pieces))
         images[rows, 1] = np.concatenate(list(fitted))
-    return replace(dataset, images=images)
+    return replace(dataset, images=images, description=dataset.description | {"residual": "beside"})
 
 
 def _mapped(pieces: list[LensDataset], processes: int) -> Iterator[np.ndarray]:

@@ -83,8 +83,8 @@ def export(
         The folder of the export.
 
     Raises:
-        CardError: if the exported network does not predict as the trained one does, or if trainings differ by more
-            than their seeds.
+        CardError: if the exported network does not predict as the trained one does, if trainings differ by more than
+            their seeds, or if it sees residuals.
         DataError: if `dataset` is not the one of the training, is missing where int8 needs it, or has another
             `pixel_scale`.
 
@@ -100,6 +100,11 @@ def export(
         raise ValueError(f"format '{format}' is unknown; there are {', '.join(FORMATS)}")
     runs = [Path(one) for one in ([run] if isinstance(run, str | Path) else run)]
     run, trained = runs[0], _trained(runs, network)
+    if trained.card.get("residual", "none") != "none":
+        raise CardError(
+            f"{run}: this network sees what a fitted smooth lens leaves (residual: {trained.card['residual']}), and "
+            "images of one's own come without such fits; export a training with residual: none"
+        )
     known = trained.card["data"].get("pixel_scale")
     if pixel_scale and known and abs(pixel_scale / known - 1) > SCALE_TOLERANCE:
         raise DataError(

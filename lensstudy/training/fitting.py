@@ -121,6 +121,7 @@ def fit(
     settings, folder = study.training(), Path(folder or study.training_folder())
     unlabelled = None if target is None else Target(target.images)  # nothing else of it goes any further
     _check(settings)
+    _check_residual(settings, dataset)
     _check_adaptation(settings, unlabelled)
     dataset.check_classes()
     networks.load_plugins(settings.plugins)
@@ -509,6 +510,22 @@ def _check(settings: Study) -> None:
         raise ParameterError("curriculum: it draws its images anew; say how many an epoch in fresh_images")
     if settings.fresh_images and settings.share < 100:
         raise ParameterError(f"share = {settings.share:g}: fresh images have no shares; use 100, or fresh_images: 0")
+
+
+def _check_residual(settings: Study, dataset: LensDataset) -> None:
+    """A network must not learn from images what it is said to learn from residuals, nor the other way round."""
+    shown = dataset.description.get("residual", "none")
+    if dataset.description.get("source") == "pooled":
+        shown = dataset.description["sets"][0].get("residual", "none")
+    if shown != settings.residual:
+        raise ParameterError(
+            f"residual = '{settings.residual}': this data set has '{shown}'; fit residuals with "
+            "lensstudy.data.residuals.in_sigma, or run lensstudy train, which does"
+        )
+    if settings.residual != "none" and settings.fresh_images:
+        raise ParameterError(
+            f"residual = '{settings.residual}': smooth lenses are not fitted to fresh images; use fresh_images: 0"
+        )
 
 
 def _check_adaptation(settings: Study, target: Target | None) -> None:

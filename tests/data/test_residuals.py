@@ -10,7 +10,11 @@ from lensstudy.data import mixture
 from lensstudy.data.dataset import DataError
 from lensstudy.data.residuals import in_sigma
 from lensstudy.data.simulation import smooth_counterpart
-from lensstudy.study import Study
+from lensstudy.deployment.card import CardError
+from lensstudy.deployment.exporting import export
+from lensstudy.study import ParameterError, Study
+from lensstudy.training.fitting import fit
+from lensstudy.training.run import load_run, read_card
 
 LENSES = {"source_magnitude_min": 20.0, "source_magnitude_max": 21.0, "subhalo_profile": "point"}
 HEAVY = {"subhalo_density_min": 0.02, "subhalo_density_max": 0.05, "subhalo_mass_min": 1e9}
@@ -67,3 +71,29 @@ def test_a_target_in_other_pixels_stays_in_units_of_its_noise(tmp_path, monkeypa
     monkeypatch.setattr(stages, "in_sigma", None)
     alone = stages._shown(study, "alone", "fine")
     np.testing.assert_allclose(alone.images[:, 0], seen.images[:, 1], atol=1e-5)
+
+
+def test_networks_of_a_study_are_trained_on_residuals_and_not_let_loose_on_images(tmp_path, monkeypatch):
+    """What they learn from is what a fit leaves; pages and exports that would show them images refuse."""
+    monkeypatch.setenv("LENSSTUDY_HOME", str(tmp_path))
+    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+    few = {"image_size": 24, "images_per_class": 12, "test_images": 6, "classes": ["no_sub", "cdm"]}
+    few |= {"networks": ["plain-cnn"], "network": "plain-cnn", "epochs": 1, "batch_size": 8, "smooth_fit_images": 0}
+    study = Study(study="x", residual="alone", substructure_shares=[1.0], **few)
+    shown, images = stages.seen(study), stages.dataset(study)
+    assert shown.images.shape == images.images.shape and not np.allclose(shown.images, images.images)
+    ladder = stages.ladder(study)
+    run = study.training_folder("plain-cnn", 1)
+    left = in_sigma(ladder.test).images[:, 1:]
+    np.testing.assert_allclose(ladder.probabilities["plain-cnn"][0], load_run(run).predict(left), atol=1e-6)
+    assert read_card(run)["data_fingerprint"] == shown.fingerprint != images.fingerprint
+    with pytest.raises(ParameterError, match="residual = 'alone'.*12-detectability"):
+        stages.trainings(study)
+    with pytest.raises(CardError, match="residual: alone"):
+        export(run)
+    with pytest.raises(ParameterError, match="residual = 'alone': this data set has 'none'.*in_sigma"):
+        fit(images, study, folder=tmp_path / "images")
+    with pytest.raises(ParameterError, match="residual = 'none': this data set has 'alone'"):
+        fit(shown, study.model_copy(update={"residual": "none"}), folder=tmp_path / "none")
+    with pytest.raises(ParameterError, match="fresh_images: 0"):
+        fit(shown, study.model_copy(update={"fresh_images": 24}), folder=tmp_path / "fresh")
