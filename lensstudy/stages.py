@@ -76,7 +76,14 @@ TEST = 0x74657374  # so that no image of the test is one of a mixture's or a fre
 def dataset(study: Study) -> LensDataset:
     """The data set of a study, filtered and split: read from `runs/<study>/dataset`, or made if it is not there, is
     damaged, or was made with other parameters or from other files. Where files have changed and no parameter has, a
-    warning says so."""
+    warning says so. What `seen` adds to it is kept beside it: fits take minutes, and several trainings will ask."""
+    made = _dataset(study)
+    if study.residual != "none":
+        _in_sigma(study, made)
+    return made
+
+
+def _dataset(study: Study) -> LensDataset:
     load_plugins(study.plugins)
     for network in study.settings:
         check_name(network)  # a slip would leave its network with the settings of the others
@@ -380,7 +387,7 @@ def _shown(study: Study, way: str, name: str) -> LensDataset:
 
 def _seen(study: Study, shown: Study) -> LensDataset:
     """The images of a study with the channels of another."""
-    images = dataset(study)
+    images = _dataset(study)
     return images if shown.residual == "none" else _channels(_in_sigma(study, images), shown.residual)
 
 
