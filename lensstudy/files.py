@@ -28,6 +28,7 @@ __all__ = [
     "tree",
     "validated",
     "whole_file",
+    "write_json",
 ]
 
 TEXT_LIMIT = 2**26  # bytes of a text file that is read at once; the largest, an executed notebook, has a tenth
@@ -209,3 +210,9 @@ def whole_file(path: str | Path, apart: bool = False) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_json(file: Path, content: dict) -> None:
+    """Write a whole file or none."""
+    with whole_file(file) as partial:
+        partial.write_text(json.dumps(content, indent=1))

@@ -37,6 +37,7 @@ from lensstudy.evaluation.scores import format_interval
 from lensstudy.evaluation.shortcuts import shortcuts
 from lensstudy.evaluation.staircase import Staircase, walk
 from lensstudy.evaluation.transfer import HOME, Transfer
+from lensstudy.files import write_json
 from lensstudy.lensing.between import Between
 from lensstudy.lensing.populations import preset_named
 from lensstudy.lensing.presets import PRESETS
@@ -46,7 +47,6 @@ from lensstudy.progress import in_batch, processors, progress
 from lensstudy.provenance import code_hash, data_state
 from lensstudy.study import ParameterError, Study
 from lensstudy.training.fitting import fit
-from lensstudy.training.recording import write_json
 from lensstudy.training.run import TrainedNetwork, load_run, read_metrics
 from lensstudy.training.untrained import Invariance
 

@@ -16,12 +16,11 @@ import pandas as pd
 
 from lensstudy import __version__
 from lensstudy.data.dataset import DataError
-from lensstudy.files import read_json, whole_file
+from lensstudy.files import read_json, whole_file, write_json
 from lensstudy.observations.cutouts import Observation
 from lensstudy.observations.lens import Lens
 from lensstudy.observations.lens_model import LensModel, isothermal
 from lensstudy.observations.reading import read_observations
-from lensstudy.training.recording import write_json
 
 __all__ = ["doubts", "fingerprint", "fit_folder", "row_of_light", "row_of_model"]
 

@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lensstudy.files import read_json, whole_file
+from lensstudy.files import read_json, whole_file, write_json
 from lensstudy.observations.cutouts import Observation
 from lensstudy.observations.lens import Lens
 from lensstudy.observations.lens_model import CORE, MASS, SOURCES, LensModel, isothermal
 from lensstudy.observations.model_fits import fingerprint
 from lensstudy.observations.one_subhalo import SUBHALO, SubhaloFit, SubhaloSearch, cut_nfw, ends_of
-from lensstudy.training.recording import write_json
 
 __all__ = ["SearchedLens"]
 

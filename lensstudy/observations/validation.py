@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from lensstudy.evaluation.scores import counted
+from lensstudy.files import write_json
 from lensstudy.observations.consistency import Consistency
 from lensstudy.observations.distribution import SubstructureNetwork, compare_networks
 from lensstudy.observations.lens import Lens
 from lensstudy.observations.recovery import Recovery
-from lensstudy.training.recording import write_json
 
 __all__ = ["DistributionCheck", "Validation", "counting"]
 

@@ -19,7 +19,17 @@ from lensstudy.lensing.rendering import batch_size as render_batch
 from lensstudy.study import ParameterError, Study
 from lensstudy.training.distributed import place
 
-__all__ = ["FreshBatches", "FreshImages", "InOrder", "Rows", "SeededBatches", "loader", "phase_at", "training_loader"]
+__all__ = [
+    "FreshBatches",
+    "FreshImages",
+    "InOrder",
+    "Rows",
+    "SeededBatches",
+    "loader",
+    "phase_at",
+    "steps_per_epoch",
+    "training_loader",
+]
 
 
 @dataclass
@@ -165,3 +175,10 @@ def training_loader(train: LensDataset, steps: int, settings: Study) -> torch.ut
 def loader(images: torch.utils.data.Dataset, batches) -> torch.utils.data.DataLoader:
     """Whole batches, read in this process: a worker would cost more than it saves where nothing is decoded."""
     return torch.utils.data.DataLoader(images, sampler=batches, batch_size=None)
+
+
+def steps_per_epoch(dataset: LensDataset, settings: Study) -> int:
+    """Batches of one epoch: once through the whole train part, whatever share of it is shown, or the fresh images."""
+    settings = settings.training()
+    images = settings.fresh_images or len(dataset.part("train"))
+    return max(images // settings.batch_size, 1)

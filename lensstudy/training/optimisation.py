@@ -26,10 +26,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lensstudy.study import Study
 
-__all__ = ["averaged_network", "learning_rates", "optimizer_of", "plateau_of", "schedule_of"]
+__all__ = ["TrainingDiverged", "averaged_network", "learning_rates", "optimizer_of", "plateau_of", "schedule_of"]
 
 MOMENTUM = 0.9
 MILESTONES = (0.5, 0.75)  # shares of the training after which `step` lowers the rate (He et al. 2016)
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no longer finite, or has exploded. The message names the step and the learning rate."""
 
 
 def optimizer_of(weights: Iterable[torch.nn.Parameter], settings: Study) -> torch.optim.Optimizer:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import pandas as pd
 from pydantic import BaseModel
 
-from lensstudy.files import FileError, read_json
-from lensstudy.training.recording import in_batch, write_json
+from lensstudy.files import FileError, read_json, write_json
+from lensstudy.progress import in_batch
 from lensstudy.training.run import TrainedNetwork
 
 __all__ = ["Previous", "previous"]

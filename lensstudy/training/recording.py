@@ -11,7 +11,6 @@ copied from there, so that one that is killed meanwhile leaves half a file.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,18 +23,12 @@ from lightning.pytorch.callbacks import Callback
 from tqdm.auto import tqdm
 
 from lensstudy.data.dataset import LensDataset
-from lensstudy.files import whole_file
+from lensstudy.files import whole_file, write_json
 from lensstudy.networks import registry as networks
 from lensstudy.progress import in_batch
 from lensstudy.study import Study
 
-__all__ = ["Progress", "Recorder", "WholeCheckpoints", "in_batch", "write_json"]
-
-
-def write_json(file: Path, content: dict) -> None:
-    """Write a whole file or none."""
-    with whole_file(file) as partial:
-        partial.write_text(json.dumps(content, indent=1))
+__all__ = ["Progress", "Recorder", "WholeCheckpoints"]
 
 
 class Recorder(Callback):

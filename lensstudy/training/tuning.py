@@ -30,10 +30,10 @@ from tqdm.auto import tqdm
 
 from lensstudy.data.dataset import LensDataset
 from lensstudy.files import whole_file
+from lensstudy.progress import in_batch
 from lensstudy.provenance import code_hash
 from lensstudy.study import ParameterError, Study, home
 from lensstudy.training.fitting import NO_PART, SIMULATOR, TrainingDiverged, fit
-from lensstudy.training.recording import in_batch
 from lensstudy.training.run import read_metrics
 
 __all__ = [

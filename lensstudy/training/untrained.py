@@ -17,7 +17,7 @@ from lensstudy.networks.folding import folded
 from lensstudy.networks.groups import interpolation_floor, invariance_curve, invariance_error
 from lensstudy.networks.names import BASELINES, check_name
 from lensstudy.networks.registry import build_network, recalibrate_batch_norm
-from lensstudy.training.recording import in_batch
+from lensstudy.progress import in_batch
 
 __all__ = ["Invariance", "build_all", "costs", "invariance", "invariance_curves", "processor_seconds", "with_baselines"]
 

@@ -29,6 +29,7 @@ from lensstudy.provenance import plugin_files
 from lensstudy.study import ParameterError, Study
 from lensstudy.training import fitting as training
 from lensstudy.training.batches import SeededBatches
+from lensstudy.training.module import Fit
 from lensstudy.training.run import load_run
 from tests.conftest import make_blobs
 
@@ -131,7 +132,7 @@ class Interrupted(Exception):
 
 
 def test_an_interrupted_training_ends_where_it_would_have_ended(blobs, whole, tmp_path, quiet, monkeypatch):
-    step, steps = training._Fit.training_step, []
+    step, steps = Fit.training_step, []
 
     def stops_in_the_third_epoch(module, batch, index):
         steps.append(index)
@@ -139,10 +140,10 @@ def test_an_interrupted_training_ends_where_it_would_have_ended(blobs, whole, tm
             raise Interrupted
         return step(module, batch, index)
 
-    monkeypatch.setattr(training._Fit, "training_step", stops_in_the_third_epoch)
+    monkeypatch.setattr(Fit, "training_step", stops_in_the_third_epoch)
     with pytest.raises(Interrupted):
         training.fit(blobs, SETTINGS, folder=tmp_path / "halves")
-    monkeypatch.setattr(training._Fit, "training_step", step)
+    monkeypatch.setattr(Fit, "training_step", step)
     assert (tmp_path / "halves/last.ckpt").exists()
     halves = training.fit(blobs, SETTINGS, folder=tmp_path / "halves")
     assert same(weights(whole), weights(halves))
@@ -232,19 +233,19 @@ def test_an_exploding_loss_stops_as_well_and_keeps_the_last_good_checkpoint(blob
     wild = SETTINGS.model_copy(
         update={"network": "plain-cnn", "optimizer": "sgd", "learning_rate": 10.0, "gradient_clip": 0.0, "epochs": 30}
     )
-    step, calm = training._Fit.training_step, []
+    step, calm = Fit.training_step, []
 
     def explodes_in_the_second_epoch(module, batch, number):
         calm.append(number)
         images, labels = batch
         return step(module, (images if len(calm) <= module.batches else images * torch.nan, labels), number)
 
-    training._Fit.training_step = explodes_in_the_second_epoch
+    Fit.training_step = explodes_in_the_second_epoch
     try:
         with pytest.raises(training.TrainingDiverged, match="learning rate"):
             training.fit(blobs, wild.model_copy(update={"learning_rate": 0.01}), folder=tmp_path / "run")
     finally:
-        training._Fit.training_step = step
+        Fit.training_step = step
     assert (tmp_path / "run/last.ckpt").exists()
     assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
 
@@ -254,13 +255,13 @@ def with_(**changes):
 
 
 def test_a_share_takes_as_many_steps_and_sees_fewer_images(blobs, tmp_path, quiet, monkeypatch):
-    seen, step = [], training._Fit.training_step
+    seen, step = [], Fit.training_step
 
     def noting(module, batch, number):
         seen.append(batch[0])
         return step(module, batch, number)
 
-    monkeypatch.setattr(training._Fit, "training_step", noting)
+    monkeypatch.setattr(Fit, "training_step", noting)
     folder = training.fit(blobs, with_(share=25.0, epochs=2), folder=tmp_path / "run")
     train = blobs.part("train")
     different = {image.numpy().tobytes() for image in torch.cat(seen)}
@@ -320,13 +321,13 @@ def test_averaged_weights_have_batch_norm_statistics_of_their_own(blobs, tmp_pat
 
 
 def test_the_exponential_average_is_the_closed_form_of_the_steps(blobs, tmp_path, quiet, monkeypatch):
-    path, end = [], training._Fit.on_train_batch_end
+    path, end = [], Fit.on_train_batch_end
 
     def noting(module, *rest):
         path.append(module.network.classifier.bias.detach().clone())
         end(module, *rest)
 
-    monkeypatch.setattr(training._Fit, "on_train_batch_end", noting)
+    monkeypatch.setattr(Fit, "on_train_batch_end", noting)
     settings = with_(averaging="ema", averaging_decay=0.8, epochs=1, monitor="last")
     kept = weights(training.fit(blobs, settings, folder=tmp_path / "run"))["classifier.bias"]
     expected = path[0]
@@ -356,7 +357,7 @@ def test_last_keeps_the_last_epoch_whatever_the_validation_says(blobs, tmp_path,
 def test_an_interruption_changes_nothing_whatever_is_remembered(blobs, tmp_path, quiet, monkeypatch, changes):
     settings = with_(epochs=4, monitor="last", **changes)
     whole = training.fit(blobs, settings, folder=tmp_path / "whole")
-    step, count = training._Fit.training_step, []
+    step, count = Fit.training_step, []
 
     def stops(module, batch, number):
         count.append(number)
@@ -364,10 +365,10 @@ def test_an_interruption_changes_nothing_whatever_is_remembered(blobs, tmp_path,
             raise Interrupted
         return step(module, batch, number)
 
-    monkeypatch.setattr(training._Fit, "training_step", stops)
+    monkeypatch.setattr(Fit, "training_step", stops)
     with pytest.raises(Interrupted):
         training.fit(blobs, settings, folder=tmp_path / "halves")
-    monkeypatch.setattr(training._Fit, "training_step", step)
+    monkeypatch.setattr(Fit, "training_step", step)
     assert same(weights(whole), weights(training.fit(blobs, settings, folder=tmp_path / "halves")))
 
 
@@ -380,7 +381,7 @@ def test_a_folder_that_is_moved_between_interruption_and_resumption_keeps_its_be
     whole = training.fit(blobs, settings, folder=tmp_path / "whole")
     best = json.loads((whole / "metrics.json").read_text())["best_epoch"]
     assert best < settings.epochs
-    step, count = training._Fit.training_step, []
+    step, count = Fit.training_step, []
 
     def stops_after_the_best_epoch(module, batch, number):
         count.append(number)
@@ -388,10 +389,10 @@ def test_a_folder_that_is_moved_between_interruption_and_resumption_keeps_its_be
             raise Interrupted
         return step(module, batch, number)
 
-    monkeypatch.setattr(training._Fit, "training_step", stops_after_the_best_epoch)
+    monkeypatch.setattr(Fit, "training_step", stops_after_the_best_epoch)
     with pytest.raises(Interrupted):
         training.fit(blobs, settings, folder=tmp_path / "here")
-    monkeypatch.setattr(training._Fit, "training_step", step)
+    monkeypatch.setattr(Fit, "training_step", step)
     moved = training.fit(blobs, settings, folder=(tmp_path / "here").rename(tmp_path / "there"))
     assert json.loads((moved / "metrics.json").read_text())["best_epoch"] == best
     assert same(weights(whole), weights(moved))
@@ -664,7 +665,7 @@ def test_where_tensorboard_is_missing_the_way_out_is_told(blobs, tmp_path, quiet
 @pytest.mark.parametrize("monitor", ["validation_loss", "last"])
 def test_a_gradient_that_is_no_number_stops_before_anything_is_kept_of_it(blobs, tmp_path, quiet, monkeypatch, monitor):
     """In the last step of the last epoch, at a loss that looks fine."""
-    step, seen = training._Fit.on_before_optimizer_step, []
+    step, seen = Fit.on_before_optimizer_step, []
 
     def spoilt(module, optimizer):
         seen.append(1)
@@ -672,12 +673,12 @@ def test_a_gradient_that_is_no_number_stops_before_anything_is_kept_of_it(blobs,
             module.network.classifier.bias.grad[0] = torch.nan
         step(module, optimizer)
 
-    monkeypatch.setattr(training._Fit, "on_before_optimizer_step", spoilt)
+    monkeypatch.setattr(Fit, "on_before_optimizer_step", spoilt)
     with pytest.raises(training.TrainingDiverged, match="norm of the gradient is nan in step 7"):
         training.fit(blobs, with_(epochs=2, monitor=monitor), folder=tmp_path / "run")
     assert not (tmp_path / "run/metrics.json").exists()
     assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
-    monkeypatch.setattr(training._Fit, "on_before_optimizer_step", step)
+    monkeypatch.setattr(Fit, "on_before_optimizer_step", step)
     assert (training.fit(blobs, with_(epochs=2, monitor=monitor), folder=tmp_path / "run") / "metrics.json").exists()
 
 

@@ -13,7 +13,7 @@ import torch
 from lensstudy.data.simulation import simulate
 from lensstudy.files import FileError
 from lensstudy.study import Study
-from lensstudy.training import fitting
+from lensstudy.training import module
 from lensstudy.training.fitting import fit
 from lensstudy.training.run import load_run, read_metrics
 
@@ -92,7 +92,7 @@ def test_what_is_damaged_is_made_again(lenses, finished, run, name, kind):
 
 @pytest.mark.parametrize("name", ["metrics.json", "predictions.parquet"])
 def test_what_follows_from_the_weights_is_not_trained_again(lenses, run, name, monkeypatch):
-    monkeypatch.setattr(fitting, "_Fit", None)  # whoever trains fails
+    monkeypatch.setattr(module, "Fit", None)  # whoever trains fails
     damage(run / name, "cut")
     with pytest.warns(UserWarning, match="made again from the weights"):
         fit(lenses, STUDY, network=network(), folder=run)
