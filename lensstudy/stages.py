@@ -315,8 +315,8 @@ class _Job:
         shown = _ways(self.study)[self.way]
         if self.method not in ("", BREADTH):
             changed |= {"adaptation": self.method, "monitor": "last"}
-        elif not self.method and shown.match_pixels and shown.model_copy(update={"match_pixels": False}) == self.study:
-            changed["study"] = replace(self, way=AS_IT_IS).settings.study  # only targets are shown in another way
+        elif not self.method and shown.model_copy(update={"match_pixels": False}) == self.study:
+            changed["study"] = self.study.study  # its own trainings: at most targets are shown in another way
         return shown.model_copy(update=changed).training(self.network, self.seed)
 
     @property

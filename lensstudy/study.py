@@ -431,7 +431,7 @@ class Study(BaseModel):
 
     # from one telescope to another
     targets: list[dict[str, Any]] = _transfer(
-        [{"study": "model-3", "preset": "model_3", "noise_level": 0.02}],
+        [{"study": "model-3", "preset": "model_3", "noise_level": 0.02, "image_size": 32, "images_per_class": 100}],
         min_length=1,
         description="images that networks are to work on too, each named in `study`, with its parameters of data",
     )
@@ -446,7 +446,7 @@ class Study(BaseModel):
         ["batch-norm"], description="ways to learn from a target's unlabelled images, each on top of all the inputs"
     )
     staircase_images: int = _transfer(
-        30, ge=10, le=MANY, description="simulated images of each class on each step between two presets"
+        15, ge=10, le=MANY, description="simulated images of each class on each step between two presets"
     )
     staircase_fits: int = _transfer(
         1, ge=0, le=MANY, description="images of each class and step to which a smooth lens is fitted; 0: none"

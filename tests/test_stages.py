@@ -154,7 +154,7 @@ def test_inputs_are_changed_alone_and_together():
     assert [one.study for one in ways.values()] == ["x", "x", "x", "x-more", "x-more"]
     jobs = [stages._Job(Study(study="x", inputs=inputs), way, network="plain-cnn", seed=2) for way in ways]
     folders = [job.folder.parts[-3:] for job in jobs]
-    assert folders[2] == folders[0] == ("x-as-it-is", "training", "plain-cnn-s2")  # the same training
+    assert folders[2] == folders[0] == ("x", "training", "plain-cnn-s2")  # the same training
     assert len(set(folders)) == 4
 
 

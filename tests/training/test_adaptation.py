@@ -16,6 +16,7 @@ from lensstudy.training import adaptation
 from lensstudy.training import fitting as training
 from lensstudy.training.adaptation import Adversarial, Outputs, Sinkhorn, adapt_batch_norm, pseudo_labels
 from lensstudy.training.batches import SeededBatches
+from lensstudy.training.module import Fit
 from lensstudy.training.run import load_run
 from tests.conftest import make_blobs
 
@@ -81,7 +82,7 @@ class Interrupted(Exception):
 def test_an_interrupted_training_ends_where_it_would_have_ended(blobs, tmp_path, monkeypatch, method):
     settings, target = with_(method, epochs=3, adaptation_start=0.1), fainter(blobs)
     whole = training.fit(blobs, settings, folder=tmp_path / "whole", target=target)
-    step, steps = training._Fit.training_step, []
+    step, steps = Fit.training_step, []
 
     def stops(module, batch, number):
         steps.append(number)
@@ -89,10 +90,10 @@ def test_an_interrupted_training_ends_where_it_would_have_ended(blobs, tmp_path,
             raise Interrupted
         return step(module, batch, number)
 
-    monkeypatch.setattr(training._Fit, "training_step", stops)
+    monkeypatch.setattr(Fit, "training_step", stops)
     with pytest.raises(Interrupted):
         training.fit(blobs, settings, folder=tmp_path / "halves", target=target)
-    monkeypatch.setattr(training._Fit, "training_step", step)
+    monkeypatch.setattr(Fit, "training_step", step)
     assert same(weights(whole), weights(training.fit(blobs, settings, folder=tmp_path / "halves", target=target)))
 
 

@@ -28,8 +28,9 @@ from lensstudy.networks.description import describe
 from lensstudy.provenance import plugin_files
 from lensstudy.study import ParameterError, Study
 from lensstudy.training import fitting as training
-from lensstudy.training.batches import SeededBatches
+from lensstudy.training.batches import SeededBatches, training_loader
 from lensstudy.training.module import Fit
+from lensstudy.training.recording import Recorder
 from lensstudy.training.run import load_run
 from tests.conftest import make_blobs
 
@@ -580,7 +581,7 @@ def test_the_range_test_measures_what_a_loop_by_hand_measures(blobs, quiet):
         optimizer.param_groups[0]["lr"] = 1e-4 * 1000 ** (step / (steps - 1))
         batch = next(batches, None)
         if batch is None:
-            loader = training.training_loader(train, training.steps_per_epoch(blobs, settings), settings)
+            loader = training_loader(train, training.steps_per_epoch(blobs, settings), settings)
             loader.sampler.set_epoch(step // len(loader))
             batches = iter(loader)
             batch = next(batches)
@@ -685,15 +686,15 @@ def test_a_gradient_that_is_no_number_stops_before_anything_is_kept_of_it(blobs,
 def test_early_stopping_is_not_forgotten_when_the_end_is_interrupted(blobs, tmp_path, quiet, monkeypatch):
     stuck = with_(epochs=8, patience=2, learning_rate=1e-12, schedule="constant", monitor="last")
     whole = training.fit(blobs, stuck, folder=tmp_path / "whole")
-    finish = training.Recorder.finish
+    finish = Recorder.finish
 
     def killed(recorder):
         raise Interrupted
 
-    monkeypatch.setattr(training.Recorder, "finish", killed)
+    monkeypatch.setattr(Recorder, "finish", killed)
     with pytest.raises(Interrupted):
         training.fit(blobs, stuck, folder=tmp_path / "halves")
-    monkeypatch.setattr(training.Recorder, "finish", finish)
+    monkeypatch.setattr(Recorder, "finish", finish)
     halves = training.fit(blobs, stuck, folder=tmp_path / "halves")
     assert len(pd.read_csv(halves / "history.csv")) == len(pd.read_csv(whole / "history.csv")) < 8
     assert same(weights(whole), weights(halves))
