@@ -191,10 +191,12 @@ def prepare_networks(
             candidates |= {label: (one, False) for label, one in _labelled([open_network(path)], candidates).items()}
         except (OSError, ValueError) as error:
             skipped[path] = str(error)
-    networks = []
+    networks, made = [], {}  # networks of one data set share their reference images
     for label, (one, own) in progress(candidates.items(), "reference images"):
         try:
-            networks.append(SubstructureNetwork.of(label, one, *_reference_images(one, study, own)))
+            key = one.card["data_fingerprint"], own
+            made[key] = made.get(key) or _reference_images(one, study, own)
+            networks.append(SubstructureNetwork.of(label, one, *made[key]))
         except DataError as error:
             skipped[label] = str(error)
     if not networks:

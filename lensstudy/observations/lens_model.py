@@ -215,15 +215,36 @@ class LensModel:
 # Rendering
 
 
+def _power_law(values: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    return power_law(x, y, *values[:6], terms=TERMS)
+
+
+def _shear(values: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    return shear(x - values[4], y - values[5], values[6], values[7])
+
+
+def _waves(order: int, first: int) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def deflection(values: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        radius, center = values[0], values[4:6]
+        return multipole(x, y, order, radius * values[first], radius * values[first + 1], *center)
+
+    return deflection
+
+
+PARTS = (  # of the deflection, and the numbers of the parameters that each depends on
+    (_power_law, (0, 1, 2, 3, 4, 5)),
+    (_shear, (4, 5, 6, 7)),
+    (_waves(3, 8), (0, 4, 5, 8, 9)),
+    (_waves(4, 10), (0, 4, 5, 10, 11)),
+)
+
+
 def deflection(values: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Deflection in arcseconds of the lens with these `values`, in the order of `MASS`."""
-    radius, slope, e1, e2, center_x, center_y, shear_1, shear_2, *waves = values
-    parts = [
-        power_law(x, y, radius, slope, e1, e2, center_x, center_y, terms=TERMS),
-        shear(x - center_x, y - center_y, shear_1, shear_2),
-        multipole(x, y, 3, radius * waves[0], radius * waves[1], center_x, center_y),
-        multipole(x, y, 4, radius * waves[2], radius * waves[3], center_x, center_y),
-    ]
+    return _together([part(values, x, y) for part, _ in PARTS])
+
+
+def _together(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return sum(x for x, _ in parts), sum(y for _, y in parts)
 
 
@@ -482,8 +503,10 @@ class Task:
 
     def ends(self, values: np.ndarray, x: Tensor, y: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Where rays at `x`, `y` end, in arcseconds."""
-        halo = self.halo(values[len(MASS) :], x, y) if self.halo else (0.0, 0.0)
-        return traced(values[: len(MASS)], x, y, halo)
+        return traced(values[: len(MASS)], x, y, self._halo(values, x, y))
+
+    def _halo(self, values: np.ndarray, x: Tensor, y: Tensor):
+        return self.halo(values[len(MASS) :], x, y) if self.halo else (0.0, 0.0)
 
     def frame(self, x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
         """Where the rays of the arcs, which end at these points, do so in the mean, and how far apart, in arcseconds;
@@ -498,14 +521,30 @@ class Task:
         return np.clip(values, self.assumed.lowest, self.assumed.highest)
 
     def changes(self, state: State, free: np.ndarray) -> np.ndarray:
-        """Derivatives of the image `(n, f)`, in units of the noise, by the `free` parameters."""
+        """Derivatives of the image `(n, f)`, in units of the noise, by the `free` parameters. What a parameter does
+        not touch of the deflection is not computed again: the power law takes longest, and half of them leave it."""
+        x, y = self.rays.centers
+        values = torch.tensor(state.values)
+        parts = [part(values[: len(MASS)], x, y) for part, _ in PARTS]
+        halo = self._halo(state.values, x, y)
 
-        def ends(values: np.ndarray) -> np.ndarray:
-            found = self.ends(values, *self.rays.centers)
+        def placed(parts: list[tuple[Tensor, Tensor]], halo) -> np.ndarray:
+            alpha_x, alpha_y = _together(parts)
+            found = (x - alpha_x - halo[0]).numpy(), (y - alpha_y - halo[1]).numpy()
             return np.array(in_frame(found, self.frame(*found)))
 
-        there, slightly = ends(state.values), NUDGE * np.eye(len(state.values))[free]
-        moved = np.stack([(ends(state.values + nudge) - there) / NUDGE for nudge in slightly], axis=-1)
+        def nudged(number: int) -> np.ndarray:
+            moved = state.values + NUDGE * np.eye(len(state.values))[number]
+            if number >= len(MASS):
+                return placed(parts, self._halo(moved, x, y))
+            own = torch.tensor(moved[: len(MASS)])
+            changed = (
+                part(own, x, y) if number in uses else before for before, (part, uses) in zip(parts, PARTS, strict=True)
+            )
+            return placed(list(changed), halo)
+
+        there = placed(parts, halo)
+        moved = np.stack([(nudged(number) - there) / NUDGE for number in np.arange(len(values))[free]], axis=-1)
         slope_x, slope_y = (slope[:, None] for slope in state.mesh.slopes(state.solution.source, *there))
         return self.rays.image(slope_x * moved[0] + slope_y * moved[1])
 

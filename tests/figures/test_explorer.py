@@ -55,12 +55,14 @@ class Explorer:
 
 @pytest.fixture(scope="module")
 def explorer(root, tmp_path_factory):
-    """08 with its default parameters and one network, run as far as its explorer, the kernel still alive."""
+    """08 with few images and one network, run as far as its explorer, the kernel still alive."""
     home = tmp_path_factory.mktemp("home")
     notebook = nbformat.read(root / "notebooks" / "08-apply.ipynb", as_version=4)
     last = next(i for i, cell in enumerate(notebook.cells) if "interactive" in cell.metadata.get("tags", ()))
     first = next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
-    change = nbformat.v4.new_code_cell('networks = ["d4-steerable-cnn"]')
+    change = nbformat.v4.new_code_cell(
+        'networks, epochs, more = ["d4-steerable-cnn"], 4, {"images_per_class": 60, "width": 0.5}'
+    )
     notebook.cells = [*notebook.cells[: first + 1], change, *notebook.cells[first + 1 : last + 1]]
     client = NotebookClient(notebook, kernel_name="python3", timeout=300)
     client.reset_execution_trackers()
