@@ -134,7 +134,7 @@ def trained(study: Study, network: str, seed: int, share: float = 100.0) -> Trai
     """
     if study.residual != "none":
         raise ParameterError(
-            f"residual = '{study.residual}': such networks are trained by lensstudy train, and judged in "
+            f"residual = '{study.residual}': such networks are trained in 03-train and judged in "
             "12-detectability and 09-from-one-telescope-to-another; everywhere else use residual: none"
         )
     return _trained(study, network, seed, share)

@@ -260,7 +260,7 @@ def _check_residual(settings: Study, dataset: LensDataset) -> None:
     if shown != settings.residual:
         raise ParameterError(
             f"residual = '{settings.residual}': this data set has '{shown}'; fit residuals with "
-            "lensstudy.data.residuals.in_sigma, or run lensstudy train, which does"
+            "lensstudy.data.residuals.in_sigma, or use lensstudy fit, which does"
         )
     if settings.residual != "none" and settings.fresh_images:
         raise ParameterError(
