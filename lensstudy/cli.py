@@ -30,6 +30,7 @@ from lensstudy.study import (
     BUNDLE,
     ParameterError,
     Study,
+    check_sees_images,
     home,
     notebook_parameters,
     notebooks_folder,
@@ -141,6 +142,10 @@ def run(
         _check_names(file, study, study.networks)
         for page in study.pages:
             _check_page(page)
+        try:
+            check_sees_images(study, study.pages)
+        except ParameterError as error:
+            _fail(f"{file}: {error}")
         if not dry_run:
             _check_nodes(file, study)
     if not profile:

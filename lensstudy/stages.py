@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from lensstudy.data import mixture
 from lensstudy.data.dataset import DataError, LensDataset
@@ -27,7 +28,7 @@ from lensstudy.data.filtering import Rules, filter_images
 from lensstudy.data.overview import direction
 from lensstudy.data.reading import read
 from lensstudy.data.resampling import resampled
-from lensstudy.data.residuals import in_sigma
+from lensstudy.data.residuals import BESIDE, in_sigma
 from lensstudy.data.simulation import simulate
 from lensstudy.deployment.application import Application
 from lensstudy.deployment.exporting import export
@@ -45,7 +46,7 @@ from lensstudy.lensing.simulation import checked_request
 from lensstudy.networks.registry import check_name, load_plugins
 from lensstudy.progress import in_batch, processors, progress
 from lensstudy.provenance import code_hash, data_state
-from lensstudy.study import ParameterError, Study
+from lensstudy.study import Study, check_sees_images
 from lensstudy.training.fitting import fit
 from lensstudy.training.run import TrainedNetwork, load_run, read_metrics
 from lensstudy.training.untrained import Invariance
@@ -76,7 +77,7 @@ TEST = 0x74657374  # so that no image of the test is one of a mixture's or a fre
 def dataset(study: Study) -> LensDataset:
     """The data set of a study, filtered and split: read from `runs/<study>/dataset`, or made if it is not there, is
     damaged, or was made with other parameters or from other files. Where files have changed and no parameter has, a
-    warning says so. What `seen` adds to it is kept beside it: fits take minutes, and several trainings will ask."""
+    warning says so. What `seen` adds to it is kept beside it: fits take minutes, and several trainings need them."""
     made = _dataset(study)
     if study.residual != "none":
         _in_sigma(study, made)
@@ -130,13 +131,9 @@ def trained(study: Study, network: str, seed: int, share: float = 100.0) -> Trai
     """One trained network of a study, trained now on `share` percent of the images if that has not been done.
 
     Raises:
-        ParameterError: the networks of this study see residuals, and whoever asks would show them images.
+        ParameterError: the networks of this study see residuals; callers of this function predict on images.
     """
-    if study.residual != "none":
-        raise ParameterError(
-            f"residual = '{study.residual}': such networks are trained in 03-train and judged in "
-            "12-detectability and 09-from-one-telescope-to-another; everywhere else use residual: none"
-        )
+    check_sees_images(study)
     return _trained(study, network, seed, share)
 
 
@@ -193,7 +190,7 @@ def presets(images_per_class: int, seed: int) -> pd.DataFrame:
 def ladder(study: Study) -> Ladder:
     """Trained networks, a smooth fit and an ideal observer on the test images of a study. Of the preset `realistic` the
     substructure of new test images has the masses of `substructure_shares`; the smooth lenses are new too."""
-    test, shown = dataset(study).part("test"), seen(study).part("test")
+    test = dataset(study).part("test")
     if study.preset == "realistic" and not study.data_path:
         own, boost = study.population, study.population.get("substructure_boost", 1.0)
         masses = [own | {"substructure_boost": boost * share} for share in study.substructure_shares]
@@ -209,6 +206,8 @@ def ladder(study: Study) -> Ladder:
             classes=study.classes or None,
         )
         shown = _channels(in_sigma(test, processors()), study.residual) if study.residual != "none" else test
+    else:
+        shown = seen(study).part("test")
     found = {
         name: [_trained(study, name, seed).predict(shown.images) for seed in study.seeds] for name in study.networks
     }
@@ -226,7 +225,8 @@ def keep_networks(study: Study, size: int, invariance: Invariance, costs: pd.Dat
 
 def staircases(study: Study) -> list[Staircase]:
     """The way from the preset of a study to that of each of its targets, one difference at a time, for the networks of
-    the study and for a smooth fit."""
+    the study and for a smooth fit. Raises `ParameterError` as `trained` does."""
+    check_sees_images(study)
     dataset(study)  # before several processes ask for it
     jobs = [_Job(study, AS_IT_IS, network=name, seed=seed) for name in study.networks for seed in study.seeds]
     _train(jobs)
@@ -315,7 +315,7 @@ class _Job:
         shown = _ways(self.study)[self.way]
         if self.method not in ("", BREADTH):
             changed |= {"adaptation": self.method, "monitor": "last"}
-        elif not self.method and shown.model_copy(update={"match_pixels": False}) == self.study:
+        elif not self.method and shown.model_copy(update={"match_pixels": self.study.match_pixels}) == self.study:
             changed["study"] = self.study.study  # its own trainings: at most targets are shown in another way
         return shown.model_copy(update=changed).training(self.network, self.seed)
 
@@ -393,7 +393,7 @@ def _seen(study: Study, shown: Study) -> LensDataset:
 
 def _channels(images: LensDataset, residual: str) -> LensDataset:
     """Of the two channels of `in_sigma`, those that networks see."""
-    if residual == "beside":
+    if residual == BESIDE:
         return images
     return replace(images, images=images.images[:, 1:], description=images.description | {"residual": residual})
 
@@ -402,14 +402,30 @@ def _in_sigma(study: Study, images: LensDataset) -> LensDataset:
     """`in_sigma` of the images of a study, kept beside them: fits take minutes."""
     folder = study.folder / "residuals"
     about = {"images": images.fingerprint, "code": code_hash("data.residuals", "lensing.fitting")}
-    if (folder / "dataset.json").exists():
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):  # of several trainings that ask at once, one fits
+        made = _kept(folder, about)
+        if made is None:
+            made = in_sigma(images, processors())
+            made.description |= {"made_from": about}
+            made.save(folder)
+    # Catalogue and parts are those of `images`: the same pixels may have been split anew.
+    return replace(images, images=made.images, description=images.description | {"residual": BESIDE})
+
+
+def _kept(folder: Path, about: dict[str, str]) -> LensDataset | None:
+    """What was made from the same images by the same code, or None."""
+    if not (folder / "dataset.json").exists():
+        return None
+    try:
         made = LensDataset.load(folder)
-        if made.description.get("made_from") == about:
-            return made
-    made = in_sigma(images, processors())
-    made.description |= {"made_from": about}
-    made.save(folder)
-    return made
+        if made.description.get("made_from") != about:
+            return None
+        made.check_fingerprint(folder)
+        return made
+    except DataError as error:
+        warnings.warn(f"{error}; the smooth fits are made again", stacklevel=2)
+        return None
 
 
 def _simulated(study: Study) -> LensDataset:

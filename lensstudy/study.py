@@ -12,7 +12,7 @@ import ast
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,6 +29,7 @@ __all__ = [
     "SERIES",
     "ParameterError",
     "Study",
+    "check_sees_images",
     "home",
     "notebook_parameters",
     "notebooks_folder",
@@ -58,6 +59,9 @@ PAGES = (
     "11-fit-real-lenses",
     "12-detectability",
 )
+
+
+SHOW_IMAGES = ("04-analyse", "06-validate-on-real-lenses", "08-apply")  # to trained networks, whatever these see
 
 
 # A field's group says what depends on it. What has none (`study`, `pages`, `question`, `image_credit`,
@@ -666,6 +670,16 @@ class Study(BaseModel):
             for name, value in self.model_dump().items()
             if value != getattr(defaults, name) and name not in ("study", "question")
         }
+
+
+def check_sees_images(study: Study, pages: Collection[str] = SHOW_IMAGES) -> None:
+    """Raise `ParameterError` for a study whose networks see residuals, if any of these pages would show them images."""
+    if study.residual != "none" and (shown := [page for page in SHOW_IMAGES if page in pages]):
+        raise ParameterError(
+            f"residual = '{study.residual}': {', '.join(shown)} would show such networks images; they are trained in "
+            "03-train and judged in 12-detectability, and in 09-from-one-telescope-to-another under `inputs`. Leave "
+            "those pages out, or use residual: none"
+        )
 
 
 def home() -> Path:

@@ -227,6 +227,7 @@ def test_a_failed_notebook_leaves_its_log_and_no_page_and_names_an_unset_variabl
         (["run", "preset.yml"], "preset.yml: preset 'realistc' is unknown; did you mean 'realistic'?"),
         (["run", "population.yml"], "subhalo_mas_min"),
         (["run", "pages.yml"], "page '04-analyze' is no notebook"),
+        (["run", "residual.yml"], "residual.yml: residual = 'alone': 04-analyse would show such networks images"),
         (["report"], "no study has run yet"),
         (["simulate", "--preset", "modle_3", "--per-class", "2", "--seed", "1", "--out", "x"], "model_3"),
         (["simulate", "--preset", "model_3", "--per-class", "0", "--seed", "1", "--out", "x"], "images_per_class"),
@@ -237,6 +238,7 @@ def test_a_slip_on_the_command_line_is_one_clear_line(inside, tmp_path, argument
     (tmp_path / "preset.yml").write_text("preset: realistc\n")
     (tmp_path / "population.yml").write_text("preset: realistic\npopulation: {subhalo_mas_min: 1.0e+9}\n")
     (tmp_path / "pages.yml").write_text("pages: [01-explore-data, 04-analyze]\n")
+    (tmp_path / "residual.yml").write_text("residual: alone\n")
     result = inside(*arguments)
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
     assert message in result.stderr
@@ -316,6 +318,9 @@ def test_help_and_version_do_not_wait_for_torch():
         result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
         assert result.stdout.splitlines()[-1:] == ["[]"], result.stdout + result.stderr
     assert "predict" in result.stdout
+    script = "import sys, lensstudy.stages, lensstudy.figures.plots; print('lightning' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.stdout == "False\n", "only who trains waits for Lightning" + result.stderr
     assert subprocess.run([LENSSTUDY, "--version"], capture_output=True, text=True).stdout == (
         f"lensstudy {version('lensstudy')}\n"
     )

@@ -19,7 +19,9 @@ from lensstudy.data.simulation import camera_of
 from lensstudy.lensing.fitting import NOISE_FREE, smooth_residuals
 from lensstudy.progress import progress
 
-__all__ = ["in_sigma"]
+__all__ = ["BESIDE", "in_sigma", "residual_of"]
+
+BESIDE = "beside"  # what the description of a set says under `residual` that has both, the image and what a fit leaves
 
 PIECE = 32  # images that are fitted at once
 
@@ -39,7 +41,7 @@ def in_sigma(dataset: LensDataset, processes: int = 1) -> LensDataset:
         The data set with images `(N, 2, H, W)`, float32, and `residual: beside` in its description.
 
     Raises:
-        DataError: for images that were read: a fit needs to know their camera and noise.
+        DataError: for images that were read: a fit needs to know their camera and noise; or for residuals.
 
     Example:
         >>> from lensstudy import simulate
@@ -47,6 +49,8 @@ def in_sigma(dataset: LensDataset, processes: int = 1) -> LensDataset:
         >>> in_sigma(lenses).images.shape
         (3, 2, 32, 32)
     """
+    if residual_of(dataset) != "none":
+        raise DataError("a data set of residuals: smooth lenses are fitted to images; give those")
     parts = components(dataset)
     if not parts:
         source = dataset.description.get("source", "unknown")
@@ -68,7 +72,20 @@ def in_sigma(dataset: LensDataset, processes: int = 1) -> LensDataset:
         pieces = [part.subset(piece) for piece in np.array_split(np.arange(len(part)), -(-len(part) // PIECE))]
         fitted = progress(_mapped(pieces, processes), "smooth fits", len(pieces))
         images[rows, 1] = np.concatenate(list(fitted))
-    return replace(dataset, images=images, description=dataset.description | {"residual": "beside"})
+    return replace(dataset, images=images, description=dataset.description | {"residual": BESIDE})
+
+
+def residual_of(dataset: LensDataset) -> str:
+    """Whether the images of a set are `none` other than images, or have residuals `beside` them or `alone`.
+
+    Raises:
+        DataError: a pooled set has some of each.
+    """
+    about = dataset.description
+    kinds = sorted({one.get("residual", "none") for one in about.get("sets", [about])})
+    if len(kinds) > 1:
+        raise DataError(f"a pooled data set in which residuals are {' and '.join(kinds)}; pool sets of one kind")
+    return kinds[0]
 
 
 def _mapped(pieces: list[LensDataset], processes: int) -> Iterator[np.ndarray]:

@@ -102,8 +102,8 @@ def export(
     run, trained = runs[0], _trained(runs, network)
     if trained.card.get("residual", "none") != "none":
         raise CardError(
-            f"{run}: this network sees what a fitted smooth lens leaves (residual: {trained.card['residual']}), and "
-            "images of one's own come without such fits; export a training with residual: none"
+            f"{run}: this network sees the residuals of a smooth fit (residual: {trained.card['residual']}), and "
+            "images of one's own come without; export a training with residual: none"
         )
     known = trained.card["data"].get("pixel_scale")
     if pixel_scale and known and abs(pixel_scale / known - 1) > SCALE_TOLERANCE:

@@ -71,6 +71,8 @@ def train_on(
     """
     begin = training_of(begin) if begin else None
     card = _card(begin) if begin else {}
+    if card.get("residual", "none") != "none":
+        raise ValueError(f"{begin}: its network sees the residuals of a smooth fit, which images that are read lack")
     passed_on = Study().group("network", "training").keys() - set(NOT_KEPT)
     given = {name: card[name] for name in passed_on & card.keys()}
     given |= {"crop": card["crop"], "scaling": card["scaling"]["kind"]} if card else {}

@@ -32,7 +32,7 @@ ASKED = 60  # test images among which a typical one is looked for
 
 def of_study(study: Study, summary: Mapping[str, Any]) -> Figure | None:
     """The picture of a study that has run, or None where its summary compares no networks or its files are gone."""
-    if not (summary.get("pairs") and summary.get("curves")):
+    if study.residual != "none" or not (summary.get("pairs") and summary.get("curves")):
         return None
     names = [summary["pairs"][0][which] for which in ("first", "second")]
     folders = [study.training_folder(name, study.seeds[0], max(study.shares)) for name in names]

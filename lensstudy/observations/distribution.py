@@ -41,7 +41,8 @@ __all__ = [
 def open_network(folder: str | Path) -> TrainedNetwork:
     """The network of a finished run folder.
 
-    Raises `OSError` where there is none, and `CardError` for an exported network, which has no gradients.
+    Raises `OSError` where there is none, and `CardError` for an exported network, which has no gradients, or for one
+    that sees residuals, which real images come without.
     """
     folder = Path(os.path.expandvars(os.path.expanduser(folder)))
     try:
@@ -49,7 +50,10 @@ def open_network(folder: str | Path) -> TrainedNetwork:
     except (OSError, ValueError):
         exported = False
     if not exported:
-        return load_run(folder)
+        run = load_run(folder)
+        if run.card.get("residual", "none") != "none":
+            raise CardError(f"{folder}: its network sees the residuals of a smooth fit, and would be shown images")
+        return run
     raise CardError(
         f"{folder}: is an exported network, which answers but has no gradients; give the run folder that it was "
         "exported from, such as runs/quick/training/d4-steerable-cnn-s1"

@@ -505,7 +505,7 @@ class Task:
         """Where rays at `x`, `y` end, in arcseconds."""
         return traced(values[: len(MASS)], x, y, self._halo(values, x, y))
 
-    def _halo(self, values: np.ndarray, x: Tensor, y: Tensor):
+    def _halo(self, values: np.ndarray, x: Tensor, y: Tensor) -> tuple[Tensor | float, Tensor | float]:
         return self.halo(values[len(MASS) :], x, y) if self.halo else (0.0, 0.0)
 
     def frame(self, x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:

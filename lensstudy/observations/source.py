@@ -91,7 +91,7 @@ def _splines(place: np.ndarray, knots: np.ndarray, degree: int) -> tuple[np.ndar
     """Values `(n, degree + 1)` of the splines that are not zero at each point, their numbers, and how many there are:
     those that end at the outermost knots at the latest."""
     count, inside = len(knots) - degree - 1, (place >= knots[0]) & (place < knots[-1])
-    # No place is outside now; to extrapolate is not to look for one, which SciPy does in a loop of Python.
+    # All places are inside: extrapolate=True skips SciPy's check of that, a loop of Python over all of them.
     matrix = BSpline.design_matrix(np.where(inside, place, knots[0]), _padded(knots, degree), degree, extrapolate=True)
     number = matrix.indices.reshape(len(place), degree + 1) - degree
     values = matrix.data.reshape(len(place), degree + 1)

@@ -28,6 +28,7 @@ from torch.multiprocessing import ProcessRaisedException
 
 from lensstudy.data.dataset import LensDataset
 from lensstudy.data.preprocess import Preprocess
+from lensstudy.data.residuals import residual_of
 from lensstudy.files import FileError, read_json, regular, write_json
 from lensstudy.networks import registry as networks
 from lensstudy.provenance import code_hash
@@ -101,7 +102,9 @@ def fit(
     settings, folder = study.training(), Path(folder or study.training_folder())
     unlabelled = None if target is None else Target(target.images)  # nothing else of it goes any further
     _check(settings)
-    _check_residual(settings, dataset)
+    for images in (dataset, target):
+        if images is not None:
+            _check_residual(settings, images)
     _check_adaptation(settings, unlabelled)
     dataset.check_classes()
     networks.load_plugins(settings.plugins)
@@ -254,13 +257,11 @@ def _check(settings: Study) -> None:
 
 def _check_residual(settings: Study, dataset: LensDataset) -> None:
     """A network must not learn from images what it is said to learn from residuals, nor the other way round."""
-    shown = dataset.description.get("residual", "none")
-    if dataset.description.get("source") == "pooled":
-        shown = dataset.description["sets"][0].get("residual", "none")
+    shown = residual_of(dataset)
     if shown != settings.residual:
         raise ParameterError(
-            f"residual = '{settings.residual}': this data set has '{shown}'; fit residuals with "
-            "lensstudy.data.residuals.in_sigma, or use lensstudy fit, which does"
+            f"residual = '{settings.residual}': this data set has residual: {shown}; give what the network is to see, "
+            "as lensstudy.stages.seen makes it of a study"
         )
     if settings.residual != "none" and settings.fresh_images:
         raise ParameterError(

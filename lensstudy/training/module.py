@@ -65,7 +65,7 @@ class Fit(lightning.LightningModule):
         super().__init__()
         self.network = build(card) if network is None else copy.deepcopy(network)
         if start_from:
-            _fine_tune_from(self.network, Path(start_from), card["classes"])
+            _fine_tune_from(self.network, Path(start_from), card["classes"], settings.residual)
         self.averaged = averaged_network(self.network, settings)
         if settings.devices * settings.nodes > 1:
             synchronise(self.network)
@@ -293,9 +293,14 @@ def trainer_of(settings: Study, callbacks: list[Callback], **options) -> lightni
     )
 
 
-def _fine_tune_from(network: torch.nn.Module, run: Path, classes: Sequence[str]) -> None:
+def _fine_tune_from(network: torch.nn.Module, run: Path, classes: Sequence[str], residual: str) -> None:
     """Give `network` the weights of a finished training; the last layer begins anew where it tells other classes
     apart, or the same in another order."""
+    if (before := read_card(run).get("residual", "none")) != residual:
+        raise ValueError(
+            f"{run}: its network sees residual: {before} and this one residual: {residual}; start from one that sees "
+            "the same"
+        )
     (given, _), own = networks.read_weights(run / "weights.safetensors"), network.state_dict()
     fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
     if read_card(run)["classes"] != list(classes):

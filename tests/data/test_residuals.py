@@ -12,6 +12,7 @@ from lensstudy.data.residuals import in_sigma
 from lensstudy.data.simulation import smooth_counterpart
 from lensstudy.deployment.card import CardError
 from lensstudy.deployment.exporting import export
+from lensstudy.observations.distribution import open_network
 from lensstudy.study import ParameterError, Study
 from lensstudy.training.fitting import fit
 from lensstudy.training.run import load_run, read_card
@@ -73,13 +74,19 @@ def test_a_target_in_other_pixels_stays_in_units_of_its_noise(tmp_path, monkeypa
     np.testing.assert_allclose(alone.images[:, 0], seen.images[:, 1], atol=1e-5)
 
 
-def test_networks_of_a_study_are_trained_on_residuals_and_not_let_loose_on_images(tmp_path, monkeypatch):
-    """What they learn from is what a fit leaves; pages and exports that would show them images refuse."""
+FEW = {"image_size": 24, "images_per_class": 12, "test_images": 6, "classes": ["no_sub", "cdm"]}
+FEW |= {"networks": ["plain-cnn"], "network": "plain-cnn", "epochs": 1, "batch_size": 8, "smooth_fit_images": 0}
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
     monkeypatch.setenv("LENSSTUDY_HOME", str(tmp_path))
     monkeypatch.setenv("LENSSTUDY_BATCH", "1")
-    few = {"image_size": 24, "images_per_class": 12, "test_images": 6, "classes": ["no_sub", "cdm"]}
-    few |= {"networks": ["plain-cnn"], "network": "plain-cnn", "epochs": 1, "batch_size": 8, "smooth_fit_images": 0}
-    study = Study(study="x", residual="alone", substructure_shares=[1.0], **few)
+    return Study(study="x", residual="alone", substructure_shares=[1.0], **FEW)
+
+
+def test_networks_of_a_study_are_trained_on_residuals_and_refuse_images(study, tmp_path):
+    """What they learn from is what a fit leaves, and so is what they are judged on, of a preset and of a mixture."""
     shown, images = stages.seen(study), stages.dataset(study)
     assert shown.images.shape == images.images.shape and not np.allclose(shown.images, images.images)
     ladder = stages.ladder(study)
@@ -87,13 +94,50 @@ def test_networks_of_a_study_are_trained_on_residuals_and_not_let_loose_on_image
     left = in_sigma(ladder.test).images[:, 1:]
     np.testing.assert_allclose(ladder.probabilities["plain-cnn"][0], load_run(run).predict(left), atol=1e-6)
     assert read_card(run)["data_fingerprint"] == shown.fingerprint != images.fingerprint
-    with pytest.raises(ParameterError, match="residual = 'alone'.*12-detectability"):
-        stages.trainings(study)
+    for refused in (stages.trainings, stages.staircases):
+        with pytest.raises(ParameterError, match="residual = 'alone': 04-analyse.*12-detectability"):
+            refused(study)
     with pytest.raises(CardError, match="residual: alone"):
         export(run)
-    with pytest.raises(ParameterError, match="residual = 'alone': this data set has 'none'.*in_sigma"):
+    with pytest.raises(CardError, match="would be shown images"):
+        open_network(run)
+    with pytest.raises(ParameterError, match="residual = 'alone': this data set has residual: none"):
         fit(images, study, folder=tmp_path / "images")
-    with pytest.raises(ParameterError, match="residual = 'none': this data set has 'alone'"):
-        fit(shown, study.model_copy(update={"residual": "none"}), folder=tmp_path / "none")
+    plain = study.model_copy(update={"residual": "none"})
+    with pytest.raises(ParameterError, match="residual = 'none': this data set has residual: alone"):
+        fit(shown, plain, folder=tmp_path / "none")
+    adapted = plain.model_copy(update={"adaptation": "batch-norm", "monitor": "last"})
+    with pytest.raises(ParameterError, match="this data set has residual: alone"):
+        fit(images, adapted, folder=tmp_path / "target", target=shown)
+    with pytest.raises(ValueError, match="sees residual: alone and this one residual: none"):
+        fit(images, plain, folder=tmp_path / "tuned", start_from=run)
     with pytest.raises(ParameterError, match="fresh_images: 0"):
         fit(shown, study.model_copy(update={"fresh_images": 24}), folder=tmp_path / "fresh")
+    with pytest.raises(DataError, match="of residuals"):
+        in_sigma(shown)
+    with pytest.raises(DataError, match="residuals are alone and none"):
+        fit(mixture.pooled([shown, images]), study, folder=tmp_path / "pooled")
+
+
+def test_a_mixture_is_judged_on_the_residuals_of_its_own_test_images(study):
+    parts = [{"preset": "realistic", "population": {"source_magnitude_min": dim}} for dim in (20.0, 22.0)]
+    beside = {"preset": "mixture", "population": {"presets": parts}, "residual": "beside"}
+    study = Study(**study.model_dump() | beside)
+    ladder, shown = stages.ladder(study), stages.seen(study).part("test")
+    assert shown.images.shape[1] == 2 and shown.catalogue["name"].tolist() == ladder.test.catalogue["name"].tolist()
+    run = load_run(study.training_folder("plain-cnn", 1))
+    np.testing.assert_array_equal(ladder.probabilities["plain-cnn"][0], run.predict(shown.images))
+
+
+def test_what_is_kept_of_the_fits_follows_split_and_damage(study, monkeypatch):
+    """Pixels alone are kept: of images that were split anew, the parts are the new ones."""
+    before = stages.seen(study)
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "in_sigma", None)
+        anew = stages.seen(study.model_copy(update={"validation_fraction": 0.3}))
+    assert len(anew.part("validation")) > len(before.part("validation"))
+    np.testing.assert_array_equal(anew.images, before.images)
+    (study.folder / "residuals" / "images.npy").write_bytes(b"cut")
+    with pytest.warns(UserWarning, match="the smooth fits are made again"):
+        mended = stages.seen(study)
+    np.testing.assert_array_equal(mended.images, before.images)

@@ -10,7 +10,7 @@ import torch
 from lensstudy.lensing.cosmology import area_per_mass, critical_surface_density
 from lensstudy.lensing.profiles import point_mass
 from lensstudy.observations.cutouts import Observation
-from lensstudy.observations.lens_model import MASS, SOURCES, Assumed, Task, expected_arcs, model_of
+from lensstudy.observations.lens_model import MASS, SOURCES, Assumed, Task, expected_arcs, in_frame, model_of
 from lensstudy.observations.one_subhalo import TRIAL_SIZE, Halo, SubhaloSearch, cut_nfw, ends_of, pseudo_jaffe
 from lensstudy.observations.subhalos import Subhalo
 from tests.observations.test_lens_model import lensed
@@ -53,6 +53,25 @@ def test_a_subhalo_is_found_where_it_lies(found):
     assert best.chi2_falls > 100 and best.evidence_rises > 50
     rises = search.profile(best, "strength", [0.0, best.state.values[-2]])
     assert rises[0] > 50 and abs(rises[1]) < 5
+
+
+def test_derivatives_are_those_of_images_of_nudged_lenses(found):
+    """Of every parameter of lens and subhalo, whatever part of the deflection it touches."""
+    search, _, best = found
+    task, state, nudge = search.task, best.state, 1e-5
+    slopes = state.mesh.slopes(state.solution.source, *ends_at(task, state.values))
+    changes = task.changes(state, np.arange(len(state.values)))
+    for number in range(len(state.values)):
+        moved = state.values + nudge * np.eye(len(state.values))[number]
+        by = (ends_at(task, moved) - ends_at(task, state.values)) / nudge
+        np.testing.assert_allclose(changes[:, number], task.rays.image((slopes * by).sum(0)), rtol=1e-6, atol=1e-6)
+        assert np.abs(changes[:, number]).max() > 0
+
+
+def ends_at(task: Task, values: np.ndarray) -> np.ndarray:
+    """Where the middle rays end, in the frame of the source."""
+    ends = task.ends(values, *task.rays.centers)
+    return np.array(in_frame(ends, task.frame(*ends)))
 
 
 def test_the_place_and_the_mass_have_intervals(found):
