@@ -99,12 +99,14 @@ class Ladder:
     @property
     def reached(self) -> pd.DataFrame:
         """The detectability, in sigma, from which on each observer has an AUC of 0.9: a row for each `population`, a
-        column for each observer. Read off between bins on a logarithmic axis; nan where no bin gets there."""
+        column for each observer. Read off between bins on a logarithmic axis: the first bin where that is there
+        already, nan where none is. For the ideal observer it is the closed form."""
         crossed = {
             key: _crossing(curve["sigma"].to_numpy(), curve["auc"].to_numpy())
             for key, curve in self.table.groupby(["population", "observer"], sort=False)
         }
-        return pd.Series(crossed).unstack().loc[self.table["population"].unique(), self.table["observer"].unique()]
+        found = pd.Series(crossed).unstack().loc[self.table["population"].unique(), self.table["observer"].unique()]
+        return found.assign(**{IDEAL: np.sqrt(2) * norm.ppf(FOUND)})
 
     @property
     def answer(self) -> str:
@@ -114,11 +116,10 @@ class Ladder:
             values = reached[observer].dropna()
             if not len(values):
                 said.append(f"{observer}: in no population")
-            elif len(reached) == 1:
-                said.append(f"{observer}: {_sigma(values.iloc[0])} sigma")
             else:
                 among = "" if len(values) == len(reached) else f", in {len(values)} of {len(reached)} populations"
-                said.append(f"{observer}: {_sigma(values.min())} to {_sigma(values.max())} sigma{among}")
+                ends = dict.fromkeys((_sigma(values.min()), _sigma(values.max())))
+                said.append(f"{observer}: {' to '.join(ends)} sigma{among}")
         return f"An AUC of {FOUND} is reached from this detectability on. " + "; ".join(said) + "."
 
     @property

@@ -57,6 +57,8 @@ def test_a_mixture_has_a_curve_for_each_population_and_the_fit_finds_what_is_far
     ladder = Ladder(test, {"oracle": [sure]}, smooth_fit_images=20)
     assert set(ladder.table["observer"]) == {"oracle", SMOOTH_FIT, IDEAL}
     assert (ladder.table.query("observer == 'oracle'")["auc"] == 1).all()
+    assert ladder.reached[IDEAL].unique() == pytest.approx([np.sqrt(2) * norm.ppf(0.9)])
+    assert "ideal observer: 1.8 sigma." in ladder.answer
     brightest = ladder.table.query("observer == @SMOOTH_FIT").sort_values("sigma").tail(1)
     assert brightest["sigma"].item() > 30 and brightest["auc"].item() > 0.95
 
