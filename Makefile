@@ -15,10 +15,10 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make study    run params/$(STUDY).yml and write reports/$(STUDY)/index.html (STUDY=name for another)"
-	@echo "make test     all tests, and every notebook from top to bottom"
+	@echo "make test     all tests but the slow ones, and every notebook from top to bottom"
 	@echo "make test-slurm  a study on a real SLURM, where slurmd is installed"
 	@echo "make lab      open the notebooks in JupyterLab"
-	@echo "make bench    measure speed side by side with the alternatives"
+	@echo "make bench    the slow tests, then speed measured side by side with the alternatives"
 	@echo "make reports  render the reports of finished studies again"
 	@echo "make docs     build the site of documents, notebooks and reference reports: site/index.html"
 	@echo "make notebooks  run the notebooks with their defaults and keep the outputs that the tests compare"
@@ -47,6 +47,7 @@ lab: $(INSTALLED)  # lands on the list of notebooks: Markdown opens as a page, n
 	$(BIN)/jupyter lab notebooks --LabApp.app_settings_dir='$(CURDIR)/workflow/jupyterlab' --LabApp.default_url=/lab/tree/README.md
 
 bench: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow --durations=0
 	$(BIN)/python -m tests.benchmarks
 
 reports: $(INSTALLED)

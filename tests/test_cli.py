@@ -30,6 +30,7 @@ HELP = """from lensstudy.cli import app
 try: app(["--help"])
 except SystemExit: pass"""
 TINY = """\
+pages: [01-explore-data, 03-train, 04-analyse]
 images_per_class: 20
 networks: [d4-steerable-cnn, plain-cnn]
 width: 0.25
@@ -78,8 +79,7 @@ def test_a_run_leaves_every_stage_and_a_page_of_each(finished):
     assert "d4-steerable-cnn" in summary["answer"]
     assert summary["largest_change_at_90_degrees"]["d4-steerable-cnn"] < 1e-5
     assert (runs / "dataset/dataset.json").exists()
-    assert (runs / "networks.json").exists()
-    pages = {"01-explore-data", "02-build-models", "04-analyse", "index"}
+    pages = {"01-explore-data", "04-analyse", "index"}
     pages |= {f"03-train-{network}-s1" for network in ("d4-steerable-cnn", "plain-cnn")}
     assert {page.stem for page in reports.glob("*.html")} == pages
     index = (reports / "index.html").read_text()
@@ -119,7 +119,7 @@ def test_a_snakemake_user_plans_the_jobs_of_lensstudy_run(inside, tmp_path):
     result = lensstudy(home, "run", "tiny", "--profile", "workflow/slurm", "--cores", "3", "--dry-run")
     counts = [sorted(set(re.findall(r"^(\w+) +(\d+)$", one, re.M))) for one in (text, result.stdout)]
     assert counts[0] == counts[1] and ("train", "2") in counts[0]
-    assert re.search(r"tiny: 5 jobs, 2 of them trainings; about \d+ minutes on 3 processes", result.stdout)
+    assert re.search(r"tiny: 4 jobs, 2 of them trainings; about \d+ minutes on 3 processes", result.stdout)
 
 
 def test_a_run_by_snakemakes_own_command_has_the_lock_the_status_and_the_failures_of_a_study(
@@ -193,7 +193,7 @@ def test_a_finished_training_survives_and_a_network_that_left_the_study_leaves_i
     weights = home / "runs/tiny/training/d4-steerable-cnn-s1/weights.safetensors"
     before, executed = weights.stat().st_mtime_ns, executed_at(home)
     text = TINY.replace("preset_images: 10", "preset_images: 12").replace(", plain-cnn]", "]")
-    (home / "tiny.yml").write_text(text + "pages: [01-explore-data, 03-train, 04-analyse]\n")
+    (home / "tiny.yml").write_text(text)
     (home / "runs/tiny/notebooks/04-analyse.ipynb").write_bytes(b"")
     result = lensstudy(home, "run", "tiny.yml")
     assert result.returncode == 0 and result.stdout.count("04-analyse.ipynb") == 1, result.stdout + result.stderr

@@ -87,7 +87,7 @@ def tried(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("examples")
     for name, blocks in examples().items():
         for part in ("lensstudy", "notebooks", "params", "workflow"):
-            ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+            ignored = shutil.ignore_patterns(".ipynb_checkpoints")  # what is compiled saves seconds
             shutil.copytree(ROOT / part, home / name / part, ignore=ignored)
         for kind, text in blocks:
             if kind == "diff":

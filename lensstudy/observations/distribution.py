@@ -6,6 +6,7 @@ among those of held-out simulations: of images like the training ones, a share p
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -198,7 +199,7 @@ def prepare_networks(
     networks, made = [], {}  # networks of one data set share their reference images
     for label, (one, own) in progress(candidates.items(), "reference images"):
         try:
-            key = one.card["data_fingerprint"], own
+            key = json.dumps(one.card["data"], sort_keys=True), own
             made[key] = made.get(key) or _reference_images(one, study, own)
             networks.append(SubstructureNetwork.of(label, one, *made[key]))
         except DataError as error:

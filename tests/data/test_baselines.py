@@ -40,6 +40,7 @@ def test_model_1_gives_the_class_away():
     assert baseline_auc(dataset, against=["no_sub"]) >= 0.95
 
 
+@pytest.mark.slow
 def test_realistic_does_not():
     for population in (
         {},

@@ -142,6 +142,7 @@ def test_another_noise_on_the_same_lens_is_no_copy():
     assert find_duplicates(images).empty
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [0.001, 0.05, 0.3, 1.0])
 def test_the_fast_search_misses_no_pair(limit):
     """Few pairs are near at a small limit, and nearly all at a large one, where the search goes another way."""
@@ -222,6 +223,7 @@ def test_filter_first():
         kept(lenses(20))
 
 
+@pytest.mark.slow
 def test_the_official_set_has_no_copies(evaluation_data):
     images = read(evaluation_data / "deeplense-equivariant" / "lenses.tgz").images
     assert find_duplicates(images).empty

@@ -74,7 +74,7 @@ def test_a_target_in_other_pixels_stays_in_units_of_its_noise(tmp_path, monkeypa
     np.testing.assert_allclose(alone.images[:, 0], seen.images[:, 1], atol=1e-5)
 
 
-FEW = {"image_size": 24, "images_per_class": 12, "test_images": 6, "classes": ["no_sub", "cdm"]}
+FEW = {"image_size": 20, "images_per_class": 10, "test_images": 3, "classes": ["no_sub", "cdm"]}
 FEW |= {"networks": ["plain-cnn"], "network": "plain-cnn", "epochs": 1, "batch_size": 8, "smooth_fit_images": 0}
 
 
@@ -82,6 +82,7 @@ FEW |= {"networks": ["plain-cnn"], "network": "plain-cnn", "epochs": 1, "batch_s
 def study(tmp_path, monkeypatch):
     monkeypatch.setenv("LENSSTUDY_HOME", str(tmp_path))
     monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+    monkeypatch.setattr(stages, "LADDER_IMAGES", 3)
     return Study(study="x", residual="alone", substructure_shares=[1.0], **FEW)
 
 

@@ -143,6 +143,7 @@ def test_a_line_within_the_ranges_of_the_preset_explains_each_vortex_of_common_t
     assert math.hypot(lens["vortex_x"], lens["vortex_y"]) <= 1.3
 
 
+@pytest.mark.slow
 def test_the_heaviest_subhalos_of_common_test_weigh_what_the_preset_allows():
     """Three subhalos explain nearly all that a smooth lens leaves of an image with a chi square of 1.16."""
     counts = counts_of_common_test("sphere", 2)

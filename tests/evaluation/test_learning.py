@@ -54,6 +54,7 @@ def test_between_two_points_a_power_law_is_read_off_as_it_is():
         assert 1 - np.sqrt(np.prod(errors)) - value == pytest.approx(small * shares[0, image], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_ratio_of_images_covers_the_truth():
     """Two curves of binormal answers whose separations grow with the images in a known way, three seeds, shared test
     images: the interval of the ratio holds the true one in 91 of 100 experiments at least."""

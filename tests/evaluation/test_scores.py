@@ -120,6 +120,7 @@ def test_the_interval_of_the_accuracy_covers_the_truth_as_often_as_it_says():
     assert 0.93 <= covered / EXPERIMENTS <= 0.97
 
 
+@pytest.mark.slow
 def test_the_bootstrap_interval_covers_the_truth_as_often_as_it_says():
     """The Brier score of calibrated answers has a known mean, E[p (1 - p)]: 93 to 97 % of 2,000 experiments."""
     generator, covered = np.random.default_rng(7), 0

@@ -217,6 +217,7 @@ def test_every_network_fits_its_checkpoint(name, tmp_path):
     assert size < 1.5 * 4 * count_parameters(network)
 
 
+@pytest.mark.slow
 def test_symmetry_halves_the_error_on_rotated_digits():
     """An independent check on data of another kind: 600 rotated digits to learn from, three seeds, equal channels."""
     plain, rotating = (

@@ -474,6 +474,7 @@ def on_two(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARALLEL)
 def test_two_processes_give_the_training_of_one_at_the_same_batch(blobs, on_two, tmp_path, quiet, name):
     """DDP on two processes: the same loss, gradients and predictions within rounding, batch norm included."""
