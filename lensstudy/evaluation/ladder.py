@@ -149,12 +149,22 @@ class Ladder:
             "figure": "headline.png",
             "figure_alt": "AUC of substructure against none, against its detectability; a panel for each population.",
             "figure_caption": "AUC against detectability: networks, smooth fit and ideal observer.",
-            "table": json.loads(self.reached.reset_index(names="population").to_json(orient="records")),
+            "table": tabulated(self.reached),
             "limitations": self.limitations,
         }
         file = folder / "summary.json"
         file.write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding="utf-8")
         return file
+
+
+def tabulated(reached: pd.DataFrame) -> list[dict[str, str]]:
+    """The table `Ladder.reached` in words, a row a population."""
+    words = reached.map(lambda sigma: f"{_sigma(sigma)} sigma" if np.isfinite(sigma) else "never")
+    return (
+        words.rename(columns=lambda observer: f"AUC {FOUND}: {observer}")
+        .reset_index(names="population")
+        .to_dict("records")
+    )
 
 
 def auc_along(sigma: np.ndarray, mass: np.ndarray, smooth: np.ndarray, runs: Sequence[np.ndarray]) -> pd.DataFrame:
