@@ -119,7 +119,7 @@ def test_a_snakemake_user_plans_the_jobs_of_lensstudy_run(inside, tmp_path):
     result = lensstudy(home, "run", "tiny", "--profile", "workflow/slurm", "--cores", "3", "--dry-run")
     counts = [sorted(set(re.findall(r"^(\w+) +(\d+)$", one, re.M))) for one in (text, result.stdout)]
     assert counts[0] == counts[1] and ("train", "2") in counts[0]
-    assert re.search(r"tiny: 4 jobs, 2 of them trainings; about \d+ minutes on 3 processes", result.stdout)
+    assert re.search(r"tiny: 4 jobs, 2 of them trainings; about \d+ minutes? on 3 processes", result.stdout)
 
 
 def test_a_run_by_snakemakes_own_command_has_the_lock_the_status_and_the_failures_of_a_study(

@@ -160,11 +160,7 @@ class Ladder:
 def tabulated(reached: pd.DataFrame) -> list[dict[str, str]]:
     """The table `Ladder.reached` in words, a row a population."""
     words = reached.map(lambda sigma: f"{_sigma(sigma)} sigma" if np.isfinite(sigma) else "never")
-    return (
-        words.rename(columns=lambda observer: f"AUC {FOUND}: {observer}")
-        .reset_index(names="population")
-        .to_dict("records")
-    )
+    return words.reset_index(names="population").to_dict("records")
 
 
 def auc_along(sigma: np.ndarray, mass: np.ndarray, smooth: np.ndarray, runs: Sequence[np.ndarray]) -> pd.DataFrame:
