@@ -64,6 +64,7 @@ def test_an_unknown_name_lists_the_known_ones():
     assert done.exit_code == 1 and "realistic-d4" in done.output and "Traceback" not in done.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", names.pretrained_names())
 def test_a_network_in_the_box_is_as_good_as_its_card_says(name, request, tmp_path, monkeypatch):
     """On 150 other lenses of each class, drawn by a seed of their own: the 95 % interval of their AUC and that of the
