@@ -122,6 +122,16 @@ def test_a_snakemake_user_plans_the_jobs_of_lensstudy_run(inside, tmp_path):
     assert re.search(r"tiny: 4 jobs, 2 of them trainings; about \d+ minutes? on 3 processes", result.stdout)
 
 
+def test_a_notebook_that_no_rule_names_waits_for_the_trainings(tmp_path):
+    """It may ask for them itself, and two processes would train in one folder."""
+    (tmp_path / "own.yml").write_text("study: own\npages: [03-train, 09-from-one-telescope-to-another]\n")
+    rules = "--snakefile", str(ROOT / "workflow/Snakefile")
+    text = snakemake(tmp_path, *rules, "--dry-run", "--configfile", "own.yml")
+    job = text[text.index("rule own:") :].split("\n\n")[0]
+    for network in Study().networks:
+        assert f"03-train-{network}-s1.ipynb" in job
+
+
 def test_a_run_by_snakemakes_own_command_has_the_lock_the_status_and_the_failures_of_a_study(
     inside, tmp_path, monkeypatch
 ):
