@@ -239,7 +239,7 @@ class Study(BaseModel):
     )
     network: str = _network("d4-steerable-cnn", pattern=NETWORK, description="the network of one training")
     plugins: list[str] = Field([], description="modules that register networks of your own, from the working folder")
-    width: float = _network(1.0, gt=0, le=16, description="channels, as a multiple of each network's own number")
+    width: float = _network(0.5, gt=0, le=16, description="channels, as a multiple of each network's own number")
     depth: int = _network(1, ge=1, le=8, description="convolutions or blocks in place of each of the network's own")
     kernel_sizes: list[int] = _network([], description="sizes of the network's filters, one a stage; empty: its own")
 

@@ -29,6 +29,7 @@ def tiny_home(tmp_path_factory):
     changes |= {"width": 0.25, "epochs": 1, "batch_size": 16, "bootstrap_samples": 50, "preset_images": 10}
     changes |= {"reference_images": 50, "noise_draws": 4, "trials": 1, "range_test_steps": 10, "orientations": 2}
     changes |= {"staircase_images": 10, "staircase_fits": 0, "smooth_fit_images": 4, "substructure_shares": [0.1, 1.0]}
+    changes |= {"published_images": 10, "published_draws": 1, "published_fits": 0}
     # Two steps from home, noise and unit, where nbval takes all nine to another preset.
     exposed = Study().population | {"exposure_time": 540.0}
     changes |= {"targets": [{"study": "shorter", "preset": "realistic", "population": exposed, "image_size": 32}]}

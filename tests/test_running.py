@@ -221,7 +221,7 @@ def test_how_long_a_study_takes_follows_from_the_speed_of_earlier_trainings(stud
     assert "rough guess" in timing.announced(study, jobs, 1)
     earlier = study.folder.parent / "earlier/training/plain-cnn-s1"
     earlier.mkdir(parents=True)
-    (earlier / "card.json").write_text(json.dumps({"crop": 64, "image_size": 64, "binning": 1, "width": 1.0}))
+    (earlier / "card.json").write_text(json.dumps({"crop": 64, "image_size": 64, "binning": 1, "width": study.width}))
     (earlier / "metrics.json").write_text(json.dumps({"images_per_second": 81 / 4}))  # of four times the pixels
     each, measured = timing.seconds_of_jobs(study, jobs)
     assert measured and each["train"] == pytest.approx(300 + timing.NOTEBOOK_S)

@@ -25,7 +25,6 @@ from sklearn.metrics import (
     roc_auc_score,
     roc_curve,
 )
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lensstudy.data.dataset import LensDataset
 from lensstudy.evaluation.intervals import interval, judged
@@ -111,6 +110,8 @@ def score(
 def point_estimates(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
     """Accuracy, macro AUC, AUC of each class against the rest, average precision (macro), log loss (nats), Brier score
     (for more than two classes the sum over them) and expected calibration error (15 bins of confidence)."""
+    from torchmetrics.functional.classification import multiclass_calibration_error  # its import takes a second
+
     each = {f"auc_{name}": roc_auc_score(labels == i, probabilities[:, i]) for i, name in enumerate(classes)}
     averaged = judged(probabilities)
     precision = [average_precision_score(labels == k, probabilities[:, k]) for k in averaged]

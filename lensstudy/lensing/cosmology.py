@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import TYPE_CHECKING
 
 from astropy import constants, units
-from astropy.cosmology import FlatLambdaCDM
+
+if TYPE_CHECKING:
+    from astropy.cosmology import FlatLambdaCDM
 
 __all__ = [
-    "COSMOLOGY",
     "LENS_REDSHIFT",
     "SOURCE_REDSHIFT",
     "area_per_mass",
+    "cosmology",
     "critical_density",
     "critical_surface_density",
     "deeplense_area_per_mass",
@@ -25,14 +28,21 @@ __all__ = [
 ]
 
 LENS_REDSHIFT, SOURCE_REDSHIFT = 0.5, 1.0
-COSMOLOGY = FlatLambdaCDM(H0=70, Om0=0.3, Ob0=0.05)
+
+
+@functools.cache
+def cosmology(H0: float = 70, Om0: float = 0.3, Ob0: float = 0.05) -> FlatLambdaCDM:
+    """The cosmology; H0 in km/s/Mpc."""
+    from astropy.cosmology import FlatLambdaCDM  # takes a second, which whoever simulates nothing need not wait for
+
+    return FlatLambdaCDM(H0=H0, Om0=Om0, Ob0=Ob0)
 
 
 @functools.cache
 def area_per_mass(lens_redshift: float = LENS_REDSHIFT, source_redshift: float = SOURCE_REDSHIFT) -> float:
     """Squared Einstein radius of one solar mass in arcsec^2: `4 G M / c^2 * D_LS / (D_L D_S)`."""
-    lens, source = (COSMOLOGY.angular_diameter_distance(z) for z in (lens_redshift, source_redshift))
-    between = COSMOLOGY.angular_diameter_distance(lens_redshift, source_redshift)
+    lens, source = (cosmology().angular_diameter_distance(z) for z in (lens_redshift, source_redshift))
+    between = cosmology().angular_diameter_distance(lens_redshift, source_redshift)
     area = 4 * constants.G * constants.M_sun / constants.c**2 * between / (lens * source)
     return (area * units.rad**2).to_value(units.arcsec**2, equivalencies=units.dimensionless_angles())
 
@@ -45,13 +55,13 @@ def critical_surface_density(lens_redshift: float = LENS_REDSHIFT, source_redshi
 @functools.cache
 def kpc_per_arcsec(lens_redshift: float = LENS_REDSHIFT) -> float:
     """Length in the lens plane that one arcsecond spans, in kpc."""
-    return 1 / COSMOLOGY.arcsec_per_kpc_proper(lens_redshift).value
+    return 1 / cosmology().arcsec_per_kpc_proper(lens_redshift).value
 
 
 @functools.cache
 def critical_density(lens_redshift: float = LENS_REDSHIFT) -> float:
     """Critical density of the universe at the lens, in solar masses per arcsec^3 there."""
-    density = COSMOLOGY.critical_density(lens_redshift).to_value(units.Msun / units.kpc**3)
+    density = cosmology().critical_density(lens_redshift).to_value(units.Msun / units.kpc**3)
     return density * kpc_per_arcsec(lens_redshift) ** 3
 
 
@@ -61,7 +71,7 @@ def deeplense_area_per_mass() -> float:
 
     The distances are luminosity distances and `D_LS = D_S - D_L`; angular-diameter distances would give 1.66".
     """
-    lens, source = COSMOLOGY.luminosity_distance(LENS_REDSHIFT), COSMOLOGY.luminosity_distance(SOURCE_REDSHIFT)
+    lens, source = cosmology().luminosity_distance(LENS_REDSHIFT), cosmology().luminosity_distance(SOURCE_REDSHIFT)
     area = 4 * constants.G * constants.M_sun / constants.c**2 * (source - lens) / (lens * source)
     return area.to_value(units.dimensionless_unscaled) * 206265.0**2
 
@@ -69,10 +79,10 @@ def deeplense_area_per_mass() -> float:
 @functools.cache
 def source_convention_factor() -> float:
     """What deflections shrink by when angles are quoted for a source at redshift 2.5 and the source is at 1: 0.6343."""
-    cosmology = FlatLambdaCDM(H0=69.7, Om0=0.2814, Ob0=0.0464)
+    theirs = cosmology(H0=69.7, Om0=0.2814, Ob0=0.0464)
 
     def efficiency(source: float) -> float:
-        lens_to_source = cosmology.angular_diameter_distance(LENS_REDSHIFT, source)
-        return float(lens_to_source / cosmology.angular_diameter_distance(source))
+        lens_to_source = theirs.angular_diameter_distance(LENS_REDSHIFT, source)
+        return float(lens_to_source / theirs.angular_diameter_distance(source))
 
     return efficiency(SOURCE_REDSHIFT) / efficiency(2.5)

@@ -52,7 +52,7 @@ def test_one_network_one_seed_two_classes_and_no_truth(root, tmp_path, monkeypat
 
 def test_learning_curves_of_two_networks_and_two_seeds(root, tmp_path, monkeypatch, images):
     summary, told = analyse(
-        root, tmp_path, monkeypatch, data_path=str(images), networks=["d4-steerable-cnn", "resnet18"],
+        root, tmp_path, monkeypatch, data_path=str(images), networks=["d4-steerable-cnn", "plain-cnn"],
         seeds=[1, 2], shares=[50.0, 100.0],
     )  # fmt: skip
     fewer = min(row["images"] for row in summary["ahead"])

@@ -16,7 +16,7 @@ def test_scales_of_a_lens_at_half_and_a_source_at_one():
 def test_scales_of_other_redshifts_are_those_of_lenstronomy():
     from lenstronomy.Cosmo.lens_cosmo import LensCosmo
 
-    theirs = LensCosmo(0.222, 0.609, cosmo=cosmology.COSMOLOGY)  # SLACS J0946+1006
+    theirs = LensCosmo(0.222, 0.609, cosmo=cosmology.cosmology())  # SLACS J0946+1006
     assert cosmology.area_per_mass(0.222, 0.609) == pytest.approx(1 / (math.pi * theirs.sigma_crit_angle), rel=5e-4)
     assert cosmology.critical_surface_density(0.222, 0.609) == pytest.approx(theirs.sigma_crit_angle, rel=5e-4)
     assert cosmology.kpc_per_arcsec(0.222) == pytest.approx(theirs.dd * 1e3 * math.pi / 648000, rel=1e-6)
