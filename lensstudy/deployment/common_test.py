@@ -217,9 +217,9 @@ class BesideReal:
         name = next(iter(self.probabilities))
         simulated, real = ([f"{percent[one, of]:.0f}" for of in CLASSES] for one in (name, REAL))
         return (
-            f"Upright, {name} is right of {simulated[0]} in 100 simulated lenses without substructure (of real ones, a "
-            f"network trained on such: {real[0]}), {simulated[1]} with subhalos ({real[1]}) and {simulated[2]} with a "
-            f"vortex ({real[2]})."
+            f"{name} is right about {simulated[0]} of 100 simulated lenses without substructure, {simulated[1]} with "
+            f"subhalos and {simulated[2]} with a vortex; a network trained on real lenses, about {real[0]}, {real[1]} "
+            f"and {real[2]} of 100 real ones."
         )
 
     def _counts(self) -> Iterator[tuple[str, np.ndarray]]:

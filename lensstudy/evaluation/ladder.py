@@ -129,10 +129,13 @@ class Ladder:
         values, fit = reached[network].dropna(), reached.get(SMOOTH_FIT, pd.Series(dtype=float)).dropna()
         if not len(values):
             return f"Nothing in these images is detectable enough for {network} to find it with an AUC of {FOUND}."
-        said = f"A trained network finds a subhalo once it changes the image by {_sigma(values.median())} sigma or more"
+        ends = dict.fromkeys((_sigma(values.min()), _sigma(values.max())))
+        among = f", the median of populations from {' to '.join(ends)}" if len(ends) > 1 else ""
+        middle = _sigma(values.median())
+        said = f"A trained network tells subhalos from none well (AUC {FOUND}) from {middle} sigma on{among}"
         if not len(fit):
             return f"{said}."
-        return f"{said}; fitting a smooth lens, which needs no training, takes {_sigma(fit.median())}."
+        return f"{said}; fitting a smooth lens, which needs no training, from {_sigma(fit.median())}."
 
     @property
     def limitations(self) -> str:

@@ -77,12 +77,12 @@ class Staircase:
 
     def _in_words(self, method: str) -> str:
         rows, broken = self.scores(method), self.breaks_at(method)
-        first, last, dearest = rows.iloc[0], rows.iloc[-1], rows.loc[rows["cost"].idxmax()]
+        first, last, most = rows.iloc[0], rows.iloc[-1], rows.loc[rows["cost"].idxmax()]
         end = "" if last["direction"] == "right" else f", {last['direction']}"
         where = f"breaks at the step '{broken}'" if broken else "holds to the end"
         return (
             f"{method}, from {self.home} to {self.away}: {first['auc']:.3f} at home, {last['auc']:.3f} away{end}; it "
-            f"{where}, and the dearest step is '{dearest['step']}' ({dearest['cost']:+.3f})."
+            f"{where}, and the step that costs most is '{most['step']}' ({most['cost']:+.3f})."
         )
 
 

@@ -102,13 +102,14 @@ class Transfer:
     @property
     def plain(self) -> str:
         """The same in one sentence without a bracket, for lists of reports."""
-        away = self.of(self.networks[0]).query("tested != @HOME").groupby("trained", sort=False)["auc"].mean()
+        scores = self.of(self.networks[0]).groupby(["trained", self.of(self.networks[0])["tested"] == HOME], sort=False)
+        away, home = (scores["auc"].mean().xs(at, level="tested") for at in (False, True))
         chosen = self._chosen(self.networks[0])
         without = f", and what is chosen without their labels to {chosen['auc'].mean():.2f}" if len(chosen) else ""
         return (
             f"On images of {counted(len(self.targets), 'preset')} that it was not trained on, {self.networks[0]} tells "
-            f"substructure from none with an AUC of {away.iloc[0]:.2f}; the best of {len(away)} ways of training "
-            f"brings it to {away.max():.2f}{without}. A guess has 0.50."
+            f"substructure from none with an AUC of {away.iloc[0]:.2f}, and on its own with {home.iloc[0]:.2f}; the "
+            f"best of {len(away)} ways of training brings it to {away.max():.2f}{without}. A guess has 0.50."
         )
 
     def _chosen(self, network: str) -> pd.DataFrame:
