@@ -30,7 +30,7 @@ from lensstudy.files import read_json, whole_file
 from lensstudy.networks.baselines import same_filters
 from lensstudy.networks.description import count_parameters, multiply_accumulates
 from lensstudy.networks.names import BASELINES
-from lensstudy.progress import progress
+from lensstudy.progress import side_by_side
 from lensstudy.study import Study
 
 __all__ = ["Analysis"]
@@ -309,9 +309,10 @@ class Analysis:
         seed; the smallest number first."""
         runs = [run for share, each in self.by_share.items() if share != self.share for run in each]
         found: dict[int, dict[str, list[np.ndarray]]] = {}
-        for run in progress(runs, "shares of the images"):
+        given = side_by_side(lambda run: run.predict(self.test.images), runs, "shares of the images")
+        for run, probabilities in zip(runs, given, strict=True):
             of_size = found.setdefault(run.card["training_images"], {})
-            of_size.setdefault(run.card["network"], []).append(run.predict(self.test.images))
+            of_size.setdefault(run.card["network"], []).append(probabilities)
         found[self.trained[0].card["training_images"]] = self.probabilities
         return dict(sorted(found.items()))
 
@@ -389,9 +390,10 @@ class Analysis:
         plain = [*self.pair[1:], *self.same_filters]
         runs = [run for each in self.by_share.values() for run in each if run.card["network"] in plain]
         averaged: dict[int, dict[str, list[np.ndarray]]] = {}
-        for run in progress(runs, "rotations and reflections"):
+        given = side_by_side(lambda run: averaged_over_motions(run, part.images), runs, "rotations and reflections")
+        for run, probabilities in zip(runs, given, strict=True):
             of_size = averaged.setdefault(run.card["training_images"], {})
-            of_size.setdefault(run.card["network"], []).append(averaged_over_motions(run, part.images))
+            of_size.setdefault(run.card["network"], []).append(probabilities)
         for images, networks in self.upright.items():
             here = {name: [one[self.perturbed] for one in runs] for name, runs in networks.items()}
             own = self.training_scores[self.training_scores["images"] == images]

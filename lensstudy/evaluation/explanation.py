@@ -19,7 +19,7 @@ from lensstudy.evaluation.intervals import Measured, difference_of, interval_of,
 from lensstudy.evaluation.robustness import PIECE, reflected, rotated
 from lensstudy.evaluation.scores import auc
 from lensstudy.networks.baselines import same_filters
-from lensstudy.progress import progress
+from lensstudy.progress import side_by_side
 
 __all__ = ["averaged_over_motions", "explain", "training_scores"]
 
@@ -51,8 +51,8 @@ def training_scores(trained: Sequence, dataset: LensDataset, seed: int = 0) -> p
         One row a training: `network`, `images`, `seed`, `upright` and `rotated` (by random angles). No row where images
         were simulated anew for each epoch, since none of the training part was learnt.
     """
-    rows = []
-    for run in progress([run for run in trained if not run.card.get("fresh_images")], "training images"):
+
+    def scored(run) -> dict:
         part = dataset.part("train")
         if (share := run.card.get("share", 100)) < 100:
             part = part.share(share / 100, run.card["seed"])
@@ -60,7 +60,10 @@ def training_scores(trained: Sequence, dataset: LensDataset, seed: int = 0) -> p
         angles = np.random.default_rng(seed).uniform(0, 360, len(part))
         row = {name: run.card[key] for name, key in COLUMNS.items()}
         upright, moved = (auc(part.labels, run.predict(part.images, one)) for one in (0.0, angles))
-        rows.append(row | {"upright": upright, "rotated": moved})
+        return row | {"upright": upright, "rotated": moved}
+
+    learnt = [run for run in trained if not run.card.get("fresh_images")]
+    rows = list(side_by_side(scored, learnt, "training images"))
     return pd.DataFrame(rows, columns=[*COLUMNS, "upright", "rotated"])
 
 

@@ -7,7 +7,6 @@ noisier, through a wider point spread function, with larger or smaller pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,7 @@ from lensstudy.evaluation.intervals import interval
 from lensstudy.evaluation.scores import auc, largest_change
 from lensstudy.lensing.instruments import SIGMA_PER_FWHM, blur, gaussian_kernel
 from lensstudy.networks.groups import rotate
-from lensstudy.progress import in_batch, processors, progress
+from lensstudy.progress import in_batch, side_by_side
 
 __all__ = [
     "blurred",
@@ -152,20 +151,16 @@ def predict_all(
     trained: Sequence, images: np.ndarray, perturbations: Mapping[str, Sequence[Perturbation]], seed: int = 0
 ) -> pd.DataFrame:
     """What every network gives the same perturbed `images`, one row a network, seed, perturbation and draw of it, with
-    `probabilities` `(N, classes)`: what `scores.summarise` takes. `trained` are `TrainedNetwork`s; as many of them at a
-    time as there are processors predict, in threads."""
+    `probabilities` `(N, classes)`: what `scores.summarise` takes. `trained` are `TrainedNetwork`s."""
     rows: list[list[dict]] = [[] for _ in trained]
     pieces = sum(len(draws) for draws in perturbations.values()) * -(-len(images) // PIECE)
-    with (
-        tqdm(total=pieces * len(trained), desc="perturbed images", unit="piece", disable=in_batch()) as bar,
-        ThreadPoolExecutor(processors()) as pool,
-    ):
+    with tqdm(total=pieces * len(trained), desc="perturbed images", unit="piece", disable=in_batch()) as bar:
         for name, draws in perturbations.items():
             for draw, change in enumerate(draws):
                 found: list[list[np.ndarray]] = [[] for _ in trained]
                 # Images are perturbed once for all networks.
                 for piece in _perturbed(images, change, seed + draw):
-                    given = pool.map(lambda run, piece=piece: run.predict(piece), trained)
+                    given = side_by_side(lambda run, piece=piece: run.predict(piece), trained)
                     for probabilities, own in zip(given, found, strict=True):
                         own.append(probabilities)
                         bar.update()
@@ -180,10 +175,12 @@ def rotation_changes(trained: Sequence, images: np.ndarray, orientations: int) -
     seeds. `trained` are `TrainedNetwork`s, which rotate before they cut out the central pixels."""
     angles = np.arange(orientations) * 360 / orientations
     changes: dict[str, list[np.ndarray]] = {}
-    with ThreadPoolExecutor(processors()) as pool:
-        each = pool.map(lambda run: largest_change([run.predict(images, angle) for angle in angles]), trained)
-        for run, change in zip(trained, progress(each, "rotations", len(trained)), strict=True):
-            changes.setdefault(run.card["network"], []).append(change)
+
+    def change_of(run) -> np.ndarray:
+        return largest_change([run.predict(images, angle) for angle in angles])
+
+    for run, change in zip(trained, side_by_side(change_of, trained, "rotations"), strict=True):
+        changes.setdefault(run.card["network"], []).append(change)
     return {name: np.mean(each, axis=0) for name, each in changes.items()}
 
 
