@@ -239,13 +239,17 @@ class SubhaloSearch:
         """How much the cost rises `(n,)` where a parameter of the subhalo, one of `SUBHALO`, is held at each of
         `values`, and the others, lens and source are adjusted."""
         number = MANY + list(SUBHALO).index(name)
-        free = self.all_free[self.all_free != number]
+        held = self.all_free == number
+        covariance = np.linalg.inv(self.task.normal(best.state, self.all_free)[0])
+        along = covariance[:, held][:, 0] / covariance[held, held]  # where the others go, to first order
         rises = []
         for value in values:
-            start = best.state.values.copy()
-            start[number] = value
-            held = self.task.descended(self.task.at(self.task.limited(start), best.state), free, 8)
-            rises.append(held.cost - best.state.cost)
+            alone, together = best.state.values.copy(), best.state.values.copy()
+            alone[number] = value
+            together[self.all_free] += along * (value - best.state.values[number])
+            starts = [self.task.at(self.task.limited(start), best.state) for start in (alone, together)]
+            start = min(starts, key=lambda state: state.cost)
+            rises.append(self.task.descended(start, self.all_free[~held], 8).cost - best.state.cost)
         return np.array(rises)
 
     def around(self, best: SubhaloFit, name: str) -> tuple[np.ndarray, np.ndarray]:
