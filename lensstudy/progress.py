@@ -24,9 +24,11 @@ def progress(items: Iterable, description: str, total: int | None = None) -> Ite
 
 
 def side_by_side(function: Callable, items: Sequence, description: str = "") -> Iterator[Any]:
-    """`function` of each item, in their order, as many at a time as there are processors; a bar, if it has a
-    `description`. In threads: for networks, which compute outside Python's lock."""
-    with ThreadPoolExecutor(processors()) as pool:
+    """`function` of each item, in their order, as many at a time as processors allow; a bar, if it has a `description`.
+    In threads: for networks, which compute outside Python's lock, each on as many processors as torch takes."""
+    import torch  # which whoever shows a bar alone need not wait for
+
+    with ThreadPoolExecutor(max(1, processors() // torch.get_num_threads())) as pool:
         found = pool.map(function, items)
         yield from progress(found, description, len(items)) if description else found
 

@@ -102,8 +102,9 @@ class Transfer:
     @property
     def plain(self) -> str:
         """The same in one sentence without a bracket, for lists of reports."""
-        scores = self.of(self.networks[0]).groupby(["trained", self.of(self.networks[0])["tested"] == HOME], sort=False)
-        away, home = (scores["auc"].mean().xs(at, level="tested") for at in (False, True))
+        scores = self.of(self.networks[0])
+        at_home = scores["tested"] == HOME
+        away, home = (scores[rows].groupby("trained", sort=False)["auc"].mean() for rows in (~at_home, at_home))
         chosen = self._chosen(self.networks[0])
         without = f", and what is chosen without their labels to {chosen['auc'].mean():.2f}" if len(chosen) else ""
         return (
