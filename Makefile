@@ -48,6 +48,7 @@ lab: $(INSTALLED)  # lands on the list of notebooks: Markdown opens as a page, n
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow --durations=0
+	$(BIN)/python -m pytest tests/test_faults.py --hypothesis-profile=many
 	$(BIN)/python -m tests.benchmarks
 
 reports: $(INSTALLED)
@@ -78,26 +79,26 @@ lint: $(INSTALLED)
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache
 
-# uv, where it is installed, takes PyTorch for this machine's GPU or, without one, for its processor. pip on Linux takes
-# the one for CUDA, unless a wheel is at hand; of what it prints, the large downloads are shown. As with uv, a module is
-# compiled when it is first imported: pip would compile all 20,000 one after the other.
-UV := $(shell command -v uv)
-ifdef UV
-INSTALL := $(UV) pip install --python $(BIN)/python --torch-backend auto
-else
-INSTALL := $(BIN)/pip install --no-compile
-SHOWN := | awk 'BEGIN {"grep -c == constraints.txt" | getline total} /\.(whl|gz) \(/ {n++} /\.(whl|gz) \(.* MB\)/ {print "  " n " of " total, $$0} \
+# uv installs in a quarter of pip's time, and takes PyTorch for this machine's GPU or, without one, for its processor: pip on
+# Linux takes the one for CUDA. Where a wheel is at hand both take that. pip does it where uv cannot be had, or cannot reach
+# what it needs; of what it prints, the large downloads are shown. A module is compiled when it is first imported: pip would
+# compile all 20,000 one after the other.
+UV := $(or $(shell command -v uv),build/uv/bin/uv)
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+WITH_UV := $(UV) pip install --python $(BIN)/python $(if $(UV_FIND_LINKS),,--torch-backend auto)
+WITH_PIP := $(BIN)/pip install --no-compile
+PINNED := --constraint constraints.txt --editable '.[test]'
+SHOWN := awk 'BEGIN {"grep -c == constraints.txt" | getline total} /\.(whl|gz) \(/ {n++} /\.(whl|gz) \(.* MB\)/ {print "  " n " of " total, $$0} \
 	/^Installing/ {print "  unpacking ..."} {fflush()}'
-endif
-CUDA_HINT := On Linux, pip takes PyTorch for NVIDIA GPUs, 2.5 GB more to download. For its build for processors (0.2 GB), \
-	stop here and say: pip install uv; make then uses uv.
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 14) or sys.exit("lensstudy needs Python 3.11 to 3.13, and $(PYTHON) is %d.%d; say make PYTHON=/path/to/python3.11" % v)'
-	@echo "Installing the versions of constraints.txt into .venv, once: 0.6 GB to download, 2.5 GB on the disk, 2 to 5 minutes."
-	@case "$$(uname -s)$(UV)$$PIP_FIND_LINKS$$(command -v nvidia-smi)" in Linux) echo "$(CUDA_HINT)";; esac
+	@echo "Installing the versions of constraints.txt into .venv, once: 0.6 GB to download, 2.5 GB on the disk, 1 to 5 minutes."
 	$(PYTHON) -m venv .venv
-	@set -o pipefail; began=$$(date +%s); $(INSTALL) --constraint constraints.txt --editable '.[test]' $(SHOWN) && \
+	@test -z "$(UV)" || test -x "$(UV)" || $(BIN)/pip install --quiet --target build/uv uv==0.13.9 || true
+	@set -o pipefail; began=$$(date +%s); { test -n "$(UV)" && $(WITH_UV) $(PINNED); } || \
+		{ echo "Without uv, then, by pip. On Linux it takes PyTorch for NVIDIA GPUs, 2.5 GB more to download."; \
+		$(WITH_PIP) $(PINNED) | $(SHOWN); } && \
 		echo "Installed in $$(($$(date +%s) - began)) s; .venv takes $$(du -sh .venv | cut -f 1)."
 	@touch $@
 

@@ -47,6 +47,7 @@ class ParameterError(ValueError):
 
 
 PAGES = (
+    "00-start-here",
     "01-explore-data",
     "02-build-models",
     "03-train",

@@ -30,7 +30,7 @@ def announced(study: Study, jobs: Jobs, processes: int) -> str:
     """What a run would do, in a sentence: trainings, and about how long on `processes` (0: on a cluster)."""
     if not jobs.total:
         return f"{study.study}: nothing to do"
-    number = jobs.planned.get("train", 0) + jobs.planned.get("train_share", 0)
+    number = jobs.planned.get("train", 0) + jobs.planned.get("fit", 0)
     each, measured = seconds_of_jobs(study, jobs)
     total = sum(each[rule] * count for rule, count in jobs.planned.items())
     longest = max(each.values())
@@ -74,8 +74,8 @@ def _earlier_epochs(folder: Path) -> int:
 
 
 def _trained(study: Study, since: float) -> int:
-    """Trainings on all images that have been finished since then."""
-    folders = (study.training_folder(network, seed, 100) for network in study.networks for seed in study.seeds)
+    """Trainings that have a page, those of the first seed on all images, that have been finished since then."""
+    folders = (study.training_folder(network, study.seeds[0], 100) for network in study.networks)
     ended = [folder / "metrics.json" for folder in folders]
     return sum(file.exists() and file.stat().st_mtime >= since for file in ended)
 
@@ -89,7 +89,7 @@ def seconds_of_jobs(study: Study, jobs: Jobs) -> tuple[dict[str, float], bool]:
     of_search = of_training * study.search_epochs / study.epochs
     trials = len(study.alternatives) + prod(map(len, study.grid.values()))
     each = dict.fromkeys(jobs.planned, NOTEBOOK_S)
-    each |= {"train": of_training + NOTEBOOK_S, "train_share": of_training, "choose": of_search * trials}
+    each |= {"train": of_training + NOTEBOOK_S, "fit": of_training, "choose": of_search * trials}
     each["improve"] = NOTEBOOK_S + of_search * study.trials * len(rates) + of_training * len(study.new_seeds) * 2
     return {rule: each[rule] for rule in jobs.planned}, measured
 

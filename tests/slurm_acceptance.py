@@ -206,7 +206,7 @@ def status(home: Path) -> str:
 def test_a_job_out_of_time_and_one_out_of_memory_have_a_row_in_the_report(home):
     pages = "pages: [01-explore-data, 03-train, 04-analyse]\n"  # without an analysis no share is trained
     endless = TINY + pages + "epochs: 1000000\nseeds: [8]\nshares: [50.0, 100.0]\n"
-    run = begin(home, endless, train={"runtime": 1}, train_share={"mem_mb": 120})
+    run = begin(home, endless, train={"runtime": 1}, fit={"mem_mb": 120})
     said = run.communicate(timeout=WAIT_S)[0]
     assert run.returncode == 1
     page = report(home)

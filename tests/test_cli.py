@@ -40,6 +40,7 @@ preset_images: 10
 bootstrap_samples: 50
 range_test_steps: 10
 orientations: 2
+smooth_fit_images: 4
 accelerator: cpu
 """
 
@@ -87,12 +88,13 @@ def test_a_run_leaves_every_stage_and_a_page_of_each(finished):
         assert f'href="{page}.html"' in index
 
 
-def test_a_smaller_share_is_one_more_training_without_a_page(finished, inside, tmp_path, monkeypatch):
+def test_smaller_shares_and_other_seeds_are_trained_without_a_page(finished, inside, tmp_path, monkeypatch):
     home = tmp_path / "home"
     shutil.copytree(finished, home)
-    (home / "tiny.yml").write_text(TINY + "shares: [50.0, 100.0]\n")
+    (home / "tiny.yml").write_text(TINY + "shares: [50.0, 100.0]\nseeds: [1, 2]\n")
     planned = lensstudy(home, "run", "tiny.yml", "--dry-run")
-    assert "train_share        2" in planned.stdout + planned.stderr
+    text = planned.stdout + planned.stderr
+    assert re.search(r"^fit +6$", text, re.M) and not re.search(r"^train ", text, re.M), text
     monkeypatch.setenv("LENSSTUDY_HOME", str(home))
     monkeypatch.setenv("LENSSTUDY_BATCH", "1")
     result = inside("fit", home / "tiny.yml", "--network", "plain-cnn", "--seed", "1", "--share", "50")

@@ -20,7 +20,7 @@ import nbformat
 import numpy as np
 import pytest
 from astropy.io import fits
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
 from typer.testing import CliRunner
@@ -36,7 +36,6 @@ from tests.data.test_scanning import npy, picture, tensor, write
 EACH = 12
 LONGEST = 90  # seconds of a command where many others share the processor; alone none takes 10
 METRICS = {"validation_auc": 0.9, "validation_accuracy": 0.9, "best_epoch": 1}
-QUICKLY = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @contextmanager
@@ -300,7 +299,6 @@ CASES = st.sampled_from(sorted(KINDS)).flatmap(
 )
 
 
-@settings(QUICKLY, max_examples=60)
 @given(
     case=CASES,
     name=st.sampled_from(sorted(IMAGES)),
@@ -506,7 +504,6 @@ def results(whole):
     return found
 
 
-@settings(QUICKLY, max_examples=80)
 @given(
     name=st.sampled_from(sorted(WRITTEN)),
     fault=st.sampled_from([*BYTES, *PLACES, *["another type"] * 8]),

@@ -36,7 +36,7 @@ Error in rule train:
     output: runs/mine/notebooks/03-train-plain-cnn-s1.ipynb, reports/mine/03-train-plain-cnn-s1.html
     shell:
         lensstudy notebook 03-train
-Error in rule train_share:
+Error in rule fit:
     message: SLURM sbatch failed. The error message was 'sbatch: error: Invalid account'.
     sbatch call:
         sbatch --parsable --account mine
@@ -125,7 +125,7 @@ def test_what_failed_once_and_is_tried_again_has_not_failed():
     """The profile for SLURM tries every job twice; 3 is tried again, 4 has no attempt left."""
     tried = LOG + "Trying to restart job 3.\nFinished jobid: 3 (Rule: train)\n"
     assert set(running.failures(tried)) == {"plain-cnn-s1-10pct", "02-build-models"}
-    again = LOG[LOG.index("Error in rule train:") : LOG.index("Error in rule train_share:")]
+    again = LOG[LOG.index("Error in rule train:") : LOG.index("Error in rule fit:")]
     assert "03-train-plain-cnn-s1" in running.failures(LOG + "Trying to restart job 3.\n" + again)
 
 
@@ -145,7 +145,7 @@ def test_why_a_job_failed_is_read_from_its_own_log(tmp_path, said, reason):
     """`squeue` says FAILED of one that took too much memory, too, where no control groups watch it."""
     (tmp_path / "11.log").write_text(said + "\n")
     block = (
-        "Error in rule train_share:\n"
+        "Error in rule fit:\n"
         "    message: SLURM-job '11' failed, SLURM status is: 'FAILED'. Detailed failure reason unavailable\n"
         "    output: runs/tiny/trained/plain-cnn-s8-50pct\n"
         f"    log: {tmp_path}/11.log (check log file(s) for error details)\n"

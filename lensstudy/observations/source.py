@@ -154,7 +154,6 @@ class Solution:
         strength: of the regularisation.
         cost: chi square and penalties together, which the best lens has least of.
         evidence: minus twice the logarithm of the evidence, up to a constant of the data.
-        free: effective number of parameters of the source.
         image: `(n,)`, in units of the noise.
     """
 
@@ -163,10 +162,17 @@ class Solution:
     strength: float
     cost: float
     evidence: float
-    free: float
     image: np.ndarray
     _design: np.ndarray
     _factor: tuple[np.ndarray, bool]
+    _penalty: np.ndarray
+
+    @property
+    def free(self) -> float:
+        """Effective number of parameters of the source."""
+        sources = len(self._penalty)
+        half = linalg.solve_triangular(self._factor[0][:sources, :sources], np.eye(sources), lower=True)
+        return sources - self.strength * float((half * (half @ self._penalty)).sum())
 
     def beyond(self, changes: np.ndarray) -> np.ndarray:
         """`(k, k)` products of images `(n, k)`, in units of the noise, of what source and galaxy cannot do of them."""
@@ -212,9 +218,7 @@ def solve(
     cost += float(own @ precision @ own - 2 * pull @ own)
     log_normal = 2 * np.log(np.diagonal(factor[0])).sum()
     evidence = cost + log_normal - sources * np.log(strength) - log_determinant
-    half = linalg.solve_triangular(factor[0][:sources, :sources], np.eye(sources), lower=True)
-    free = sources - strength * float((half * (half @ penalty)).sum())
-    return Solution(found[:sources], found[sources:], strength, cost, float(evidence), free, image, both, factor)
+    return Solution(found[:sources], found[sources:], strength, cost, float(evidence), image, both, factor, penalty)
 
 
 def _best_strength(normal: np.ndarray, along: np.ndarray, sources: int, inverse: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 """What a smooth lens leaves of an image, as a second channel, compared with the truth of simulated lenses."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -78,12 +79,26 @@ FEW = {"image_size": 20, "images_per_class": 10, "test_images": 3, "classes": ["
 FEW |= {"networks": ["plain-cnn"], "network": "plain-cnn", "epochs": 1, "batch_size": 8, "smooth_fit_images": 0}
 
 
+ALONE = Study(study="x", residual="alone", substructure_shares=[1.0], **FEW)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """The home of a study whose images are simulated and fitted, for each test to copy."""
+    home = tmp_path_factory.mktemp("fitted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LENSSTUDY_HOME", str(home))
+        stages.seen(ALONE)
+    return home
+
+
 @pytest.fixture
-def study(tmp_path, monkeypatch):
+def study(fitted, tmp_path, monkeypatch):
+    shutil.copytree(fitted, tmp_path, dirs_exist_ok=True)
     monkeypatch.setenv("LENSSTUDY_HOME", str(tmp_path))
     monkeypatch.setenv("LENSSTUDY_BATCH", "1")
     monkeypatch.setattr(stages, "LADDER_IMAGES", 3)
-    return Study(study="x", residual="alone", substructure_shares=[1.0], **FEW)
+    return ALONE
 
 
 def test_networks_of_a_study_are_trained_on_residuals_and_refuse_images(study, tmp_path):

@@ -54,7 +54,7 @@ def test_a_mixture_has_a_curve_for_each_population_and_the_fit_finds_what_is_far
     assert list(names) == ["subhalo mass 5e+10, point", "subhalo mass 1e+08, truncated nfw"]
     assert [rows.sum() for rows in names.values()] == [80, 40]
     sure = np.where(test.labels[:, None] == [0, 1], 0.9, 0.1)
-    ladder = Ladder(test, {"oracle": [sure]}, smooth_fit_images=20)
+    ladder = Ladder(test, {"oracle": [sure]}, smooth_fit_images=12)
     assert set(ladder.table["observer"]) == {"oracle", SMOOTH_FIT, IDEAL}
     assert (ladder.table.query("observer == 'oracle'")["auc"] == 1).all()
     assert ladder.reached[IDEAL].unique() == pytest.approx([np.sqrt(2) * norm.ppf(0.9)])

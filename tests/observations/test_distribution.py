@@ -106,13 +106,14 @@ def test_a_network_of_a_mixture_has_what_its_components_have_in_common(judge):
     dark = {"preset": "realistic", "population": {"instrument": "euclid-vis"}}
 
     def of(*components):
-        made = mixture.make("mixture", 12, seed=1, image_size=SIZE, population={"presets": list(components)})
+        made = mixture.make("mixture", 7, seed=1, image_size=SIZE, population={"presets": list(components)})
         trained = replace(judge.trained, card=judge.trained.card | {"data": made.description})
-        return SubstructureNetwork.of("mixed", trained, made, simulations_like(trained, 12, 3))
+        return SubstructureNetwork.of("mixed", trained, made, simulations_like(trained, 7, 3))
 
+    both_lit, both_dark = of(lit, lit), of(dark, dark)
     assert not judge.lens_light and judge.profile == "point"
-    assert of(lit, lit).lens_light and of(lit, lit).profile == "point"
-    assert of(dark, dark).profile == "truncated_nfw" and not of(dark, dark).lens_light
+    assert both_lit.lens_light and both_lit.profile == "point"
+    assert both_dark.profile == "truncated_nfw" and not both_dark.lens_light
     with pytest.raises(DataError, match="with and without lens light"):
         of(lit, dark | {"population": {}})
     with pytest.raises(DataError, match="of several sizes"):
