@@ -114,7 +114,14 @@ def _imports(source: str) -> list[str]:
 
 @cache  # a study asks for the same modules dozens of times, and to parse them all takes a second
 def _import_lines(source: str) -> tuple[ast.Import | ast.ImportFrom, ...]:
-    return tuple(node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom))
+    found, waiting = [], [ast.parse(source)]
+    while waiting:
+        for node in ast.iter_child_nodes(waiting.pop()):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                found.append(node)
+            elif not isinstance(node, ast.expr):  # no expression holds an import, and they are nine nodes in ten
+                waiting.append(node)
+    return tuple(found)
 
 
 def _modules_of(name: str) -> list[str]:
