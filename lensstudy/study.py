@@ -431,7 +431,7 @@ class Study(BaseModel):
         2, ge=0, le=MANY, description="images of each class of the first set to which a smooth lens is fitted; 0: none"
     )
     labelled_images: str = _published(
-        "", description="real Common Test images in a folder a class, which no page shows; empty: none"
+        "", description="original Common Test images in a folder a class, which no page shows; empty: none"
     )
 
     # from one telescope to another

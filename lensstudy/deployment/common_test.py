@@ -1,8 +1,8 @@
-"""DeepLense's Common Test, simulated beside real: what networks say of lenses of the preset, and of real images.
+"""DeepLense's Common Test: what networks say of lenses of the preset, and of the original images, simulated elsewhere.
 
-A preset that is right makes networks that learnt from the real images answer as they do on real ones. `BesideReal` puts
-their recalls and confusion beside published ones, and says of how detectable substructure they are wrong; `RealImages`
-asks them of labelled real images, of which it keeps probabilities and no pixel.
+A preset that is right makes networks that learnt from the original images answer as they do on those. `BesideOriginal`
+puts their recalls and confusion beside published ones, and says of how detectable substructure they are wrong;
+`OriginalImages` asks them of labelled original images, of which it keeps probabilities and no pixel.
 """
 
 from __future__ import annotations
@@ -24,29 +24,38 @@ from lensstudy.evaluation.ladder import IDEAL, SMOOTH_FIT, auc_along
 from lensstudy.evaluation.rotation import UnderRotation
 from lensstudy.evaluation.scores import auc, counted, format_interval
 from lensstudy.evaluation.shortcuts import smooth_fit_scores
+from lensstudy.progress import side_by_side
 
-__all__ = ["CLASSES", "REAL", "REAL_CONFUSION", "BesideReal", "RealImages", "difference_of_shares", "save"]
+__all__ = [
+    "CLASSES",
+    "ORIGINAL",
+    "ORIGINAL_CONFUSION",
+    "BesideOriginal",
+    "OriginalImages",
+    "difference_of_shares",
+    "save",
+]
 
 CLASSES = ("no_sub", "cdm", "axion")  # there no, sphere and vort
-REAL = "real images"
-# Of 2,500 real validation images of each class, how many rescnn_75epc_2025-03-16_17-19-40 calls no_sub, cdm and axion:
+ORIGINAL = "original images"
+# Of 2,500 original validation images a class, how many rescnn_75epc_2025-03-16_17-19-40 calls no_sub, cdm and axion:
 # github.com/dby516/deeplense_test, test1/scripts/eval.ipynb at 0f723cc. Its axes have numbers alone; which class is
 # which was inferred (docs/science.md). There is no such matrix of another network.
-REAL_CONFUSION = {"no_sub": (2320, 101, 79), "cdm": (129, 2202, 169), "axion": (37, 19, 2444)}
+ORIGINAL_CONFUSION = {"no_sub": (2320, 101, 79), "cdm": (129, 2202, 169), "axion": (37, 19, 2444)}
 EDGES = (0.0, 5.0, 10.0, 20.0, 40.0, np.inf)  # of detectability, in sigma
 ANGLES = (0, 90, 180, 270)
 LIMITATIONS = (
     "The lenses are simulated by this package's preset of the Common Test, not those on which the published networks "
     "were trained. The accuracy on upright lenses depends on both; the loss under rotation, on the network alone. The "
-    "preset is not certified: it was recovered from real images, the 15 asked here among them, with the answers of "
+    "preset is not certified: it was recovered from original images, the 15 asked here among them, with the answers of "
     "both published networks in sight. The 15 images were in the training of the published networks too, so what any "
-    "network says of them is no independent test. Real recalls are those of one network, which need be neither of "
+    "network says of them is no independent test. Original recalls are those of one network, which need be neither of "
     "these two, and which class is which in its confusion matrix was inferred."
 )
 
 
-class BesideReal:
-    """What networks call simulated lenses of the Common Test, beside what one of them calls the real ones.
+class BesideOriginal:
+    """What networks call simulated lenses of the Common Test, beside what one of them calls the original ones.
 
     Args:
         networks: by name, each with `classes` and `probabilities(images)`, such as a `Predictor`.
@@ -64,9 +73,9 @@ class BesideReal:
 
     Example:
         >>> from lensstudy import pretrained, simulate
-        >>> found = BesideReal({"common-test": pretrained("common-test")}, [simulate("common_test", 2, seed=1)])
+        >>> found = BesideOriginal({"common-test": pretrained("common-test")}, [simulate("common_test", 2, seed=1)])
         >>> found.recalls["network"].unique().tolist()
-        ['real images', 'common-test']
+        ['original images', 'common-test']
     """
 
     def __init__(self, networks: Mapping[str, Any], draws: Sequence[LensDataset], fits: int = 0):
@@ -75,24 +84,24 @@ class BesideReal:
         self.labels = np.concatenate([np.array(_columns("", one.classes)).argsort()[one.labels] for one in draws])
         self.sigma = np.concatenate([one.catalogue["detectability_refit"].to_numpy(float) for one in draws])
         self.draw = np.repeat(np.arange(len(draws)), [len(one) for one in draws])
-        self.probabilities = {
-            name: np.concatenate([network.probabilities(one.images) for one in draws])[
-                :, _columns(name, network.classes)
-            ]
-            for name, network in networks.items()
-        }
+
+        def answers(name: str) -> np.ndarray:
+            given = np.concatenate([networks[name].probabilities(one.images) for one in draws])
+            return given[:, _columns(name, networks[name].classes)]
+
+        self.probabilities = dict(zip(networks, side_by_side(answers, list(networks), "networks"), strict=True))
         self._first, self._fits = draws[0], fits
 
     @cached_property
     def recalls(self) -> pd.DataFrame:
-        """Of each class, the share that is called so: one row a `network` and `class`, the real images first, with
+        """Of each class, the share that is called so: one row a `network` and `class`, the original images first, with
         `recall`, its 95 % interval from `low` to `high` (Wilson), `images`, and `each`, the recall of every draw."""
         rows = []
         for name, counts in self._counts():
             for k, (of, row) in enumerate(zip(CLASSES, counts, strict=True)):
                 total, recall = int(row.sum()), row[k] / row.sum()
                 low, high = wilson(recall, total)
-                each = [] if name == REAL else [float(value) for value in self._each_draw(name, k)]
+                each = [] if name == ORIGINAL else [float(value) for value in self._each_draw(name, k)]
                 rows.append(
                     {"network": name, "class": of, "recall": recall, "low": low, "high": high, "images": total}
                     | {"each": each}
@@ -101,25 +110,25 @@ class BesideReal:
 
     @property
     def recall_table(self) -> pd.DataFrame:
-        """`recalls` in percent and in words, with how far each is from the real one and the interval of that."""
-        real = self.recalls[self.recalls["network"] == REAL].set_index("class")
+        """`recalls` in percent and in words, with how far each is from the original one and the interval of that."""
+        original = self.recalls[self.recalls["network"] == ORIGINAL].set_index("class")
         rows = []
         for row in self.recalls.itertuples():
             said = {"network": row.network, "class": row[2], "images": row.images}
             said["recall, %"] = format_interval(100 * row.recall, 100 * row.low, 100 * row.high, 1)
-            if row.network == REAL:
-                said |= {"each draw": "", "less the real one, points": ""}
+            if row.network == ORIGINAL:
+                said |= {"each draw": "", "less the original one, points": ""}
             else:
-                of = real.loc[row[2]]
+                of = original.loc[row[2]]
                 apart = difference_of_shares(row.recall, row.images, of["recall"], int(of["images"]))
                 said["each draw"] = ", ".join(f"{100 * one:.1f}" for one in row.each)
-                said["less the real one, points"] = format_interval(*(100 * one for one in apart), 1)
+                said["less the original one, points"] = format_interval(*(100 * one for one in apart), 1)
             rows.append(said)
         return pd.DataFrame(rows)
 
     @property
     def confusion(self) -> pd.DataFrame:
-        """One row a network and true class, the real images first: `network`, `class`, `images`, and for each class the
+        """One row a network and true class, the original images first: `network`, `class`, `images`, and for each the
         percentage that is called so, with its 95 % interval (Wilson)."""
         rows = []
         for name, counts in self._counts():
@@ -198,33 +207,33 @@ class BesideReal:
 
     @property
     def answer(self) -> str:
-        """The recalls of each network, beside the real ones."""
+        """The recalls of each network, beside the original ones."""
         said = {}
         for name, rows in self.recalls.groupby("network", sort=False):
             each = 100 * rows[["recall", "low", "high"]].to_numpy()
             said[name] = ", ".join(format_interval(*one, 1) for one in each)
-        real = said.pop(REAL)
+        original = said.pop(ORIGINAL)
         networks = "; ".join(f"{name} {numbers}" for name, numbers in said.items())
         return (
             f"Recall in percent of {', '.join(CLASSES)}, on {len(self.labels):,} upright simulated lenses: "
-            f"{networks}. On real images a network that was trained on such has {real}."
+            f"{networks}. On DeepLense's own images a network that was trained on them has {original}."
         )
 
     @property
     def plain(self) -> str:
-        """The first network beside the real images, without brackets."""
+        """The first network beside the original images, without brackets."""
         percent = 100 * self.recalls.set_index(["network", "class"])["recall"]
         name = next(iter(self.probabilities))
-        simulated, real = ([f"{percent[one, of]:.0f}" for of in CLASSES] for one in (name, REAL))
+        simulated, original = ([f"{percent[one, of]:.0f}" for of in CLASSES] for one in (name, ORIGINAL))
         return (
             f"{name} is right about {simulated[0]} of 100 simulated lenses without substructure, {simulated[1]} with "
-            f"subhalos and {simulated[2]} with a vortex; a network trained on real lenses, about {real[0]}, {real[1]} "
-            f"and {real[2]} of 100 real ones."
+            f"subhalos and {simulated[2]} with a vortex; of DeepLense's own images a network that learnt from them, "
+            f"about {original[0]}, {original[1]} and {original[2]} of 100."
         )
 
     def _counts(self) -> Iterator[tuple[str, np.ndarray]]:
-        """The confusion of each network, true class by called class, that of the real images first."""
-        yield REAL, np.array([REAL_CONFUSION[name] for name in CLASSES])
+        """The confusion of each network, true class by called class, that of the original images first."""
+        yield ORIGINAL, np.array([ORIGINAL_CONFUSION[name] for name in CLASSES])
         for name, said in self.probabilities.items():
             yield name, np.bincount(3 * self.labels + said.argmax(1), minlength=9).reshape(3, 3)
 
@@ -259,8 +268,8 @@ class BesideReal:
         return _auc((self.labels[rows] > 0).astype(int), np.stack([-evidence, evidence], axis=1))
 
 
-class RealImages:
-    """What networks say of labelled real images at four rotations. Of the images themselves nothing is kept.
+class OriginalImages:
+    """What networks say of labelled original images at four rotations. Of the images themselves nothing is kept.
 
     Args:
         networks: by name, each with `classes` and `probabilities(images, degrees)`, such as a `Predictor`.
@@ -274,8 +283,8 @@ class RealImages:
             what it is `called`, and whether that is `right`.
 
     Example:
-        >>> RealImages({}, "").answer
-        'No real images were given.'
+        >>> OriginalImages({}, "").answer
+        'No original images were given.'
     """
 
     def __init__(self, networks: Mapping[str, Any], folder: str | Path):
@@ -331,11 +340,11 @@ class RealImages:
     def answer(self) -> str:
         """How many images each network calls right at each rotation."""
         if self.table.empty:
-            return "No real images were given."
+            return "No original images were given."
         counts = self.table.groupby(["network", "degrees"], sort=False)["right"].sum().unstack()
         images = self.table["image"].nunique()
         said = "; ".join(f"{name}: {', '.join(str(int(one)) for one in row)}" for name, row in counts.iterrows())
-        return f"Right of {counted(images, 'real image')} at 0, 90, 180 and 270 degrees: {said}."
+        return f"Right of {counted(images, 'original image')} at 0, 90, 180 and 270 degrees: {said}."
 
 
 def difference_of_shares(first: float, n_first: int, second: float, n_second: int) -> tuple[float, float, float]:
@@ -355,17 +364,17 @@ def difference_of_shares(first: float, n_first: int, second: float, n_second: in
     )
 
 
-def save(folder: str | Path, beside: BesideReal, rotation: UnderRotation, real: RealImages) -> str:
+def save(folder: str | Path, beside: BesideOriginal, rotation: UnderRotation, original: OriginalImages) -> str:
     """Write what was found: tables as `.csv`, and `summary.json` with the answer and the names that the list of reports
     reads; the figure stands beside them as `headline.png`. Returns the answer."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tables = {"rotations": rotation.table, "recalls": beside.recalls, "confusion": beside.confusion}
-    tables |= {"detectability": beside.right, "real": real.table}
+    tables |= {"detectability": beside.right, "original": original.table}
     for name, one in tables.items():
         one.to_csv(folder / f"{name}.csv", index=False)
     summary = {
-        "answer": f"{rotation.answer} {beside.answer} {real.answer}",
+        "answer": f"{rotation.answer} {beside.answer} {original.answer}",
         "plain": f"{rotation.plain} {beside.plain}",
         "figure": "headline.png",
         "figure_alt": "AUC of each network on lenses upright and rotated, with intervals.",

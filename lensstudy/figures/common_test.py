@@ -1,4 +1,4 @@
-"""Figures of DeepLense's Common Test, simulated beside real: recalls, and real images at four rotations."""
+"""Figures of DeepLense's Common Test: recalls of simulated beside original images, and the latter at four rotations."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 from lensstudy.figures.analysis import MARKERS, legend_on_top, with_interval
 from lensstudy.figures.style import CHART, WIDTH, Note, captioned, wrapped
 
-__all__ = ["real_at_rotations", "recalls_beside_real"]
+__all__ = ["original_at_rotations", "recalls_beside_original"]
 
-WITHIN = 2.0  # points: how near the recalls of a preset were to come to the real ones
+WITHIN = 2.0  # points: how near the recalls of a preset were to come to the original ones
 
 
-def recalls_beside_real(table: pd.DataFrame) -> Figure:
-    """The recall of every class, of each network on simulated lenses and of one on the real images (black), from
-    `BesideReal.recalls`; small dots are single draws."""
+def recalls_beside_original(table: pd.DataFrame) -> Figure:
+    """The recall of every class, of each network on simulated lenses and of one on the original images (black), from
+    `BesideOriginal.recalls`; small dots are single draws."""
     networks, classes = (list(dict.fromkeys(table[one])) for one in ("network", "class"))
     figure, axes = plt.subplots(figsize=(WIDTH, 1 + 0.75 * len(classes)))
     for k, network in enumerate(networks):
@@ -42,7 +42,7 @@ def recalls_beside_real(table: pd.DataFrame) -> Figure:
     legend_on_top(figure, axes)
     return captioned(
         figure,
-        "Recall of each class: of real images by one network that was trained on such (black; grey: within 2 points of "
+        "Recall of each class: of original images by a network that learnt from such (black; grey: within 2 points of "
         "it), and of simulated lenses by each network. Bars: 95 % intervals over images; dots: single draws.",
         "; ".join(
             f"{network}: " + ", ".join(f"{row[2]} {100 * row.recall:.1f} %" for row in each.itertuples())
@@ -51,11 +51,11 @@ def recalls_beside_real(table: pd.DataFrame) -> Figure:
     )
 
 
-def real_at_rotations(table: pd.DataFrame) -> Figure | Note:
-    """The probability of the true class of each real image (row) at each rotation (column), a panel a network, from
-    `RealImages.table`; a note where there are none. No image is drawn."""
+def original_at_rotations(table: pd.DataFrame) -> Figure | Note:
+    """The probability of the true class of each original image (row) at each rotation (column), a panel a network, from
+    `OriginalImages.table`; a note where there are none. No image is drawn."""
     if table.empty:
-        return Note("No real images were given, so there is nothing to draw.")
+        return Note("No original images were given, so there is nothing to draw.")
     networks, images = (list(dict.fromkeys(table[one])) for one in ("network", "image"))
     figure, grid = plt.subplots(1, len(networks), figsize=(WIDTH, 1.1 + 0.23 * len(images)), squeeze=False, sharey=True)
     own = table.assign(true=[row[row["class"]] for row in table.to_dict("records")])
@@ -71,7 +71,7 @@ def real_at_rotations(table: pd.DataFrame) -> Figure | Note:
     right = table.groupby(["network", "degrees"], sort=False)["right"].sum().unstack()
     return captioned(
         figure,
-        "Probability of the true class of each real image (rows) at four rotations (columns).",
+        "Probability of the true class of each original image (rows) at four rotations (columns).",
         "; ".join(
             f"{network}: right {', '.join(f'{int(count)} at {degrees}°' for degrees, count in row.items())}"
             for network, row in right.iterrows()

@@ -15,7 +15,7 @@ from lensstudy.figures.analysis import (
     transfer,
 )
 from lensstudy.figures.analysis_answer import answer
-from lensstudy.figures.common_test import real_at_rotations, recalls_beside_real
+from lensstudy.figures.common_test import original_at_rotations, recalls_beside_original
 from lensstudy.figures.data import (
     class_means,
     ellipticities,
@@ -109,9 +109,9 @@ __all__ = [
     "predictions",
     "radial_profiles",
     "range_test",
-    "real_at_rotations",
+    "original_at_rotations",
     "recalls",
-    "recalls_beside_real",
+    "recalls_beside_original",
     "recovery_curves",
     "reliability",
     "residuals",

@@ -23,6 +23,8 @@ UPRIGHT = ("unperturbed", "upright")
 SHORT = ("network", "AUC", "accuracy")  # what the first table of a page has of the whole
 WELL_KNOWN = {"resnet18": "ResNet-18"}  # what readers know from elsewhere, and want to see beside the pair
 WORST = "worst"  # column of a transfer: the lowest AUC away from home
+TRANSFERRED = ("network", "way", "home", WORST)  # what the first table of a transfer has of the whole
+FEW = 8  # rows of a table that stands on a first page as a whole
 
 
 class Summary(BaseModel):
@@ -37,6 +39,7 @@ class Summary(BaseModel):
     table: list[dict[str, Any]] = []
     limitations: str = ""
     pairs: list[dict[str, Any]] = []
+    images_to_match: list[dict[str, Any]] = Field([], description="images that others need for what the first reaches")
     ahead: list[dict[str, Any]] = Field([], description="lead of the first network with each number of training images")
 
 
@@ -84,13 +87,15 @@ def in_plain_words(summary: Mapping[str, Any]) -> str:
             f" {WELL_KNOWN[name]} is wrong {count} {_times(count)}{_chance_too(summary, names[0], name)}."
             for name, count in zip(known, counts[len(names) :], strict=True)
         )
-        return f"{with_many}{count[0].lower() + count[1:] if with_many else count}{beside}{with_few}"
+        count = count[0].lower() + count[1:] if with_many else count
+        return f"{with_many}{count}{beside}{with_few}{_to_match(summary, names[1])}"
     return _first_sentence(summary["answer"])
 
 
 def short_table(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The rows and columns that the answer needs: every network once, on the test images as they are, and every
-    baseline, with what it was asked where that differs; empty where that is the whole table, or there is no such table.
+    baseline, with what it was asked where that differs; of a transfer, every network as it is and with
+    what was chosen without labels; of other long tables, the first rows. Empty where that is the whole table.
 
     Example:
         >>> rows = [("d4", "upright"), ("d4", "rotated by 90°"), ("(smooth fit)", "90 images: no_sub or not")]
@@ -98,7 +103,12 @@ def short_table(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         [{'network': 'd4'}, {'network': '(smooth fit) 90 images: no_sub or not'}]
     """
     if not table or "test images" not in table[0]:
-        return []
+        if len(table) <= FEW:
+            return []
+        if WORST not in table[0]:
+            return [dict(row) for row in table[: FEW // 2]]
+        shown = [row for row in table if row["way"] == table[0]["way"] or row["chosen for"]]
+        return [{name: row[name] for name in TRANSFERRED} for row in shown]
     rows = [dict(row) for row in table if row.get("test images") in UPRIGHT or str(row["network"]).startswith("(")]
     for row in rows:
         if row.get("test images") not in UPRIGHT:
@@ -126,6 +136,20 @@ def _compared(summary: Mapping[str, Any], networks: list[str]) -> list[str]:
         return networks[:2]
     same = same_filters(first)
     return [first, other, *([same] if same in networks and same not in (first, other) else [])]
+
+
+def _to_match(summary: Mapping[str, Any], other: str) -> str:
+    """How many times as many images another network needs for what the first reaches with the fewest for which its
+    curve tells that with both limits."""
+    for row in summary.get("images_to_match") or []:
+        if row["network"] == other and None not in (row["needed"], row["low"], row["high"]):
+            needed, low, high = (row[name] / row["images"] for name in ("needed", "low", "high"))
+            least = f"{low:.2g}" if low > 1 else "at most 1"
+            return (
+                f" For what the first reaches with {row['images']:,} images, {other} needs {needed:.2g} times as many, "
+                f"{least} to {high:.2g} times at 95 % confidence."
+            )
+    return ""
 
 
 def _by_size(ahead: Sequence[Mapping[str, Any]], other: str) -> tuple[str, str]:

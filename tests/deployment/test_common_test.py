@@ -1,4 +1,4 @@
-"""The Common Test beside its simulation: counts by hand, closed forms, and the real images where they are."""
+"""The Common Test beside its simulation: counts by hand, closed forms, and the original images where they are."""
 
 import json
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from lensstudy import plots, pretrained, simulate
 from lensstudy.data.dataset import DataError, LensDataset
 from lensstudy.deployment.common_test import (
     CLASSES,
-    REAL,
-    REAL_CONFUSION,
-    BesideReal,
-    RealImages,
+    ORIGINAL,
+    ORIGINAL_CONFUSION,
+    BesideOriginal,
+    OriginalImages,
     difference_of_shares,
     save,
 )
@@ -61,7 +61,7 @@ def draws():
 
 @pytest.fixture(scope="module")
 def beside(draws):
-    return BesideReal({"reading": Reading()}, draws)
+    return BesideOriginal({"reading": Reading()}, draws)
 
 
 def by_hand(draws):
@@ -88,14 +88,14 @@ def test_confusion_and_recalls_are_those_of_a_count_by_hand(beside, draws):
         assert found["each"] == pytest.approx(each) and np.mean(each) == pytest.approx(right / 80)
 
 
-def test_the_real_images_come_first_with_the_counts_that_were_published(beside):
+def test_the_original_images_come_first_with_the_counts_that_were_published(beside):
     table = beside.confusion
-    assert list(table["network"].unique()) == [REAL, "reading"]
-    assert {sum(counts) for counts in REAL_CONFUSION.values()} == {2500}
+    assert list(table["network"].unique()) == [ORIGINAL, "reading"]
+    assert {sum(counts) for counts in ORIGINAL_CONFUSION.values()} == {2500}
     assert table.loc[2, "called axion"] == "97.8 [97.1, 98.3]" and table.loc[0, "called cdm"] == "4.0 [3.3, 4.9]"
-    assert beside.recall_table.loc[0, "less the real one, points"] == ""
+    assert beside.recall_table.loc[0, "less the original one, points"] == ""
     apart = 100 * (beside.recalls.loc[3, "recall"] - 2320 / 2500)
-    assert beside.recall_table.loc[3, "less the real one, points"].startswith(f"{apart:.1f} [")
+    assert beside.recall_table.loc[3, "less the original one, points"].startswith(f"{apart:.1f} [")
 
 
 def test_a_difference_of_shares_has_its_nominal_coverage():
@@ -132,7 +132,7 @@ def test_scores_are_those_of_scikit_learn(beside, draws):
 
 def test_a_smooth_fit_is_judged_on_the_lenses_that_it_was_fitted_to():
     lenses = simulate("common_test", 3, seed=5, image_size=50)
-    found = BesideReal({"flat": FLAT}, [lenses], fits=2)
+    found = BesideOriginal({"flat": FLAT}, [lenses], fits=2)
     rows, chi_square = found.smooth_fit
     assert rows.tolist() == [0, 1, 3, 4, 6, 7] and np.isfinite(chi_square).all()
     last = found.scores.iloc[-1]
@@ -154,9 +154,9 @@ FLAT = Flat()
 
 def test_networks_and_lenses_of_other_classes_are_rejected(draws):
     with pytest.raises(DataError, match="theirs: of the classes cdm, axion; expected no_sub, cdm, axion"):
-        BesideReal({"theirs": Reading(("cdm", "axion"))}, draws)
+        BesideOriginal({"theirs": Reading(("cdm", "axion"))}, draws)
     with pytest.raises(DataError, match="the lenses: of the classes no_sub, cdm"):
-        BesideReal({}, [simulate("common_test", 1, seed=1, image_size=20, classes=["no_sub", "cdm"])])
+        BesideOriginal({}, [simulate("common_test", 1, seed=1, image_size=20, classes=["no_sub", "cdm"])])
 
 
 @pytest.fixture
@@ -173,65 +173,70 @@ def labelled(tmp_path):
     return tmp_path
 
 
-def test_real_images_are_asked_of_at_four_rotations(labelled):
-    real = RealImages({"reading": Reading()}, labelled)
-    assert real.table["called"].groupby(real.table["degrees"]).agg(set)[[0, 90]].tolist() == [{"axion"}, {"cdm"}]
-    row = real.counts.iloc[0]
+def test_original_images_are_asked_of_at_four_rotations(labelled):
+    original = OriginalImages({"reading": Reading()}, labelled)
+    assert original.table["called"].groupby(original.table["degrees"]).agg(set)[[0, 90]].tolist() == [
+        {"axion"},
+        {"cdm"},
+    ]
+    row = original.counts.iloc[0]
     low, high = binomtest(1, 4).proportion_ci(method="wilson")
     assert row["0°"] == f"1 of 4 [{100 * low:.0f}, {100 * high:.0f}]" and row["90°"].startswith("2 of 4 ")
-    assert real.probabilities.loc[0, "0°"] == "0.00 0.00 1.00 ✗ axion"
-    assert real.probabilities.loc[3, "image"] == "vort/1" and real.probabilities.loc[3, "0°"] == "0.00 0.00 1.00"
-    assert real.answer.startswith("Right of 4 real images at 0, 90, 180 and 270 degrees: reading: 1, 2, ")
+    assert original.probabilities.loc[0, "0°"] == "0.00 0.00 1.00 ✗ axion"
+    assert (
+        original.probabilities.loc[3, "image"] == "vort/1" and original.probabilities.loc[3, "0°"] == "0.00 0.00 1.00"
+    )
+    assert original.answer.startswith("Right of 4 original images at 0, 90, 180 and 270 degrees: reading: 1, 2, ")
 
 
 def test_no_image_is_kept_or_drawn(labelled):
-    """What a page could show of real images is numbers: whatever is kept of them has fewer values than one image."""
-    real = RealImages({"reading": Reading()}, labelled)
-    assert list(vars(real)) == ["table"] and real.table.map(np.ndim).to_numpy().max() == 0
-    assert real.table.size < 150 * 150
-    assert not shows_images(plots.real_at_rotations(real.table))
+    """What a page could show of original images is numbers: what is kept of them has fewer values than one image."""
+    original = OriginalImages({"reading": Reading()}, labelled)
+    assert list(vars(original)) == ["table"] and original.table.map(np.ndim).to_numpy().max() == 0
+    assert original.table.size < 150 * 150
+    assert not shows_images(plots.original_at_rotations(original.table))
 
 
-def test_without_real_images_the_section_says_so():
-    nothing = RealImages({"reading": Reading()}, "")
-    assert nothing.counts.empty and nothing.probabilities.empty and nothing.answer == "No real images were given."
-    assert isinstance(plots.real_at_rotations(nothing.table), Note)
+def test_without_original_images_the_section_says_so():
+    nothing = OriginalImages({"reading": Reading()}, "")
+    assert nothing.counts.empty and nothing.probabilities.empty and nothing.answer == "No original images were given."
+    assert isinstance(plots.original_at_rotations(nothing.table), Note)
 
 
-def test_real_images_of_another_size_or_nowhere_are_named(labelled, tmp_path):
+def test_original_images_of_another_size_or_nowhere_are_named(labelled, tmp_path):
     np.save(labelled / "no" / "1.npy", np.ones((1, 64, 64)))
     for name in ("sphere", "vort"):
         for file in (labelled / name).iterdir():
             np.save(file, np.random.default_rng(len(file.stem)).random((1, 64, 64)))
     with pytest.raises(DataError, match=r"images of shape \(1, 64, 64\); those of the test have \(1, 150, 150\)"):
-        RealImages({}, labelled)
+        OriginalImages({}, labelled)
     with pytest.raises(DataError, match="nothing exists at this path"):
-        RealImages({}, tmp_path / "gone")
+        OriginalImages({}, tmp_path / "gone")
 
 
 def test_what_was_found_is_written_and_shown(beside, draws, labelled, tmp_path):
     rotation = UnderRotation(
         {"reading": Reading()}, draws[0], upright={"reading": Reading().probabilities(draws[0].images)}
     )
-    answer = save(tmp_path / "out", beside, rotation, RealImages({"reading": Reading()}, labelled))
+    answer = save(tmp_path / "out", beside, rotation, OriginalImages({"reading": Reading()}, labelled))
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["answer"] == answer and rotation.answer in answer and beside.answer in answer
     recall = beside.recalls.loc[3]
     assert f"reading {100 * recall['recall']:.1f} [{100 * recall['low']:.1f}, " in beside.answer
     assert summary["plain"] == f"{rotation.plain} {beside.plain}" and "not certified" in summary["limitations"]
-    assert len(pd.read_csv(tmp_path / "out" / "real.csv")) == 16
-    figure = plots.recalls_beside_real(beside.recalls)
-    assert "real images: no_sub 92.8 %, cdm 88.1 %, axion 97.8 %" in figure.alt and not shows_images(figure)
+    assert len(pd.read_csv(tmp_path / "out" / "original.csv")) == 16
+    figure = plots.recalls_beside_original(beside.recalls)
+    assert "original images: no_sub 92.8 %, cdm 88.1 %, axion 97.8 %" in figure.alt and not shows_images(figure)
 
 
 def test_the_shared_images_are_known_upright_and_by_an_equivariant_network_rotated(evaluation_data):
-    """Fifteen real images: in the training of the published networks, and what the preset was recovered from."""
+    """Fifteen original images: in the training of the published networks, and what the preset was recovered from."""
     networks = load_published(evaluation_data / "published-networks") | {"bundled": pretrained("common-test")}
-    real = RealImages(networks, evaluation_data / "deeplense-common-test")
-    right = real.table.groupby(["network", "degrees"])["right"].sum().unstack()
+    original = OriginalImages(networks, evaluation_data / "deeplense-common-test")
+    right = original.table.groupby(["network", "degrees"])["right"].sum().unstack()
     published = right.drop("bundled")
     assert len(published) == 2 and published[[0, 180]].min().min() >= 13 and published[[90, 270]].max().max() <= 11
     assert right.loc["bundled"].tolist() == [14] * 4
     told = pd.DataFrame(pretrained("common-test").predict_files([evaluation_data / "deeplense-common-test"]))
-    upright = real.table[(real.table["network"] == "bundled") & (real.table["degrees"] == 0)]
+    upright = original.table[(original.table["network"] == "bundled") & (original.table["degrees"] == 0)]
     np.testing.assert_allclose(upright[list(CLASSES)], told[list(CLASSES)].astype(float), atol=1e-5)

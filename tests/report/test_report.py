@@ -673,6 +673,18 @@ TABLE = [
             ". With 240 it is the other way round.",
         ),
         (
+            {
+                "answer": "Ahead.",
+                "pairs": [{"first": "d4-steerable-cnn", "second": "resnet18"}],
+                "images_to_match": [
+                    {"network": "resnet18", "images": 60, "needed": None, "low": 60.0, "high": None},
+                    {"network": "d4-cnn", "images": 60, "needed": 60.0, "low": 60.0, "high": 60.0},
+                    {"network": "resnet18", "images": 240, "needed": 576.0, "low": 240.0, "high": 1512.0},
+                ],
+            },
+            ". For what the first reaches with 240 images, resnet18 needs 2.4 times as many, at most 1 to 6.3 times at",
+        ),
+        (
             {"answer": "These trainings and 450 test images do not tell which of a and b is better.", "pairs": []},
             "is wrong 20 times in 100, d4",
         ),
@@ -710,6 +722,25 @@ TABLE = [
 def test_an_answer_in_plain_words_counts_mistakes(summary, plain):
     said = summaries.in_plain_words({"table": TABLE} | summary)
     assert plain in said and ("chance" in said) == ("do not tell which" in summary["answer"])
+
+
+def test_a_first_page_shows_few_rows_of_a_long_table():
+    rows = [{"population": f"{n} sigma", "network": "yes"} for n in range(12)]
+    assert summaries.short_table(rows) == rows[:4] and summaries.short_table(rows[:8]) == []
+    table = [
+        {"network": name, "way": way, "home": 0.9, "target": 0.5, "worst": worst, "chosen for": chosen}
+        for way, worst, chosen in [
+            ("as it is", 0.5, ""),
+            ("a", 0.9, ""),
+            ("b", 0.8, "x, y"),
+            ("c", 0.7, ""),
+            ("d", 0, ""),
+        ]
+        for name in ("d4", "plain")
+    ]
+    shown = [(row["network"], row["way"]) for row in summaries.short_table(table)]
+    assert shown == [("d4", "as it is"), ("plain", "as it is"), ("d4", "b"), ("plain", "b")]
+    assert summaries.short_table(table)[0].keys() == {"network", "way", "home", "worst"}
 
 
 def test_the_page_of_the_answer_begins_with_it(tmp_path):
