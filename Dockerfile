@@ -6,7 +6,7 @@ FROM python:3.11-slim
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends git make \
     && rm -rf /var/lib/apt/lists/* \
-    && pip install --no-cache-dir "uv>=0.9" \
+    && pip install --no-cache-dir uv==0.13.9 \
     && useradd --create-home reader \
     && install --directory --owner=reader /lensstudy
 
