@@ -2,7 +2,7 @@
 
 A training shows `epochs` times the training part of the images to its network. How many a second a network of this name
 sees stands in the runs of earlier trainings; it is taken to fall with the number of pixels and of channels. Where none
-has been trained, `IMAGES_PER_SECOND` of a common processor core stands in. A notebook takes `NOTEBOOK_S`.
+has been trained, `IMAGES_PER_SECOND` of a common processor core stands in, or `SLOWER`. A notebook takes `NOTEBOOK_S`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from lensstudy.files import FileError, read_json
 from lensstudy.running import Jobs, under_way
 from lensstudy.study import Study, home
 
-__all__ = ["announced", "left", "seconds_of_jobs"]
+__all__ = ["announced", "left", "seconds_of_jobs", "seconds_of_training"]
 
 IMAGES_PER_SECOND = 120.0  # of 64 x 64 pixels in the training of d4-steerable-cnn, one core
+SLOWER = {"resnet18": 33.0}  # likewise, of networks that take several times as long
 CLASSES = 3  # of the simulator
 NOTEBOOK_S = 60.0
 
@@ -82,16 +83,21 @@ def _trained(study: Study, since: float) -> int:
 
 def seconds_of_jobs(study: Study, jobs: Jobs) -> tuple[dict[str, float], bool]:
     """Seconds of one job of each rule on one process, and whether all trainings were measured before."""
-    rates = [rate(study, network) for network in study.networks]
-    measured = all(known for _, known in rates)
-    seen = images(study) * study.epochs
-    of_training = sum(seen / one for one, _ in rates) / len(rates)
+    trainings = [seconds_of_training(study, network) for network in study.networks]
+    measured = all(known for _, known in trainings)
+    of_training = sum(seconds for seconds, _ in trainings) / len(trainings)
     of_search = of_training * study.search_epochs / study.epochs
     trials = len(study.alternatives) + prod(map(len, study.grid.values()))
     each = dict.fromkeys(jobs.planned, NOTEBOOK_S)
     each |= {"train": of_training + NOTEBOOK_S, "fit": of_training, "choose": of_search * trials}
-    each["improve"] = NOTEBOOK_S + of_search * study.trials * len(rates) + of_training * len(study.new_seeds) * 2
+    each["improve"] = NOTEBOOK_S + of_search * study.trials * len(trainings) + of_training * len(study.new_seeds) * 2
     return {rule: each[rule] for rule in jobs.planned}, measured
+
+
+def seconds_of_training(study: Study, network: str) -> tuple[float, bool]:
+    """Seconds of one training of a network on all images, and whether its speed was measured in an earlier one."""
+    speed, measured = rate(study, network)
+    return images(study) * study.training(network).epochs / speed, measured
 
 
 def rate(study: Study, network: str) -> tuple[float, bool]:
@@ -102,7 +108,7 @@ def rate(study: Study, network: str) -> tuple[float, bool]:
         with suppress(FileError, FileNotFoundError, KeyError, TypeError):
             speed, trained = float(read_json(metrics)["images_per_second"]), read_json(metrics.with_name("card.json"))
             found.append(speed * _cost(trained) / _cost(settings.model_dump()))
-    default = IMAGES_PER_SECOND * (64 * 64) / _cost(settings.model_dump())
+    default = SLOWER.get(network, IMAGES_PER_SECOND) * (64 * 64) / _cost(settings.model_dump())
     return (median(found[-5:]), True) if found else (default, False)
 
 
