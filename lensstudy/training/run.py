@@ -144,7 +144,7 @@ class TrainedNetwork:
         return self.folder
 
     @torch.no_grad()
-    def predict(self, images: np.ndarray, degrees: float | np.ndarray = 0.0, batch_size: int = 128) -> np.ndarray:
+    def predict(self, images: np.ndarray, degrees: float | np.ndarray = 0.0, batch_size: int = 64) -> np.ndarray:
         """Class probabilities `(N, classes)` of images `(N, C, H, W)`, rotated by `degrees` (one angle or one an image)
         counter-clockwise before the central pixels are cut out. Computed on a GPU where there is one, unless the
         training was told not to use it (`accelerator: cpu`)."""
