@@ -305,6 +305,7 @@ def test_the_folder_of_a_training_is_exported_once_on_the_way(bare, run_folder, 
     assert Predictor(run).predict(images)["sub"].mean() > expected["sub"].mean() + 0.01
 
 
+@pytest.mark.slow
 def test_an_export_on_the_way_is_used_again_only_if_it_is_what_would_be_made(blobs, tmp_path, monkeypatch):
     """Not one that was made before the data set lay there, nor one in int8 in its place; and one in int8 is kept."""
     monkeypatch.setenv("LENSSTUDY_BATCH", "1")

@@ -37,6 +37,7 @@ def analyse(root, home, monkeypatch, **changes) -> tuple[dict, str]:
     return json.loads((home / "runs/smoke/analysis/summary.json").read_text()), told
 
 
+@pytest.mark.slow
 def test_one_network_one_seed_two_classes_and_no_truth(root, tmp_path, monkeypatch, images):
     summary, told = analyse(root, tmp_path, monkeypatch, data_path=str(images), networks=["d4-steerable-cnn"])
     assert "the only network of this study" in summary["answer"]
@@ -50,6 +51,7 @@ def test_one_network_one_seed_two_classes_and_no_truth(root, tmp_path, monkeypat
     assert not re.search(r"\bnan\b", told)
 
 
+@pytest.mark.slow
 def test_learning_curves_of_two_networks_and_two_seeds(root, tmp_path, monkeypatch, images):
     summary, told = analyse(
         root, tmp_path, monkeypatch, data_path=str(images), networks=["d4-steerable-cnn", "plain-cnn"],

@@ -101,6 +101,7 @@ def test_a_real_image_is_seen_in_the_pixels_and_the_noise_of_the_training(judge,
     assert judge.prepare(noise, one).std() == pytest.approx(judge.noise, rel=0.15)
 
 
+@pytest.mark.slow
 def test_a_network_of_a_mixture_has_what_its_components_have_in_common(judge):
     lit = {"preset": "realistic", "population": {"lens_light": True, "subhalo_profile": "point"}}
     dark = {"preset": "realistic", "population": {"instrument": "euclid-vis"}}
