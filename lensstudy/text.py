@@ -1,11 +1,26 @@
-"""Words of messages that several subpackages use."""
+"""Words of messages, and text as Markdown, that several subpackages use."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+from typing import Any
 
-__all__ = ["nearest"]
+from lensstudy.files import printable
+
+__all__ = ["in_markdown", "nearest"]
+
+
+def in_markdown(text: Any) -> str:
+    """Text on one line that Markdown shows as it is, and never as markup.
+
+    Example:
+        >>> print(in_markdown("2 * <b>"))
+        2 \\* \\<b\\>
+    """
+    line = printable(" ".join(str(text).split()))
+    return re.sub(r"[\\`*\[\]<>|#$~&]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", line)
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:

@@ -14,7 +14,7 @@ from lensstudy.report.listing import questions
 from lensstudy.report.summaries import in_plain_words
 
 ROOT = Path(__file__).parent.parent
-BLOCK = re.compile(r"<!-- results -->.*<!-- /results -->", re.S)
+BLOCK = re.compile(r"<!-- (results|task) -->.*?<!-- /\1 -->", re.S)
 
 
 def leading(reference: Path) -> Path:
@@ -23,27 +23,21 @@ def leading(reference: Path) -> Path:
     return next(folder for folder in named if (folder / "front.png").exists())
 
 
-def results(root: Path) -> str:
-    """The results block: picture, answer in plain words, the task, and where the numbers are."""
+def blocks(root: Path) -> dict[str, str]:
+    """The two blocks of the README that are quoted: the picture with the answer in plain words, and the task."""
     folder = leading(root / "reports/reference")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     with Image.open(folder / "front.png") as picture:
         words = picture.info["Description"]
     place = f"reports/reference/{folder.name}"
-    lines = [
-        "<!-- results -->",
-        f"[![{words}]({place}/front.png)]({place}/index.html)",
-        "",
-        f"**{in_plain_words(summary)}**",
-        "",
-        f"{summary.get('task', '')} [The answer in numbers]({place}/index.html), and "
-        f"[what it leaves open]({place}/index.html#limitations).".lstrip(),
-        "<!-- /results -->",
-    ]
-    return "\n".join(lines)
+    said = {
+        "results": f"[![{words}]({place}/front.png)]({place}/index.html)\n\n**{in_plain_words(summary)}**",
+        "task": summary["task"],
+    }
+    return {name: f"<!-- {name} -->\n{text}\n<!-- /{name} -->" for name, text in said.items()}
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
+    readme, now = ROOT / "README.md", blocks(ROOT)
     text = readme.read_text(encoding="utf-8")
-    readme.write_text(BLOCK.sub(lambda _: results(ROOT), text), encoding="utf-8")
+    readme.write_text(BLOCK.sub(lambda found: now[found[1]], text), encoding="utf-8")

@@ -13,7 +13,7 @@ from typing import Any, Final
 import yaml
 
 from lensstudy.deployment.card import Card
-from lensstudy.files import printable
+from lensstudy.text import in_markdown
 
 __all__ = ["README", "model_card", "name_of", "write"]
 
@@ -48,11 +48,11 @@ def model_card(card: Card) -> str:
         "Training data": _training_data(card),
         "Training": _training(card),
         "Evaluation": _evaluation(card),
-        "Limits": [f"- {_plain(limit)}" for limit in card.limits],
+        "Limits": [f"- {in_markdown(limit)}" for limit in card.limits],
         "Licence": _licence(card),
     }
     purpose = card.training.get("purpose")
-    lines = [f"# {_plain(name_of(card))}", *(["", _plain(purpose)] if purpose else [])]
+    lines = [f"# {in_markdown(name_of(card))}", *(["", in_markdown(purpose)] if purpose else [])]
     for title, content in sections.items():
         lines += ["", f"## {title}", "", *content]
     lines += ["", "This page is made from `card.json`, which says more, such as the SHA-256 of every file."]
@@ -63,12 +63,6 @@ def name_of(card: Card) -> str:
     """The name of a network that comes with the package; the architecture of any other."""
     made = card.training.get("made_by", {})
     return Path(made["parameters"]).stem if "parameters" in made else card.network
-
-
-def _plain(text: Any) -> str:
-    """Text on one line that Markdown shows as it is."""
-    line = printable(" ".join(str(text).split()))
-    return re.sub(r"[\\`*\[\]<>|#$~&]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", line)
 
 
 def _slug(text: Any) -> str:
@@ -138,12 +132,12 @@ def _intended_use(card: Card) -> list[str]:
         opened = 'lensstudy.Predictor("FOLDER")  # the folder of this file'
     lines = [
         f"It gives an image of a gravitational lens the probabilities of {len(card.classes)} classes: "
-        f"{', '.join(map(_plain, card.classes))}. Images are {images.image_size} x {images.image_size} pixels "
+        f"{', '.join(map(in_markdown, card.classes))}. Images are {images.image_size} x {images.image_size} pixels "
         f"{scale} in {bands}, not scaled or normalised beforehand.",
     ]
     if card.symmetry:
         of = "rotations and reflections" if card.symmetry[0] in "DO" else "rotations"
-        group = _plain(card.symmetry)
+        group = in_markdown(card.symmetry)
         lines[0] += f" By its architecture, the probabilities are invariant under {of} of the group {group}."
     return [*lines, "", "```python", "import lensstudy", "", f"predictor = {opened}"] + [
         "table = predictor.predict(images)  # (N, C, H, W): a probability for each class, and whether to trust it",
@@ -160,13 +154,13 @@ def _training_data(card: Card) -> list[str]:
     elif data.get("source") == "simulated":
         lines += [f"Simulated by lensstudy: {_simulation(data)}.", ""]
     else:
-        lines += [f"Read from {_plain(data.get('source', 'files'))}.", ""]
+        lines += [f"Read from {in_markdown(data.get('source', 'files'))}.", ""]
     lines.append(
         f"It was trained on {training['training_images']:,} images; the data set has the fingerprint "
         f"`{_slug(training['data_fingerprint'])}`."
     )
     if shares := training.get("class_shares"):
-        each = ", ".join(f"{_plain(name)} {share:.1%}" for name, share in zip(card.classes, shares, strict=True))
+        each = ", ".join(f"{in_markdown(name)} {share:.1%}" for name, share in zip(card.classes, shares, strict=True))
         lines[-1] += f" Shares of the classes: {each}."
     return lines
 
@@ -174,23 +168,24 @@ def _training_data(card: Card) -> list[str]:
 def _simulation(data: dict) -> str:
     """One preset, as a clause."""
     given = data.get("instrument", {})
-    instrument = f", instrument {_plain(given['name'])}" if "name" in given else ""
+    instrument = f", instrument {in_markdown(given['name'])}" if "name" in given else ""
     psf = f", PSF of {given['psf_fwhm']:.3g} arcsec (FWHM)" if "psf_fwhm" in given else ""
-    return f"preset {_plain(data.get('preset', ''))}{instrument}{psf}, seed {_plain(data.get('seed', 'unknown'))}"
+    preset, seed = in_markdown(data.get("preset", "")), in_markdown(data.get("seed", "unknown"))
+    return f"preset {preset}{instrument}{psf}, seed {seed}"
 
 
 def _training(card: Card) -> list[str]:
     training, made = card.training, card.training.get("made_by", {})
     lines = [
-        f"Architecture {_plain(card.network)} of width {training['width']:g}; {training['epochs']} epochs with "
-        f"{_plain(training['optimizer'])}, learning rate {training['learning_rate']:g}, schedule "
-        f"{_plain(training['schedule'])}, batches of {training['batch_size']}, augmentation "
-        f"{_plain(training['augmentation'])}, {_seeds(training)}."
+        f"Architecture {in_markdown(card.network)} of width {training['width']:g}; {training['epochs']} epochs with "
+        f"{in_markdown(training['optimizer'])}, learning rate {training['learning_rate']:g}, schedule "
+        f"{in_markdown(training['schedule'])}, batches of {training['batch_size']}, augmentation "
+        f"{in_markdown(training['augmentation'])}, {_seeds(training)}."
     ]
     if made:
         lines[0] += (
-            f" Made by {_plain(made['command'])} from {_plain(made['parameters'])}, with lensstudy "
-            f"{_plain(made['version'])} (commit {_plain(made['commit'])})."
+            f" Made by {in_markdown(made['command'])} from {in_markdown(made['parameters'])}, with lensstudy "
+            f"{in_markdown(made['version'])} (commit {in_markdown(made['commit'])})."
         )
     return lines
 
@@ -207,7 +202,7 @@ def _evaluation(card: Card) -> list[str]:
     for what, row in _scored(card):
         auc, accuracy = ("{:.3f} [{:.3f}, {:.3f}]".format(*_interval(row[score])) for score in SCORES)
         number = f"{row['images']:,}" if "images" in row else ""
-        lines.append(f"| {_plain(what)} | {number} | {auc} | {accuracy} |")
+        lines.append(f"| {in_markdown(what)} | {number} | {auc} | {accuracy} |")
     if unseen := card.metrics.get("unseen"):
         lines += [
             "",
@@ -218,11 +213,11 @@ def _evaluation(card: Card) -> list[str]:
     calibration = card.calibration
     lines += [
         "",
-        f"Calibration: {_plain(calibration['method'])}; log loss {calibration['log_loss_before']:.3f} before, "
+        f"Calibration: {in_markdown(calibration['method'])}; log loss {calibration['log_loss_before']:.3f} before, "
         f"{calibration['log_loss_after']:.3f} after.",
     ]
     if card.in_distribution:
-        lines += ["", f"Out of distribution: {_plain(card.in_distribution['method'])}."]
+        lines += ["", f"Out of distribution: {in_markdown(card.in_distribution['method'])}."]
     if rounded := card.metrics.get("int8"):
         lines += [
             "",
@@ -238,9 +233,9 @@ def _above(value: float) -> str:
 
 
 def _licence(card: Card) -> list[str]:
-    lines = [f"The network: {_plain(card.licence)}."]
+    lines = [f"The network: {in_markdown(card.licence)}."]
     if licence := card.training.get("data_licence"):
         lines.append(
-            f"The training images: {_plain(licence).removeprefix('none of others: ')}."
+            f"The training images: {in_markdown(licence).removeprefix('none of others: ')}."
         )  # of cards until 0.2.0
     return [" ".join(lines)]

@@ -1,7 +1,8 @@
 """The list of studies: grouped by the question they belong to, each with its figure and one plain sentence.
 
 `reports/reference/studies.yml` says which questions there are and in which order studies stand under them. What it does
-not name, such as a study of one's own, stands on top, the newest first.
+not name, such as a study of one's own, stands on top, the newest first. The folder of that file has the list as
+Markdown too, with the answers in numbers, for whoever looks at a repository in a browser, where pages show as source.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from bs4 import BeautifulSoup
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lensstudy.files import FileError, printable
-from lensstudy.report.pages import about, link, write_page
+from lensstudy.files import FileError, printable, read_json, whole_file
+from lensstudy.report.pages import about, as_text, link, write_page
 from lensstudy.report.pictures import data_uri, webp
+from lensstudy.report.summaries import Summary, short_table
+from lensstudy.text import in_markdown
 
 __all__ = ["Question", "questions", "write_study_list"]
 
@@ -30,6 +33,13 @@ SAID = {
     "failed": "0",
 }  # by pages of today, not by all older ones
 OWN = "Studies of your own"
+TITLE = "What was asked, and what was found"
+ABOUT = "Networks that look for dark matter in gravitational lenses, with and without the symmetry of the sky built in."
+READ_HERE = (
+    "Each study has pages with all figures and tables. They open in any browser, from a clone or a downloaded archive: "
+    "start with [`index.html`](index.html). Brackets are 95 % intervals; "
+    "[how to read a report](../../docs/guide-reader.md) explains them."
+)
 
 
 class Question(BaseModel):
@@ -78,8 +88,45 @@ def write_study_list(reports: str | Path) -> Path:
     for one in known:
         members = [study for study in studies if study["study"] in one.studies]
         groups.append((one.question, sorted(members, key=lambda study: one.studies.index(study["study"]))))
-    write_page(html, "studies.html.j2", groups=[group for group in groups if group[1]])
+    groups = [group for group in groups if group[1]]
+    write_page(html, "studies.html.j2", title=TITLE, about=ABOUT, groups=groups)
+    if (html.parent / FILE).is_file():
+        with whole_file(html.with_name("README.md")) as partial:
+            partial.write_text(_as_markdown(html.parent, groups), encoding="utf-8")
     return html
+
+
+def _as_markdown(reports: Path, groups: list[tuple[str, list[dict]]]) -> str:
+    lines = [f"# {TITLE}", ABOUT, READ_HERE]
+    for question, studies in groups:
+        lines += [f"## {in_markdown(question)}"] if question else []
+        for study in studies:
+            folder = (reports / study["link"]).parent
+            lines.append(f"### {in_markdown(study['question'] or study['study'])}")
+            name = next((name for name in ("front.png", "headline.png") if (folder / name).is_file()), "")
+            if name:
+                lines.append(f"![{in_markdown(study['figure'].get('alt', ''))}]({folder.name}/{name})")
+            lines.append(f"**{in_markdown(study['plain'] or study['answer'] or 'No answer yet.')}**")
+            if (folder / "summary.json").is_file():
+                lines += _numbers(read_json(folder / "summary.json", Summary))
+            lines.append(f"Study [`{study['study']}`]({study['link']}), {study['date']}.")
+    return "\n\n".join(lines) + "\n"
+
+
+def _numbers(summary: Summary) -> list[str]:
+    """The task, the table that the first page shows, and what the answer leaves open."""
+    table = short_table(summary.table) or summary.table
+    lines = [in_markdown(summary.task)] if summary.task else []
+    if table:
+        rows = [
+            ["–" if value in ("", None) else in_markdown(as_text(value)) for value in row.values()] for row in table
+        ]
+        rows = [[in_markdown(column) for column in table[0]], ["---"] * len(table[0]), *rows]
+        lines.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
+    if summary.limitations:
+        said = in_markdown(summary.limitations)
+        lines.append(f"<details><summary>Limitations</summary>\n\n{said}\n\n</details>")
+    return lines
 
 
 def _figure(index: Path, width: int = 640) -> dict[str, str]:

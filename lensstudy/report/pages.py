@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from bs4 import BeautifulSoup
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.filters import FILTERS
 
@@ -28,12 +29,14 @@ from lensstudy.report.summaries import (
     short_table,
     summary_folder,
 )
+from lensstudy.report.words import link_words
 from lensstudy.study import Study, home
 
 __all__ = [
     "about",
     "as_code_version",
     "as_text",
+    "explained",
     "is_marked",
     "link",
     "mark_outdated",
@@ -54,6 +57,10 @@ OUTDATED = (
 
 
 RESULTS = re.compile(r'<section aria-labelledby="results">.*?</section>\n', re.S)
+TEXTS = re.compile(r'<section aria-labelledby="(?:answer|limitations)">.*?</section>', re.S)
+SOURCES, TO_SOURCES = '<section aria-labelledby="sources"', '<li><a href="#sources">'
+WORD = re.compile(r'<a class="word" href="#word-[^"]*">(.*?)</a>')
+WORDS = re.compile(r'<section class="words".*?</section>\n|<li><a href="#words">.*?</li>\n', re.S)
 SAID = {  # what the head of the first page says of a study, and where its pages say the same
     "question": ("<h1>{}</h1>", '<p class="question">{}</p>'),
     "plain": ('<p class="answer">{}</p>',),
@@ -158,17 +165,41 @@ def reworded(folder: str | Path, params: str | Path = "params") -> list[Path]:
         words = [(name, FILTERS["escape"](old[name]), FILTERS["escape"](new[name])) for name in new if old.get(name)]
         table = results(summary) if summary["table"] else ""
         for page in sorted(index.parent.glob("*.html")):
-            text = said = page.read_text(encoding="utf-8")
+            text = page.read_text(encoding="utf-8")
+            said = without_words(text) if page == index else text
             for name, was, now in words:
                 if page == index or name != "answer":
                     for around in (f'name="lensstudy-{name}" content="{{}}"', *SAID[name]):
                         said = said.replace(around.format(was), around.format(now))
             if page == index:
-                said = RESULTS.sub(table.replace("\\", r"\\"), said)
+                said = explained(RESULTS.sub(table.replace("\\", r"\\"), said))
             if said != text:
                 page.write_text(said, encoding="utf-8")
                 changed.append(page)
     return changed
+
+
+def explained(page: str) -> str:
+    """The first page of a study on which words of the glossaries, where answer and limitations first use them, lead to
+    their meaning at its foot."""
+    said = list(TEXTS.finditer(page))
+    soup = BeautifulSoup("".join(one[0] for one in said), "html.parser")
+    if not (words := link_words(soup)):
+        return page
+    for place, section in reversed(list(zip(said, soup.find_all("section", recursive=False), strict=True))):
+        page = page[: place.start()] + section.decode(formatter=_escaped) + page[place.end() :]
+    meanings = _environment().get_template("parts.html.j2").module.glossary(words)  # type: ignore[attr-defined]
+    page = page.replace(SOURCES, f"{meanings.strip()}\n{SOURCES}", 1)
+    return page.replace(TO_SOURCES, f'<li><a href="#words">Words</a></li>\n{TO_SOURCES}', 1)
+
+
+def without_words(page: str) -> str:
+    """A page as it was before `explained`."""
+    return WORD.sub(r"\1", WORDS.sub("", page))
+
+
+def _escaped(text: str) -> str:
+    return str(FILTERS["escape"](text))
 
 
 def results(summary: Mapping[str, Any]) -> str:
@@ -208,9 +239,10 @@ def _environment() -> Environment:
 
 
 def write_page(html: Path, template: str, **contents) -> None:
+    page = _environment().get_template(template).render(**contents)
     html.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(html) as partial:
-        partial.write_text(_environment().get_template(template).render(**contents), encoding="utf-8")
+        partial.write_text(explained(page), encoding="utf-8")
 
 
 def link(target: Path, page: Path) -> str:

@@ -42,6 +42,8 @@ def link_words(soup: BeautifulSoup) -> list[dict[str, str]]:
     for text in list(soup.find_all(string=True)):
         if type(text) is not NavigableString or text.find_parent(NOT_IN) or not text.find_parent(["p", "li"]):
             continue
+        if text.find_parent(class_="answer"):  # which reads like a headline
+            continue
         place: NavigableString | None = text
         while place is not None and (hit := _first(str(place), waiting)):
             word, start, end = hit

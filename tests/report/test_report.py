@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import mistune
 import nbformat
 import numpy as np
 import pytest
@@ -61,6 +62,10 @@ picture = base64.b64encode(buffer.getvalue()).decode()
 for name in ("first", "second"):
     display(HTML(f'<figure class="lensstudy-figure"><img alt="{name} figure" src="data:image/png;base64,{picture}">'
                  f'<figcaption>The {name} one, with $\\\\theta_E$.</figcaption></figure>'))"""
+
+
+def markdown(text: str) -> str:
+    return mistune.create_markdown(escape=False, plugins=["table"])(text)
 
 
 def notebook(file: Path, *cells) -> Path:
@@ -511,6 +516,28 @@ def test_a_committed_study_takes_its_question_answer_and_table_from_where_they_a
     assert (study / "07-page.html").read_text() == '<p class="question">What?</p><p>Old, at length.</p>'
 
 
+def test_words_of_a_first_page_lead_to_their_meaning_also_when_it_is_reworded(tmp_path):
+    study = tmp_path / "study"
+    study.mkdir()
+    (study / "summary.json").write_text(json.dumps({"answer": "An AUC of 1.", "plain": "The AUC is 1."}))
+    page = tmp_path / "study/index.html"
+    old = "An AUC of one lens&#39;s subhalo."
+    text = (
+        f'<meta name="lensstudy-plain" content="Old."><meta name="lensstudy-answer" content="{old}"><style></style>'
+        f'<section aria-labelledby="answer"><p class="answer">Old.</p><p>{old}</p></section>'
+        '<li><a href="#sources">Sources</a></li><section aria-labelledby="sources"></section>'
+    )
+    page.write_text(pages.explained(text))
+    soup = BeautifulSoup(page.read_text(), "html.parser")
+    assert [one["href"] for one in soup.select("p a.word")] == ["#word-auc", "#word-subhalo"]
+    assert soup.find(id="word-subhalo") and soup.find("a", href="#words") and not soup.select(".answer a")
+    assert pages.without_words(page.read_text()) == text
+    assert pages.reworded(tmp_path) == [page] and pages.reworded(tmp_path) == []
+    soup = BeautifulSoup(page.read_text(), "html.parser")
+    assert soup.find_all("p")[1].get_text() == "An AUC of 1." and not soup.find(id="word-subhalo")
+    assert len(soup.find_all("section", class_="words")) == 1
+
+
 def test_committed_pages_say_what_is_read_off_their_summaries():
     for file in (ROOT / "reports/reference").glob("*/summary.json"):
         said = pages.about(file.parent / "index.html")["plain"]
@@ -613,6 +640,41 @@ def test_studies_stand_under_their_question_in_the_order_of_the_file(tmp_path):
         file.write_text(wrong)
         with pytest.raises(FileError, match="studies.yml: expected a list"):
             listing.write_study_list(tmp_path / "reports")
+
+
+def test_the_list_can_be_read_where_pages_show_as_source(tmp_path):
+    """As Markdown beside `studies.yml`, with answers in numbers; what a study says of itself never acts as markup."""
+    folder = tmp_path / "study"
+    said = {"answer": "One is *ahead*.", "task": "<script>", "table": [{"network": "a|b", "AUC": "0.9 [0.8, 1.0]"}]}
+    folder.mkdir()
+    (folder / "summary.json").write_text(json.dumps(said))
+    (folder / "index.html").write_text(
+        '<meta name="lensstudy-study" content="study"><meta name="lensstudy-answer" content="One is *ahead*."><style>'
+    )
+    listing.write_study_list(tmp_path)
+    assert not (tmp_path / "README.md").exists(), "a list of one's own is opened in a browser"
+    (tmp_path / "studies.yml").write_text("- question: Which?\n  studies: [study]\n")
+    listing.write_study_list(tmp_path)
+    shown = BeautifulSoup(markdown((tmp_path / "README.md").read_text(encoding="utf-8")), "html.parser")
+    assert [one.string for one in shown.find_all(["h2", "h3"])] == ["Which?", "study"]
+    assert "One is *ahead*." in [one.get_text() for one in shown.find_all("strong")] and not shown.find_all(
+        ["em", "script"]
+    )
+    assert [one.get_text() for one in shown.find_all("td")] == ["a|b", "0.9 [0.8, 1.0]"]
+    assert "<script>" in shown.get_text() and shown.find("a", href="study/index.html")
+
+
+def test_the_list_of_reference_is_the_same_as_page_and_as_markdown():
+    reports = ROOT / "reports/reference"
+    text = (reports / "README.md").read_text(encoding="utf-8")
+    page = BeautifulSoup((reports / "index.html").read_text(encoding="utf-8"), "html.parser")
+    shown = BeautifulSoup(markdown(text), "html.parser")
+    for names in ("h2", "h3"):
+        assert [one.get_text() for one in shown.find_all(names)] == [one.get_text() for one in page.find_all(names)]
+    for article in page.find_all("article"):
+        assert article.p.get_text() in [one.get_text() for one in shown.find_all("strong")], article.a["href"]
+    for target in [one.get("href") or one["src"] for one in shown.find_all(["a", "img"])]:
+        assert (reports / target).is_file(), target
 
 
 def test_the_list_of_reference_names_studies_that_exist():
