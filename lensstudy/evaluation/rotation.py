@@ -18,7 +18,7 @@ from lensstudy.evaluation.robustness import UNPERTURBED, predict_perturbed, rota
 from lensstudy.evaluation.scores import format_interval, largest_change, summarise
 from lensstudy.progress import progress
 
-__all__ = ["ROTATIONS", "UnderRotation"]
+__all__ = ["ROTATIONS", "RightAngles", "UnderRotation"]
 
 QUARTER = "rotated by 90°"
 ROTATIONS = {
@@ -28,6 +28,30 @@ ROTATIONS = {
     "rotated by 270°": lambda images, _: rotated(images, 270.0),
     "random rotations": lambda images, generator: rotated(images, generator.uniform(0, 360, len(images))),
 }
+
+
+class RightAngles:
+    """One lens, rotated by multiples of 90 degrees: by how much its probabilities change.
+
+    Args:
+        image: the lens, of shape `(C, H, W)`.
+        networks: by name, each with `probabilities(images, angle)`, such as a `Predictor`.
+
+    Attributes:
+        changes: of each network, the largest change of any probability.
+    """
+
+    def __init__(self, image: np.ndarray, networks: Mapping[str, Any]):
+        self.changes = {
+            name: float(np.ptp([one.probabilities(image[None], angle) for angle in (0, 90, 180, 270)], axis=0).max())
+            for name, one in networks.items()
+        }
+
+    @property
+    def answer(self) -> str:
+        """What a rotation by a multiple of 90 degrees does to this lens, one clause a network."""
+        said = [f"by {change:.2f} with {name}" for name, change in self.changes.items()]
+        return f"Rotated by 90, 180 and 270 degrees, a probability of this lens changes {' and '.join(said)}."
 
 
 class UnderRotation:

@@ -69,6 +69,9 @@ def may_show_images(output: NotebookNode) -> bool:
     return any(kind.startswith("image/") for kind in data) or bool(PICTURE.search(texts))
 
 
+SHOWS_ANSWER = re.compile(r"^Markdown\(.+\.answer\)$", re.M)
+
+
 class _MathRenderer(IPythonRenderer):
     """Markdown whose mathematics is MathML, which browsers draw without a script."""
 
@@ -98,13 +101,14 @@ class _CellExporter(HTMLExporter):
 
 @dataclass
 class Body:
-    """The text of a page: its HTML, title and table of contents, the question of the notebook, and whether it holds
-    the answer of its study."""
+    """The text of a page: its HTML, title and table of contents, the question of the notebook and what it answers,
+    and whether that is the answer of its study."""
 
     html: str
     title: str
     contents: list[dict]
     question: str
+    answer: str
     answers: bool
     words: list[dict[str, str]]
 
@@ -132,7 +136,7 @@ def page_body(notebook: NotebookNode, summary: Mapping[str, Any] | None = None, 
         _tame_table(soup, table, number)
     words = link_words(soup)
     _defuse(soup)
-    return Body(str(soup), title, contents, question, answers, words)
+    return Body(str(soup), title, contents, question, _answer(notebook), answers, words)
 
 
 def _contents(soup: BeautifulSoup) -> list[dict]:
@@ -153,6 +157,19 @@ def _take_question(soup: BeautifulSoup) -> str:
         if paragraph is not None:
             bold.decompose()
             return " ".join(paragraph.extract().get_text().split())
+    return ""
+
+
+def _answer(notebook: NotebookNode) -> str:
+    """What the first cell says that shows an answer, `Markdown(shortcuts.answer)`; empty where there is none."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and SHOWS_ANSWER.search(cell.source):
+            said = " ".join(output.get("data", {}).get("text/markdown", "") for output in cell.outputs)
+            return " ".join(
+                BeautifulSoup(MarkdownWithMath(renderer=IPythonRenderer(escape=False)).render(said), "html.parser")
+                .get_text()
+                .split()
+            )
     return ""
 
 

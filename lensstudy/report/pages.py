@@ -73,7 +73,8 @@ def render(
 ) -> None:
     """Make the page `html` of the notebook `executed`, which `execute` wrote.
 
-    The page of the notebook that answers the study begins with that answer and its figure. Mathematics becomes MathML,
+    A page begins with the first answer that its notebook shows, that of the notebook which answers the study with that
+    answer and its figure. Mathematics becomes MathML,
     figures are inside, code is hidden until asked for, the words of the glossaries lead to their meaning. Cells may
     carry the tags `hide-input`, `hide-output` and `interactive` (omitted, as are all widgets); the first figure of the
     page, or of a cell tagged `thumbnail`, stands for it on the page of the study. The foot shows the notebook's stamp
@@ -99,7 +100,7 @@ def render(
         parameters=parameter_rows(stamp["parameters"]),
         seeds={name: value for name, value in stamp["parameters"].items() if name in ("data_seed", "seed", "seeds")},
         question=body.question or stamp["question"],
-        plain=in_plain_words(summary) if body.answers else "",
+        plain=in_plain_words(summary) if body.answers else body.answer,
         contents=body.contents,
         body=body.html,
         words=body.words,

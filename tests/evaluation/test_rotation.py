@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lensstudy.data.dataset import DataError
-from lensstudy.evaluation.rotation import ROTATIONS, UnderRotation
+from lensstudy.evaluation.rotation import ROTATIONS, RightAngles, UnderRotation
 
 
 @dataclass
@@ -68,3 +68,20 @@ def test_what_is_known_of_upright_lenses_is_not_asked_again(aligned):
 def test_a_network_of_other_classes_is_rejected(aligned):
     with pytest.raises(DataError, match="theirs: tells cdm, axion apart, and the lenses are of no_sub, sub"):
         UnderRotation({"theirs": Asking(True, classes=("cdm", "axion"))}, aligned)
+
+
+def test_the_answer_of_one_lens_is_the_largest_change_over_right_angles():
+    class Turning:
+        """Its probability is 0.5, and 0.9 or 0.2 at one right angle."""
+
+        def __init__(self, at_90: float):
+            self.at_90 = at_90
+
+        def probabilities(self, images, degrees):
+            assert images.shape == (1, 1, 8, 8) and degrees in (0, 90, 180, 270)
+            first = self.at_90 if degrees == 90 else 0.5
+            return np.array([[first, 1 - first]])
+
+    found = RightAngles(np.zeros((1, 8, 8)), {"fixed": Turning(0.5), "plain": Turning(0.9)})
+    assert found.changes == pytest.approx({"fixed": 0.0, "plain": 0.4})
+    assert found.answer.endswith("changes by 0.00 with fixed and by 0.40 with plain.")

@@ -825,6 +825,16 @@ def test_the_page_of_the_answer_begins_with_it(tmp_path):
         assert (page.main.find(True).name == "figure") == (first == "second figure")
 
 
+def test_a_page_begins_with_the_first_answer_that_its_notebook_shows(tmp_path):
+    imports = "from types import SimpleNamespace\nfrom IPython.display import Markdown\n"
+    answers = f"{imports}first, last = SimpleNamespace(answer='By 0.3 of *1*.'), SimpleNamespace(answer='Last.')"
+    cells = [new_markdown_cell("# Page"), answers, "Markdown(first.answer)", "Markdown(last.answer)"]
+    pages.render(run(notebook(tmp_path / "01-page.ipynb", *cells), tmp_path), tmp_path / "page.html")
+    page = BeautifulSoup((tmp_path / "page.html").read_text(encoding="utf-8"), "html.parser")
+    assert page.find(class_="answer").get_text() == "By 0.3 of 1."
+    assert page.find("main").get_text().count("By 0.3 of 1.") == 1, "it stays where it is, too"
+
+
 def test_a_long_table_folds_and_a_small_one_names_its_columns_on_a_phone(tmp_path):
     shows = "import pandas as pd\nfrom IPython.display import display\n"
     shows += "table = pd.DataFrame({'name': list('abcdefghijklmno'), 'p': 1, 'q': 2})\ndisplay(table[:3], table)"
