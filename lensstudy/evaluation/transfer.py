@@ -106,11 +106,13 @@ class Transfer:
         at_home = scores["tested"] == HOME
         away, home = (scores[rows].groupby("trained", sort=False)["auc"].mean() for rows in (~at_home, at_home))
         chosen = self._chosen(self.networks[0])
-        without = f", and what is chosen without their labels to {chosen['auc'].mean():.2f}" if len(chosen) else ""
+        best = f"the best of {len(away)} ways of training brings that to {away.max():.2f}"
+        if len(chosen):
+            best += f", and the way that is chosen without their labels to {chosen['auc'].mean():.2f}"
         return (
-            f"On images of {counted(len(self.targets), 'preset')} that it was not trained on, {self.networks[0]} tells "
-            f"substructure from none with an AUC of {away.iloc[0]:.2f}, and on its own with {home.iloc[0]:.2f}; the "
-            f"best of {len(away)} ways of training brings it to {away.max():.2f}{without}. A guess has 0.50."
+            f"{self.networks[0]} tells substructure from none with an AUC of {home.iloc[0]:.2f} in lenses like those "
+            f"it was trained on, and with {away.iloc[0]:.2f}, where a guess has 0.50, in those of "
+            f"{counted(len(self.targets), 'other preset')}; {best}."
         )
 
     def _chosen(self, network: str) -> pd.DataFrame:

@@ -70,9 +70,9 @@ def test_what_is_saved_is_what_the_list_of_reports_reads(transfer, tmp_path):
 
 def test_the_list_has_the_answer_in_one_sentence(transfer):
     assert transfer.plain == (
-        "On images of 1 preset that it was not trained on, one tells substructure from none with an AUC of 0.00, "
-        "and on its own with 1.00; the best of 2 ways of training brings it to 1.00, and what is chosen without their "
-        "labels to 1.00. A guess has 0.50."
+        "one tells substructure from none with an AUC of 1.00 in lenses like those it was trained on, and with 0.00, "
+        "where a guess has 0.50, in those of 1 other preset; the best of 2 ways of training brings that to 1.00, and "
+        "the way that is chosen without their labels to 1.00."
     )
     assert below_chance([{"network": "one", "way": "as it is", "worst": 0.0}])
 
