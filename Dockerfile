@@ -13,8 +13,9 @@ RUN apt-get update \
 USER reader
 WORKDIR /lensstudy
 COPY --chown=reader . .
-RUN UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 make .venv/installed
+RUN UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 make install
 ENV PATH=/lensstudy/.venv/bin:$PATH
 
 EXPOSE 8888
-CMD ["jupyter", "lab", "notebooks", "--ip=0.0.0.0", "--no-browser", "--LabApp.default_url=/lab/tree/README.md"]
+CMD ["jupyter", "lab", "notebooks", "--ip=0.0.0.0", "--no-browser", \
+     "--LabApp.app_settings_dir=/lensstudy/workflow/jupyterlab", "--LabApp.default_url=/lab/tree/README.md"]

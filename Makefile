@@ -11,9 +11,10 @@ export OMP_NUM_THREADS = 1
 # Where this is set, every process compiles PyTorch anew: ten seconds and more for each of some hundred.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: study test lab bench reports docs notebooks lint clean help
+.PHONY: install study test lab bench reports docs notebooks lint clean help
 
 help:
+	@echo "make install  set up .venv, which every other target does by itself"
 	@echo "make study    run params/$(STUDY).yml and write reports/$(STUDY)/index.html (STUDY=name for another)"
 	@echo "make test     all tests but the slow ones, and every notebook from top to bottom"
 	@echo "make test-slurm  a study on a real SLURM, where slurmd is installed"
@@ -26,6 +27,8 @@ help:
 	@echo "make typecheck  check types"
 	@echo "make compat   all tests on another Python (PYTHON=/path/to/python3.13) or with the newest packages (NEWEST=1)"
 	@echo "make clean    remove .venv and caches (runs/ and reports/ stay)"
+
+install: $(INSTALLED)
 
 study: $(INSTALLED)
 	$(BIN)/lensstudy run params/$(STUDY).yml

@@ -31,7 +31,7 @@ def blocks(root: Path) -> dict[str, str]:
         words = picture.info["Description"]
     place = f"reports/reference/{folder.name}"
     said = {
-        "results": f"[![{words}]({place}/front.png)]({place}/index.html)\n\n**{in_plain_words(summary)}**",
+        "results": f"[![{words}]({place}/front.png)](reports/reference/README.md)\n\n**{in_plain_words(summary)}**",
         "task": summary["task"],
     }
     return {name: f"<!-- {name} -->\n{text}\n<!-- /{name} -->" for name, text in said.items()}

@@ -21,7 +21,7 @@ from lensstudy.data.reading import read
 from lensstudy.deployment.published import IMAGE_SIZE
 from lensstudy.evaluation.intervals import interval, wilson
 from lensstudy.evaluation.ladder import IDEAL, SMOOTH_FIT, auc_along
-from lensstudy.evaluation.rotation import UnderRotation
+from lensstudy.evaluation.rotation import ROTATIONS, UnderRotation
 from lensstudy.evaluation.scores import auc, counted, format_interval
 from lensstudy.evaluation.shortcuts import smooth_fit_scores
 from lensstudy.progress import side_by_side
@@ -227,8 +227,8 @@ class BesideOriginal:
         simulated, original = ([f"{percent[one, of]:.0f}" for of in CLASSES] for one in (name, ORIGINAL))
         return (
             f"{name} is right about {simulated[0]} of 100 simulated lenses without substructure, {simulated[1]} with "
-            f"subhalos and {simulated[2]} with a vortex; of DeepLense's own images a network that learnt from them, "
-            f"about {original[0]}, {original[1]} and {original[2]} of 100."
+            f"subhalos and {simulated[2]} with a vortex; on DeepLense's original images a network trained on them, "
+            f"perhaps neither of these, is right about {original[0]}, {original[1]} and {original[2]} of 100."
         )
 
     def _counts(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -373,13 +373,16 @@ def save(folder: str | Path, beside: BesideOriginal, rotation: UnderRotation, or
     tables |= {"detectability": beside.right, "original": original.table}
     for name, one in tables.items():
         one.to_csv(folder / f"{name}.csv", index=False)
+    shown = rotation.summary().rename(columns={one: f"accuracy, {one}" for one in ROTATIONS})
+    largest = shown.pop("rotation consistency").map("{:.3f}".format)
+    shown["largest change of a probability (95th percentile)"] = largest
     summary = {
         "answer": f"{rotation.answer} {beside.answer} {original.answer}",
         "plain": f"{rotation.plain} {beside.plain}",
         "figure": "headline.png",
         "figure_alt": "AUC of each network on lenses upright and rotated, with intervals.",
         "figure_caption": "AUC on the same lenses upright and rotated, with 95 % intervals over lenses.",
-        "table": json.loads(rotation.summary().to_json(orient="records")),
+        "table": shown.to_dict("records"),
         "limitations": LIMITATIONS,
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -59,6 +59,7 @@ OUTDATED = (
 RESULTS = re.compile(r'<section aria-labelledby="results">.*?</section>\n', re.S)
 TEXTS = re.compile(r'<section aria-labelledby="(?:answer|limitations)">.*?</section>', re.S)
 SOURCES, TO_SOURCES = '<section aria-labelledby="sources"', '<li><a href="#sources">'
+LIMITATIONS = '<h2 id="limitations">Limitations</h2>'
 WORD = re.compile(r'<a class="word" href="#word-[^"]*">(.*?)</a>')
 WORDS = re.compile(r'<section class="words".*?</section>\n|<li><a href="#words">.*?</li>\n', re.S)
 SAID = {  # what the head of the first page says of a study, and where its pages say the same
@@ -151,8 +152,8 @@ def restyle(folder: str | Path) -> list[Path]:
 def reworded(folder: str | Path, params: str | Path = "params") -> list[Path]:
     """Give every study under `folder` that has a `summary.json` its words of today; returns the pages that changed.
 
-    Its plain sentence, answer and table of results are those of the summary, its question is that of its file in
-    `params`. What a notebook printed stays as it was.
+    Its plain sentence, answer, table of results and limitations are those of the summary, its question is that of its
+    file in `params`. What a notebook printed stays as it was.
     """
     changed = []
     for index in sorted(Path(folder).rglob("index.html")):
@@ -173,7 +174,9 @@ def reworded(folder: str | Path, params: str | Path = "params") -> list[Path]:
                     for around in (f'name="lensstudy-{name}" content="{{}}"', *SAID[name]):
                         said = said.replace(around.format(was), around.format(now))
             if page == index:
-                said = explained(RESULTS.sub(table.replace("\\", r"\\"), said))
+                left_open = f"{LIMITATIONS}\n<p>{_escaped(summary['limitations'])}</p>"
+                said = re.sub(rf"{LIMITATIONS}\n<p>.*?</p>", _literal(left_open), said, flags=re.S)
+                said = explained(RESULTS.sub(_literal(table), said))
             if said != text:
                 page.write_text(said, encoding="utf-8")
                 changed.append(page)
@@ -197,6 +200,11 @@ def explained(page: str) -> str:
 def without_words(page: str) -> str:
     """A page as it was before `explained`."""
     return WORD.sub(r"\1", WORDS.sub("", page))
+
+
+def _literal(text: str) -> str:
+    """As what `re.sub` puts in, where a backslash would be read."""
+    return text.replace("\\", r"\\")
 
 
 def _escaped(text: str) -> str:

@@ -79,12 +79,14 @@ def in_plain_words(summary: Mapping[str, Any]) -> str:
         if len(names) == 1:
             return f"The network {names[0]} is wrong {counts[0]} {_times(counts[0])} in {out_of}."
         first, other = _introduced(*names[:2])
-        same = f", and one with the same filters but no symmetry ({names[2]}) {counts[2]}" if len(names) > 2 else ""
         doubt = "; with so few trainings and images, the difference may be chance" * _may_be_chance(summary)
+        same = f", and one with the same filters but no symmetry ({names[2]}) {counts[2]}" if len(names) > 2 else ""
+        same += ", which may be chance" * (not doubt and bool(same) and _chance(summary, names[0], names[2]))
         with_many, with_few = _by_size(summary.get("ahead") or [], names[1])
         count = f"{first} is wrong {counts[0]} {_times(counts[0])} in {out_of}, {other} {counts[1]}{same}{doubt}."
         beside = "".join(
-            f" {WELL_KNOWN[name]} is wrong {count} {_times(count)}{_chance_too(summary, names[0], name)}."
+            f" {WELL_KNOWN[name]} is wrong {count} {_times(count)}"
+            f"{', and this may be chance too' * _chance(summary, names[0], name)}."
             for name, count in zip(known, counts[len(names) :], strict=True)
         )
         count = count[0].lower() + count[1:] if with_many else count
@@ -144,10 +146,10 @@ def _to_match(summary: Mapping[str, Any], other: str) -> str:
     for row in summary.get("images_to_match") or []:
         if row["network"] == other and None not in (row["needed"], row["low"], row["high"]):
             needed, low, high = (row[name] / row["images"] for name in ("needed", "low", "high"))
-            least = f"{low:.2g}" if low > 1 else "at most 1"
+            least = f"{low:.2g}" if low > 1 else "1 or less"
             return (
-                f" For what the first reaches with {row['images']:,} images, {other} needs {needed:.2g} times as many, "
-                f"{least} to {high:.2g} times at 95 % confidence."
+                f" To match the first with {row['images']:,} images, {other} needs {needed:.2g} times as many (95 % "
+                f"interval {least} to {high:.2g})."
             )
     return ""
 
@@ -178,11 +180,10 @@ def _may_be_chance(summary: Mapping[str, Any]) -> bool:
     return "do not tell which" in summary["answer"]
 
 
-def _chance_too(summary: Mapping[str, Any], first: str, other: str) -> str:
-    """What is added about a network beside the pair, where chance alone would make its distance in one case of twenty,
-    counted over all comparisons."""
+def _chance(summary: Mapping[str, Any], first: str, other: str) -> bool:
+    """Whether chance alone would make the distance of two networks in one case of twenty, over all comparisons."""
     pair = next((one for one in summary["pairs"] if (one["first"], one["second"]) == (first, other)), {})
-    return ", and this may be chance too" if pair.get("p", 0) > 0.05 else ""
+    return pair.get("p", 0) > 0.05
 
 
 def _counted(shares: Sequence[float]) -> tuple[list[str], str]:
