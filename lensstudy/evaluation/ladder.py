@@ -142,17 +142,17 @@ class Ladder:
     def limitations(self) -> str:
         return f"{LIMITATIONS} Intervals are over {averaged_over(self.seeds)}."
 
-    def save(self, folder: Path) -> Path:
-        """Write `summary.json` with the answer, and `ladder.csv` with every number; the figure stands beside them as
-        `headline.png`."""
+    def save(self, folder: Path, headline) -> Path:
+        """Write `summary.json` with the answer, and `ladder.csv` with every number; the figure on top of the study,
+        `headline` with its `caption` and `alt`, lies beside them as `headline.png`, where `show` has kept it."""
         folder.mkdir(parents=True, exist_ok=True)
         self.table.to_csv(folder / "ladder.csv", index=False)
         summary = {
             "answer": self.answer,
             "plain": self.plain,
             "figure": "headline.png",
-            "figure_alt": "AUC of substructure against none, against its detectability; a panel for each population.",
-            "figure_caption": "AUC against detectability: networks, smooth fit and ideal observer.",
+            "figure_alt": headline.alt,
+            "figure_caption": headline.caption,
             "table": tabulated(self.reached),
             "limitations": self.limitations,
         }

@@ -68,7 +68,9 @@ class Transfer:
             scores = {one.tested: format_interval(one.auc, one.low, one.high) for one in some.itertuples()}
             away = some[some["tested"] != HOME]
             chosen = ", ".join(away.loc[away["chosen"], "tested"])
-            rows.append({"network": network, "way": way, **scores, "worst": away["auc"].min(), "chosen for": chosen})
+            rows.append(
+                {"network": network, "way": way, **scores, "lowest away": away["auc"].min(), "chosen for": chosen}
+            )
         return pd.DataFrame(rows)
 
     def accuracy(self) -> pd.DataFrame:
@@ -124,9 +126,10 @@ class Transfer:
         names = ", ".join(f"'{name}'" for name in dict.fromkeys(chosen["trained"]))
         return f"chosen without their labels, {names}: {chosen['auc'].mean():.3f}; " if len(chosen) else ""
 
-    def save(self, folder: str | Path, figure_alt: str) -> Path:
+    def save(self, folder: str | Path, headline) -> Path:
         """Write `transfer.csv`, and `summary.json` with the answer and the names that the list of reports reads; the
-        staircase stands beside them as `headline.png`, and `figure_alt` says it in words."""
+        figure on top of the study, `headline` with its `caption` and `alt`, lies beside them as `headline.png`, where
+        `show` has kept it."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.table.to_csv(folder / "transfer.csv", index=False)
@@ -134,8 +137,8 @@ class Transfer:
             "answer": self.answer,
             "plain": self.plain,
             "figure": "headline.png",
-            "figure_alt": figure_alt,
-            "figure_caption": "What one difference after the other costs on the way from one telescope to another.",
+            "figure_alt": headline.alt,
+            "figure_caption": headline.caption,
             "table": json.loads(self.summary().round(4).to_json(orient="records")),
             "limitations": LIMITATIONS,
         }

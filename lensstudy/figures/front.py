@@ -19,7 +19,6 @@ from lensstudy.data.dataset import LensDataset
 from lensstudy.evaluation.robustness import rotated
 from lensstudy.figures.analysis import MARKERS
 from lensstudy.figures.failures import stretched
-from lensstudy.figures.front_tables import of_ladder, of_transfer
 from lensstudy.figures.style import captioned, colour, draw_image
 from lensstudy.study import Study
 from lensstudy.training.run import TrainedNetwork, load_run
@@ -32,12 +31,7 @@ ASKED = 60  # test images among which a typical one is looked for
 
 
 def of_study(study: Study, summary: Mapping[str, Any]) -> Figure | None:
-    """The picture of a study that has run, or None where its summary compares no networks or its files are gone. A
-    ladder and a transfer have one of their own, from the table of the summary."""
-    table = summary.get("table") or [{}]
-    for column, drawn in (("population", of_ladder), ("way", of_transfer)):
-        if column in table[0]:
-            return drawn(table)
+    """The picture of a study that has run, or None where its summary compares no networks or its files are gone."""
     if study.residual != "none" or not (summary.get("pairs") and summary.get("curves")):
         return None
     names = [summary["pairs"][0][which] for which in ("first", "second")]

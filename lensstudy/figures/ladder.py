@@ -1,4 +1,4 @@
-"""The figure of what can be found: AUC against the detectability of substructure, a panel for each population."""
+"""Figures of what can be found: AUC against the detectability of substructure, and where it is high enough."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from lensstudy.evaluation.ladder import IDEAL, SMOOTH_FIT
 from lensstudy.figures.analysis import legend_on_top, with_interval
-from lensstudy.figures.style import WIDTH, captioned, wrapped
+from lensstudy.figures.style import WIDTH, captioned, colour, wrapped
 
-__all__ = ["detection_ladder"]
+__all__ = ["detection_ladder", "thresholds"]
 
 
 def detection_ladder(table: pd.DataFrame, columns: int = 3) -> Figure:
@@ -64,3 +64,28 @@ def detection_ladder(table: pd.DataFrame, columns: int = 3) -> Figure:
             for (population, observer), curve in table.groupby(["population", "observer"], sort=False)
         ),
     )
+
+
+def thresholds(reached: pd.DataFrame) -> Figure:
+    """From which detectability on each observer finds substructure, from `Ladder.reached`: a point a population, and
+    their median. It can be read at the size of a stamp, so that it stands for the study."""
+    figure, axes = plt.subplots(figsize=(6.4, 3.4))
+    said = []
+    for k, name in enumerate(reached):
+        found = reached[name].dropna()
+        ink = "0.45" if name in (IDEAL, SMOOTH_FIT) else colour(name)
+        axes.plot(found, np.full(len(found), k), "o", color=ink, alpha=0.45, ms=9, mew=0)
+        if len(found):
+            axes.plot([found.median()] * 2, [k - 0.3, k + 0.3], color=ink, lw=4)
+            said.append(f"{name} {found.median():.2g}")
+    axes.set(xscale="log", xlabel="detectability [sigma] for an AUC of 0.9", ylim=(len(reached.columns) - 0.4, -0.6))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.label.set_size(13)
+    axes.set_yticks(range(len(reached.columns)), reached.columns, fontsize=13)
+    caption = (
+        f"The detectability from which on each observer has an AUC of 0.9: a point for each of {len(reached)} "
+        "populations in which it is reached, a line at their median."
+    )
+    return captioned(figure, caption, f"{caption} Medians in sigma: {', '.join(said)}.")

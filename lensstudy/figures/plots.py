@@ -34,7 +34,7 @@ from lensstudy.figures.failures import (
 )
 from lensstudy.figures.first_look import network_scores, own_image, under_rotation, with_and_without
 from lensstudy.figures.known_subhalo import found_subhalos, subhalo_profiles, subhalo_scans
-from lensstudy.figures.ladder import detection_ladder
+from lensstudy.figures.ladder import detection_ladder, thresholds
 from lensstudy.figures.modelled_sample import against_published, all_models
 from lensstudy.figures.networks import (
     central_part,
@@ -67,7 +67,7 @@ from lensstudy.figures.training import (
     validation_confusion,
     worst_images,
 )
-from lensstudy.figures.transfer import staircase
+from lensstudy.figures.transfer import chosen_beside_as_it_is, staircase
 
 __all__ = [
     "accuracy_along",
@@ -83,6 +83,8 @@ __all__ = [
     "costs",
     "detection",
     "detection_ladder",
+    "thresholds",
+    "chosen_beside_as_it_is",
     "draw_image",
     "ellipticities",
     "examples",

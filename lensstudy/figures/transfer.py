@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from lensstudy.evaluation.scores import averaged_over, counted
 from lensstudy.evaluation.staircase import SMOOTH_FIT, SUBSTRUCTURE, Staircase
+from lensstudy.evaluation.transfer import HOME
 from lensstudy.figures.style import WIDTH, captioned, colour
 
-__all__ = ["staircase"]
+__all__ = ["chosen_beside_as_it_is", "staircase"]
 
 LOOKS = {SUBSTRUCTURE: ("o", "-", 1.8), "cdm": ("^", ":", 1.0), "axion": ("s", "--", 1.0)}
 NAMES = {SUBSTRUCTURE: "substructure against none"}
@@ -65,3 +67,31 @@ def _steps(panel, rows, shade: str, marker: str, line: str, width: float, label:
     panel.step(places, values, where="mid", color=shade, ls=line, lw=width, alpha=0.8)
     reach = np.maximum([values - rows["low"], rows["high"] - values], 0)
     panel.errorbar(places, values, reach, color=shade, marker=marker, ms=4, ls="", elinewidth=1, label=label)
+
+
+def chosen_beside_as_it_is(table: pd.DataFrame) -> Figure:
+    """What each network scores on every target as it is, and in the way that was chosen without labels, from
+    `Transfer.table`. It can be read at the size of a stamp, so that it stands for the study."""
+    away = table[table["tested"] != HOME]
+    targets, networks = list(away["tested"].unique()), list(away["network"].unique())
+    figure, axes = plt.subplots(figsize=(6.4, 3.4))
+    said = []
+    for k, name in enumerate(networks):
+        mine = away[away["network"] == name]
+        ways = {
+            "as it is": mine[mine["trained"] == mine["trained"].iloc[0]],
+            "chosen without labels": mine[mine["chosen"]],
+        }
+        scores = {way: dict(zip(rows["tested"], rows["auc"], strict=True)) for way, rows in ways.items()}
+        for (way, each), face in zip(scores.items(), ("white", colour(name)), strict=True):
+            at = [targets.index(target) + 0.24 * (k - (len(networks) - 1) / 2) for target in each]
+            label = f"{name}, {way}"
+            axes.plot(list(each.values()), at, "o", ms=11, mew=2, mec=colour(name), mfc=face, label=label)
+            said += [f"{label}: " + ", ".join(f"{target} {score:.2f}" for target, score in each.items())]
+    axes.axvline(0.5, color="0.6", ls=":")
+    axes.set(xlabel="AUC, substructure or none (dotted: a guess)", ylim=(len(targets) - 0.4, -0.6))
+    axes.xaxis.label.set_size(13)
+    axes.set_yticks(range(len(targets)), targets, fontsize=13)
+    figure.legend(loc="outside upper center", ncols=len(networks), fontsize=8)
+    caption = "AUC of each network on telescopes that it was not trained on, as it is and adapted without labels."
+    return captioned(figure, caption, f"{caption} {'; '.join(said)}.")

@@ -22,7 +22,7 @@ __all__ = ["Summary", "below_chance", "in_plain_words", "read_summary", "short_t
 UPRIGHT = ("unperturbed", "upright")
 SHORT = ("network", "AUC", "accuracy")  # what the first table of a page has of the whole
 WELL_KNOWN = {"resnet18": "ResNet-18"}  # what readers know from elsewhere, and want to see beside the pair
-WORST = "worst"  # column of a transfer: the lowest AUC away from home
+WORST = "lowest away"  # column of a transfer: the lowest AUC away from home
 TRANSFERRED = ("network", "way", "home", WORST)  # what the first table of a transfer has of the whole
 FEW = 8  # rows of a table that stands on a first page as a whole
 

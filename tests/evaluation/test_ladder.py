@@ -11,6 +11,7 @@ from lensstudy import simulate
 from lensstudy.data.dataset import DataError
 from lensstudy.data.mixture import make
 from lensstudy.evaluation.ladder import IDEAL, SMOOTH_FIT, Ladder, auc_along, ideal_auc, populations
+from lensstudy.figures import plots
 
 ONE = {"subhalo_number": 1.0, "subhalo_slope": -1.0, "subhalo_radius_max": 1.5, "source_magnitude_min": 20.0}
 ONE |= {"source_magnitude_max": 20.0, "subhalo_mass_min": 1e8, "subhalo_mass_max": 1e11}
@@ -66,6 +67,9 @@ def test_a_mixture_has_a_curve_for_each_population_and_the_fit_finds_what_is_far
         "Subhalos are told from none well (AUC 0.9, the median of 2 populations) from N sigma on by oracle and from N "
         "by the fit of a smooth lens, which needs no training."
     )
+    shown = plots.thresholds(ladder.reached)
+    assert shown.axes[0].lines[0].get_xdata().tolist() == ladder.reached["oracle"].tolist()
+    assert shown.axes[0].lines[1].get_xdata().tolist() == [first, first] and f"oracle {first:.2g}, " in shown.alt
     found = [float(one) for one in re.findall(r"[\d.]+(?= sigma| by)", ladder.plain)]
     assert found == pytest.approx([first, fit], rel=0.06)
     brightest = ladder.table.query("observer == @SMOOTH_FIT").sort_values("sigma").tail(1)

@@ -61,8 +61,12 @@ def test_the_surest_way_is_chosen_and_no_label_is_asked(transfer):
 
 
 def test_what_is_saved_is_what_the_list_of_reports_reads(transfer, tmp_path):
-    summary = json.loads(transfer.save(tmp_path, "a picture").read_text())
-    assert summary["answer"] == transfer.answer and summary["figure_alt"] == "a picture"
+    figure = plots.chosen_beside_as_it_is(transfer.table)
+    points = {line.get_label(): list(line.get_xdata()) for line in figure.axes[0].lines}
+    assert points["one, as it is"] == [0.0] and points["one, chosen without labels"] == [1.0]
+    summary = json.loads(transfer.save(tmp_path, figure).read_text())
+    assert summary["answer"] == transfer.answer and summary["figure_alt"] == figure.alt
+    assert "one, chosen without labels: away 1.00" in figure.alt
     assert "one as it is: 0.000 away from home; chosen without their labels, 'adapted': 1.000;" in transfer.answer
     assert "tell, with 'adapted': 1.000" in transfer.answer
     assert len(pd.read_csv(tmp_path / "transfer.csv")) == 4
@@ -74,7 +78,7 @@ def test_the_list_has_the_answer_in_one_sentence(transfer):
         "where a guess has 0.50, in those of 1 other preset; the best of 2 ways of training brings that to 1.00, and "
         "the way that is chosen without their labels to 1.00."
     )
-    assert below_chance([{"network": "one", "way": "as it is", "worst": 0.0}])
+    assert below_chance([{"network": "one", "way": "as it is", "lowest away": 0.0}])
 
 
 def test_a_figure_says_every_number_in_words(transfer):

@@ -71,28 +71,3 @@ def test_a_study_whose_files_are_gone_has_no_picture(tmp_path, monkeypatch):
     monkeypatch.setenv("LENSSTUDY_HOME", str(tmp_path))
     summary = {"pairs": [{"first": "d4-steerable-cnn", "second": "resnet18"}], "curves": CURVES}
     assert front.of_study(Study(), summary) is None
-
-
-def test_a_ladder_shows_where_each_observer_begins_and_its_median():
-    table = [
-        {"population": "a", "d4-mean-cnn": "4.0 sigma", "smooth fit": "never"},
-        {"population": "b", "d4-mean-cnn": "8.0 sigma", "smooth fit": "30 sigma"},
-    ]
-    figure = front.of_study(Study(), {"table": table})
-    points = [line.get_xdata().tolist() for line in figure.axes[0].lines]
-    assert points == [[4.0, 8.0], [6.0, 6.0], [30.0], [30.0, 30.0]]
-    assert figure.alt.endswith("d4-mean-cnn 6, smooth fit 30.") and not shows_images(figure)
-
-
-def test_a_transfer_shows_each_network_as_it_is_and_as_it_was_chosen():
-    rows = [
-        ("as it is", "0.5 [0.4, 0.6]", "0.4 [0.3, 0.5]", ""),
-        ("one", "0.9 [0.8, 1.0]", "0.7 [0.6, 0.8]", "model-1"),
-        ("two", "0.8 [0.7, 0.9]", "0.8 [0.7, 0.9]", "model-3"),
-    ]
-    names = ("network", "way", "home", "model-1", "model-3", "chosen for", "worst")
-    table = [dict(zip(names, ("d4", way, "1.0", *scores, chosen, 0), strict=True)) for way, *scores, chosen in rows]
-    figure = front.of_study(Study(), {"table": table})
-    points = {line.get_label(): list(line.get_xdata()) for line in figure.axes[0].lines}
-    assert points["d4, as it is"] == [0.5, 0.4] and points["d4, chosen without labels"] == [0.9, 0.8]
-    assert "chosen without labels: model-1 0.90, model-3 0.80." in figure.alt

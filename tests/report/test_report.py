@@ -802,7 +802,7 @@ def test_a_first_page_shows_few_rows_of_a_long_table():
     rows = [{"population": f"{n} sigma", "network": "yes"} for n in range(12)]
     assert summaries.short_table(rows) == rows[:4] and summaries.short_table(rows[:8]) == []
     table = [
-        {"network": name, "way": way, "home": 0.9, "target": 0.5, "worst": worst, "chosen for": chosen}
+        {"network": name, "way": way, "home": 0.9, "target": 0.5, "lowest away": worst, "chosen for": chosen}
         for way, worst, chosen in [
             ("as it is", 0.5, ""),
             ("a", 0.9, ""),
@@ -814,7 +814,7 @@ def test_a_first_page_shows_few_rows_of_a_long_table():
     ]
     shown = [(row["network"], row["way"]) for row in summaries.short_table(table)]
     assert shown == [("d4", "as it is"), ("plain", "as it is"), ("d4", "b"), ("plain", "b")]
-    assert summaries.short_table(table)[0].keys() == {"network", "way", "home", "worst"}
+    assert summaries.short_table(table)[0].keys() == {"network", "way", "home", "lowest away"}
 
 
 def test_the_page_of_the_answer_begins_with_it(tmp_path):
