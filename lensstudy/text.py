@@ -19,7 +19,7 @@ def in_markdown(text: Any) -> str:
         >>> print(in_markdown("2 * <b>"))
         2 \\* \\<b\\>
     """
-    line = printable(" ".join(str(text).split()))
+    line = printable(re.sub(r"[^\S\u00a0]+", " ", str(text)).strip())
     return re.sub(r"[\\`*\[\]<>|#$~&]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", line)
 
 

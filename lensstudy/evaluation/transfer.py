@@ -106,14 +106,15 @@ class Transfer:
         """The same in one sentence without a bracket, for lists of reports."""
         scores = self.of(self.networks[0])
         at_home = scores["tested"] == HOME
-        away, home = (scores[rows].groupby("trained", sort=False)["auc"].mean() for rows in (~at_home, at_home))
+        away, home = scores[~at_home].groupby("trained", sort=False)["auc"].mean(), scores[at_home].iloc[0]
         chosen = self._chosen(self.networks[0])
         best = f"the best of {len(away)} ways of training brings that to {away.max():.2f}"
         if len(chosen):
             best += f", and the way that is chosen without their labels to {chosen['auc'].mean():.2f}"
+        reach = f"{home['low']:.2f} to {home['high']:.2f}"
         return (
-            f"{self.networks[0]} tells substructure from none with an AUC of {home.iloc[0]:.2f} in lenses like those "
-            f"it was trained on, and with {away.iloc[0]:.2f}, where a guess has 0.50, in those of "
+            f"{self.networks[0]} tells substructure from none with an AUC of {home['auc']:.2f} ({reach}) in lenses "
+            f"like those it was trained on, and with {away.iloc[0]:.2f}, where a guess has 0.50, in those of "
             f"{counted(len(self.targets), 'other preset')}; {best}."
         )
 

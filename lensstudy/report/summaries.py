@@ -148,8 +148,8 @@ def _to_match(summary: Mapping[str, Any], other: str) -> str:
             needed, low, high = (row[name] / row["images"] for name in ("needed", "low", "high"))
             least = f"{low:.2g}" if low > 1 else "1 or less"
             return (
-                f" To match the first with {row['images']:,} images, {other} needs {needed:.2g} times as many (95 % "
-                f"interval {least} to {high:.2g})."
+                f" To match the first with {row['images']:,} images, {other} needs {needed:.2g} times as many "
+                f"(95\u00a0% interval {least} to {high:.2g})."
             )
     return ""
 

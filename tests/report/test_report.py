@@ -755,7 +755,7 @@ TABLE = [
                     {"network": "resnet18", "images": 240, "needed": 576.0, "low": 240.0, "high": 1512.0},
                 ],
             },
-            ". To match the first with 240 images, resnet18 needs 2.4 times as many (95 % interval 1 or less to 6.3).",
+            ". To match the first with 240 images, resnet18 needs 2.4 times as many (95\u00a0% interval 1 or less to ",
         ),
         (
             {"answer": "These trainings and 450 test images do not tell which of a and b is better.", "pairs": []},
