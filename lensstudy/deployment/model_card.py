@@ -115,8 +115,13 @@ def _scored(card: Card) -> list[tuple[str, dict]]:
         rows.append((metrics["unseen"]["of"], metrics["unseen"]))
     for perturbation, row in metrics.get("test", {}).items():
         if isinstance(row, dict) and all(row[score]["value"] is not None for score in SCORES):
-            rows.append((f"test images, {perturbation}", row))
+            rows.append((f"test images, {perturbation}{', mean of single seeds' * _of_single_seeds(card)}", row))
     return [*rows, ("validation images, by which its best checkpoint was chosen", metrics["validation"])]
+
+
+def _of_single_seeds(card: Card) -> bool:
+    """Whether the scores on test images are the mean over trainings, and not of the mean of their logits."""
+    return "mean over the seeds" in card.metrics.get("test", {}).get("of", "")
 
 
 # Sections -------------------------------------------------------------------------------------------------------------
@@ -198,7 +203,8 @@ def _seeds(training: dict) -> str:
 
 
 def _evaluation(card: Card) -> list[str]:
-    lines = ["Intervals are of 95 % over images.", "", "| Images | Number | AUC | Accuracy |", "|---|---:|---|---|"]
+    over = "over images, of single seeds over seeds too" if _of_single_seeds(card) else "over images"
+    lines = [f"Intervals are of 95 % {over}.", "", "| Images | Number | AUC | Accuracy |", "|---|---:|---|---|"]
     for what, row in _scored(card):
         auc, accuracy = ("{:.3f} [{:.3f}, {:.3f}]".format(*_interval(row[score])) for score in SCORES)
         number = f"{row['images']:,}" if "images" in row else ""
