@@ -29,7 +29,9 @@ def glossary() -> dict[str, str]:
         for heading, meaning in ENTRY.findall(file.read_text(encoding="utf-8")):
             for word in re.split(r", | and ", heading):
                 if re.fullmatch(r"[A-Za-z][A-Za-z -]{2,}", word):  # no symbols, which no sentence uses as a word
-                    found[word if word.isupper() else word.lower()] = _as_html(meaning.strip())
+                    found[" ".join(one if one.isupper() else one.lower() for one in word.split())] = _as_html(
+                        meaning.strip()
+                    )
     return found
 
 
