@@ -78,7 +78,7 @@ def add_contents(app, docname: str, source: list[str]) -> None:
     """The README is the first page, and holds the table of contents."""
     source[0] = MERMAID.sub(lambda found: f"```{{raw}} html\n{drawn(found[1])}\n```", source[0])
     if docname == root_doc:  # which leads to the list as Markdown; here the page itself can be shown
-        source[0] = source[0].replace("(reports/reference/README.md)", "(reports/reference/index.html)")
+        source[0] = re.sub(r"\(reports/reference/README\.md[^)]*\)", "(reports/reference/index.html)", source[0])
         for part in CONTENTS:
             lines = "\n".join(f"/{page}" for page in part["pages"])
             source[0] += f"\n\n```{{toctree}}\n:hidden:\n:caption: {part['part']}\n\n{lines}\n```\n"

@@ -228,8 +228,8 @@ class BesideOriginal:
         simulated, original = ([f"{percent[one, of]:.0f}" for of in CLASSES] for one in (name, ORIGINAL))
         return (
             f"{name} is right about {simulated[0]} of 100 simulated lenses without substructure, {simulated[1]} with "
-            f"subhalos and {simulated[2]} with a vortex; on DeepLense's original images a network trained on them, "
-            f"perhaps neither of these, is right about {original[0]}, {original[1]} and {original[2]} of 100."
+            f"subhalos and {simulated[2]} with a vortex. A network whose answers to DeepLense's original images are "
+            f"published, perhaps none of these, is right about {original[0]}, {original[1]} and {original[2]} there."
         )
 
     def _counts(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -376,7 +376,7 @@ def save(folder: str | Path, beside: BesideOriginal, rotation: UnderRotation, or
         one.to_csv(folder / f"{name}.csv", index=False)
     shown = rotation.summary().rename(columns={one: f"accuracy, {one}" for one in ROTATIONS})
     largest = shown.pop("rotation consistency").map("{:.3f}".format)
-    shown["largest change of a probability (95th percentile)"] = largest
+    shown["largest change of a probability at 90, 180 and 270° (95th percentile)"] = largest
     summary = {
         "answer": f"{rotation.answer} {beside.answer} {original.answer}",
         "plain": f"{rotation.plain} {beside.plain}",

@@ -71,7 +71,8 @@ class Improvement:
         """The answer in one plain sentence."""
         if self.verdict in ("better", "worse"):
             change = "raise" if self.gain.value > 0 else "lower"
-            gain = f"{abs(self.gain.value):.3f}"
+            low, high = sorted((abs(self.gain.low), abs(self.gain.high)))
+            gain = f"{abs(self.gain.value):.3f} ({low:.3f} to {high:.3f})"
             return f"The settings that a search found {change} the test AUC of {self.network} by {gain}."
         return f"No gain is shown for {self.network}: {self.verdict}."
 

@@ -111,7 +111,7 @@ class Transfer:
         best = f"the best of {len(away)} ways of training brings that to {away.max():.2f}"
         if len(chosen):
             best += f", and the way that is chosen without their labels to {chosen['auc'].mean():.2f}"
-        reach = f"{home['low']:.2f} to {home['high']:.2f}"
+        reach = f"{home['low']:.2f} to {home['high']:.2f}{', so it may have learnt nothing' * bool(home['low'] < 0.5)}"
         return (
             f"{self.networks[0]} tells substructure from none with an AUC of {home['auc']:.2f} ({reach}) in lenses "
             f"like those it was trained on, and with {away.iloc[0]:.2f}, where a guess has 0.50, in those of "

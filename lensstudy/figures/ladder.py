@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from lensstudy.evaluation.ladder import IDEAL, SMOOTH_FIT
+from lensstudy.evaluation.ladder import IDEAL, SMOOTH_FIT, middle
 from lensstudy.figures.analysis import legend_on_top, with_interval
 from lensstudy.figures.style import WIDTH, captioned, colour, wrapped
 
@@ -75,9 +75,10 @@ def thresholds(reached: pd.DataFrame) -> Figure:
         found = reached[name].dropna()
         ink = "0.45" if name in (IDEAL, SMOOTH_FIT) else colour(name)
         axes.plot(found, np.full(len(found), k), "o", color=ink, alpha=0.45, ms=9, mew=0)
-        if len(found):
-            axes.plot([found.median()] * 2, [k - 0.3, k + 0.3], color=ink, lw=4)
-            said.append(f"{name} {found.median():.2g}")
+        median = middle(reached)[name]
+        if np.isfinite(median):
+            axes.plot([median] * 2, [k - 0.3, k + 0.3], color=ink, lw=4)
+            said.append(f"{name} {median:.2g}")
     axes.set(xscale="log", xlabel="detectability [sigma] for an AUC of 0.9", ylim=(len(reached.columns) - 0.4, -0.6))
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -86,6 +87,6 @@ def thresholds(reached: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(reached.columns)), reached.columns, fontsize=13)
     caption = (
         f"The detectability from which on each observer has an AUC of 0.9: a point for each of {len(reached)} "
-        "populations in which it is reached, a line at their median."
+        "populations in which it is reached, a line at the median of all; where it never is, it counts as infinite."
     )
     return captioned(figure, caption, f"{caption} Medians in sigma: {', '.join(said)}.")

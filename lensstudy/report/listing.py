@@ -38,7 +38,12 @@ ABOUT = "Networks that look for dark matter in gravitational lenses, with and wi
 READ_HERE = (
     "Each study has pages with all figures and tables. They open in any browser, from a clone or a downloaded archive: "
     "start with [`index.html`](index.html). Brackets are 95 % intervals; "
-    "[how to read a report](../../docs/guide-reader.md) explains them."
+    "[how to read a report](../../docs/guide-reader.md) explains them. Whether a difference may be chance is tested "
+    "over trainings and images and corrected for the number of comparisons, which is stricter than to see whether two "
+    "brackets overlap.",
+    "Names in parentheses are baselines without a network: `(ring moments)`, the size and brightness of the ring, "
+    "`(total flux)`, and `(smooth fit)`, chi square of the best smooth lens. "
+    "[The README](../../README.md#what-was-found) says what the names of networks mean.",
 )
 
 
@@ -97,7 +102,7 @@ def write_study_list(reports: str | Path) -> Path:
 
 
 def _as_markdown(reports: Path, groups: list[tuple[str, list[dict]]]) -> str:
-    lines = [f"# {TITLE}", ABOUT, READ_HERE]
+    lines = [f"# {TITLE}", ABOUT, *READ_HERE]
     for question, studies in groups:
         lines += [f"## {in_markdown(question)}"] if question else []
         for study in studies:
@@ -109,7 +114,8 @@ def _as_markdown(reports: Path, groups: list[tuple[str, list[dict]]]) -> str:
             lines.append(f"**{in_markdown(study['plain'] or study['answer'] or 'No answer yet.')}**")
             if (folder / "summary.json").is_file():
                 lines += _numbers(read_json(folder / "summary.json", Summary))
-            lines.append(f"Study [`{study['study']}`]({study['link']}), {study['date']}.")
+            repeat = f"`lensstudy run params/{study['study']}.yml` repeats it."
+            lines.append(f"Study [`{study['study']}`]({study['link']}), {study['date']}. {repeat}")
     return "\n\n".join(lines) + "\n"
 
 

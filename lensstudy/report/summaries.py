@@ -81,7 +81,9 @@ def in_plain_words(summary: Mapping[str, Any]) -> str:
         first, other = _introduced(*names[:2])
         doubt = "; with so few trainings and images, the difference may be chance" * _may_be_chance(summary)
         same = f", and one with the same filters but no symmetry ({names[2]}) {counts[2]}" if len(names) > 2 else ""
-        same += ", which may be chance" * (not doubt and bool(same) and _chance(summary, names[0], names[2]))
+        same += ", a difference that may be chance" * (
+            not doubt and bool(same) and _chance(summary, names[0], names[2])
+        )
         with_many, with_few = _by_size(summary.get("ahead") or [], names[1])
         count = f"{first} is wrong {counts[0]} {_times(counts[0])} in {out_of}, {other} {counts[1]}{same}{doubt}."
         beside = "".join(
@@ -146,10 +148,10 @@ def _to_match(summary: Mapping[str, Any], other: str) -> str:
     for row in summary.get("images_to_match") or []:
         if row["network"] == other and None not in (row["needed"], row["low"], row["high"]):
             needed, low, high = (row[name] / row["images"] for name in ("needed", "low", "high"))
-            least = f"{low:.2g}" if low > 1 else "1 or less"
+            reach = f"{low:.2g} to {high:.2g}" if low > 1 else f"up to {high:.2g}"
             return (
-                f" To match the first with {row['images']:,} images, {other} needs {needed:.2g} times as many "
-                f"(95\u00a0% interval {least} to {high:.2g})."
+                f" To be as good as the first is with {row['images']:,} images, {other} needs {needed:.2g} times "
+                f"as many (95\u00a0% interval {reach})."
             )
     return ""
 

@@ -1,7 +1,5 @@
 """The ladder: AUC against detectability, beside closed forms and hand-made images."""
 
-import re
-
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -62,16 +60,15 @@ def test_a_mixture_has_a_curve_for_each_population_and_the_fit_finds_what_is_far
     assert (ladder.table.query("observer == 'oracle'")["auc"] == 1).all()
     assert ladder.reached[IDEAL].unique() == pytest.approx([np.sqrt(2) * norm.ppf(0.9)])
     assert "ideal observer: 1.8 sigma." in ladder.answer
-    first, fit = ladder.reached["oracle"].median(), ladder.reached[SMOOTH_FIT].median()
-    assert re.sub(r"[\d.]+(?= sigma| by)", "N", ladder.plain) == (
-        "Subhalos are told from none well (AUC 0.9, the median of 2 populations) from N sigma on by oracle and from N "
-        "by the fit of a smooth lens, which needs no training."
+    first = ladder.reached["oracle"].median()
+    assert ladder.reached[SMOOTH_FIT].notna().tolist() == [True, False], "this test is of a fit that finds one of two"
+    assert ladder.plain == (
+        f"Subhalos are told from none well (AUC 0.9, median of 2 populations) from {first:.0f} sigma on by oracle and "
+        "in 1 of 2 populations alone by the fit of a smooth lens, which needs no training."
     )
     shown = plots.thresholds(ladder.reached)
     assert shown.axes[0].lines[0].get_xdata().tolist() == ladder.reached["oracle"].tolist()
     assert shown.axes[0].lines[1].get_xdata().tolist() == [first, first] and f"oracle {first:.2g}, " in shown.alt
-    found = [float(one) for one in re.findall(r"[\d.]+(?= sigma| by)", ladder.plain)]
-    assert found == pytest.approx([first, fit], rel=0.06)
     brightest = ladder.table.query("observer == @SMOOTH_FIT").sort_values("sigma").tail(1)
     assert brightest["sigma"].item() > 30 and brightest["auc"].item() > 0.95
 
