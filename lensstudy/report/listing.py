@@ -8,6 +8,7 @@ Markdown too, with the answers in numbers, for whoever looks at a repository in 
 from __future__ import annotations
 
 import base64
+import html as html_text
 import io
 from pathlib import Path
 
@@ -110,7 +111,8 @@ def _as_markdown(reports: Path, groups: list[tuple[str, list[dict]]]) -> str:
             lines.append(f"### {in_markdown(study['question'] or study['study'])}")
             name = next((name for name in ("front.png", "headline.png") if (folder / name).is_file()), "")
             if name:
-                lines.append(f"![{in_markdown(study['figure'].get('alt', ''))}]({folder.name}/{name})")
+                words = html_text.escape(study["figure"].get("alt", ""))
+                lines.append(f'<img src="{folder.name}/{name}" width="640" alt="{words}">')
             lines.append(f"**{in_markdown(study['plain'] or study['answer'] or 'No answer yet.')}**")
             if (folder / "summary.json").is_file():
                 lines += _numbers(read_json(folder / "summary.json", Summary))
