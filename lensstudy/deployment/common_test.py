@@ -376,7 +376,7 @@ def save(folder: str | Path, beside: BesideOriginal, rotation: UnderRotation, or
         one.to_csv(folder / f"{name}.csv", index=False)
     shown = rotation.summary().rename(columns={one: f"accuracy, {one}" for one in ROTATIONS})
     largest = shown.pop("rotation consistency").map("{:.3f}".format)
-    shown["largest change of a probability at 90, 180 and 270° (95th percentile)"] = largest
+    shown["largest change at right angles"] = largest
     summary = {
         "answer": f"{rotation.answer} {beside.answer} {original.answer}",
         "plain": f"{rotation.plain} {beside.plain}",

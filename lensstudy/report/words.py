@@ -23,15 +23,14 @@ NOT_IN = ("a", "code", "pre", "math", "table", "figure", "h1", "h2", "h3", "h4",
 
 @cache
 def glossary() -> dict[str, str]:
-    """The meaning of each word of the glossaries, as HTML, by the word in small letters."""
+    """The meaning of each word of the glossaries, as HTML, by the word, in small letters where it is no name."""
     found: dict[str, str] = {}
     for file in sorted((BUNDLE / "docs").glob("glossary-*.md")):
         for heading, meaning in ENTRY.findall(file.read_text(encoding="utf-8")):
             for word in re.split(r", | and ", heading):
                 if re.fullmatch(r"[A-Za-z][A-Za-z -]{2,}", word):  # no symbols, which no sentence uses as a word
-                    found[" ".join(one if one.isupper() else one.lower() for one in word.split())] = _as_html(
-                        meaning.strip()
-                    )
+                    name = word.lower() if word[1:].islower() else word  # AUC and DeepLense keep their capitals
+                    found[name] = _as_html(meaning.strip())
     return found
 
 
