@@ -24,7 +24,7 @@ from lensstudy.evaluation.scores import auc, averaged_over
 from lensstudy.evaluation.shortcuts import smooth_fit_scores
 from lensstudy.progress import progress
 
-__all__ = ["IDEAL", "SMOOTH_FIT", "Ladder", "auc_along", "ideal_auc", "middle", "populations"]
+__all__ = ["IDEAL", "SMOOTH_FIT", "Ladder", "auc_along", "ideal_auc", "median_reached", "populations"]
 
 IDEAL, SMOOTH_FIT = "ideal observer", "smooth fit"
 BIN, BINS = 15, 10  # images in a bin at least, and bins at most
@@ -127,12 +127,12 @@ class Ladder:
         """The answer without brackets: the median of every observer that has an AUC of 0.9 somewhere."""
         reached = self.reached
         said = []
-        for name, median in middle(reached.drop(columns=IDEAL)).items():
+        for name, median in median_reached(reached.drop(columns=IDEAL)).items():
             times = reached[name].notna().sum()
             if np.isfinite(median):
                 said.append(f"from {_sigma(median)} sigma on by {_by(name)}")
             elif times:
-                said.append(f"in {times} of {len(reached)} populations alone by {_by(name)}")
+                said.append(f"only in {times} of {len(reached)} populations by {_by(name)}")
         if not said:
             return f"Nothing in these images is detectable enough for an AUC of {FOUND}."
         among = f", median of {len(reached)} populations" if len(reached) > 1 else ""
@@ -167,7 +167,7 @@ def _by(observer: str) -> str:
     return "the fit of a smooth lens, which needs no training" if observer == SMOOTH_FIT else observer
 
 
-def middle(reached: pd.DataFrame) -> pd.Series:
+def median_reached(reached: pd.DataFrame) -> pd.Series:
     """The median of `Ladder.reached` over the populations, by observer; one that is never found counts as infinite."""
     return reached.fillna(np.inf).median()
 

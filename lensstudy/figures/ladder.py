@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from lensstudy.evaluation.ladder import IDEAL, SMOOTH_FIT, middle
+from lensstudy.evaluation.ladder import IDEAL, SMOOTH_FIT, median_reached
 from lensstudy.figures.analysis import legend_on_top, with_interval
 from lensstudy.figures.style import WIDTH, captioned, colour, wrapped
 
@@ -68,15 +68,14 @@ def detection_ladder(table: pd.DataFrame, columns: int = 3) -> Figure:
 
 def thresholds(reached: pd.DataFrame) -> Figure:
     """From which detectability on each observer finds substructure, from `Ladder.reached`: a point a population, and
-    their median. It can be read at the size of a stamp, so that it stands for the study."""
+    their median. Few enough marks to be read as a thumbnail in the list of reports."""
     figure, axes = plt.subplots(figsize=(6.4, 3.4))
-    said = []
+    medians, said = median_reached(reached), []
     for k, name in enumerate(reached):
         found = reached[name].dropna()
         ink = "0.45" if name in (IDEAL, SMOOTH_FIT) else colour(name)
         axes.plot(found, np.full(len(found), k), "o", color=ink, alpha=0.45, ms=9, mew=0)
-        median = middle(reached)[name]
-        if np.isfinite(median):
+        if np.isfinite(median := medians[name]):
             axes.plot([median] * 2, [k - 0.3, k + 0.3], color=ink, lw=4)
             said.append(f"{name} {median:.2g}")
     axes.set(xscale="log", xlabel="detectability [sigma] for an AUC of 0.9", ylim=(len(reached.columns) - 0.4, -0.6))

@@ -68,7 +68,7 @@ def against_published(compared: pd.DataFrame) -> Figure | Note:
         return Note("No Einstein radius is published of any of these lenses, so there is nothing to compare with.")
     figure, axes = plt.subplots(1, 3, figsize=(1.25 * WIDTH, 0.5 * WIDTH))
     elongated = compared[(compared["published_ratio"] < 0.9) & (compared["axis_ratio"] < 0.9)]
-    turned = (elongated["axis"] - elongated["published_axis"] + 90) % 180 - 90
+    offset = (elongated["axis"] - elongated["published_axis"] + 90) % 180 - 90
     ends = np.array([0.85 * compared["published"].min(), 1.1 * compared["published"].max()])
     axes[0].fill_between(ends, (1 - TENTH) * ends, (1 + TENTH) * ends, color="0.9", lw=0, label="a tenth")
     for axis, line in zip(axes, (ends, [0.4, 1], [0, 180]), strict=True):
@@ -80,7 +80,7 @@ def against_published(compared: pd.DataFrame) -> Figure | Note:
         axes[0].errorbar(some["published"], some["einstein_radius"], label=label, **style)
         axes[1].errorbar(some["published_ratio"], some["axis_ratio"], **style)
         some = elongated[elongated["state"] == state]
-        axes[2].errorbar(some["published_axis"], some["published_axis"] + turned[some.index], **style)
+        axes[2].errorbar(some["published_axis"], some["published_axis"] + offset[some.index], **style)
     titles = ("Einstein radius [arcsec]", "axis ratio of the mass", "direction of its axis [degrees]")
     for axis, title in zip(axes, titles, strict=True):
         axis.set(xlabel=f"published {title.partition(' [')[0].partition(' of')[0]}", ylabel="fitted", title=title)
@@ -90,7 +90,7 @@ def against_published(compared: pd.DataFrame) -> Figure | Note:
         figure,
         f"Fitted against published values of {len(compared)} lenses. Medians of the absolute differences: "
         f"{off.median():.1%} of the Einstein radius, {ratio.abs().median():.2f} of the axis ratio, "
-        f"{turned.abs().median():.0f} degrees between directions ({len(elongated)} lenses whose axis ratios are both "
+        f"{offset.abs().median():.0f} degrees between directions ({len(elongated)} lenses whose axis ratios are both "
         "below 0.9). Published models have no shear, so its part is added to the ellipticity here.",
         "Three scatter plots about a diagonal: Einstein radius, axis ratio, direction.",
     )

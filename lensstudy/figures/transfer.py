@@ -71,7 +71,7 @@ def _steps(panel, rows, shade: str, marker: str, line: str, width: float, label:
 
 def chosen_beside_as_it_is(table: pd.DataFrame) -> Figure:
     """What each network scores on every target as it is, and in the way that was chosen without labels, from
-    `Transfer.table`. It can be read at the size of a stamp, so that it stands for the study."""
+    `Transfer.table`. Few enough marks to be read as a thumbnail in the list of reports."""
     away = table[table["tested"] != HOME]
     targets, networks = list(away["tested"].unique()), list(away["network"].unique())
     figure, axes = plt.subplots(figsize=(6.4, 3.4))

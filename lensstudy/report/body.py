@@ -165,11 +165,8 @@ def _answer(notebook: NotebookNode) -> str:
     for cell in notebook.cells:
         if cell.cell_type == "code" and SHOWS_ANSWER.search(cell.source):
             said = " ".join(output.get("data", {}).get("text/markdown", "") for output in cell.outputs)
-            return " ".join(
-                BeautifulSoup(MarkdownWithMath(renderer=IPythonRenderer(escape=False)).render(said), "html.parser")
-                .get_text()
-                .split()
-            )
+            html = MarkdownWithMath(renderer=IPythonRenderer(escape=False)).render(said)
+            return " ".join(BeautifulSoup(html, "html.parser").get_text().split())
     return ""
 
 

@@ -37,6 +37,8 @@ def test_the_page_of_a_network_in_the_box_is_made_from_its_card(name):
         assert [metric["type"] for metric in result["metrics"]] == about["metrics"] == ["roc_auc", "accuracy"]
     unseen = card.metrics["unseen"]
     assert index["results"][0]["metrics"][0]["value"] == pytest.approx(unseen["auc"]["value"], abs=5e-5)
+    single = "the seeds of the study" in card.metrics.get("test", {}).get("of", "")
+    assert ("test images, unperturbed, mean of single seeds" in text) == ("over seeds too" in text) == single
     shown = page(text)
     titles = ["Intended use", "Training data", "Training", "Evaluation", "Limits", "Licence"]
     assert [title.text for title in shown.find_all("h2")] == titles

@@ -64,7 +64,7 @@ def test_a_mixture_has_a_curve_for_each_population_and_the_fit_finds_what_is_far
     assert ladder.reached[SMOOTH_FIT].notna().tolist() == [True, False], "this test is of a fit that finds one of two"
     assert ladder.plain == (
         f"Subhalos are told from none well (AUC 0.9, median of 2 populations) from {first:.0f} sigma on by oracle and "
-        "in 1 of 2 populations alone by the fit of a smooth lens, which needs no training."
+        "only in 1 of 2 populations by the fit of a smooth lens, which needs no training."
     )
     shown = plots.thresholds(ladder.reached)
     assert shown.axes[0].lines[0].get_xdata().tolist() == ladder.reached["oracle"].tolist()

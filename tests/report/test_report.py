@@ -503,15 +503,18 @@ def test_a_committed_study_takes_its_question_answer_and_table_from_where_they_a
     old = {"question": "Who?", "plain": "Old.", "answer": "Old, at length."}
     head = "".join(f'<meta name="lensstudy-{name}" content="{said}">' for name, said in old.items())
     body = '<h1>Who?</h1><p>Old, at length.</p><section aria-labelledby="results">\n9\n</section>\n<p>Kept.</p>'
+    body = f'{body}<h2 id="limitations">Limitations</h2>\n<p>Few.</p>\n<p>Kept.</p>'
     (study / "index.html").write_text(f"{head}<style></style>{body}")
     (study / "07-page.html").write_text('<p class="question">Who?</p><p>Old, at length.</p>')
     said = {"plain": "New.", "answer": "New, at length.", "table": [{"image": "a", "mass": "3.1 [1.7, no limit]"}]}
+    said["limitations"] = r"Many, < 3 and \1."
     (study / "summary.json").write_text(json.dumps(said))
     (params / "study.yml").write_text("study: study\nquestion: What?\n")
     assert len(pages.reworded(tmp_path, params)) == 2 and pages.reworded(tmp_path, params) == []
     page = (study / "index.html").read_text()
     assert pages.about(study / "index.html") == {"question": "What?", "plain": "New.", "answer": "New, at length."}
-    assert "<h1>What?</h1><p>New, at length.</p>" in page and page.endswith("</section>\n<p>Kept.</p>")
+    assert "<h1>What?</h1><p>New, at length.</p>" in page and "</section>\n<p>Kept.</p>" in page
+    assert page.endswith("Limitations</h2>\n<p>Many, &lt; 3 and \\1.</p>\n<p>Kept.</p>")
     assert "3.1 [1.7, no limit]</td>" in page and "\n9\n" not in page
     assert (study / "07-page.html").read_text() == '<p class="question">What?</p><p>Old, at length.</p>'
 
@@ -845,6 +848,18 @@ def test_a_page_begins_with_the_first_answer_that_its_notebook_shows(tmp_path):
     page = BeautifulSoup((tmp_path / "page.html").read_text(encoding="utf-8"), "html.parser")
     assert page.find(class_="answer").get_text() == "By 0.3 of 1."
     assert page.find("main").get_text().count("By 0.3 of 1.") == 1, "it stays where it is, too"
+
+
+def test_many_changed_parameters_fold_and_few_do_not():
+    changes = pages._environment().get_template("parts.html.j2").module.changes
+    for number in (3, 13):
+        rows = [
+            {"name": f"p{k}", "value": k, "default": 0, "changed": True, "meaning": ""} for k in range(1, number + 1)
+        ]
+        soup = BeautifulSoup(str(changes(rows)), "html.parser")
+        said = soup.find(class_="changes")
+        assert len(said.find_all("span")) == number
+        assert bool(said.find_parent("details")) == (number > 12)
 
 
 def test_a_long_table_folds_and_a_small_one_names_its_columns_on_a_phone(tmp_path):
