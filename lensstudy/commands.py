@@ -102,10 +102,14 @@ def predict(
     """Predict the class of every image; where none can be named, a row says why. Without --network, the one that comes
     with lensstudy and fits the images is chosen."""
     from lensstudy.deployment.card import check_network
+    from lensstudy.networks.names import searching_names
 
     if out.suffix.lower() not in TABLES:
         _refuse(f"--out {out}: the answers are a table; name it {' or '.join(TABLES)}")
     check_free("--out", out, force)
+    if network in searching_names():
+        _search(paths, network, out, pixel_scale)
+        return
     if submission:
         check_free("--submission", submission, force)
     if html:
@@ -180,6 +184,28 @@ def predict(
     if not judged + counts["pixel scale unknown"]:
         raise typer.Exit(2)
     if counts["rejected"] + counts["pixel scale unknown"]:
+        raise typer.Exit(1)
+
+
+def _search(paths: list[str], network: str, out: Path, pixel_scale: float | None) -> None:
+    """The table of a network that searches lenses for subhalos, and what it says in one line."""
+    if len(paths) != 1 or not exists(paths[0]):
+        _refuse(f"{', '.join(paths)}: {network} searches the lenses of one folder or file that exists; name it")
+    from lensstudy.observations.sample_search import search_lenses
+
+    work = out.with_name(f"{out.stem}-lenses")
+    try:
+        echo(f"models and counterparts, some seconds for each of 25 images of a lens: {work}", err=True)
+        table = search_lenses(network, paths[0], work, pixel_scale)
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        _refuse(str(error))
+    with whole_file(out) as partial:
+        table.map(_as_cell).to_csv(partial, index=False)
+    said = ", ".join(f"{count} {state}" for state, count in table["state"].value_counts().items())
+    echo(f"{out}: {said}")
+    echo("A low share of false alarms is no detection: real lenses have more that a smooth model lacks.", err=True)
+    if (table["state"] == "failed").any():
         raise typer.Exit(1)
 
 

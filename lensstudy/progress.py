@@ -3,14 +3,15 @@ watches."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
 from tqdm.auto import tqdm
 
-__all__ = ["in_batch", "processors", "progress", "side_by_side"]
+__all__ = ["in_batch", "in_processes", "processors", "progress", "side_by_side"]
 
 
 def in_batch() -> bool:
@@ -31,6 +32,22 @@ def side_by_side(function: Callable, items: Sequence, description: str = "") -> 
     with ThreadPoolExecutor(max(1, processors() // torch.get_num_threads())) as pool:
         found = pool.map(function, items)
         yield from progress(found, description, len(items)) if description else found
+
+
+def in_processes(function: Callable, items: Sequence[tuple], processes: int) -> Iterator[Any]:
+    """`function` of the arguments in each of `items`, in their order, in so many processes of one thread each."""
+    if processes == 1 or len(items) < 2:
+        yield from (function(*item) for item in items)
+        return
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as pool:
+        yield from (one.result() for one in [pool.submit(function, *item) for item in items])
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def processors() -> int:

@@ -43,6 +43,7 @@ PATHS = (  # parameters that name files
     "data_path",
     "labels",
     "observations_path",
+    "source_galaxies",
     "run_folders",
     "searched_lenses",
     "apply_to",

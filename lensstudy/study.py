@@ -59,6 +59,7 @@ PAGES = (
     "10-published-networks",
     "11-fit-real-lenses",
     "12-detectability",
+    "13-subhalos-in-a-sample",
 )
 
 
@@ -392,6 +393,13 @@ class Study(BaseModel):
     )
     abstain_below: float = _observations(
         0.01, gt=0, lt=0.5, description="p-value below which an image is out of distribution"
+    )
+
+    counterparts: int = _observations(
+        8, ge=4, le=MANY, description="simulated counterparts of each real lens that networks learn from"
+    )
+    source_galaxies: str = _observations(
+        "", description="folder of galaxies (FITS) as sources of counterparts; empty: Sersic profiles with knots"
     )
 
     # the search for one subhalo

@@ -173,6 +173,7 @@ def test_the_modules_that_a_notebook_imports_are_known(root, tmp_path):
             "10-published-networks": {"deployment.pretraining"},
             "07-known-subhalo": {"observations.known_subhalo"},
             "11-fit-real-lenses": {"observations.modelled_sample"},
+            "13-subhalos-in-a-sample": {"observations.sample_images", "observations.sample_search"},
         }.get(notebook.stem, {"stages"})
         assert needed | {"study"} <= set(provenance.imported_modules(notebook)), notebook.name
     cells[0]["source"] = ["from lensstudy import evaluation\n"]

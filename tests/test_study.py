@@ -144,6 +144,7 @@ NOTEBOOKS = (
     "10-published-networks",
     "11-fit-real-lenses",
     "12-detectability",
+    "13-subhalos-in-a-sample",
 )
 
 

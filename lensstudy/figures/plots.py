@@ -55,6 +55,7 @@ from lensstudy.figures.observations import (
     sensitivity_maps,
 )
 from lensstudy.figures.predictions import explanations, predictions, rotations
+from lensstudy.figures.sample_search import found_subhalos_by_mass, rates_of_false_alarms, residual_channels
 from lensstudy.figures.style import draw_image, image_row, show, strip
 from lensstudy.figures.training import (
     alternatives,
@@ -92,6 +93,7 @@ __all__ = [
     "explanations",
     "filter_orientations",
     "found_subhalos",
+    "found_subhalos_by_mass",
     "image_row",
     "invariance_curves",
     "answer",
@@ -116,6 +118,8 @@ __all__ = [
     "recalls_beside_original",
     "recovery_curves",
     "reliability",
+    "rates_of_false_alarms",
+    "residual_channels",
     "residuals",
     "robustness",
     "roc_curves",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -179,15 +180,20 @@ def psf_profile(instrument: Instrument, image_size: int) -> tuple[float, ...]:
 
 
 def fits_plane(file: str, otherwise: str) -> np.ndarray:
-    """First two-dimensional image `(h, w)` of a FITS file, float64; raises `LensingError(otherwise)` without one."""
+    """First two-dimensional image `(h, w)` of a FITS file, float64, or the one whose number stands behind its name, as
+    in `galaxies.fits[3]`; raises `LensingError(otherwise)` without one."""
     from astropy.io import fits
 
-    if not Path(file).expanduser().is_file():  # opening a pipe waits forever
+    path, number = Path(file).expanduser(), None
+    if not path.is_file() and (numbered := re.fullmatch(r"(.+)\[(\d+)\]", file)):
+        path, number = Path(numbered[1]).expanduser(), int(numbered[2])
+    if not path.is_file():  # opening a pipe waits forever
         raise LensingError(otherwise)
     try:
-        with fits.open(Path(file).expanduser(), memmap=False) as hdus:
-            return next(np.array(hdu.data, dtype=float) for hdu in hdus if hdu.is_image and np.ndim(hdu.data) == 2)
-    except (OSError, StopIteration) as error:
+        with fits.open(path, memmap=False) as hdus:
+            chosen = hdus if number is None else [hdus[number]]
+            return next(np.array(hdu.data, dtype=float) for hdu in chosen if hdu.is_image and np.ndim(hdu.data) == 2)
+    except (OSError, StopIteration, IndexError) as error:
         raise LensingError(otherwise) from error
 
 

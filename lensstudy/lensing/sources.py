@@ -1,12 +1,13 @@
 """Real galaxies as sources: a user's FITS cutouts, read, cleaned and sampled wherever a ray ends.
 
-A cutout is one galaxy on empty sky. Its light is brought to a total of 1 and its half-light radius to 1, so that the
-preset's own sizes and magnitudes hold for real galaxies as for Sersic profiles.
+A cutout is one galaxy on empty sky, alone in its file or one of several. Its light is brought to a total of 1 and its
+half-light radius to 1, so that the preset's own sizes and magnitudes hold for real galaxies as for Sersic profiles.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,18 +32,33 @@ class Cutout:
 
 @functools.cache
 def cutout_files(folder: str) -> tuple[str, ...]:
-    """The FITS files of a folder, by name. Raises `LensingError` where there is none."""
-    files = tuple(sorted(str(path) for path in Path(folder).expanduser().glob("*.fit*")))
+    """The galaxy cutouts in the FITS files of a folder, by name: `galaxy.fits`, or `galaxies.fits[3]` for the image of
+    that number in a file with several, such as those of GalSim. Tables beside them are passed over. Raises
+    `LensingError` where there is no file.
+    """
+    files = sorted(str(path) for path in Path(os.path.expandvars(folder)).expanduser().glob("*.fit*"))
     if not files:
         raise LensingError(
-            f"source_images = {folder!r}: no FITS files there; give a folder with one galaxy cutout a file"
+            f"source_images = {folder!r}: no FITS files there; give a folder with one galaxy cutout a file, or several"
         )
-    return files
+    return tuple(name for file in files for name in _cutouts(file))
+
+
+def _cutouts(file: str) -> list[str]:
+    from astropy.io import fits
+
+    try:
+        with fits.open(file) as hdus:
+            images = [number for number, hdu in enumerate(hdus) if hdu.is_image and len(hdu.shape) == 2]
+            tables = any(not hdu.is_image for hdu in hdus)
+    except OSError:
+        return [file]  # reading it says what is wrong
+    return [f"{file}[{number}]" for number in images] if len(images) > 1 else [] if tables and not images else [file]
 
 
 @functools.lru_cache(maxsize=256)
 def read_cutout(file: str) -> Cutout:
-    """The galaxy in the first two-dimensional image of a FITS file; `LensingError` where there is none to be seen."""
+    """The galaxy in one of `cutout_files`; `LensingError` where there is none to be seen."""
     light = fits_plane(file, f"{file}: no two-dimensional image in it; expected a FITS cutout of one galaxy")
     light = np.nan_to_num(light)
     border = np.concatenate([light[0], light[-1], light[:, 0], light[:, -1]])

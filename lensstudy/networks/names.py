@@ -12,7 +12,17 @@ from pathlib import Path
 
 from lensstudy.text import nearest
 
-__all__ = ["BASELINES", "NETWORKS", "PRETRAINED", "REGULAR", "check_name", "folder_of", "pretrained_names"]
+__all__ = [
+    "BASELINES",
+    "NETWORKS",
+    "PRETRAINED",
+    "REGULAR",
+    "check_name",
+    "folder_of",
+    "pretrained_names",
+    "searching",
+    "searching_names",
+]
 
 GROUPS = {
     "c4": "rotations by 90 degrees",
@@ -58,6 +68,8 @@ NETWORKS = {
 BASELINES = {"-matched-parameters": "parameters", "-matched": "channels"}  # endings of matched plain baselines
 PRETRAINED = Path(__file__).parent / "pretrained"  # a folder for each trained network that comes with the package
 
+SEARCHING = Path(__file__).parent / "searching"  # likewise of those that search a sample of lenses for subhalos
+
 
 def check_name(name: str, registered: Iterable[str] = ()) -> None:
     """Raise `ValueError`, with the nearest and all known names, if no network is called `name`; `registered` are
@@ -92,6 +104,18 @@ def pretrained_names() -> list[str]:
         True
     """
     return sorted(card.parent.name for card in PRETRAINED.glob("*/card.json"))
+
+
+def searching_names() -> list[str]:
+    """The names of the networks that come with the package and search whole samples of lenses for subhalos."""
+    return sorted(folder.name for folder in SEARCHING.iterdir())
+
+
+def searching(network: str) -> Path:
+    """The folder of one of them, with a run folder for each seed. Raises `ValueError` where there is none."""
+    if network not in searching_names():
+        raise ValueError(f"no network '{network}' that searches lenses; there are {', '.join(searching_names())}")
+    return SEARCHING / network
 
 
 def folder_of(network: str | Path) -> Path:

@@ -25,5 +25,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "validation": ["DistributionCheck", "Validation"],
         "searched_lens": ["SearchedLens"],
         "known_subhalo": ["KnownSubhalo"],
+        "sample_images": ["SampleImages"],
+        "sample_search": ["SampleSearch"],
     },
 )

@@ -21,6 +21,7 @@ from lensstudy.observations.cutouts import Observation
 from lensstudy.observations.lens import Lens
 from lensstudy.observations.lens_model import LensModel, isothermal
 from lensstudy.observations.reading import read_observations
+from lensstudy.progress import in_processes
 
 __all__ = ["doubts", "fingerprint", "fit_folder", "row_of_light", "row_of_model"]
 
@@ -35,6 +36,7 @@ def fit_folder(
     pixel_scale: float | None = None,
     done: Callable[[dict], None] = lambda row: None,
     draw: Callable[[Lens, LensModel], bytes] | None = None,
+    processes: int = 1,
 ) -> pd.DataFrame:
     """Fit a smooth model to every lens at a path.
 
@@ -45,6 +47,7 @@ def fit_folder(
         pixel_scale: in arcseconds, for files that do not hold it.
         done: takes the row of each lens once it is there.
         draw: draws a lens and its model as PNG, for `NAME.png`.
+        processes: of one thread each that fit.
 
     Returns:
         The table, one row a lens. `state` is `ok`, `doubtful` or `failed`, `reason` why; angles are in arcseconds and
@@ -62,8 +65,11 @@ def fit_folder(
     rows = [{"lens": where, "band": "", "state": "failed", "reason": why} for where, why in rejected.items()]
     for row in rows:
         done(row)
-    for observation in observations:
-        rows.append(_kept(observation, out) or _fitted(observation, out, draw))
+    kept = [_kept(observation, out) for observation in observations]
+    missing = [(one, out, draw) for one, row in zip(observations, kept, strict=True) if row is None]
+    fitted = in_processes(_fitted, missing, processes)
+    for row in kept:
+        rows.append(row or next(fitted))
         done(rows[-1])
         with whole_file(out / "lenses.csv") as file:
             pd.DataFrame(rows).to_csv(file, index=False)

@@ -20,7 +20,7 @@ from lensstudy.observations.lens_model import LensModel
 from lensstudy.observations.model_fits import fit_folder
 from lensstudy.observations.reading import read_observations
 from lensstudy.observations.writing import write_simulated
-from lensstudy.progress import in_batch
+from lensstudy.progress import in_batch, processors
 
 __all__ = ["PUBLISHED", "ModelledSample", "median_interval", "model_in_detail"]
 
@@ -67,7 +67,7 @@ class ModelledSample:
         folder = Path(folder)
         where = path or str(write_simulated(folder / "simulated", seed))
         with tqdm(total=sum(map(len, read_observations(where, pixel_scale))), desc="lenses", disable=in_batch()) as bar:
-            table = fit_folder(where, folder, pixel_scale, lambda row: bar.update())
+            table = fit_folder(where, folder, pixel_scale, lambda row: bar.update(), processes=processors())
         return cls(where, folder, table, not path)
 
     @property

@@ -28,7 +28,12 @@ class Subhalo:
 
 
 def subhalo_deflection(
-    subhalos: Sequence[Subhalo], x: Tensor, y: Tensor, redshifts: tuple[float, float], profile: str = "truncated_nfw"
+    subhalos: Sequence[Subhalo],
+    x: Tensor,
+    y: Tensor,
+    redshifts: tuple[float, float],
+    profile: str = "truncated_nfw",
+    concentration: float = CONCENTRATION,
 ) -> tuple[Tensor, Tensor]:
     """Deflection `(H, W)` of the subhalos together, in arcseconds.
 
@@ -37,6 +42,7 @@ def subhalo_deflection(
         x, y: where light passes, `(1, W)` and `(H, 1)`, or both `(H, W)`, in arcseconds.
         redshifts: of lens and source.
         profile: `point` or `truncated_nfw`.
+        concentration: of a halo: its virial radius over its scale radius.
 
     Raises:
         DataError: the profile is unknown.
@@ -48,7 +54,7 @@ def subhalo_deflection(
         alpha_x, alpha_y = point_mass_sum(x, y, radius, center_x, center_y)
     elif profile == "truncated_nfw":
         densities = critical_surface_density(*redshifts), critical_density(redshifts[0])
-        scale, _ = nfw_scales(mass, CONCENTRATION, *densities)
+        scale, _ = nfw_scales(mass, concentration, *densities)
         scale, truncation = torch.tensor(scale)[None], torch.full_like(radius, TRUNCATION)
         alpha_x, alpha_y = truncated_nfw_sum(x, y, radius, scale, truncation, center_x, center_y)
     else:

@@ -35,15 +35,18 @@ def write(observation: Observation, folder: str | Path) -> Path:
     return folder
 
 
-def write_simulated(folder: str | Path, seed: int = 1, subhalo_mass: float = 1e10) -> Path:
+def write_simulated(
+    folder: str | Path, seed: int = 1, subhalo_mass: float = 1e10, magnitudes: tuple[float, float] = (21.0, 21.5)
+) -> Path:
     """Three simulated lenses as HST's ACS would see them, lens light included, as FITS files in folders of `folder`.
 
     The middle one has a subhalo of `subhalo_mass` solar masses on its ring, whose place and mass stand in
     its `info.json` as a published one's would; the others are smooth. The mass of each stands there too, in the words
-    of a table of published models.
+    of a table of published models. The `magnitudes` are those of the sources, from the brightest to the faintest; by
+    default they are as bright as lensed galaxies hardly are, so that a subhalo shows.
     """
     generator, preset, telescope = np.random.default_rng(seed), preset_named("realistic"), INSTRUMENTS["hst-acs"]
-    bright = {"source_magnitude_min": 21.0, "source_magnitude_max": 21.5, "source_index_max": 2.0}
+    bright = {"source_magnitude_min": magnitudes[0], "source_magnitude_max": magnitudes[1], "source_index_max": 2.0}
     population = population_of("realistic", {"instrument": telescope.name, "lens_light": True, **bright})
     sigma = telescope.psf_fwhm / telescope.pixel_scale / 2.355
     profile = gaussian_kernel(sigma)

@@ -45,7 +45,7 @@ class Summary(BaseModel):
 
 def summary_folder(run: Path) -> Path:
     """Where the answer of a study lies: `analysis`, or what another notebook has left where a study has no analysis."""
-    names = ("analysis", "transfer", "improvement", "published", "lenses", "subhalo", "ladder")
+    names = ("analysis", "transfer", "improvement", "published", "sample", "lenses", "subhalo", "ladder")
     folders = [run / name for name in names]
     return next((folder for folder in folders if (folder / "summary.json").exists()), folders[0])
 

@@ -1,0 +1,304 @@
+"""The images that a search of a whole sample needs: every lens and its counterparts, refitted, as networks see them.
+
+Each lens leaves files of its own, so that what was stopped goes on; the images are the same on any number of processes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lensstudy.data.dataset import DataError, LensDataset
+from lensstudy.files import whole_file
+from lensstudy.lensing.sources import cutout_files
+from lensstudy.observations.counterparts import PROFILES, Refit, Template, draw, refit
+from lensstudy.observations.cutouts import Observation
+from lensstudy.observations.lens import Lens
+from lensstudy.observations.lens_model import MASS
+from lensstudy.observations.model_fits import fit_folder
+from lensstudy.observations.reading import read_observations
+from lensstudy.observations.subhalos import Subhalo
+from lensstudy.observations.writing import write_simulated
+from lensstudy.progress import in_processes, processors, progress
+from lensstudy.study import Study
+
+__all__ = ["BINS", "KINDS", "SampleImages"]
+
+BINS = np.geomspace(1e8, 1e11, 7)  # solar masses: six bins of half a dex
+CLASSES, REAL = ["no_sub", "sub"], "real"
+LEARNT = ("train", "validation")  # kinds that networks learn from
+FAINT = (23.0, 23.5)  # magnitudes of the sources of simulated lenses
+MULTIPOLES = {"multipole 1 %": 0.01, "multipole 3 %": 0.03}
+KINDS = {  # of counterparts, and how many there are for each of those of the training
+    "train": 1.0,  # half with a subhalo; half with what another lens's model leaves for noise
+    "validation": 0.2,
+    "smooth": 0.2,
+    "real residuals": 0.1,  # smooth, with what another lens's model leaves for noise
+    "multipole 1 %": 0.05,  # smooth, with one of order 4 and none of order 3
+    "multipole 3 %": 0.05,
+    "subhalo": 0.225,  # one each, of every profile in every bin of mass
+    "injected": 0.225,  # what a subhalo would change, added to the real image
+}
+FOR_TRAINING = 0.7  # share of the galaxies that are sources of training images; the others are those of the test
+
+
+@dataclass(frozen=True)
+class SampleImages:
+    """Real lenses and their counterparts, as networks see them.
+
+    Attributes:
+        catalogue: one row an image: `lens`, `kind` (one of `KINDS`, or `real`), the truth of a counterpart, and what
+            was measured without a network: `chi2` of the smooth lens, `scan`, and for a subhalo `seen`.
+        images: `(N, 3, SIDE, SIDE)`, see `Refit.channels`.
+        skipped: lenses without a model, and why.
+    """
+
+    catalogue: pd.DataFrame
+    images: np.ndarray
+    skipped: dict[str, str]
+
+    @classmethod
+    def of(
+        cls,
+        path: str | Path,
+        folder: str | Path,
+        pixel_scale: float | None = None,
+        counterparts: int = 80,
+        seed: int = 1,
+        sources: str = "",
+        fits: str | Path | None = None,
+        processes: int = 0,
+        kinds: Sequence[str] = tuple(KINDS),
+    ) -> SampleImages:
+        """Fit every lens at a path, and make and refit its counterparts; what is there already is kept.
+
+        Args:
+            path: a folder or file of cutouts, as for `read_observations`.
+            folder: for the results.
+            pixel_scale: in arcseconds, for files that do not hold it.
+            counterparts: of each lens for the training; those for other purposes go with it, see `KINDS`.
+            seed: of the counterparts.
+            sources: a folder of galaxies, see `lensing.sources`; empty: Sersic profiles with knots.
+            fits: folder of the smooth models, as `fit_folder` writes them (default: `fits` in `folder`).
+            processes: of one thread each (default: as many as processors).
+            kinds: of counterparts that are made.
+
+        Raises:
+            DataError: nothing can be read, or no lens has a smooth model.
+        """
+        folder, processes = Path(folder), processes or processors()
+        fits = Path(fits or folder / "fits")
+        table = fit_folder(path, fits, pixel_scale, processes=processes)
+        files = _templates(path, folder / "templates", fits, table, pixel_scale, processes)
+        skipped = {row["lens"]: row["reason"] for row in table[table["state"] == "failed"].to_dict("records")}
+        if not files:
+            raise DataError("\n".join([f"{path}: no lens has a smooth model:", *skipped.values()]))
+        request = Request(files, counterparts, seed, cutout_files(sources) if sources else ())
+        (folder / "images").mkdir(exist_ok=True)
+        key = request.key()
+        jobs = [
+            Job(request, number, kind, key, folder / "images")
+            for kind in (REAL, *kinds)
+            for number in range(len(files))
+        ]
+        missing = [(job,) for job in jobs if job.kept() is None]
+        list(progress(in_processes(Job.make, missing, processes), "counterparts", len(missing)))
+        held = [job.kept() for job in jobs]
+        images = np.concatenate([images for _, images in held])
+        return cls(pd.concat([rows for rows, _ in held], ignore_index=True), images, skipped)
+
+    @classmethod
+    def of_study(cls, study: Study) -> SampleImages:
+        """Those of the lenses at the `observations_path` of a study; where there is none, of simulated ones as faint as
+        lensed galaxies are. Smooth models that the study has fitted before are kept."""
+        folder = study.folder / "sample"
+        path, scale = study.observations_path, study.observations_pixel_scale or None
+        fits = study.folder / "lenses" if path else folder / "fits"
+        path = path or write_simulated(folder / "simulated", study.data_seed, magnitudes=FAINT)
+        return cls.of(path, folder, scale, study.counterparts, study.data_seed, study.source_galaxies, fits)
+
+    def examples(self, count: int) -> pd.DataFrame:
+        """The rows of some images of the first lens, with a `title` each: half of them smooth, the others with the
+        heaviest subhalos."""
+        rows = self.catalogue[self.catalogue["lens"] == self.catalogue["lens"][0]]
+        smooth = rows[(rows["mass"] == 0) & (rows["kind"] != REAL)].head(count - count // 2)
+        heavy = rows[rows["kind"].isin(LEARNT)].sort_values("mass", ascending=False).head(count // 2)
+        chosen = pd.concat([smooth, heavy])
+        titles = [
+            f"{mass:.1e}, {profile}" if mass else "smooth"
+            for mass, profile in zip(chosen["mass"], chosen["profile"], strict=True)
+        ]
+        return chosen.assign(title=titles)
+
+    def unexplained(self, mass: float = 1e10) -> tuple[float, float]:
+        """Mean chi square a pixel of counterparts without a subhalo, and of those with one of at least a `mass`."""
+        rows = self.catalogue[self.catalogue["kind"].isin([*LEARNT, "smooth", "subhalo"])]
+        return float(rows["chi2"][rows["mass"] == 0].mean()), float(rows["chi2"][rows["mass"] >= mass].mean())
+
+    @property
+    def training(self) -> LensDataset:
+        """The counterparts that networks learn from, split; those of a kind `smooth` and `subhalo` are the test."""
+        parts = {"train": "train", "validation": "validation", "smooth": "test", "subhalo": "test"}
+        chosen = self.catalogue["kind"].isin(parts).to_numpy()
+        rows = self.catalogue[chosen].reset_index(drop=True)
+        names = rows["lens"] + " " + rows["kind"] + " " + rows["number"].astype(str)
+        classes = np.where(rows["mass"] > 0, *CLASSES[::-1])
+        table = rows.assign(**{"name": names, "class": classes, "part": rows["kind"].map(parts)})
+        about = {"source": "counterparts of real lenses", "pixel_scale": 0.1}
+        return LensDataset(self.images[chosen].astype(np.float32), table, CLASSES, about)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What counterparts are made from, and how many."""
+
+    files: tuple[Path, ...]  # of the templates
+    counterparts: int
+    seed: int
+    galaxies: tuple[str, ...]
+
+    def number(self, kind: str) -> int:
+        """Of counterparts of one kind of each lens."""
+        return 1 if kind == REAL else max(1, round(KINDS[kind] * self.counterparts))
+
+    def key(self) -> str:
+        """What the images depend on."""
+        digest = zlib.crc32(b"".join(file.read_bytes() for file in self.files))
+        return json.dumps([digest, self.counterparts, self.seed, *(Path(one).name for one in self.galaxies)])
+
+
+@lru_cache(maxsize=1)
+def _opened(files: tuple[Path, ...]) -> list[Template]:
+    return [Template.load(file) for file in files]
+
+
+@dataclass(frozen=True)
+class Job:
+    """The counterparts of one kind of one lens, by its number; for the kind `real`, the lens itself."""
+
+    request: Request
+    number: int
+    kind: str
+    key: str
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        return (
+            self.folder
+            / f"{self.request.files[self.number].stem}-{re.sub('[^a-z0-9]+', '-', self.kind).strip('-')}.npz"
+        )
+
+    def kept(self) -> tuple[pd.DataFrame, np.ndarray] | None:
+        """The rows and images, if they are there."""
+        if not self.file.exists():
+            return None
+        with np.load(self.file, allow_pickle=False) as held:
+            if str(held["key"]) != self.key:
+                return None
+            return pd.DataFrame(json.loads(str(held["rows"]))), held["images"]
+
+    def make(self) -> None:
+        """Make them and write them."""
+        found = [self._made(number) for number in range(self.request.number(self.kind))]
+        images = np.stack([fitted.channels for _, fitted in found]).astype(np.float16)
+        rows = np.array(json.dumps([row for row, _ in found]))
+        with whole_file(self.file) as file:
+            np.savez_compressed(file, images=images, rows=rows, key=np.array(self.key))
+
+    def _made(self, number: int) -> tuple[dict, Refit]:
+        sample = _opened(self.request.files)
+        template, learnt = sample[self.number], self.kind in LEARNT
+        place = (self.request.seed, zlib.crc32(template.name.encode()), zlib.crc32(self.kind.encode()), number)
+        generator = np.random.default_rng(place)
+        row: dict = {"lens": template.name, "kind": self.kind, "number": number, "mass": 0.0, "profile": ""}
+        if self.kind == REAL:
+            fitted, change = template.real, None
+        else:
+            row["mass"], row["profile"] = self._subhalo(number, generator)
+            if self.kind == "injected":
+                subhalo = Subhalo(*template.place(generator), row["mass"])
+                change = template.change(subhalo, row["profile"])
+                fitted = refit(template, template.observation.image + change, template.values)
+            else:
+                pool = self._residuals(learnt, number)
+                one = draw(
+                    template,
+                    np.array([one.values for one in sample]),
+                    generator,
+                    row["mass"],
+                    row["profile"],
+                    MULTIPOLES.get(self.kind),
+                    self._galaxies(learnt),
+                    pool[generator.integers(len(pool))] if pool else None,
+                )
+                fitted, change, subhalo = refit(template, one.image, one.values), one.change, one.subhalo
+                row["galaxy"] = one.galaxy
+            if subhalo:
+                row |= {"x": subhalo.x - template.center[0], "y": subhalo.y - template.center[1]}
+        row["chi2"] = fitted.chi2
+        if not learnt:
+            row["scan"] = fitted.scan
+            row["seen"] = fitted.seen(change) if change is not None else 0.0
+        return row, fitted
+
+    def _subhalo(self, number: int, generator: np.random.Generator) -> tuple[float, str]:
+        """Mass and profile of the subhalo; 0 and nothing where there is none."""
+        profiles = list(PROFILES)
+        if self.kind in ("subhalo", "injected"):
+            place = (number + 2 * self.number) % (len(BINS) - 1)
+            low, high = np.log(BINS[place : place + 2])
+            return float(np.exp(generator.uniform(low, high))), profiles[(number // 6 + self.number) % len(profiles)]
+        if self.kind in LEARNT and number % 2:
+            low, high = np.log(BINS[[0, -1]])
+            return float(np.exp(generator.uniform(low, high))), profiles[generator.integers(len(profiles))]
+        return 0.0, ""
+
+    def _galaxies(self, learnt: bool) -> tuple[str, ...]:
+        galaxies = self.request.galaxies
+        split = math.ceil(FOR_TRAINING * len(galaxies))
+        return galaxies[:split] if learnt else galaxies[split:]
+
+    def _residuals(self, learnt: bool, number: int) -> list[np.ndarray]:
+        """What the models of other lenses leave, for noise: of the half of the sample that is explained best, every
+        second for the training and the others for the test. None where noise is to be drawn."""
+        if not (self.kind == "real residuals" or learnt and number % 4 >= 2):
+            return []
+        sample = _opened(self.request.files)
+        best = sorted(sample, key=lambda one: one.unexplained)[: len(sample) // 2]
+        pool = sorted(best, key=lambda one: one.name)[0 if learnt else 1 :: 2]
+        return [one.left for one in pool if one is not sample[self.number]]
+
+
+def _template(observation: Observation, fits: Path, row: dict, file: Path) -> None:
+    """Write the template of a lens whose model is kept in `fits`."""
+    with np.load(fits / row["planes"], allow_pickle=False) as planes:
+        left = np.where(planes["used"], planes["residuals"], planes["arcs"] / planes["noise"])
+    Template.of(Lens.of(observation), [row[name] for name in MASS], left, row["fingerprint"]).save(file)
+
+
+def _templates(
+    path, folder: Path, fits: Path, table: pd.DataFrame, pixel_scale: float | None, processes: int
+) -> tuple[Path, ...]:
+    """The files of the templates of the lenses that have a model, made where they are missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = {f"{row['lens']} {row['band']}".strip(): row for row in table[table["state"] != "failed"].to_dict("records")}
+    missing, files = [], []
+    for observation in read_observations(path, pixel_scale)[0]:
+        if (row := rows.get(str(observation))) is None:
+            continue
+        file = folder / f"{Path(row['planes']).stem}.npz"
+        files.append(file)
+        if not file.exists() or Template.load(file).key != row["fingerprint"]:
+            missing.append((observation, fits, row, file))
+    list(progress(in_processes(_template, missing, processes), "templates", len(missing)))
+    return tuple(files)

@@ -1,0 +1,97 @@
+"""Measures of a search, on scores whose truth is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from lensstudy.observations.sample_images import REAL, SampleImages
+from lensstudy.observations.sample_search import IDEAL, NULLS, SampleSearch
+
+LENSES = [f"J{number:04d}" for number in range(40)]
+NFW = "NFW, concentration 60"
+
+
+def made(generator, shift=0.0) -> SampleSearch:
+    """A sample whose network scores by significance and noise, with real lenses like their counterparts but for a
+    `shift`."""
+    rows = [
+        {"lens": lens, "kind": kind, "mass": mass, "profile": NFW if mass else "", "seen": mass / 2e9, "chi2": chi2}
+        for lens in LENSES
+        for kind, masses in {
+            REAL: [0.0],
+            "smooth": [0.0] * 16,
+            "real residuals": [0.0] * 8,
+            "multipole 1 %": [0.0] * 4,
+            "multipole 3 %": [0.0] * 4,
+            "subhalo": np.exp(generator.uniform(*np.log([1e8, 1e11]), 12)),
+            "injected": np.exp(generator.uniform(*np.log([1e8, 1e11]), 12)),
+        }.items()
+        for mass in masses
+        for chi2 in [generator.normal(1, 0.1)]
+    ]
+    table = pd.DataFrame(rows).assign(number=range(len(rows)))
+    table["scan"] = table["seen"] + generator.normal(size=len(table))
+    noise = generator.normal(size=(3, len(table))) * 0.3 + generator.normal(size=len(table))
+    score = table["seen"].to_numpy() + noise + shift * (table["kind"] == REAL).to_numpy()
+    images = SampleImages(table, np.zeros((len(table), 3, 8, 8), np.float16), {})
+    return SampleSearch(images, {"d4": score, "plain": 0.5 * score + noise}, None)
+
+
+@pytest.fixture(scope="module")
+def search() -> SampleSearch:
+    return made(np.random.default_rng(0))
+
+
+def test_one_smooth_counterpart_in_ten_is_above_the_threshold(search):
+    for name in search.scores:
+        share, low, high = search.share(name, search._of("smooth"))
+        assert share == pytest.approx(0.1, abs=0.002) and low < 0.1 < high
+
+
+def test_the_share_found_is_what_significance_and_noise_give(search):
+    """Of a normal score, a share Phi(seen - threshold) is found."""
+    found = search.found()
+    cell = found[(found["by"] == IDEAL) & (found["bin"] == 3)].iloc[0]
+    chosen = search.rows[(search.rows["kind"] == "subhalo") & search.rows["mass"].between(10**9.5, 10**10)]
+    expected = stats.norm.cdf(chosen["seen"] - stats.norm.isf(0.1)).mean()
+    assert cell["share"] == pytest.approx(expected, abs=0.08)
+    shares = found[found["by"] == "d4"]["share"].to_numpy()
+    assert shares[0] < 0.3 and shares[-1] > 0.95
+    assert found["images"].sum() == 12 * len(LENSES) * len(search.scores)
+
+
+def test_half_are_found_at_the_significance_of_the_threshold(search):
+    """A score of unit noise and the significance is above the threshold in half of the cases where both are equal."""
+    assert search.half_found == pytest.approx(stats.norm.isf(0.1) * 1.04, rel=0.25)
+    row = search.lenses.iloc[0]
+    assert row["half_mass"] == pytest.approx(2e9 * search.half_found, rel=0.15)
+
+
+def test_rates_of_false_alarms_are_uniform_where_lenses_are_like_their_counterparts(search):
+    assert search.uniform > 0.01 and len(search.lenses) == len(LENSES)
+    assert search.lenses["p"].between(1 / 25, 1).all()
+    apart = made(np.random.default_rng(1), shift=3.0)
+    assert apart.uniform < 1e-6 and "differ from their counterparts" in apart.answer
+
+
+def test_a_rate_counts_the_counterparts_of_its_own_lens(search):
+    row = search.lenses.iloc[5]
+    rows, score = search.rows, search.scores["d4"]
+    own = (rows["lens"] == row["lens"]).to_numpy()
+    null = score[own & rows["kind"].isin(NULLS).to_numpy()]
+    real = score[own & (rows["kind"] == REAL).to_numpy()]
+    assert row["p"] == pytest.approx((1 + (null >= real).sum()) / 25)
+    assert search.lenses["rank"].tolist() == list(range(1, len(LENSES) + 1))
+    assert search.lenses["p"].is_monotonic_increasing
+
+
+def test_the_better_network_is_ahead_in_the_table_and_in_the_summary(search, tmp_path):
+    table = search.aucs.set_index("by")
+    assert list(table.index[:2]) == ["d4", "plain"] and table["the first is ahead by"]["plain"].startswith("0.")
+    rows = search.false_positives.set_index("by")
+    assert IDEAL not in rows.index and rows.loc["d4", "smooth"].startswith("10 ")
+    kept = SampleSearch(search.images, search.runs, tmp_path)
+    kept.save()
+    assert {"lenses.csv", "scores.csv", "summary.json"} <= {file.name for file in tmp_path.iterdir()}
+    assert len(pd.read_csv(tmp_path / "lenses.csv")) == len(LENSES)
