@@ -37,11 +37,11 @@ def cutout_files(folder: str) -> tuple[str, ...]:
     `LensingError` where there is no file.
     """
     files = sorted(str(path) for path in Path(os.path.expandvars(folder)).expanduser().glob("*.fit*"))
-    if not files:
+    if not (names := tuple(name for file in files for name in _cutouts(file))):
         raise LensingError(
             f"source_images = {folder!r}: no FITS files there; give a folder with one galaxy cutout a file, or several"
         )
-    return tuple(name for file in files for name in _cutouts(file))
+    return names
 
 
 def _cutouts(file: str) -> list[str]:

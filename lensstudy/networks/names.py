@@ -108,7 +108,7 @@ def pretrained_names() -> list[str]:
 
 def searching_names() -> list[str]:
     """The names of the networks that come with the package and search whole samples of lenses for subhalos."""
-    return sorted(folder.name for folder in SEARCHING.iterdir())
+    return sorted(card.parent.name for card in SEARCHING.glob("*/README.md"))
 
 
 def searching(network: str) -> Path:

@@ -31,6 +31,7 @@ from lensstudy.lensing.presets import PRESETS, LensingError
 from lensstudy.lensing.profiles import sersic_total
 from lensstudy.lensing.rendering import render, substructure_map
 from lensstudy.lensing.simulation import draw_batch
+from lensstudy.lensing.sources import cutout_files, read_cutout
 from tests import fitting
 from tests.benchmarks.simulate import lenstronomy_images
 
@@ -321,6 +322,23 @@ def test_real_galaxies_as_sources(tmp_path):
     assert dataset.catalogue["source_image"].str.endswith("galaxy.fits").all()
     with pytest.raises((DataError, LensingError), match="no FITS files there"):
         simulate("realistic", 2, seed=1, image_size=24, source_images=str(tmp_path / "nowhere"))
+
+
+def test_several_galaxies_in_one_file(tmp_path):
+    """As GalSim keeps them, with a table beside them: each is a source of its own, by the number of its image."""
+    y, x = np.mgrid[:41, :41] - 20.0
+    galaxies = [np.exp(-np.hypot(x, y) / size) for size in (2, 5)]
+    fits.HDUList([fits.PrimaryHDU(galaxies[0]), fits.ImageHDU(galaxies[1])]).writeto(tmp_path / "both.fits")
+    fits.BinTableHDU(np.array([(1,)], dtype=[("IDENT", int)])).writeto(tmp_path / "catalogue.fits")
+    fits.PrimaryHDU(galaxies[1]).writeto(tmp_path / "alone.fits")
+    alone, first, second = cutout_files(str(tmp_path))
+    assert [Path(one).name for one in (alone, first, second)] == ["alone.fits", "both.fits[0]", "both.fits[1]"]
+    np.testing.assert_array_equal(read_cutout(second).light, read_cutout(alone).light)
+    assert read_cutout(first).radius < read_cutout(second).radius
+    with pytest.raises(LensingError, match="no two-dimensional image"):
+        read_cutout(str(tmp_path / "both.fits[2]"))
+    with pytest.raises(LensingError, match="no two-dimensional image"):
+        read_cutout(str(tmp_path / "catalogue.fits"))
 
 
 def test_a_tabulated_point_spread_function(tmp_path):
