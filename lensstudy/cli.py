@@ -528,7 +528,7 @@ def simulate(
 @app.command()
 def networks() -> None:
     """List the networks that a study and `train` know, and those that come trained, and what each is for."""
-    from lensstudy.networks.names import NETWORKS
+    from lensstudy.networks.names import NETWORKS, SEARCHING
 
     for name, purpose in NETWORKS.items():
         commands.echo(f"{name:22} {purpose}")
@@ -548,6 +548,9 @@ def networks() -> None:
         "NAME\nnames one, as does lensstudy.pretrained(NAME), and `lensstudy train --from NAME` fine-tunes it.\n\n"
         + trained
     )
+    commands.echo("\nOnly with --network NAME, for a folder of lenses with their noise:\n")
+    for name, purpose in SEARCHING.items():
+        commands.echo(f"{name:22} {purpose}")
 
 
 @app.command()

@@ -102,12 +102,12 @@ def predict(
     """Predict the class of every image; where none can be named, a row says why. Without --network, the one that comes
     with lensstudy and fits the images is chosen."""
     from lensstudy.deployment.card import check_network
-    from lensstudy.networks.names import searching_names
+    from lensstudy.networks.names import SEARCHING
 
     if out.suffix.lower() not in TABLES:
         _refuse(f"--out {out}: the answers are a table; name it {' or '.join(TABLES)}")
     check_free("--out", out, force)
-    if network in searching_names():
+    if network in SEARCHING:
         _search(paths, network, out, pixel_scale)
         return
     if submission:

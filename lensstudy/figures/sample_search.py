@@ -87,9 +87,9 @@ def found_subhalos_by_mass(found: pd.DataFrame, names: Sequence[str], ideal: str
     )
 
 
-def rates_of_false_alarms(lenses: pd.DataFrame, named: int = 5) -> Figure:
+def rates_of_false_alarms(lenses: pd.DataFrame) -> Figure:
     """Draw the rates of false alarms of the lenses of a sample in their order, from `SampleSearch.lenses`, beside what
-    they were if all were smooth; the first ones by name."""
+    they were if all were smooth."""
     figure, axes = plt.subplots(figsize=(6.4, 3.6))
     share = (np.arange(len(lenses)) + 0.5) / len(lenses)
     axes.plot([0, 1], [0, 1], color="0.6", lw=1)
@@ -97,10 +97,6 @@ def rates_of_false_alarms(lenses: pd.DataFrame, named: int = 5) -> Figure:
         some = (lenses["in_distribution"] == known).to_numpy()
         axes.plot(
             share[some], lenses["p"][some], marker, ms=5, color=colour("d4" if known else "resnet18"), label=label
-        )
-    for place, row in lenses.head(named).iterrows():
-        axes.annotate(
-            row["lens"], (share[place], row["p"]), (4, 3), textcoords="offset points", fontsize=6.5, rotation=35
         )
     axes.set(xlabel="share of the sample", ylabel="rate of false alarms", xlim=(-0.01, 1.01), ylim=(-0.02, 1.02))
     axes.legend(fontsize=8)

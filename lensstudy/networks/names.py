@@ -21,7 +21,6 @@ __all__ = [
     "folder_of",
     "pretrained_names",
     "searching",
-    "searching_names",
 ]
 
 GROUPS = {
@@ -68,7 +67,9 @@ NETWORKS = {
 BASELINES = {"-matched-parameters": "parameters", "-matched": "channels"}  # endings of matched plain baselines
 PRETRAINED = Path(__file__).parent / "pretrained"  # a folder for each trained network that comes with the package
 
-SEARCHING = Path(__file__).parent / "searching"  # likewise of those that search a sample of lenses for subhalos
+SEARCHING = {  # those that search lenses for subhalos, and what for; a run folder for each seed
+    "slacs": "which of several lenses hold a subhalo; it takes cutouts with noise maps, as fit-lens does",
+}
 
 
 def check_name(name: str, registered: Iterable[str] = ()) -> None:
@@ -106,16 +107,11 @@ def pretrained_names() -> list[str]:
     return sorted(card.parent.name for card in PRETRAINED.glob("*/card.json"))
 
 
-def searching_names() -> list[str]:
-    """The names of the networks that come with the package and search whole samples of lenses for subhalos."""
-    return sorted(card.parent.name for card in SEARCHING.glob("*/README.md"))
-
-
 def searching(network: str) -> Path:
-    """The folder of one of them, with a run folder for each seed. Raises `ValueError` where there is none."""
-    if network not in searching_names():
-        raise ValueError(f"no network '{network}' that searches lenses; there are {', '.join(searching_names())}")
-    return SEARCHING / network
+    """The folder of one of `SEARCHING`, with a run folder for each seed. Raises `ValueError` where there is none."""
+    if network not in SEARCHING:
+        raise ValueError(f"no network '{network}' searches lenses; there are {', '.join(SEARCHING)}")
+    return PRETRAINED.parent / "searching" / network
 
 
 def folder_of(network: str | Path) -> Path:

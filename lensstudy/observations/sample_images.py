@@ -48,6 +48,7 @@ KINDS = {  # of counterparts, and how many there are for each of those of the tr
     "subhalo": 0.225,  # one each, of every profile in every bin of mass
     "injected": 0.225,  # what a subhalo would change, added to the real image
 }
+BLEND = 0.8  # largest share of another image's residuals
 FOR_TRAINING = 0.7  # share of the galaxies that are sources of training images; the others are those of the test
 
 
@@ -144,17 +145,46 @@ class SampleImages:
         rows = self.catalogue[self.catalogue["kind"].isin([*LEARNT, "smooth", "subhalo"])]
         return float(rows["chi2"][rows["mass"] == 0].mean()), float(rows["chi2"][rows["mass"] >= mass].mean())
 
-    @property
-    def training(self) -> LensDataset:
-        """The counterparts that networks learn from, split; those of a kind `smooth` and `subhalo` are the test."""
+    def training(self, blends: int = 3, seed: int = 1) -> LensDataset:
+        """The counterparts that networks learn from, split; those of a kind `smooth` and `subhalo` are the test.
+
+        Each training image stands there again with `blends` other draws of noise, see `_blended`: a fit takes longer
+        than a network needs to learn from it.
+        """
         parts = {"train": "train", "validation": "validation", "smooth": "test", "subhalo": "test"}
         chosen = self.catalogue["kind"].isin(parts).to_numpy()
         rows = self.catalogue[chosen].reset_index(drop=True)
         names = rows["lens"] + " " + rows["kind"] + " " + rows["number"].astype(str)
         classes = np.where(rows["mass"] > 0, *CLASSES[::-1])
-        table = rows.assign(**{"name": names, "class": classes, "part": rows["kind"].map(parts)})
+        # Counterparts of one template are different lenses, so they may come into different parts.
+        table = rows.rename(columns={"lens": "template"}).assign(
+            **{"name": names, "class": classes, "part": rows["kind"].map(parts)}
+        )
         about = {"source": "counterparts of real lenses", "pixel_scale": 0.1}
-        return LensDataset(self.images[chosen].astype(np.float32), table, CLASSES, about)
+        images, generator = self.images[chosen], np.random.default_rng(seed)
+        learnt = np.flatnonzero(table["part"] == "train")
+        more = [_blended(images[learnt], table.loc[learnt], generator) for _ in range(blends)]
+        again = [
+            table.loc[learnt].assign(name=table["name"] + f" blend {n + 1}", group=table["name"]) for n in range(blends)
+        ]
+        table = pd.concat([table.assign(group=table["name"]), *again], ignore_index=True)
+        return LensDataset(np.concatenate([images, *more]), table, CLASSES, about)
+
+
+def _blended(images: np.ndarray, table: pd.DataFrame, generator: np.random.Generator) -> np.ndarray:
+    """The images `(N, 3, SIDE, SIDE)`, with other noise in their residuals: to each is added a share of those of a
+    smooth counterpart of the same template, and the sum is brought back to the size of the noise.
+
+    What a smooth lens leaves of noise is linear in it, so of smooth ones this is noise like theirs, and of one with a
+    subhalo what a somewhat lighter one would leave.
+    """
+    found, places = images.copy(), np.arange(len(table))
+    templates, smooth = table["template"].to_numpy(), (table["mass"] == 0).to_numpy()
+    partner = np.array([generator.choice(places[smooth & (templates == one)]) for one in templates])
+    share = generator.uniform(0.2, BLEND, len(table))[:, None, None]
+    residual = np.sinh(images[:, 1].astype(float)) + share * np.sinh(images[partner, 1].astype(float))
+    found[:, 1] = np.arcsinh(residual / np.sqrt(1 + share**2))
+    return found
 
 
 @dataclass(frozen=True)

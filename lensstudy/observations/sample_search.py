@@ -19,13 +19,15 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from lensstudy.data.dataset import LensDataset
 from lensstudy.evaluation.intervals import difference, interval, wilson
 from lensstudy.evaluation.scores import format_interval
 from lensstudy.files import whole_file, write_json
 from lensstudy.networks.names import searching
 from lensstudy.observations.counterparts import PROFILES
 from lensstudy.observations.recovery import least_mass
-from lensstudy.observations.sample_images import BINS, CLASSES, KINDS, REAL, SampleImages
+from lensstudy.observations.sample_images import BINS, CLASSES, KINDS, MULTIPOLES, REAL, SampleImages
+from lensstudy.progress import in_processes, processors, progress
 from lensstudy.study import Study
 from lensstudy.training.fitting import fit
 from lensstudy.training.run import TrainedNetwork, load_run
@@ -35,6 +37,12 @@ __all__ = ["FALSE_POSITIVES", "IDEAL", "SampleSearch", "search_lenses", "trainin
 FALSE_POSITIVES = 0.1  # share of smooth lenses that may be taken for lenses with a subhalo (the field's protocol)
 IDEAL, SCAN, CHI2 = "knows where and what", "scan for a mass", "chi square"
 AVERAGED = 1.25
+WAVES = tuple(MULTIPOLES)  # kinds of counterparts with one
+BIN_NAMES = [f"10^{low} to {high}" for low, high in pairwise(f"{math.log10(mass):g}" for mass in BINS)]
+PUBLISHED = {  # of a public test with the same bins and the same threshold, on simulated lenses of its own (2026)
+    "U-Net, 30,000 images": (".666", ["10", "10", "21", "51", "70", "79"], dict.fromkeys(WAVES, "10")),
+    "parametric scan": ("", [], dict(zip(WAVES, ["33", "76"], strict=True))),
+}
 NULLS = ("smooth", "real residuals")  # kinds of counterparts without a subhalo that a real lens is ranked among
 LIMITATIONS = (
     "Networks and thresholds know simulated counterparts alone, whose masses are power laws with shear and multipoles. "
@@ -68,12 +76,14 @@ class SampleSearch:
     def of(cls, images: SampleImages, study: Study, folder: str | Path) -> SampleSearch:
         """Train the networks of a study on the counterparts, one for each seed, and score all images; a training that
         is there is kept."""
-        folder, data = Path(folder), images.training
-        runs = {}
-        for name in study.networks:
-            one = [study.model_copy(update={"network": name, "seed": seed}) for seed in study.seeds]
-            made = [fit(data, training_study(s), folder=folder / "training" / f"{name}-s{s.seed}") for s in one]
-            runs[name] = scored(images.images, [load_run(run) for run in made])
+        folder = Path(folder)
+        images.training(seed=study.data_seed).save(folder / "dataset")
+        jobs = [(folder, study.training(name, seed)) for name in study.networks for seed in study.seeds]
+        made = list(progress(in_processes(_trained, jobs, processors()), "trainings", len(jobs)))
+        runs = {
+            name: scored(images.images, [load_run(run) for run in made if run.name.rsplit("-s", 1)[0] == name])
+            for name in study.networks
+        }
         return cls(images, runs, folder)
 
     @property
@@ -158,11 +168,8 @@ class SampleSearch:
             f"{100 * share:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
             for share, low, high in found[["share", "low", "high"]].to_numpy()
         ]
-        names = {
-            number: f"10^{math.log10(low):g} to {math.log10(high):g}"
-            for number, (low, high) in enumerate(zip(BINS[:-1], BINS[1:], strict=True))
-        }
-        table = found.pivot(index=["profile", "by"], columns="bin", values="cell").rename(columns=names)
+        table = found.pivot(index=["profile", "by"], columns="bin", values="cell")
+        table = table.rename(columns=dict(enumerate(BIN_NAMES)))
         order = [(profile, name) for profile in PROFILES for name in self.scores if (profile, name) in table.index]
         return table.loc[order].rename_axis(columns=None).reset_index()
 
@@ -181,6 +188,21 @@ class SampleSearch:
                         row["real lenses" if kind == REAL else kind] = f"{share:.0f} [{low:.0f}, {high:.0f}]"
                 rows.append(row)
         return pd.DataFrame(rows)
+
+    @property
+    def beside_published(self) -> pd.DataFrame:
+        """The measures of a public test of 2026 (compact halos, and lenses with multipoles), as published and here:
+        AUC, the share found in each bin, and false positives under multipoles of order 4, in per cent."""
+        rows = [
+            {"by": f"{name} (published)", "AUC": auc} | dict(zip(BIN_NAMES, found, strict=False)) | waves
+            for name, (auc, found, waves) in PUBLISHED.items()
+        ]
+        waves, aucs = self.false_positives.set_index("by"), self.aucs.set_index("by")["AUC"]
+        table = self.found_table().set_index(["profile", "by"]).loc["NFW, concentration 60"]
+        for name in (*self.runs, SCAN, IDEAL):
+            row = {"by": name, "AUC": aucs[name]} | table.loc[name].dropna().to_dict()
+            rows.append(row | (waves.loc[name, list(WAVES)].to_dict() if name in waves.index else {}))
+        return pd.DataFrame(rows).fillna("")
 
     # The sample
 
@@ -342,7 +364,7 @@ def search_lenses(
     A smooth lens is fitted to every image, then to smooth counterparts of it, and the network scores both.
 
     Args:
-        network: one of `networks.names.searching_names()`.
+        network: one of `networks.names.SEARCHING`.
         path: a folder or file of cutouts with noise maps, as for `read_observations`.
         folder: for models and counterparts; what is there already is kept.
         pixel_scale: in arcseconds, for files that do not hold it.
@@ -368,6 +390,12 @@ def search_lenses(
     table["reason"] = np.where(known, "", "a smooth lens leaves more of it than of its counterparts")
     failed = [{"lens": name, "state": "failed", "reason": why} for name, why in images.skipped.items()]
     return pd.concat([table, pd.DataFrame(failed)], ignore_index=True)
+
+
+def _trained(folder: Path, study: Study) -> Path:
+    """The run folder of one training, done where it is not yet."""
+    run = folder / "training" / f"{study.network}-s{study.seed}"
+    return fit(LensDataset.load(folder / "dataset"), training_study(study), folder=run)
 
 
 def scored(images: np.ndarray, runs: Sequence[TrainedNetwork]) -> np.ndarray:

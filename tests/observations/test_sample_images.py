@@ -31,8 +31,8 @@ def test_every_lens_has_counterparts_of_every_kind(images):
 
 
 def test_half_of_what_networks_learn_from_has_a_subhalo(images):
-    data = images.training
-    assert data.part("train").catalogue["class"].value_counts().to_dict() == {"no_sub": 6, "sub": 6}
+    data = images.training(blends=2)
+    assert data.part("train").catalogue["class"].value_counts().to_dict() == {"no_sub": 18, "sub": 18}
     rows = images.catalogue
     assert rows["mass"][rows["mass"] > 0].between(BINS[0], BINS[-1]).all()
     assert not (rows["mass"][rows["kind"].str.contains("multipole|smooth|real")] > 0).any()

@@ -1,12 +1,21 @@
 """Measures of a search, on scores whose truth is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from typer.testing import CliRunner
 
+from lensstudy import cli
+from lensstudy.networks.names import SEARCHING, searching
+from lensstudy.observations.counterparts import SIDE
+from lensstudy.observations.reading import read_observation
 from lensstudy.observations.sample_images import REAL, SampleImages
-from lensstudy.observations.sample_search import IDEAL, NULLS, SampleSearch
+from lensstudy.observations.sample_search import IDEAL, NULLS, SampleSearch, scored
+from lensstudy.observations.writing import write, write_simulated
+from lensstudy.training.run import load_run
 
 LENSES = [f"J{number:04d}" for number in range(40)]
 NFW = "NFW, concentration 60"
@@ -95,3 +104,38 @@ def test_the_better_network_is_ahead_in_the_table_and_in_the_summary(search, tmp
     kept.save()
     assert {"lenses.csv", "scores.csv", "summary.json"} <= {file.name for file in tmp_path.iterdir()}
     assert len(pd.read_csv(tmp_path / "lenses.csv")) == len(LENSES)
+
+
+def test_the_networks_that_come_with_the_package_answer_alike_in_all_orientations():
+    images = np.random.default_rng(0).normal(size=(6, 3, SIDE, SIDE)).astype(np.float16)
+    for name in SEARCHING:
+        runs = [load_run(run) for run in sorted(searching(name).glob("s*"))]
+        upright = scored(images, runs)
+        assert upright.shape == (len(runs), 6) and len(runs) >= 3 and upright.std() > 0
+        for moved in (np.rot90(images, axes=(2, 3)), images[:, :, ::-1]):
+            np.testing.assert_allclose(scored(np.ascontiguousarray(moved), runs), upright, atol=1e-3)
+    with pytest.raises(ValueError, match="no network 'slcs' searches lenses; there are slacs"):
+        searching("slcs")
+
+
+@pytest.mark.slow
+def test_lenses_of_ones_own_are_searched_by_the_command(tmp_path):
+    """Two simulated lenses, and one that is empty sky: a row each, and what failed says why."""
+    write_simulated(tmp_path / "lenses", 2, magnitudes=(23.0, 23.5))
+    empty = read_observation(tmp_path / "lenses" / "simulated-3")
+    sky = np.random.default_rng(0).normal(0, empty.noise)
+    write(replace(empty, image=sky), tmp_path / "lenses" / "simulated-3")
+    command = [str(tmp_path / "lenses"), "--network", "slacs", "--out", str(tmp_path / "found.csv")]
+    answer = CliRunner().invoke(cli.app, ["predict", *command])
+    assert answer.exit_code == 1, answer.output
+    table = pd.read_csv(tmp_path / "found.csv").set_index("lens")
+    assert table.loc["simulated-3", "state"] == "failed" and "stands out" in table.loc["simulated-3", "reason"]
+    assert table["probability"].dropna().between(0, 1).all() and table["false_alarms"].dropna().between(0.04, 1).all()
+    assert set(table["state"]) <= {"ok", "out of distribution", "failed"} and len(table) == 3
+
+
+def test_a_search_of_several_paths_or_of_none_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for paths in (["a", "b"], ["nowhere"]):
+        answer = CliRunner().invoke(cli.app, ["predict", *paths, "--network", "slacs"])
+        assert answer.exit_code == 2 and "slacs searches the lenses of one folder" in answer.output
