@@ -121,6 +121,13 @@ class Template:
         """How much light the arcs hold, in units of the noise, added in quadrature over their pixels."""
         return float(np.linalg.norm(self.real.state.solution.image))
 
+    def same_pixels(self, other: Template) -> bool:
+        """Whether the image of another template has as many pixels of the same size."""
+        mine, theirs = self.observation, other.observation
+        return mine.image.shape == theirs.image.shape and math.isclose(
+            mine.pixel_scale, theirs.pixel_scale, rel_tol=0.02
+        )
+
     @property
     def unexplained(self) -> float:
         """Mean squared residual of the smooth model, a pixel."""

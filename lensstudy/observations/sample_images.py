@@ -23,7 +23,7 @@ from lensstudy.lensing.sources import cutout_files
 from lensstudy.observations.counterparts import PROFILES, Refit, Template, draw, refit
 from lensstudy.observations.cutouts import Observation
 from lensstudy.observations.lens import Lens
-from lensstudy.observations.lens_model import MASS
+from lensstudy.observations.lens_model import COARSE, MASS
 from lensstudy.observations.model_fits import fit_folder
 from lensstudy.observations.reading import read_observations
 from lensstudy.observations.subhalos import Subhalo
@@ -48,6 +48,9 @@ KINDS = {  # of counterparts, and how many there are for each of those of the tr
     "subhalo": 0.225,  # one each, of every profile in every bin of mass
     "injected": 0.225,  # what a subhalo would change, added to the real image
 }
+OTHER_PIXELS = 0.15  # by which those of a refit may differ from `COARSE`
+ATTEMPTS = 20  # at a counterpart of which something stands out of the noise
+LENDERS = 8  # lenses from which on what their models leave is noise for others
 BLEND = 0.8  # largest share of another image's residuals
 FOR_TRAINING = 0.7  # share of the galaxies that are sources of training images; the others are those of the test
 
@@ -58,7 +61,8 @@ class SampleImages:
 
     Attributes:
         catalogue: one row an image: `lens`, `kind` (one of `KINDS`, or `real`), the truth of a counterpart, and what
-            was measured without a network: `chi2` of the smooth lens, `scan`, and for a subhalo `seen`.
+            was measured without a network: `chi2` of the smooth lens, `scan`, and for a subhalo `seen`; `model` is the
+            state of the smooth model of the real lens, `ok` or `doubtful`.
         images: `(N, 3, SIDE, SIDE)`, see `Refit.channels`.
         skipped: lenses without a model, and why.
     """
@@ -99,13 +103,15 @@ class SampleImages:
         folder, processes = Path(folder), processes or processors()
         fits = Path(fits or folder / "fits")
         table = fit_folder(path, fits, pixel_scale, processes=processes)
-        files = _templates(path, folder / "templates", fits, table, pixel_scale, processes)
-        skipped = {row["lens"]: row["reason"] for row in table[table["state"] == "failed"].to_dict("records")}
+        files, skipped = _templates(path, folder / "templates", fits, table, pixel_scale, processes)
+        skipped |= {row["lens"]: row["reason"] for row in table[table["state"] == "failed"].to_dict("records")}
+        states = {f"{row['lens']} {row['band']}".strip(): row["state"] for row in table.to_dict("records")}
         if not files:
             raise DataError("\n".join([f"{path}: no lens has a smooth model:", *skipped.values()]))
         request = Request(files, counterparts, seed, cutout_files(sources) if sources else ())
         (folder / "images").mkdir(exist_ok=True)
         key = request.key()
+        kinds = [kind for kind in kinds if kind != "real residuals" or len(files) >= LENDERS]
         jobs = [
             Job(request, number, kind, key, folder / "images")
             for kind in (REAL, *kinds)
@@ -115,7 +121,8 @@ class SampleImages:
         list(progress(in_processes(Job.make, missing, processes), "counterparts", len(missing)))
         held = [job.kept() for job in jobs]
         images = np.concatenate([images for _, images in held])
-        return cls(pd.concat([rows for rows, _ in held], ignore_index=True), images, skipped)
+        catalogue = pd.concat([rows for rows, _ in held], ignore_index=True)
+        return cls(catalogue.assign(model=catalogue["lens"].map(states)), images, skipped)
 
     @classmethod
     def of_study(cls, study: Study) -> SampleImages:
@@ -180,8 +187,10 @@ def _blended(images: np.ndarray, table: pd.DataFrame, generator: np.random.Gener
     """
     found, places = images.copy(), np.arange(len(table))
     templates, smooth = table["template"].to_numpy(), (table["mass"] == 0).to_numpy()
-    partner = np.array([generator.choice(places[smooth & (templates == one)]) for one in templates])
-    share = generator.uniform(0.2, BLEND, len(table))[:, None, None]
+    others = (places[smooth & (templates == one) & (places != own)] for own, one in enumerate(templates))
+    partner = np.array([generator.choice(some) if len(some) else own for own, some in enumerate(others)])
+    share = generator.uniform(0.2, BLEND, len(table)) * (partner != places)
+    share = share[:, None, None]
     residual = np.sinh(images[:, 1].astype(float)) + share * np.sinh(images[partner, 1].astype(float))
     found[:, 1] = np.arcsinh(residual / np.sqrt(1 + share**2))
     return found
@@ -203,7 +212,14 @@ class Request:
     def key(self) -> str:
         """What the images depend on."""
         digest = zlib.crc32(b"".join(file.read_bytes() for file in self.files))
-        return json.dumps([digest, self.counterparts, self.seed, *(Path(one).name for one in self.galaxies)])
+        return json.dumps([digest, self.counterparts, self.seed, *map(_marked, self.galaxies)])
+
+
+@lru_cache(maxsize=256)
+def _marked(galaxy: str) -> str:
+    """The name of a galaxy's file, and what tells it from another of that name."""
+    file = Path(galaxy if Path(galaxy).exists() else galaxy.rpartition("[")[0])
+    return f"{Path(galaxy).name} {zlib.crc32(file.read_bytes())}"
 
 
 @lru_cache(maxsize=1)
@@ -239,17 +255,27 @@ class Job:
 
     def make(self) -> None:
         """Make them and write them."""
-        found = [self._made(number) for number in range(self.request.number(self.kind))]
+        found = [self._made_at_last(number) for number in range(self.request.number(self.kind))]
         images = np.stack([fitted.channels for _, fitted in found]).astype(np.float16)
         rows = np.array(json.dumps([row for row, _ in found]))
         with whole_file(self.file) as file:
             np.savez_compressed(file, images=images, rows=rows, key=np.array(self.key))
 
-    def _made(self, number: int) -> tuple[dict, Refit]:
+    def _made_at_last(self, number: int) -> tuple[dict, Refit]:
+        """One of them; where nothing of a counterpart stands out of the noise, another is drawn in its place."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return self._made(number, attempt)
+            except (DataError, np.linalg.LinAlgError):
+                if attempt == ATTEMPTS - 1 or self.kind == REAL:
+                    raise
+        raise AssertionError
+
+    def _made(self, number: int, attempt: int) -> tuple[dict, Refit]:
         sample = _opened(self.request.files)
         template, learnt = sample[self.number], self.kind in LEARNT
-        place = (self.request.seed, zlib.crc32(template.name.encode()), zlib.crc32(self.kind.encode()), number)
-        generator = np.random.default_rng(place)
+        words = [zlib.crc32(word.encode()) for word in (template.name, self.kind)]
+        generator = np.random.default_rng((self.request.seed, *words, number, *[attempt] * (attempt > 0)))
         row: dict = {"lens": template.name, "kind": self.kind, "number": number, "mass": 0.0, "profile": ""}
         if self.kind == REAL:
             fitted, change = template.real, None
@@ -295,7 +321,9 @@ class Job:
 
     def _galaxies(self, learnt: bool) -> tuple[str, ...]:
         galaxies = self.request.galaxies
-        split = math.ceil(FOR_TRAINING * len(galaxies))
+        if len(galaxies) < 2:
+            return galaxies
+        split = min(math.ceil(FOR_TRAINING * len(galaxies)), len(galaxies) - 1)
         return galaxies[:split] if learnt else galaxies[split:]
 
     def _residuals(self, learnt: bool, number: int) -> list[np.ndarray]:
@@ -304,31 +332,44 @@ class Job:
         if not (self.kind == "real residuals" or learnt and number % 4 >= 2):
             return []
         sample = _opened(self.request.files)
-        best = sorted(sample, key=lambda one: one.unexplained)[: len(sample) // 2]
+        own, best = sample[self.number], sorted(sample, key=lambda one: one.unexplained)[: len(sample) // 2]
         pool = sorted(best, key=lambda one: one.name)[0 if learnt else 1 :: 2]
-        return [one.left for one in pool if one is not sample[self.number]]
+        return [one.left for one in pool if one is not own and one.same_pixels(own)]
 
 
-def _template(observation: Observation, fits: Path, row: dict, file: Path) -> None:
-    """Write the template of a lens whose model is kept in `fits`."""
+def _template(observation: Observation, fits: Path, row: dict, file: Path) -> str:
+    """Write the template of a lens whose model is kept in `fits`; why it cannot be searched, where it cannot."""
     with np.load(fits / row["planes"], allow_pickle=False) as planes:
         left = np.where(planes["used"], planes["residuals"], planes["arcs"] / planes["noise"])
-    Template.of(Lens.of(observation), [row[name] for name in MASS], left, row["fingerprint"]).save(file)
+    try:
+        one = Template.of(Lens.of(observation), [row[name] for name in MASS], left, row["fingerprint"])
+        pixels = one.real.coarse.pixel_scale
+    except (DataError, np.linalg.LinAlgError) as error:
+        return str(error)
+    if abs(pixels / COARSE - 1) > OTHER_PIXELS:
+        scale = observation.pixel_scale
+        return f"{observation}: pixels of {scale:g} arcsec, or averages of them, are not near {COARSE:g} arcsec"
+    one.save(file)
+    return ""
 
 
 def _templates(
-    path, folder: Path, fits: Path, table: pd.DataFrame, pixel_scale: float | None, processes: int
-) -> tuple[Path, ...]:
-    """The files of the templates of the lenses that have a model, made where they are missing."""
+    path: str | Path, folder: Path, fits: Path, table: pd.DataFrame, pixel_scale: float | None, processes: int
+) -> tuple[tuple[Path, ...], dict[str, str]]:
+    """The files of the templates of the lenses that have a model, made where they are missing, and why others have
+    none. Raises `DataError` where two lenses have one name."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = {f"{row['lens']} {row['band']}".strip(): row for row in table[table["state"] != "failed"].to_dict("records")}
-    missing, files = [], []
+    missing, files = [], {}
     for observation in read_observations(path, pixel_scale)[0]:
         if (row := rows.get(str(observation))) is None:
             continue
         file = folder / f"{Path(row['planes']).stem}.npz"
-        files.append(file)
+        if file in files:
+            raise DataError(f"{path}: two lenses are called {observation}; rename one of their folders or files")
+        files[file] = str(observation)
         if not file.exists() or Template.load(file).key != row["fingerprint"]:
             missing.append((observation, fits, row, file))
-    list(progress(in_processes(_template, missing, processes), "templates", len(missing)))
-    return tuple(files)
+    whys = progress(in_processes(_template, missing, processes), "templates", len(missing))
+    skipped = {item[3]: why for item, why in zip(missing, list(whys), strict=True) if why}
+    return tuple(file for file in files if file not in skipped), {files[file]: why for file, why in skipped.items()}

@@ -25,6 +25,7 @@ from lensstudy.evaluation.scores import format_interval
 from lensstudy.files import whole_file, write_json
 from lensstudy.networks.names import searching
 from lensstudy.observations.counterparts import PROFILES
+from lensstudy.observations.known_subhalo import Published
 from lensstudy.observations.recovery import least_mass
 from lensstudy.observations.sample_images import BINS, CLASSES, KINDS, MULTIPOLES, REAL, SampleImages
 from lensstudy.progress import in_processes, processors, progress
@@ -293,7 +294,7 @@ class SampleSearch:
         table, aucs = self.lenses, self.aucs.set_index("by")["AUC"]
         found = self.found().query("by == @self.best and bin == 5").set_index("profile")["share"]
         share, low, high = self.share(self.best, self._of(REAL))
-        first = table.iloc[0]
+        first, known = table.iloc[0], [row for row in table.to_dict("records") if Published.of(row["lens"], {})]
         sentences = [
             f"AUC of {self.best} between counterparts with a subhalo and smooth ones: {aucs[self.best]}; of the scan "
             f"for a mass, without training: {aucs[SCAN]}.",
@@ -308,6 +309,11 @@ class SampleSearch:
                 else ", as many as chance gives."
             ),
             f"First in the sample is {first['lens']} (rate of false alarms {first['p']:.2g}).",
+            *(
+                f"{row['lens']}, whose subhalo is published, is number {row['rank']} ({row['p']:.2g}; by single seeds "
+                f"{row['ranks']})."
+                for row in known
+            ),
         ]
         return " ".join(sentences)
 
