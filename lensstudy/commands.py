@@ -108,6 +108,10 @@ def predict(
         _refuse(f"--out {out}: the answers are a table; name it {' or '.join(TABLES)}")
     check_free("--out", out, force)
     if network in SEARCHING:
+        others = {"--classes": classes, "--extension": extension, "--band": band, "--html": html, "--prior": prior}
+        others |= {"--submission": submission, "--fill": fill, "--rotations": rotations > 1}
+        if given := [option for option, value in others.items() if value]:
+            _refuse(f"{', '.join(given)} beside --network {network}: this network has no use for it; leave it out")
         _search(paths, network, out, pixel_scale)
         return
     if submission:
@@ -195,7 +199,7 @@ def _search(paths: list[str], network: str, out: Path, pixel_scale: float | None
 
     work = out.with_name(f"{out.stem}-lenses")
     try:
-        echo(f"models and counterparts, some seconds for each of 25 images of a lens: {work}", err=True)
+        echo(f"models and counterparts, half a minute to a minute for each lens: {work}", err=True)
         table = search_lenses(network, paths[0], work, pixel_scale)
         out.parent.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:

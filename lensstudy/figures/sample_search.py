@@ -43,13 +43,15 @@ def residual_channels(images: np.ndarray, names: Sequence[str], columns: int = 3
     )
 
 
-def found_subhalos_by_mass(found: pd.DataFrame, names: Sequence[str], ideal: str, real: bool = False) -> Figure | Note:
+def found_subhalos_by_mass(
+    found: pd.DataFrame, names: Sequence[str], ideal: str = "", real: bool = False
+) -> Figure | Note:
     """Draw the share of subhalos found against their mass, a panel a profile, from `SampleSearch.found`.
 
     Args:
         found: the shares.
         names: the scorers to draw.
-        ideal: the one of them that knows everything, which is dashed.
+        ideal: one that knows everything, which is dashed.
         real: whether the subhalos were added to real images.
     """
     if not len(found):
@@ -61,11 +63,11 @@ def found_subhalos_by_mass(found: pd.DataFrame, names: Sequence[str], ideal: str
             curve = found[(found["profile"] == profile) & (found["by"] == name)]
             reach = np.abs(curve[["low", "high"]].to_numpy().T - curve["share"].to_numpy())
             mass = curve["mass"] * 1.04 ** (k - len(names) / 2)
-            if name == ideal:
-                axes.plot(curve["mass"], curve["share"], color="0.2", ls="--", lw=1.2, label=name)
-            else:
-                ink = "0.5" if k >= len(names) - 2 and "cnn" not in name else colour(name)
-                axes.errorbar(mass, curve["share"], reach, color=ink, marker="os^D"[k % 4], ms=4, lw=1.2, label=name)
+            ink = colour(name) if "cnn" in name or "resnet" in name else "0.5"
+            axes.errorbar(mass, curve["share"], reach, color=ink, marker="os^D"[k % 4], ms=4, lw=1.2, label=name)
+        if ideal:
+            curve = found[(found["profile"] == profile) & (found["by"] == ideal)]
+            axes.plot(curve["mass"], curve["share"], color="0.2", ls="--", lw=1.2, label=ideal)
         axes.axhline(0.1, color="0.7", lw=0.8, ls=":")
         axes.set(xscale="log", ylim=(-0.02, 1.04), xlabel="mass [solar masses]")
         axes.set_title(profile, fontsize=8)

@@ -1,10 +1,11 @@
 """The images of a sample: kept, the same on any number of processes, and split by what they are."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lensstudy.data.dataset import DataError
-from lensstudy.observations.sample_images import BINS, KINDS, REAL, SampleImages
+from lensstudy.observations.sample_images import BINS, KINDS, REAL, SampleImages, _blended
 from lensstudy.observations.writing import write_simulated
 
 
@@ -54,3 +55,16 @@ def test_a_path_without_lenses_is_an_error_that_names_it(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty"):
         SampleImages.of(tmp_path / "empty", tmp_path / "out")
+
+
+def test_blends_are_noise_like_that_of_smooth_lenses():
+    """Of unit noise they have unit noise, and none is blended with itself."""
+    generator = np.random.default_rng(0)
+    images = np.zeros((40, 3, 64, 64))
+    images[:, 1] = np.arcsinh(generator.normal(size=(40, 64, 64)))
+    table = pd.DataFrame({"template": ["A"] * 20 + ["B"] * 20, "mass": [0.0, 1e9] * 20})
+    blended = np.sinh(_blended(images, table, generator)[:, 1])
+    np.testing.assert_allclose(blended.std((1, 2)), 1, atol=0.06)
+    assert (np.abs(blended - np.sinh(images[:, 1])).max((1, 2)) > 0.5).all()
+    alone = pd.DataFrame({"template": ["A", "B"], "mass": [0.0, 0.0]})
+    np.testing.assert_allclose(_blended(images[:2], alone, generator), images[:2])

@@ -26,6 +26,7 @@ def made(generator, shift=0.0) -> SampleSearch:
     `shift`."""
     rows = [
         {"lens": lens, "kind": kind, "mass": mass, "profile": NFW if mass else "", "seen": mass / 2e9, "chi2": chi2}
+        | {"model": "doubtful" if lens < "J0010" else "ok"}
         for lens in LENSES
         for kind, masses in {
             REAL: [0.0],
@@ -92,7 +93,37 @@ def test_a_rate_counts_the_counterparts_of_its_own_lens(search):
     real = score[own & (rows["kind"] == REAL).to_numpy()]
     assert row["p"] == pytest.approx((1 + (null >= real).sum()) / 25)
     assert search.lenses["rank"].tolist() == list(range(1, len(LENSES) + 1))
+    groups = search.sample_table.set_index("lenses")["number"]
+    assert groups["all"] == 40 and groups["smooth model ok"] == 30 >= groups["and chi square as in counterparts"]
     assert search.lenses["p"].is_monotonic_increasing
+
+
+def test_a_probability_is_what_the_validation_shows():
+    """Of scores that overlap by one standard deviation, the odds at the middle between both kinds are even."""
+    one = made(np.random.default_rng(2))
+    number = 4000
+    mass = np.repeat([0.0, 1e10], number // 2)
+    more = pd.DataFrame(
+        {"lens": "J0000", "kind": "validation", "mass": mass, "profile": "", "chi2": 1.0, "model": "ok"}
+    )
+    table = pd.concat([one.rows, more], ignore_index=True)
+    own = np.random.default_rng(3).normal(mass > 0, 1.0)
+    images = SampleImages(table, np.zeros((len(table), 3, 8, 8), np.float16), {})
+    known = SampleSearch(images, {"d4": np.concatenate([one.scores["d4"], own])[None]}, None)
+    # Two Gaussians of unit width at 0 and 1: the odds are exp(score - 1/2).
+    given = np.array([-1.0, 0.5, 2.0])
+    np.testing.assert_allclose(known.probability(given), 1 / (1 + np.exp(0.5 - given)), atol=0.03)
+
+
+def test_few_lenses_make_a_report_too():
+    """One lens, and no heavy subhalo: tables without rows rather than errors."""
+    rows = [{"lens": "A", "kind": kind, "mass": 0.0, "profile": "", "chi2": 1.0} for kind in (REAL, *["smooth"] * 3)]
+    rows += [{"lens": "A", "kind": "subhalo", "mass": 2e9, "profile": "point", "chi2": 1.0, "seen": 2.0}] * 2
+    table = pd.DataFrame(rows).assign(scan=range(len(rows)), model="ok").fillna({"seen": 0.0})
+    images = SampleImages(table, np.zeros((len(rows), 3, 8, 8), np.float16), {})
+    one = SampleSearch(images, {"d4": np.arange(12.0).reshape(2, 6)}, None)
+    assert "nan" not in one.answer + one.plain and len(one.beside_published) == 5
+    assert one.lenses_table["mass half found"].tolist() == ["not known"]
 
 
 def test_the_better_network_is_ahead_in_the_table_and_in_the_summary(search, tmp_path):
@@ -130,7 +161,7 @@ def test_lenses_of_ones_own_are_searched_by_the_command(tmp_path):
     assert answer.exit_code == 1, answer.output
     table = pd.read_csv(tmp_path / "found.csv").set_index("lens")
     assert table.loc["simulated-3", "state"] == "failed" and "stands out" in table.loc["simulated-3", "reason"]
-    assert table["probability"].dropna().between(0, 1).all() and table["false_alarms"].dropna().between(0.04, 1).all()
+    assert np.isfinite(table["score"].dropna()).all() and table["false_alarms"].dropna().between(0.04, 1).all()
     assert set(table["state"]) <= {"ok", "out of distribution", "failed"} and len(table) == 3
 
 
@@ -139,3 +170,5 @@ def test_a_search_of_several_paths_or_of_none_is_refused(tmp_path, monkeypatch):
     for paths in (["a", "b"], ["nowhere"]):
         answer = CliRunner().invoke(cli.app, ["predict", *paths, "--network", "slacs"])
         assert answer.exit_code == 2 and "slacs searches the lenses of one folder" in answer.output
+    answer = CliRunner().invoke(cli.app, ["predict", "a", "--network", "slacs", "--prior", "0.9,0.1"])
+    assert answer.exit_code == 2 and "--prior beside --network slacs" in answer.output
