@@ -396,7 +396,7 @@ class Study(BaseModel):
     )
 
     counterparts: int = _observations(
-        8, ge=4, le=MANY, description="simulated counterparts of each real lens that networks learn from"
+        4, ge=4, le=MANY, description="simulated counterparts of each real lens that networks learn from"
     )
     source_galaxies: str = _observations(
         "", description="folder of galaxies (FITS) as sources of counterparts; empty: Sersic profiles with knots"

@@ -207,7 +207,7 @@ class Request:
 
     def number(self, kind: str) -> int:
         """Of counterparts of one kind of each lens."""
-        return 1 if kind == REAL else max(1, round(KINDS[kind] * self.counterparts))
+        return 1 if kind == REAL else max(1 + (kind in LEARNT), round(KINDS[kind] * self.counterparts))
 
     def key(self) -> str:
         """What the images depend on."""

@@ -353,7 +353,7 @@ class SampleSearch:
         sentences = [
             f"AUC of {self.network} between counterparts with a subhalo and smooth ones: {aucs['AUC'][self.network]}; "
             f"of the scan for a mass, without training: {aucs['AUC'][SCAN]}.",
-            *(f"It is ahead of {name} by {aucs['the first is ahead by'][name]}." for name in twins),
+            *(f"Its lead over {name}: {aucs['the first is ahead by'][name]}." for name in twins),
             self._heaviest(),
             f"Of {len(table)} real lenses, {share:.0%} [{low:.0%}, {high:.0%}] are above that threshold, "
             + (
