@@ -403,7 +403,9 @@ class SampleSearch:
                 f"{100 * found[profile][name]:.0f} %" for name in table["by"]
             ]
         real = self.false_positives.set_index("by")["real lenses"]
-        return table.assign(**{"real lenses above the threshold": [real.get(name, "") for name in table["by"]]})
+        return table.assign(
+            **{"real lenses above the threshold, in per cent": [real.get(name, "") for name in table["by"]]}
+        )
 
     def save(self) -> Path:
         """Write `lenses.csv`, `scores.csv` and `summary.json` with the answer and the names that the list of reports
