@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
@@ -39,6 +40,9 @@ def in_processes(function: Callable, items: Sequence[tuple], processes: int) -> 
     if processes == 1 or len(items) < 2:
         yield from (function(*item) for item in items)
         return
+    main = sys.modules["__main__"]
+    if not hasattr(main, "__spec__"):  # which IPython's %reset takes away, and the start of a process asks for
+        main.__spec__ = None
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as pool:
         yield from (one.result() for one in [pool.submit(function, *item) for item in items])

@@ -23,7 +23,7 @@ from lensstudy.lensing.sources import cutout_files
 from lensstudy.observations.counterparts import PROFILES, Refit, Template, draw, refit
 from lensstudy.observations.cutouts import Observation
 from lensstudy.observations.lens import Lens
-from lensstudy.observations.lens_model import COARSE, MASS
+from lensstudy.observations.lens_model import MASS
 from lensstudy.observations.model_fits import fit_folder
 from lensstudy.observations.reading import read_observations
 from lensstudy.observations.subhalos import Subhalo
@@ -48,7 +48,6 @@ KINDS = {  # of counterparts, and how many there are for each of those of the tr
     "subhalo": 0.225,  # one each, of every profile in every bin of mass
     "injected": 0.225,  # what a subhalo would change, added to the real image
 }
-OTHER_PIXELS = 0.15  # by which those of a refit may differ from `COARSE`
 ATTEMPTS = 20  # at a counterpart of which something stands out of the noise
 LENDERS = 8  # lenses from which on what their models leave is noise for others
 BLEND = 0.8  # largest share of another image's residuals
@@ -61,7 +60,8 @@ class SampleImages:
 
     Attributes:
         catalogue: one row an image: `lens`, `kind` (one of `KINDS`, or `real`), the truth of a counterpart, and what
-            was measured without a network: `chi2` of the smooth lens, `scan`, and for a subhalo `seen`; `model` is the
+            was measured without a network: `chi2` of the smooth lens at `pixels` of so many arcseconds, `scan`, and for
+            a subhalo `seen`; `model` is the
             state of the smooth model of the real lens, `ok` or `doubtful`.
         images: `(N, 3, SIDE, SIDE)`, see `Refit.channels`.
         skipped: lenses without a model, and why.
@@ -301,7 +301,7 @@ class Job:
                 row["galaxy"] = one.galaxy
             if subhalo:
                 row |= {"x": subhalo.x - template.center[0], "y": subhalo.y - template.center[1]}
-        row["chi2"] = fitted.chi2
+        row |= {"chi2": fitted.chi2, "pixels": fitted.coarse.pixel_scale}
         if not learnt:
             row["scan"] = fitted.scan
             row["seen"] = fitted.seen(change) if change is not None else 0.0
@@ -343,12 +343,9 @@ def _template(observation: Observation, fits: Path, row: dict, file: Path) -> st
         left = np.where(planes["used"], planes["residuals"], planes["arcs"] / planes["noise"])
     try:
         one = Template.of(Lens.of(observation), [row[name] for name in MASS], left, row["fingerprint"])
-        pixels = one.real.coarse.pixel_scale
+        _ = one.real
     except (DataError, np.linalg.LinAlgError) as error:
         return str(error)
-    if abs(pixels / COARSE - 1) > OTHER_PIXELS:
-        scale = observation.pixel_scale
-        return f"{observation}: pixels of {scale:g} arcsec, or averages of them, are not near {COARSE:g} arcsec"
     one.save(file)
     return ""
 

@@ -27,6 +27,7 @@ from lensstudy.files import whole_file, write_json
 from lensstudy.networks.names import searching
 from lensstudy.observations.counterparts import PROFILES
 from lensstudy.observations.known_subhalo import Published
+from lensstudy.observations.lens_model import COARSE
 from lensstudy.observations.recovery import least_mass
 from lensstudy.observations.sample_images import BINS, CLASSES, KINDS, MULTIPOLES, REAL, SampleImages
 from lensstudy.progress import in_processes, processors, progress
@@ -39,6 +40,7 @@ __all__ = ["FALSE_POSITIVES", "IDEAL", "SampleSearch", "search_lenses", "trainin
 FALSE_POSITIVES = 0.1  # share of smooth lenses that may be taken for lenses with a subhalo (the field's protocol)
 IDEAL, SCAN, CHI2 = "knows where and what", "scan for a mass", "chi square"
 AVERAGED = 1.25
+OTHER_PIXELS = 0.15  # by which those of a refit may differ from what the networks of the package learnt from
 WAVES = tuple(MULTIPOLES)  # kinds of counterparts with one
 BIN_NAMES = [f"10^{low} to {high}" for low, high in pairwise(f"{math.log10(mass):g}" for mass in BINS)]
 PUBLISHED = {  # of a public test with the same bins and the same threshold, on simulated lenses of its own (2026)
@@ -463,8 +465,14 @@ def search_lenses(
     names = {"p": "false_alarms", "p_chi2": "counterparts_chi2"}
     table = search.lenses.rename(columns=names)[["lens", "score", "false_alarms", "chi2", "counterparts_chi2", "model"]]
     known = search.lenses["in_distribution"]
-    table.insert(1, "state", np.where(known, "ok", "out of distribution"))
     table["reason"] = np.where(known, "", "the smooth fit is worse than that of any counterpart, or of nearly all")
+    real = images.catalogue[images.catalogue["kind"] == REAL].set_index("lens")["pixels"]
+    pixels = table["lens"].map(real)
+    other = (pixels / COARSE - 1).abs() > OTHER_PIXELS
+    table.loc[other, "reason"] = [
+        f"pixels of {one:.3g} arcsec; the networks learnt from {COARSE:g}" for one in pixels[other]
+    ]
+    table.insert(1, "state", np.where(table["reason"] == "", "ok", "out of distribution"))
     failed = [{"lens": name, "state": "failed", "reason": why} for name, why in images.skipped.items()]
     return pd.concat([table, pd.DataFrame(failed)], ignore_index=True)
 
