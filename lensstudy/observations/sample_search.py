@@ -340,11 +340,6 @@ class SampleSearch:
         return pd.DataFrame(rows)
 
     @property
-    def uniform(self) -> float:
-        """p-value that the rates of false alarms of all lenses are uniform, see `sample_table`."""
-        return float(stats.kstest(self.lenses["p"], "uniform").pvalue)
-
-    @property
     def answer(self) -> str:
         """What was found, for the top of the report."""
         table, aucs = self.lenses, self.aucs.set_index("by")
