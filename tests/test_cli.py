@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from lensstudy import cli, commands, running
 from lensstudy.lensing.presets import PRESETS
-from lensstudy.networks.names import pretrained_names
+from lensstudy.networks.names import SEARCHING, pretrained_names
 from lensstudy.networks.registry import network_names
 from lensstudy.study import Study
 
@@ -417,8 +417,10 @@ def test_what_there_is_is_listed(inside):
     listed = [line.split()[0] for line in names.stdout.split("\n\n")[0].splitlines()]
     assert sorted(listed) == network_names()
     assert all(len(line.split()) > 3 for line in names.stdout.split("\n\n")[0].splitlines()), "what each is for"
-    trained = [line for line in names.stdout.split("fine-tuning\n")[1].splitlines() if not line.startswith(" ")]
+    trained, searching = names.stdout.split("fine-tuning\n")[1].split("\n\nOnly with --network NAME")
+    trained = [line for line in trained.splitlines() if not line.startswith(" ")]
     assert [line.split()[0] for line in trained] == pretrained_names()
+    assert [line.split()[0] for line in searching.splitlines()[1:] if line] == list(SEARCHING)
     assert all(re.search(r"  [01]\.\d{3} \[[01]\.\d{3}, [01]\.\d{3}\]  ", line) for line in trained), "AUC, interval"
     assert [line.split()[0] for line in presets.stdout.split("\n\n")[0].splitlines()] == list(PRESETS)
 

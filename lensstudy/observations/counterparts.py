@@ -25,11 +25,12 @@ from lensstudy.lensing.sources import sample
 from lensstudy.observations.cutouts import Observation, redshifts_of
 from lensstudy.observations.lens import Lens
 from lensstudy.observations.lens_model import (
+    CLOSE,
     COARSE,
     CORE,
+    FREE,
     IMAGES,
     INNERMOST,
-    MASS,
     OUTERMOST,
     Assumed,
     Sources,
@@ -38,6 +39,7 @@ from lensstudy.observations.lens_model import (
     deflection,
     forgiving,
     in_frame,
+    isothermal_lenses,
     model_of,
     traced,
 )
@@ -53,7 +55,6 @@ ROUNDS, STEPS = 2, 6  # of a refit: the mesh follows the lens after each round o
 PLACES = 0.2  # arcsec between the places on the arcs where a refit asks for a mass
 SHAPE = 0.05  # scatter of each component of the ellipticity about that of the real lens
 BRIGHT = 0.15  # scatter of how bright the arcs are, as the logarithm of their signal
-FREE = np.arange(len(MASS))
 PROFILES = {  # of subhalos, by name: the profile, and the concentration of a halo
     "NFW, concentration 15": ("truncated_nfw", 15.0),
     "NFW, concentration 60": ("truncated_nfw", 60.0),
@@ -71,8 +72,9 @@ class Template:
         parts, prior: how the light of the galaxy in front may change, at the pixels of a refit; see `LensLight`.
         assumed: of the mass of a lens.
         center: of the galaxy's light, in arcseconds.
-        values: of the smooth model of the mass, in the order of `MASS`.
+        values: of the smooth model of the mass, in the order of `lens_model.MASS`.
         left: what the smooth model leaves of the image in units of the noise, `(H, H)`, zero in masked pixels.
+        chi2: mean square of that over the fitted pixels outside the core.
         key: tells whether it is of the same pixels, see `model_fits.fingerprint`.
     """
 
@@ -84,17 +86,22 @@ class Template:
     center: tuple[float, float]
     values: np.ndarray
     left: np.ndarray
+    chi2: float
     key: str = ""
 
     @classmethod
-    def of(cls, lens: Lens, values: Sequence[float], left: np.ndarray, key: str = "") -> Template:
-        """From a lens, the values of its smooth model, as in `LensModel.values`, and what that leaves."""
+    def of(cls, lens: Lens, values: Sequence[float], left: np.ndarray, used: np.ndarray, key: str = "") -> Template:
+        """From a lens, the values of its smooth model, as in `LensModel.values`, what that leaves, and the pixels that
+        were fitted, both `(H, H)`."""
         redshifts, known = redshifts_of(lens.observation)
         assumed = Assumed.of(lens.light, redshifts if known else None)
         fitted = forgiving(lens.bare, lens.light)
         _, (parts,) = binned(fitted, _factor(fitted), lens.light.parts)
         about = lens.bare.noise, parts, lens.light.prior, assumed, lens.light.center, np.array(values)
-        return cls(fitted, *about, np.where(fitted.mask, 0.0, left), key)
+        x, y = fitted.grid()
+        core = np.hypot(x - lens.light.center[0], y - lens.light.center[1]) < CORE
+        chi2 = float((left[used & ~core & ~fitted.mask] ** 2).mean())
+        return cls(fitted, *about, np.where(fitted.mask, 0.0, left), chi2, key)
 
     @property
     def name(self) -> str:
@@ -119,7 +126,7 @@ class Template:
     @cached_property
     def signal(self) -> float:
         """How much light the arcs hold, in units of the noise, added in quadrature over their pixels."""
-        return float(np.linalg.norm(self.real.state.solution.image))
+        return float(np.linalg.norm(self.real.arcs))
 
     def same_pixels(self, other: Template) -> bool:
         """Whether the image of another template has as many pixels of the same size."""
@@ -127,11 +134,6 @@ class Template:
         return mine.image.shape == theirs.image.shape and math.isclose(
             mine.pixel_scale, theirs.pixel_scale, rel_tol=0.02
         )
-
-    @property
-    def unexplained(self) -> float:
-        """Mean squared residual of the smooth model, a pixel."""
-        return float((self.left[self.left != 0] ** 2).mean())
 
     def change(self, subhalo: Subhalo, profile: str) -> np.ndarray:
         """What a subhalo of one of the `PROFILES` would do to the noise-free image `(H, H)` of the real lens, by the
@@ -150,7 +152,7 @@ class Template:
         """A place on the arcs of the real image, in arcseconds, drawn as in `draw`."""
         coarse, used = self.real.coarse, self.real.task.rays.used
         arcs = np.zeros(used.shape)
-        arcs[used] = self.real.state.solution.image * coarse.noise[used]
+        arcs[used] = self.real.arcs * coarse.noise[used]
         return _on_the_arcs(arcs, used, coarse, self.center, generator)
 
     @cached_property
@@ -177,7 +179,7 @@ class Template:
         arrays = {field.name: getattr(self.assumed, field.name) for field in fields(Assumed)}
         texts = np.array([one.name, one.band, self.key])
         known = redshifts_of(one)
-        numbers = np.array([one.pixel_scale, one.correlation, *self.center, *known[0], known[1]], float)
+        numbers = np.array([one.pixel_scale, one.correlation, *self.center, *known[0], known[1], self.chi2], float)
         psf = {} if one.psf is None else {"psf": one.psf}
         with whole_file(file) as open_file:
             np.savez_compressed(
@@ -202,7 +204,7 @@ class Template:
         with np.load(file, allow_pickle=False) as held:
             kept = dict(held)
         name, band, key = kept["texts"].tolist()
-        scale, correlation, x, y, lens, source, known = kept["numbers"].tolist()
+        scale, correlation, x, y, lens, source, known, chi2 = kept["numbers"].tolist()
         about = {"redshift_lens": lens, "redshift_source": source} if known else {}
         observation = Observation(
             name,
@@ -216,7 +218,7 @@ class Template:
             correlation=correlation,
         )
         assumed = Assumed(*(kept[f"assumed_{field.name}"] for field in fields(Assumed)))
-        about = kept["sky"], kept["parts"], kept["prior"], assumed, (x, y), kept["values"], kept["left"], key
+        about = kept["sky"], kept["parts"], kept["prior"], assumed, (x, y), kept["values"], kept["left"], chi2, key
         return cls(observation, *about)
 
 
@@ -236,22 +238,34 @@ class Refit:
     task: Task
     state: State
 
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """Which pixels count `(h, h)`: those that were fitted, outside the core, where the galaxy's light is in doubt
+        and its errors widen the noise."""
+        x, y = self.coarse.grid()
+        return self.task.rays.used & (np.hypot(x - self.template.center[0], y - self.template.center[1]) > CORE)
+
+    @property
+    def arcs(self) -> np.ndarray:
+        """The arcs of the model `(n,)`, in units of the noise, without what the fit adds to the galaxy's light."""
+        return self.state.solution.image - self.task.galaxy @ self.state.solution.galaxy
+
     @property
     def chi2(self) -> float:
-        """Mean squared residual of the fitted pixels."""
-        return float(((self.task.data - self.state.solution.image) ** 2).mean())
+        """Mean squared residual of the pixels that count."""
+        residual = self.task.data - self.state.solution.image
+        return float((residual[self.counts[self.task.rays.used]] ** 2).mean())
 
     @cached_property
     def channels(self) -> np.ndarray:
         """What a network sees `(3, SIDE, SIDE)`: the arcs and the residuals in units of the noise, each through asinh,
-        and which pixels count: those that were fitted, outside the core, where the galaxy's light is in doubt."""
+        and which pixels count."""
         x, y = self.coarse.grid()
-        used = self.task.rays.used
-        counts = used & (np.hypot(x - self.template.center[0], y - self.template.center[1]) > CORE)
-        residual = np.zeros(used.shape)
-        residual[used] = self.task.data - self.state.solution.image
-        arcs = self.coarse.image / self.coarse.noise
-        planes = np.stack([np.where(counts, np.arcsinh(arcs), 0), np.where(counts, np.arcsinh(residual), 0), counts])
+        used, residual = self.task.rays.used, self.task.data - self.state.solution.image
+        planes = np.zeros((3, *used.shape))
+        planes[0, used], planes[1, used] = np.arcsinh(self.arcs + residual), np.arcsinh(residual)
+        planes = np.where(self.counts, planes, 0.0)
+        planes[2] = self.counts
         (middle_x, middle_y), away = self.template.center, SIDE - SIDE // 2
         row, column = np.abs(y[:, 0] - middle_y).argmin() + away, np.abs(x[0] - middle_x).argmin() + away
         padded = np.pad(planes, [(0, 0), (SIDE, SIDE), (SIDE, SIDE)])
@@ -287,16 +301,28 @@ class Refit:
         return math.sqrt(max(products[-1, -1] - products[-1, :-1] @ share, 0.0))
 
 
-def refit(template: Template, image: np.ndarray, values: np.ndarray) -> Refit:
-    """Fit a smooth lens to an image `(H, H)` of a template, at pixels of 0.1 arcsec, beginning from some `values`.
+def refit(template: Template, image: np.ndarray, values: np.ndarray | None = None) -> Refit:
+    """Fit a smooth lens to an image `(H, H)` of a template, at pixels of 0.1 arcsec.
 
-    Raises `DataError` where nothing stands out of the noise.
+    Args:
+        template: whose noise, masked pixels and galaxy the image has.
+        image: without the light of the lens galaxy.
+        values: of the lens with which the fit begins; None: isothermal lenses that explain the image, which are looked
+            for as for `fit_lens_model`, so that it takes five times as long.
+
+    Raises:
+        DataError: nothing stands out of the noise.
     """
     observation = replace(template.observation, image=image)
     coarse, _ = binned(observation, _factor(observation))
     ring = min(INNERMOST, template.values[0] / 3), template.outermost
-    task = Task.of(coarse, ring, template.assumed, template.parts, template.prior, MESH)
-    return Refit(template, coarse, task, task.adjusted(values, FREE, rounds=ROUNDS, steps=STEPS))
+    about = template.assumed, template.parts, template.prior
+    task, begin = Task.of(coarse, ring, *about, MESH), [values]
+    if values is None:
+        likely, lead = isothermal_lenses(coarse, ring[0], *about)
+        begin = [one.values for one, behind in zip(likely, lead, strict=True) if behind < CLOSE]
+    found = [task.adjusted(one, FREE, rounds=ROUNDS, steps=STEPS) for one in begin]
+    return Refit(template, coarse, task, min(found, key=lambda state: state.evidence))
 
 
 # Counterparts

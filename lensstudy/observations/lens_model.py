@@ -52,6 +52,7 @@ MASS = {  # parameters of the lens: the mean and the width of what is assumed of
     "multipole_4_cos": (0.0, 0.01, -0.08, 0.08, 0.01),
     "multipole_4_sin": (0.0, 0.01, -0.08, 0.08, 0.01),
 }
+FREE = np.arange(len(MASS))
 COARSELY = np.array([0, 2, 3, 4, 5, 6, 7])  # what is adjusted at coarse pixels, where the lens is isothermal
 DISPERSION, SCATTER = 250.0, 40.0  # km/s: velocities of stars in lens galaxies (Bolton et al. 2008)
 GRAVITY = 4.30091e-6  # kpc (km/s)^2 per solar mass
@@ -337,23 +338,33 @@ def fit_lens_model(
         observation = forgiving(observation, light)
     parts = np.zeros((0, *observation.image.shape)) if light is None else light.parts
     prior = np.zeros(0) if light is None else light.prior
-    innermost, outermost = min(INNERMOST, arcs_radius / 3), min(OUTERMOST, 0.48 * observation.field_of_view)
     factor = max(1, round(COARSE / observation.pixel_scale))
     coarse, (coarse_parts,) = binned(observation, factor, parts)
-    task = Task.of(coarse, (innermost, outermost), assumed, coarse_parts, prior, SMALL_SOURCES)
-    likely = task.likely_lenses()
-    misfit = max(1.0, likely[0].cost / len(task.data))  # where no model fits, differences of evidence say less
-    lead = [(one.evidence - likely[0].evidence) / misfit for one in likely]
+    likely, lead = isothermal_lenses(coarse, min(INNERMOST, arcs_radius / 3), assumed, coarse_parts, prior)
     close = [one for one, behind in zip(likely, lead, strict=True) if behind < CLOSE]
+    outermost = min(OUTERMOST, 0.48 * observation.field_of_view)
     outermost = float(np.clip(IMAGES * max(one.values[0] for one in close), min(1.5, outermost), outermost))
-    task = Task.of(observation, (innermost, outermost), assumed, parts, prior, sources)
-    found = [task.adjusted(one.values, np.arange(len(MASS)), rounds=2, steps=6) for one in close]
+    task = Task.of(observation, (min(INNERMOST, arcs_radius / 3), outermost), assumed, parts, prior, sources)
+    found = [task.adjusted(one.values, FREE, rounds=2, steps=6) for one in close]
     best = min(range(len(found)), key=lambda i: found[i].evidence)
     started = float(close[best].values[0])
     others = [(behind - lead[best], float(one.values[0])) for one, behind in zip(likely, lead, strict=True)]
     del others[best]
     second = min(others)[::-1] if others else (math.nan, math.inf)
     return model_of(task, found[best], observation, parts, started, second, redshifts, known)
+
+
+def isothermal_lenses(
+    coarse: Observation, innermost: float, assumed: Assumed, parts: np.ndarray, prior: np.ndarray
+) -> tuple[list[State], list[float]]:
+    """The isothermal lenses that explain an image of coarse pixels best, with small sources, beyond `innermost`
+    arcseconds, that of most evidence first; and how much less the evidence of each is, see `LensModel.second`. Other
+    arguments as for `Task.of`."""
+    ring = innermost, min(OUTERMOST, 0.48 * coarse.field_of_view)
+    task = Task.of(coarse, ring, assumed, parts, prior, SMALL_SOURCES)
+    likely = task.likely_lenses()
+    misfit = max(1.0, likely[0].cost / len(task.data))  # where no model fits, differences of evidence say less
+    return likely, [(one.evidence - likely[0].evidence) / misfit for one in likely]
 
 
 def model_of(task: Task, state: State, observation, parts, started, second, redshifts, known: bool) -> LensModel:

@@ -34,7 +34,7 @@ from lensstudy.study import Study
 __all__ = ["BINS", "KINDS", "SampleImages"]
 
 BINS = np.geomspace(1e8, 1e11, 7)  # solar masses: six bins of half a dex
-CLASSES, REAL = ["no_sub", "sub"], "real"
+CLASSES, REAL, BLIND = ["no_sub", "sub"], "real", "fitted blindly"
 LEARNT = ("train", "validation")  # kinds that networks learn from
 FAINT = (23.0, 23.5)  # magnitudes of the sources of simulated lenses
 MULTIPOLES = {"multipole 1 %": 0.01, "multipole 3 %": 0.03}
@@ -43,13 +43,14 @@ KINDS = {  # of counterparts, and how many there are for each of those of the tr
     "validation": 0.2,
     "smooth": 0.2,
     "real residuals": 0.1,  # smooth, with what another lens's model leaves for noise
+    BLIND: 0.1,  # smooth, and its lens is found as that of a real image is
     "multipole 1 %": 0.05,  # smooth, with one of order 4 and none of order 3
     "multipole 3 %": 0.05,
     "subhalo": 0.225,  # one each, of every profile in every bin of mass
     "injected": 0.225,  # what a subhalo would change, added to the real image
 }
 ATTEMPTS = 20  # at a counterpart of which something stands out of the noise
-LENDERS = 8  # lenses from which on what their models leave is noise for others
+MANY = 8  # lenses from which on what their models leave is noise for others, and blind fits are worth their time
 BLEND = 0.8  # largest share of another image's residuals
 FOR_TRAINING = 0.7  # share of the galaxies that are sources of training images; the others are those of the test
 
@@ -82,7 +83,7 @@ class SampleImages:
         sources: str = "",
         fits: str | Path | None = None,
         processes: int = 0,
-        kinds: Sequence[str] = tuple(KINDS),
+        kinds: Sequence[str] = (),
     ) -> SampleImages:
         """Fit every lens at a path, and make and refit its counterparts; what is there already is kept.
 
@@ -95,7 +96,8 @@ class SampleImages:
             sources: a folder of galaxies, see `lensing.sources`; empty: Sersic profiles with knots.
             fits: folder of the smooth models, as `fit_folder` writes them (default: `fits` in `folder`).
             processes: of one thread each (default: as many as processors).
-            kinds: of counterparts that are made.
+            kinds: of counterparts that are made (default: all; of less than `MANY` lenses those alone that need no
+                other lens and are made in a moment).
 
         Raises:
             DataError: nothing can be read, or no lens has a smooth model.
@@ -111,7 +113,7 @@ class SampleImages:
         request = Request(files, counterparts, seed, cutout_files(sources) if sources else ())
         (folder / "images").mkdir(exist_ok=True)
         key = request.key()
-        kinds = [kind for kind in kinds if kind != "real residuals" or len(files) >= LENDERS]
+        kinds = kinds or [kind for kind in KINDS if kind not in ("real residuals", BLIND) or len(files) >= MANY]
         jobs = [
             Job(request, number, kind, key, folder / "images")
             for kind in (REAL, *kinds)
@@ -286,7 +288,8 @@ class Job:
                 change = template.change(subhalo, row["profile"])
                 fitted = refit(template, template.observation.image + change, template.values)
             else:
-                pool = self._residuals(learnt, number)
+                pool = self._lenders(learnt, number)
+                lender = pool[generator.integers(len(pool))] if pool else None
                 one = draw(
                     template,
                     np.array([one.values for one in sample]),
@@ -295,10 +298,11 @@ class Job:
                     row["profile"],
                     MULTIPOLES.get(self.kind),
                     self._galaxies(learnt),
-                    pool[generator.integers(len(pool))] if pool else None,
+                    lender.left if lender else None,
                 )
-                fitted, change, subhalo = refit(template, one.image, one.values), one.change, one.subhalo
-                row["galaxy"] = one.galaxy
+                fitted = refit(template, one.image, None if self.kind == BLIND else one.values)
+                change, subhalo = one.change, one.subhalo
+                row |= {"galaxy": one.galaxy, "lender": lender.name if lender else ""}
             if subhalo:
                 row |= {"x": subhalo.x - template.center[0], "y": subhalo.y - template.center[1]}
         row |= {"chi2": fitted.chi2, "pixels": fitted.coarse.pixel_scale}
@@ -326,23 +330,24 @@ class Job:
         split = min(math.ceil(FOR_TRAINING * len(galaxies)), len(galaxies) - 1)
         return galaxies[:split] if learnt else galaxies[split:]
 
-    def _residuals(self, learnt: bool, number: int) -> list[np.ndarray]:
-        """What the models of other lenses leave, for noise: of the half of the sample that is explained best, every
-        second for the training and the others for the test. None where noise is to be drawn."""
+    def _lenders(self, learnt: bool, number: int) -> list[Template]:
+        """Other lenses of which what their models leave is noise: of the half of the sample that is explained best,
+        every second for the training and the others for the test. None where noise is to be drawn."""
         if not (self.kind == "real residuals" or learnt and number % 4 >= 2):
             return []
         sample = _opened(self.request.files)
-        own, best = sample[self.number], sorted(sample, key=lambda one: one.unexplained)[: len(sample) // 2]
+        own, best = sample[self.number], sorted(sample, key=lambda one: one.chi2)[: len(sample) // 2]
         pool = sorted(best, key=lambda one: one.name)[0 if learnt else 1 :: 2]
-        return [one.left for one in pool if one is not own and one.same_pixels(own)]
+        return [one for one in pool if one is not own and one.same_pixels(own)]
 
 
 def _template(observation: Observation, fits: Path, row: dict, file: Path) -> str:
     """Write the template of a lens whose model is kept in `fits`; why it cannot be searched, where it cannot."""
     with np.load(fits / row["planes"], allow_pickle=False) as planes:
-        left = np.where(planes["used"], planes["residuals"], planes["arcs"] / planes["noise"])
+        used = planes["used"]
+        left = np.where(used, planes["residuals"], planes["arcs"] / planes["noise"])
     try:
-        one = Template.of(Lens.of(observation), [row[name] for name in MASS], left, row["fingerprint"])
+        one = Template.of(Lens.of(observation), [row[name] for name in MASS], left, used, row["fingerprint"])
         _ = one.real
     except (DataError, np.linalg.LinAlgError) as error:
         return str(error)

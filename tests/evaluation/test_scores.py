@@ -288,6 +288,33 @@ def test_wilson_is_scipys_and_takes_means_over_seeds():
     assert evaluation.wilson(0.25, 10)[0] < evaluation.wilson(0.3, 10)[0]
 
 
+def test_images_of_a_group_count_as_one_where_they_are_alike_and_as_many_where_they_are_not():
+    generator, groups = np.random.default_rng(11), np.repeat(np.arange(50), 20)
+    one_each = generator.random(50) < 0.3
+    assert intervals.effective(one_each[groups], groups) == pytest.approx(50, rel=0.05)
+    assert intervals.effective(generator.random(1000) < 0.3, groups) == pytest.approx(1000, rel=0.35)
+    assert intervals.effective(np.zeros(1000, bool), groups) == 50
+
+
+def test_the_interval_of_grouped_images_is_that_of_resampled_groups():
+    """Of images whose group shifts their score more in one class than in the other."""
+    generator, groups = np.random.default_rng(12), np.tile(np.arange(40), 12)
+    labels = np.repeat([0, 1], 240)
+    scores = generator.normal(size=480) + labels + generator.normal(size=40)[groups] * (0.2 + labels)
+    runs = [np.stack([-scores, scores], 1)]
+    grouped = intervals.of_groups(labels, intervals.measured(labels, runs), groups)
+    low, high = intervals.interval_of(np.zeros(40, int), grouped, "accuracy")
+
+    def again() -> float:
+        chosen = np.concatenate([np.flatnonzero(groups == one) for one in generator.integers(0, 40, 40)])
+        return metrics.roc_auc_score(labels[chosen], scores[chosen])
+
+    expected = np.quantile([again() for _ in range(400)], [0.025, 0.975])
+    assert (low, high) == pytest.approx(tuple(expected), abs=0.02)
+    alone = evaluation.interval(labels, runs)
+    assert high - low > 1.2 * (alone[1] - alone[0])
+
+
 # Calibration and tables -----------------------------------------------------------------------------------------------
 
 

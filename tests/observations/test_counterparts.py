@@ -15,7 +15,7 @@ from lensstudy.observations.subhalos import Subhalo
 @pytest.fixture(scope="module")
 def template(modelled) -> Template:
     lens = modelled.lenses[0]
-    return Template.of(lens, lens.model.values, lens.model.residuals, "key")
+    return Template.of(lens, lens.model.values, lens.model.residuals, lens.model.used, "key")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,36 @@ def test_a_template_is_read_as_it_was_written(template, tmp_path):
     assert (again.name, again.key, again.redshifts) == (template.name, "key", template.redshifts)
     np.testing.assert_array_equal(again.observation.image, template.observation.image)
     np.testing.assert_allclose(again.left, template.left, rtol=1e-6)
-    assert again.observation.correlation == template.observation.correlation
+    assert (again.observation.correlation, again.chi2) == (template.observation.correlation, template.chi2)
+
+
+def test_chi_square_of_a_template_is_of_fitted_pixels_outside_the_core(modelled, template):
+    lens = modelled.lenses[0]
+    x, y = lens.bare.grid()
+    far = np.hypot(x - lens.light.center[0], y - lens.light.center[1]) > 0.5
+    assert template.chi2 == pytest.approx((lens.model.residuals[lens.model.used & far] ** 2).mean())
+    given = Template.of(lens, lens.model.values, np.full(lens.bare.image.shape, 2.0), lens.model.used)
+    assert given.chi2 == pytest.approx(4)
+
+
+def test_the_galaxys_errors_are_no_light_of_the_arcs(template):
+    """What is added to an image in the shape of the galaxy's light is taken from it again, and makes no arcs."""
+    sigma = 1 / np.sqrt(np.diagonal(np.linalg.inv(np.diag(template.prior) + 1e-9 * np.eye(len(template.prior)))))
+    number = int(np.argmin(sigma))
+    extra = np.kron(template.parts[number], np.ones((2, 2))) / sigma[number]
+    row = (len(template.sky) - len(extra)) // 2
+    image = template.observation.image.copy()
+    image[row : row + len(extra), row : row + len(extra)] += extra
+    one = refit(template, image, template.values)
+    assert np.linalg.norm(one.arcs) == pytest.approx(template.signal, rel=0.05)
+
+
+def test_a_lens_is_found_blindly(template, others):
+    """From nothing but the image: the Einstein radius, and a fit that is as good as from the true lens."""
+    smooth = drawn(template, others, multipoles=0.0)
+    found, truth = refit(template, smooth.image), refit(template, smooth.image, smooth.values)
+    assert found.state.values[0] == pytest.approx(smooth.values[0], rel=0.05)
+    assert found.chi2 == pytest.approx(truth.chi2, rel=0.1)
 
 
 def test_noise_is_as_large_as_that_of_the_image_and_shared_by_as_many_pixels(template):

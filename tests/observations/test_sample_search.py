@@ -1,5 +1,6 @@
 """Measures of a search, on scores whose truth is known."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from lensstudy import cli
+from lensstudy.evaluation.intervals import wilson
 from lensstudy.networks.names import SEARCHING, searching
 from lensstudy.observations.counterparts import SIDE
 from lensstudy.observations.reading import read_observation
@@ -100,6 +102,32 @@ def test_a_rate_counts_the_counterparts_of_its_own_lens(search):
     groups = search.sample_table.set_index("lenses")["number"]
     assert groups["all"] == 40 and groups["smooth model ok"] == 30 >= groups["and chi square as in counterparts"]
     assert search.lenses["p"].is_monotonic_increasing
+
+
+def test_images_of_one_lens_do_not_count_as_many_lenses():
+    """Where all images of a lens are alike, intervals are those of as many images as there are lenses."""
+    one = made(np.random.default_rng(4))
+    alike = np.random.default_rng(5).normal(size=len(LENSES))[one.rows["lens"].str[1:].astype(int)]
+    known = SampleSearch(one.images, {"d4": (alike + 1e-3 * one.scores["d4"])[None]}, None)
+    chosen = known._of("multipole 1 %")
+    share, low, high = known.share("d4", chosen)
+    assert (low, high) == pytest.approx(wilson(share, len(LENSES)), abs=0.02)
+    lowest, highest = (
+        float(end) for end in re.search(r"\[(.+), (.+)\]", known.aucs.set_index("by")["AUC"]["d4"]).groups()
+    )
+    independent = one.aucs.set_index("by")["AUC"]["plain"]
+    low, high = (float(end) for end in re.search(r"\[(.+), (.+)\]", independent).groups())
+    assert highest - lowest < 0.02 < high - low  # alike in both classes, so that a lens cancels
+
+
+def test_lenses_that_lent_their_residuals_are_told_from_others():
+    one = made(np.random.default_rng(6))
+    lent = np.where(one.rows["kind"] == "real residuals", "J0007", "")
+    more = one.rows.assign(lender=lent)
+    more.loc[more["kind"] == "multipole 1 %", ["kind", "lender"]] = ["train", "J0003"]
+    table = SampleSearch(replace(one.images, catalogue=more), one.runs, None).sample_table.set_index("lenses")
+    assert table["number"][["lent noise to the training", "lent noise to the test"]].tolist() == [1, 1]
+    assert "lent noise to the training" not in one.sample_table["lenses"].tolist()
 
 
 def test_a_probability_is_what_the_validation_shows():
