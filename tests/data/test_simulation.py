@@ -170,6 +170,7 @@ def test_the_same_images_for_any_number_of_images_and_processes(monkeypatch):
     assert simulate("realistic", 40, seed=8, image_size=32, **HEAVY).fingerprint != one.fingerprint
 
 
+@pytest.mark.slow  # compiles C++
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler: install g++")
 def test_compiled_rendering_is_the_same_but_for_rounding():
     arguments = {"seed": 2, "image_size": 24, "classes": ["cdm"]}
