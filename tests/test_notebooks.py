@@ -26,17 +26,16 @@ from tests.test_study import NOTEBOOKS, code_cells
 def tiny_home(tmp_path_factory):
     home = tmp_path_factory.mktemp("tiny")
     changes = {"study": "tiny", "images_per_class": 25, "networks": ["plain-cnn"], "network": "plain-cnn"}
-    changes |= {"width": 0.25, "epochs": 1, "batch_size": 16, "bootstrap_samples": 50, "preset_images": 4}
-    changes |= {"reference_images": 20, "noise_draws": 2, "trials": 1, "range_test_steps": 10, "orientations": 2}
-    changes |= {"staircase_images": 10, "staircase_fits": 0, "smooth_fit_images": 2, "substructure_shares": [0.1, 1.0]}
-    changes |= {"counterparts": 2}
+    changes |= {"width": 0.25, "epochs": 1, "batch_size": 16, "bootstrap_samples": 50, "preset_images": 10}
+    changes |= {"reference_images": 50, "noise_draws": 4, "trials": 1, "range_test_steps": 10, "orientations": 2}
+    changes |= {"staircase_images": 10, "staircase_fits": 0, "smooth_fit_images": 4, "substructure_shares": [0.1, 1.0]}
     changes |= {"published_images": 10, "published_draws": 1, "published_fits": 0}
     # Two steps from home, noise and unit, where nbval takes all nine to another preset.
     exposed = Study().population | {"exposure_time": 540.0}
     changes |= {"targets": [{"study": "shorter", "preset": "realistic", "population": exposed, "image_size": 32}]}
     with_subhalo = read_observations(write_simulated(home / "simulated"))[0][1]
     lens = str(write(binned(with_subhalo, 4)[0], home / "lens"))
-    changes |= {"observations_path": lens, "searched_lenses": [lens]}
+    changes |= {"observations_path": lens, "searched_lenses": [lens], "counterparts": 2}
     (home / "tiny.yml").write_text(yaml.safe_dump(changes))
     return home
 

@@ -84,17 +84,22 @@ def found_subhalos_by_mass(
     return captioned(
         figure,
         f"Share of single subhalos {where} that are found, where one smooth counterpart in ten is taken for one with a "
-        "subhalo (dotted); bars: 95 % intervals over images.",
+        "subhalo (dotted); bars: 95 % intervals over lenses.",
         "; ".join(said),
     )
 
 
-def rates_of_false_alarms(lenses: pd.DataFrame) -> Figure:
+def rates_of_false_alarms(lenses: pd.DataFrame, blind: Sequence[float] = ()) -> Figure:
     """Draw the rates of false alarms of the lenses of a sample in their order, from `SampleSearch.lenses`, beside what
-    they were if all were smooth."""
+    they were if all were smooth, and those of smooth counterparts that are fitted blindly, `blind`."""
     figure, axes = plt.subplots(figsize=(6.4, 3.6))
     share = (np.arange(len(lenses)) + 0.5) / len(lenses)
     axes.plot([0, 1], [0, 1], color="0.6", lw=1)
+    if len(blind):
+        share_of_blind = (np.arange(len(blind)) + 0.5) / len(blind)
+        axes.plot(
+            share_of_blind, np.sort(blind), color="0.3", lw=1, ls="--", label="smooth counterparts, fitted blindly"
+        )
     for known, marker, label in ((True, "o", "chi square as in counterparts"), (False, "^", "chi square higher")):
         some = (lenses["in_distribution"] == known).to_numpy()
         axes.plot(
@@ -105,6 +110,7 @@ def rates_of_false_alarms(lenses: pd.DataFrame) -> Figure:
     return captioned(
         figure,
         f"Rates of false alarms of {len(lenses)} lenses, each among its own smooth counterparts, in their order. On "
-        "the line lie lenses that are smooth and otherwise like their counterparts.",
+        "the line lie lenses that are smooth and otherwise like their counterparts"
+        + ("; the dashed line is where smooth ones lie whose lens had to be looked for." if len(blind) else "."),
         "Lenses from the lowest rate: " + ", ".join(f"{row.lens} {row.p:.2f}" for row in lenses.head(10).itertuples()),
     )

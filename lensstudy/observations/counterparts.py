@@ -308,7 +308,7 @@ def refit(template: Template, image: np.ndarray, values: np.ndarray | None = Non
         template: whose noise, masked pixels and galaxy the image has.
         image: without the light of the lens galaxy.
         values: of the lens with which the fit begins; None: isothermal lenses that explain the image, which are looked
-            for as for `fit_lens_model`, so that it takes five times as long.
+            for as for `fit_lens_model`, and followed for as many steps, so that it takes ten times as long.
 
     Raises:
         DataError: nothing stands out of the noise.
@@ -317,12 +317,13 @@ def refit(template: Template, image: np.ndarray, values: np.ndarray | None = Non
     coarse, _ = binned(observation, _factor(observation))
     ring = min(INNERMOST, template.values[0] / 3), template.outermost
     about = template.assumed, template.parts, template.prior
-    task, begin = Task.of(coarse, ring, *about, MESH), [values]
+    task = Task.of(coarse, ring, *about, MESH)
     if values is None:
         likely, lead = isothermal_lenses(coarse, ring[0], *about)
-        begin = [one.values for one, behind in zip(likely, lead, strict=True) if behind < CLOSE]
-    found = [task.adjusted(one, FREE, rounds=ROUNDS, steps=STEPS) for one in begin]
-    return Refit(template, coarse, task, min(found, key=lambda state: state.evidence))
+        close = [one.values for one, behind in zip(likely, lead, strict=True) if behind < CLOSE]
+        found = [task.adjusted(one, FREE, rounds=ROUNDS, steps=STEPS) for one in close]
+        values = min(found, key=lambda state: state.evidence).values
+    return Refit(template, coarse, task, task.adjusted(values, FREE, rounds=ROUNDS, steps=STEPS))
 
 
 # Counterparts
@@ -404,6 +405,8 @@ def _values(template: Template, others: np.ndarray, generator, multipoles: float
     values[2:4] += generator.normal(0, SHAPE, 2)  # not in any direction: mass lies along the light
     modulus, angle = np.hypot(*generator.choice(others)[6:8]), generator.uniform(0, 2 * math.pi)
     values[6:8] = modulus * math.cos(angle), modulus * math.sin(angle)
+    assumed = template.assumed  # a truth that no fit may reach would look like a subhalo
+    values[:8] = np.clip(values[:8], assumed.lowest[:8], assumed.highest[:8])
     for first in (8, 10):  # multipoles of order 3 and 4
         amplitude = 0.03 * generator.uniform() if multipoles is None else multipoles * (first == 10)
         angle = generator.uniform(0, 2 * math.pi)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ KINDS = {  # of counterparts, and how many there are for each of those of the tr
     "validation": 0.2,
     "smooth": 0.2,
     "real residuals": 0.1,  # smooth, with what another lens's model leaves for noise
-    BLIND: 0.1,  # smooth, and its lens is found as that of a real image is
+    BLIND: 0.1,  # smooth, its lens looked for as that of a real image; half with what another lens's model leaves
     "multipole 1 %": 0.05,  # smooth, with one of order 4 and none of order 3
     "multipole 3 %": 0.05,
     "subhalo": 0.225,  # one each, of every profile in every bin of mass
@@ -51,6 +52,7 @@ KINDS = {  # of counterparts, and how many there are for each of those of the tr
 }
 ATTEMPTS = 20  # at a counterpart of which something stands out of the noise
 MANY = 8  # lenses from which on what their models leave is noise for others, and blind fits are worth their time
+RECIPE = 2  # of the images: goes up with every change of what is drawn, fitted or shown
 BLEND = 0.8  # largest share of another image's residuals
 FOR_TRAINING = 0.7  # share of the galaxies that are sources of training images; the others are those of the test
 
@@ -60,10 +62,11 @@ class SampleImages:
     """Real lenses and their counterparts, as networks see them.
 
     Attributes:
-        catalogue: one row an image: `lens`, `kind` (one of `KINDS`, or `real`), the truth of a counterpart, and what
-            was measured without a network: `chi2` of the smooth lens at `pixels` of so many arcseconds, `scan`, and for
-            a subhalo `seen`; `model` is the
-            state of the smooth model of the real lens, `ok` or `doubtful`.
+        catalogue: one row an image: `lens`, `kind` (one of `KINDS`, or `real`), the truth of a counterpart (`mass`,
+            `profile` and place `x`, `y` of its subhalo, the `galaxy` that is its source, and the `lender` of its
+            noise), and what was measured without a network: `chi2` of the smooth lens at `pixels` of so many
+            arcseconds, `scan`, and for a subhalo `seen`; `model` is the state of the smooth model of the real lens,
+            `ok` or `doubtful`.
         images: `(N, 3, SIDE, SIDE)`, see `Refit.channels`.
         skipped: lenses without a model, and why.
     """
@@ -150,8 +153,10 @@ class SampleImages:
         return chosen.assign(title=titles)
 
     def unexplained(self, mass: float = 1e10) -> tuple[float, float]:
-        """Mean chi square a pixel of counterparts without a subhalo, and of those with one of at least a `mass`."""
-        rows = self.catalogue[self.catalogue["kind"].isin([*LEARNT, "smooth", "subhalo"])]
+        """Mean chi square a pixel of counterparts in drawn noise without a subhalo, and of those with one of at least a
+        `mass`."""
+        drawn = self.catalogue["kind"].isin([*LEARNT, "smooth", "subhalo"]) & (self.catalogue["lender"] == "")
+        rows = self.catalogue[drawn]
         return float(rows["chi2"][rows["mass"] == 0].mean()), float(rows["chi2"][rows["mass"] >= mass].mean())
 
     def training(self, blends: int = 3, seed: int = 1) -> LensDataset:
@@ -181,8 +186,8 @@ class SampleImages:
 
 
 def _blended(images: np.ndarray, table: pd.DataFrame, generator: np.random.Generator) -> np.ndarray:
-    """The images `(N, 3, SIDE, SIDE)`, with other noise in their residuals: to each is added a share of those of a
-    smooth counterpart of the same template, and the sum is brought back to the size of the noise.
+    """The images `(N, 3, SIDE, SIDE)`, with other noise: to the residuals of each is added a share of those of a smooth
+    counterpart of the same template, and the sum is brought back to the size of the noise.
 
     What a smooth lens leaves of noise is linear in it, so of smooth ones this is noise like theirs, and of one with a
     subhalo what a somewhat lighter one would leave.
@@ -193,8 +198,11 @@ def _blended(images: np.ndarray, table: pd.DataFrame, generator: np.random.Gener
     partner = np.array([generator.choice(some) if len(some) else own for own, some in enumerate(others)])
     share = generator.uniform(0.2, BLEND, len(table)) * (partner != places)
     share = share[:, None, None]
-    residual = np.sinh(images[:, 1].astype(float)) + share * np.sinh(images[partner, 1].astype(float))
-    found[:, 1] = np.arcsinh(residual / np.sqrt(1 + share**2))
+    arcs, before = np.sinh(images[:, 0].astype(float)), np.sinh(images[:, 1].astype(float))
+    residual = (before + share * np.sinh(images[partner, 1].astype(float))) / np.sqrt(1 + share**2)
+    counts = images[:, 2] > 0  # a partner's pixels may reach further
+    found[:, 0] = np.where(counts, np.arcsinh(arcs - before + residual), 0)
+    found[:, 1] = np.where(counts, np.arcsinh(residual), 0)
     return found
 
 
@@ -214,7 +222,7 @@ class Request:
     def key(self) -> str:
         """What the images depend on."""
         digest = zlib.crc32(b"".join(file.read_bytes() for file in self.files))
-        return json.dumps([digest, self.counterparts, self.seed, *map(_marked, self.galaxies)])
+        return json.dumps([RECIPE, digest, self.counterparts, self.seed, *map(_marked, self.galaxies)])
 
 
 @lru_cache(maxsize=256)
@@ -333,12 +341,26 @@ class Job:
     def _lenders(self, learnt: bool, number: int) -> list[Template]:
         """Other lenses of which what their models leave is noise: of the half of the sample that is explained best,
         every second for the training and the others for the test. None where noise is to be drawn."""
-        if not (self.kind == "real residuals" or learnt and number % 4 >= 2):
-            return []
+        lent = self.kind == "real residuals" or (self.kind == BLIND and number % 2) or (learnt and number % 4 >= 2)
         sample = _opened(self.request.files)
+        if not lent or len(sample) < MANY:
+            return []
         own, best = sample[self.number], sorted(sample, key=lambda one: one.chi2)[: len(sample) // 2]
         pool = sorted(best, key=lambda one: one.name)[0 if learnt else 1 :: 2]
         return [one for one in pool if one is not own and one.same_pixels(own)]
+
+
+def _key(row: dict) -> str:
+    """What the template of a lens with this row of a model depends on."""
+    return f"{row['fingerprint']} {RECIPE}"
+
+
+def _kept(file: Path, key: str) -> bool:
+    """Whether a template is there and of this key; one that cannot be read is made again."""
+    try:
+        return Template.load(file).key == key
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return False
 
 
 def _template(observation: Observation, fits: Path, row: dict, file: Path) -> str:
@@ -347,7 +369,7 @@ def _template(observation: Observation, fits: Path, row: dict, file: Path) -> st
         used = planes["used"]
         left = np.where(used, planes["residuals"], planes["arcs"] / planes["noise"])
     try:
-        one = Template.of(Lens.of(observation), [row[name] for name in MASS], left, used, row["fingerprint"])
+        one = Template.of(Lens.of(observation), [row[name] for name in MASS], left, used, _key(row))
         _ = one.real
     except (DataError, np.linalg.LinAlgError) as error:
         return str(error)
@@ -370,7 +392,7 @@ def _templates(
         if file in files:
             raise DataError(f"{path}: two lenses are called {observation}; rename one of their folders or files")
         files[file] = str(observation)
-        if not file.exists() or Template.load(file).key != row["fingerprint"]:
+        if not _kept(file, _key(row)):
             missing.append((observation, fits, row, file))
     whys = progress(in_processes(_template, missing, processes), "templates", len(missing))
     skipped = {item[3]: why for item, why in zip(missing, list(whys), strict=True) if why}

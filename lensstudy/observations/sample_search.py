@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 from lensstudy.data.dataset import LensDataset
 from lensstudy.evaluation.intervals import difference_of, effective, interval_of, measured, of_groups, wilson
@@ -38,6 +39,7 @@ from lensstudy.training.run import TrainedNetwork, load_run
 __all__ = ["FALSE_POSITIVES", "IDEAL", "SampleSearch", "search_lenses", "training_study"]
 
 FALSE_POSITIVES = 0.1  # share of smooth lenses that may be taken for lenses with a subhalo (the field's protocol)
+COMPACT = "NFW, concentration 60"
 IDEAL, SCAN, CHI2 = "knows where and what", "scan for a mass", "chi square"
 AVERAGED = 1.25
 OTHER_PIXELS = 0.15  # by which those of a refit may differ from what the networks of the package learnt from
@@ -48,6 +50,7 @@ PUBLISHED = {  # of a public test with the same bins and the same threshold, on 
     "parametric scan": ("", [], dict(zip(WAVES, ["33", "76"], strict=True))),
 }
 NULLS = ("smooth", "real residuals", BLIND)  # kinds of counterparts without a subhalo that a real lens is ranked among
+DRAWN = ("train", "validation", "subhalo", *NULLS)  # kinds that a lens with or without a subhalo may be like
 LIMITATIONS = (
     "Networks and thresholds know simulated counterparts alone, whose masses are power laws with shear and multipoles: "
     "what else a galaxy does to its arcs, and what is left of its light, they may take for a subhalo. Counterparts are "
@@ -121,7 +124,8 @@ class SampleSearch:
         return float(np.quantile(self.scores[name][self._of("smooth")], 1 - FALSE_POSITIVES))
 
     def share(self, name: str, chosen: np.ndarray) -> tuple[float, float, float]:
-        """Share of the chosen images above the threshold, with its 95 % interval over lenses."""
+        """Share of the chosen images above the threshold, with its 95 % interval over lenses; threshold and seeds are
+        taken as they are."""
         above = self.scores[name][chosen] > self.threshold(name)
         return float(above.mean()), *wilson(float(above.mean()), effective(above, self.rows["lens"][chosen].to_numpy()))
 
@@ -141,7 +145,7 @@ class SampleSearch:
         for name, one in each.items():
             row = {"by": name, "AUC": format_interval(one.values.mean(), *interval_of(alike, one, "accuracy"))}
             row |= {"seeds": ", ".join(f"{value:.3f}" for value in one.values) if len(one.values) > 1 else ""}
-            if name != self.network and name in self.runs:
+            if name not in (self.network, IDEAL):
                 ahead = difference_of(alike, each[self.network], one, "accuracy")[:3]
                 row |= {"the first is ahead by": format_interval(*ahead)}
             rows.append(row)
@@ -200,15 +204,20 @@ class SampleSearch:
     @property
     def beside_published(self) -> pd.DataFrame:
         """The measures of a public test of 2026 (compact halos, and lenses with multipoles), as published and here:
-        AUC, the share found in each bin, and false positives under multipoles of order 4, in per cent."""
+        AUC, the share found in each bin, and false positives under multipoles of order 4, in per cent; of the networks
+        of all seeds together, and of halos of concentration 60 alone."""
         rows = [
             {"by": f"{name} (published)", "AUC": auc} | dict(zip(BIN_NAMES, found, strict=False)) | waves
             for name, (auc, found, waves) in PUBLISHED.items()
         ]
-        waves, aucs = self.false_positives.set_index("by"), self.aucs.set_index("by")["AUC"]
-        table = self.found_table().query("profile == 'NFW, concentration 60'").set_index("by").drop(columns="profile")
+        waves, compact = self.false_positives.set_index("by"), (self.rows["profile"] == COMPACT).to_numpy()
+        test = self._of("smooth") | (self._of("subhalo") & compact)
+        table = self.found_table().query("profile == @COMPACT").set_index("by").drop(columns="profile")
         for name in (*self.runs, SCAN, IDEAL):
-            row = {"by": name, "AUC": aucs[name]} | (table.loc[name].dropna().to_dict() if name in table.index else {})
+            auc = roc_auc_score(compact[test], self.scores[name][test]) if compact[test].any() else math.nan
+            row = {"by": name, "AUC": "" if math.isnan(auc) else f"{auc:.3f}".lstrip("0")} | (
+                table.loc[name].dropna().to_dict() if name in table.index else {}
+            )
             rows.append(
                 row | (waves.reindex(columns=WAVES).loc[name].dropna().to_dict() if name in waves.index else {})
             )
@@ -234,30 +243,27 @@ class SampleSearch:
     @cached_property
     def lenses(self) -> pd.DataFrame:
         """One row a real lens, the most suspicious first: probability of a subhalo by the first network, for a lens
-        like its counterparts of which half have one; the rate of false alarms `p` among its own counterparts without
-        one; the rank, by that and by the score, and the `ranks` by single seeds; whether its chi square is one that
-        they have, and the state of its smooth `model`; and the mass, of an NFW halo of concentration 60, of which half
-        are found, which is not known where too few were drawn."""
-        real = np.flatnonzero(self._of(REAL))
-        names, chi2 = self.rows["lens"].to_numpy(), self.rows["chi2"].to_numpy(float)
-        own = {i: np.flatnonzero(self._of(*NULLS) & (names == names[i])) for i in real}
-
-        def rates(score: np.ndarray) -> np.ndarray:
-            return np.array([(1 + (score[own[i]] >= score[i]).sum()) / (1 + len(own[i])) for i in real])
+        like its counterparts `if_half_had_one`; the rate of false alarms `p` among its own counterparts without one;
+        the rank, by that and by the score, and the `ranks` by single seeds; the share `p_chi2` of its own counterparts,
+        with or without a subhalo, whose chi square is as high, by which it is `in_distribution`, and the state of its
+        smooth `model`; and the mass, of an NFW halo of concentration 60, of which half are found, which is not known
+        where too few were drawn."""
+        real, chi2 = np.flatnonzero(self._of(REAL)), self.rows["chi2"].to_numpy(float)
+        names = self.rows["lens"].to_numpy()
 
         def ranks(score: np.ndarray) -> np.ndarray:
-            order = np.lexsort((-score[real], rates(score)))
+            order = np.lexsort((-score[real], self._rates(score, real, NULLS)))
             return np.argsort(order) + 1
 
         score = self.scores[self.network]
         by_seeds = np.array([ranks(seed) for seed in self.runs[self.network]])
-        p_chi2 = rates(chi2)
+        p_chi2 = self._rates(chi2, real, DRAWN)
         table = pd.DataFrame(
             {
                 "rank": ranks(score),
                 "lens": names[real],
-                "probability": self.probability(score[real]),
-                "p": rates(score),
+                "if_half_had_one": self.probability(score[real]),
+                "p": self._rates(score, real, NULLS),
                 "score": score[real],
                 "ranks": [f"{one.min()} to {one.max()}" for one in by_seeds.T],
                 "chi2": chi2[real],
@@ -268,6 +274,21 @@ class SampleSearch:
             }
         )
         return table.sort_values("rank", ignore_index=True)
+
+    def _rates(self, score: np.ndarray, images: np.ndarray, kinds: Sequence[str]) -> np.ndarray:
+        """Rate of false alarms of each of some images, by their numbers: the share of the other images of its lens, of
+        these kinds, whose score is as high, if it is counted among them."""
+        names, chosen = self.rows["lens"].to_numpy(), np.flatnonzero(self._of(*kinds))
+        own = [chosen[(names[chosen] == names[i]) & (chosen != i)] for i in images]
+        return np.array(
+            [(1 + (score[some] >= score[i]).sum()) / (1 + len(some)) for i, some in zip(images, own, strict=True)]
+        )
+
+    @cached_property
+    def blind_rates(self) -> np.ndarray:
+        """Rates of false alarms `(n,)` of counterparts without a subhalo that are fitted as blindly as real lenses:
+        what the rates of real ones would be, if those were smooth."""
+        return self._rates(self.scores[self.network], np.flatnonzero(self._of(BLIND)), NULLS)
 
     def probability(self, score: np.ndarray) -> np.ndarray:
         """Probability of a subhalo `(n,)` by the first network, from its score: calibrated (Platt 1999) on the
@@ -290,7 +311,7 @@ class SampleSearch:
         names = {
             "rank": "rank",
             "lens": "lens",
-            "probability": "probability",
+            "if_half_had_one": "probability, if half had one",
             "p": "rate of false alarms",
             "ranks": "ranks by single seeds",
             "chi2": "chi square a pixel",
@@ -321,9 +342,9 @@ class SampleSearch:
 
     @property
     def sample_table(self) -> pd.DataFrame:
-        """Share of the real lenses above the threshold of the first network, and the p-value of Kolmogorov and
-        Smirnov's test that their rates of false alarms are uniform, as they are where all are smooth and otherwise like
-        their counterparts: of all, of those that give no cause for doubt, and of those whose residuals were noise of
+        """Share of the real lenses above the threshold of the first network, and the p-values of Kolmogorov and
+        Smirnov's tests that their rates of false alarms are uniform, and that they are like those of counterparts that
+        are fitted blindly: of all, of those that give no cause for doubt, and of those whose residuals were noise of
         other images. Of these, networks know the first ones, which are explained as well as the second."""
         known, lenses = self.rows["lens"].to_numpy(), self.lenses
         groups = {
@@ -343,8 +364,12 @@ class SampleSearch:
                     "lenses": name,
                     "number": len(some),
                     "above the threshold": f"{share:.0f} % [{low:.0f}, {high:.0f}]",
+                    "p-value of uniform rates": format_p(uniform),
                 }
-                rows.append(row | {"p-value of uniform rates": format_p(uniform)})
+                if len(self.blind_rates):
+                    alike = float(stats.ks_2samp(some["p"], self.blind_rates).pvalue)
+                    row["p-value of rates as of blind fits"] = format_p(alike)
+                rows.append(row)
         return pd.DataFrame(rows)
 
     @property
@@ -352,19 +377,27 @@ class SampleSearch:
         """What was found, for the top of the report."""
         table, aucs = self.lenses, self.aucs.set_index("by")
         share, low, high = self.share(self.network, self._of(REAL))
+        expected, blind = FALSE_POSITIVES, self._of(BLIND)
+        if blind.any():
+            expected, least, most = self.share(self.network, blind)
         known = [row for row in table.to_dict("records") if Published.of(row["lens"], {})]
         twins = [name for name in self.runs if name != self.network]
         alone = int((table["p"] == table["p"].min()).sum())
         sentences = [
             f"AUC of {self.network} between counterparts with a subhalo and smooth ones: {aucs['AUC'][self.network]}; "
-            f"of the scan for a mass, without training: {aucs['AUC'][SCAN]}.",
+            f"of the scan for a mass, without training: {aucs['AUC'][SCAN]}"
+            + (f", behind by {aucs['the first is ahead by'][SCAN]}." if self.runs else "."),
             *(f"Its lead over {name}: {aucs['the first is ahead by'][name]}." for name in twins),
             self._heaviest(),
-            f"Of {len(table)} real lenses, {share:.0%} [{low:.0%}, {high:.0%}] are above that threshold, "
+            f"Of smooth counterparts that are fitted as blindly as real lenses, {expected:.0%} [{least:.0%}, "
+            f"{most:.0%}] are above that threshold."
+            if blind.any()
+            else "",
+            f"Of {len(table)} real lenses, {share:.0%} [{low:.0%}, {high:.0%}] are above it, "
             + (
                 "more than chance gives: real lenses differ from their counterparts, so none of them is evidence of a "
                 "subhalo by itself."
-                if low > FALSE_POSITIVES
+                if low > expected
                 else "no more than chance may give."
             ),
             f"First is {table['lens'][0]}, with a rate of false alarms of {table['p'][0]:.2g}"
@@ -389,13 +422,14 @@ class SampleSearch:
     def plain(self) -> str:
         """The answer in one sentence, without brackets."""
         found = self.found().query("by == @self.network and bin == 5")["share"]
-        share = self.share(self.network, self._of(REAL))[0]
+        share, blind = self.share(self.network, self._of(REAL))[0], self._of(BLIND)
+        smooth = f"{100 * self.share(self.network, blind)[0]:.0f} in 100 smooth ones and " if blind.any() else ""
         if found.empty:
             return f"The network takes {100 * share:.0f} in 100 of the real lenses for one with a subhalo."
         return (
             f"Where it takes 10 in 100 smooth lenses for one with a subhalo, the network finds {100 * found.min():.0f} "
-            f"to {100 * found.max():.0f} in 100 of the subhalos of 10^10.5 solar masses and more, compact ones "
-            f"best; of the real lenses it takes {100 * share:.0f} in 100 for one."
+            f"to {100 * found.max():.0f} in 100 of the subhalos of 10^10.5 solar masses and more, by their profile; "
+            f"where the lens has to be looked for, it takes {smooth}{100 * share:.0f} in 100 real ones for one."
         )
 
     @property
@@ -447,12 +481,14 @@ def search_lenses(
         path: a folder or file of cutouts with noise maps, as for `read_observations`.
         folder: for models and counterparts; what is there already is kept.
         pixel_scale: in arcseconds, for files that do not hold it.
-        counterparts: smooth ones of each lens, among which it is ranked, beside half as many that are fitted blindly.
+        counterparts: smooth ones of each lens, among which it is ranked, beside half as many that are fitted blindly;
+            as many again, half with a subhalo, tell how large chi square may be.
 
     Returns:
         One row a lens, the most suspicious first: `lens`, `state` (`ok`, `out of distribution`, or `failed`),
-        `score`, the log-odds of a subhalo, `false_alarms`, the share of its counterparts that score as high, `chi2` and
-        `counterparts_chi2`, the share of them with as high a chi square, `model`, whether its smooth model is `ok` or
+        `score`, the log-odds of a subhalo, `false_alarms`, the share of its smooth counterparts that score as high,
+        `chi2` and `counterparts_chi2`, the share of its counterparts, of which some have a subhalo, with as high a chi
+        square, `model`, whether its smooth model is `ok` or
         `doubtful`, and `reason`. The sources of these counterparts are Sersic profiles with knots, and their noise is
         drawn: simpler than what the networks learnt from, so that `false_alarms` is rather too low.
 
@@ -464,12 +500,13 @@ def search_lenses(
     if not runs:
         raise ValueError(f"{searching(network)}: holds no network; install lensstudy again")
     training = counterparts / KINDS["smooth"]
-    images = SampleImages.of(path, folder, pixel_scale, math.ceil(training), kinds=("smooth", BLIND))
+    kinds = "smooth", BLIND, "validation"
+    images = SampleImages.of(path, folder, pixel_scale, math.ceil(training), kinds=kinds)
     search = SampleSearch(images, {network: scored(images.images, runs)}, Path(folder))
     names = {"p": "false_alarms", "p_chi2": "counterparts_chi2"}
     table = search.lenses.rename(columns=names)[["lens", "score", "false_alarms", "chi2", "counterparts_chi2", "model"]]
     known = search.lenses["in_distribution"]
-    table["reason"] = np.where(known, "", "the smooth fit is worse than that of any counterpart, or of nearly all")
+    table["reason"] = np.where(known, "", "the smooth fit is worse than those of counterparts, even with a subhalo")
     real = images.catalogue[images.catalogue["kind"] == REAL].set_index("lens")["pixels"]
     pixels = table["lens"].map(real)
     other = (pixels / COARSE - 1).abs() > OTHER_PIXELS

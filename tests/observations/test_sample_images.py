@@ -1,13 +1,17 @@
 """The images of a sample: kept, the same on any number of processes, and split by what they are."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from lensstudy.data.dataset import DataError
+from lensstudy.observations import sample_images
 from lensstudy.observations.rays import binned
 from lensstudy.observations.reading import read_observations
-from lensstudy.observations.sample_images import BINS, BLIND, KINDS, REAL, SampleImages, _blended
+from lensstudy.observations.sample_images import BINS, BLIND, KINDS, REAL, Job, Request, SampleImages, _blended, _kept
 from lensstudy.observations.writing import write, write_simulated
 
 
@@ -67,10 +71,41 @@ def test_blends_are_noise_like_that_of_smooth_lenses():
     """Of unit noise they have unit noise, and none is blended with itself."""
     generator = np.random.default_rng(0)
     images = np.zeros((40, 3, 64, 64))
-    images[:, 1] = np.arcsinh(generator.normal(size=(40, 64, 64)))
+    images[:, :2] = np.arcsinh(generator.normal(size=(40, 1, 64, 64)))  # an image without arcs is its noise
+    images[:, 2] = 1
     table = pd.DataFrame({"template": ["A"] * 20 + ["B"] * 20, "mass": [0.0, 1e9] * 20})
-    blended = np.sinh(_blended(images, table, generator)[:, 1])
+    seen = _blended(images, table, generator)
+    np.testing.assert_allclose(seen[:, 0], seen[:, 1], atol=1e-9)
+    blended = np.sinh(seen[:, 1])
     np.testing.assert_allclose(blended.std((1, 2)), 1, atol=0.06)
     assert (np.abs(blended - np.sinh(images[:, 1])).max((1, 2)) > 0.5).all()
     alone = pd.DataFrame({"template": ["A", "B"], "mass": [0.0, 0.0]})
     np.testing.assert_allclose(_blended(images[:2], alone, generator), images[:2])
+
+
+def test_residuals_are_lent_by_the_best_explained_lenses_to_others_and_never_for_training_and_test(monkeypatch):
+    sample = [
+        SimpleNamespace(name=f"L{number}", chi2=number, same_pixels=lambda other: other.name != "L0")
+        for number in range(12)
+    ]
+    monkeypatch.setattr(sample_images, "_opened", lambda files: sample[: len(files)])
+
+    def lenders(kind, number, count=12, own=1):
+        request = Request(tuple(map(Path, map(str, range(count)))), 8, 1, ())
+        one = Job(request, own, kind, "", Path())
+        return [lender.name for lender in one._lenders(kind in ("train", "validation"), number)]
+
+    assert lenders("train", 2) == lenders("validation", 3) == ["L0", "L2", "L4"]
+    assert lenders("real residuals", 0) == lenders(BLIND, 1) == ["L3", "L5"]  # L1 lends to others, not to itself
+    assert lenders(BLIND, 0) == lenders("train", 1) == lenders("smooth", 2) == []
+    assert lenders("real residuals", 0, own=0) == []  # none has its pixels
+    assert lenders("train", 2, count=7) == lenders("real residuals", 0, count=7) == []
+
+
+def test_a_template_of_another_recipe_or_that_cannot_be_read_is_made_again(tmp_path):
+    file = tmp_path / "one.npz"
+    assert not _kept(file, "key")
+    np.savez(file, numbers=np.zeros(3), texts=np.array(["a", "b", "key"]))
+    assert not _kept(file, "key")
+    file.write_bytes(b"no archive")
+    assert not _kept(file, "key")
