@@ -35,7 +35,7 @@ def tiny_home(tmp_path_factory):
     changes |= {"targets": [{"study": "shorter", "preset": "realistic", "population": exposed, "image_size": 32}]}
     with_subhalo = read_observations(write_simulated(home / "simulated"))[0][1]
     lens = str(write(binned(with_subhalo, 4)[0], home / "lens"))
-    changes |= {"observations_path": lens, "searched_lenses": [lens], "counterparts": 2}
+    changes |= {"observations_path": lens, "searched_lenses": [lens]}
     (home / "tiny.yml").write_text(yaml.safe_dump(changes))
     return home
 
