@@ -199,7 +199,7 @@ def _search(paths: list[str], network: str, out: Path, pixel_scale: float | None
 
     work = out.with_name(f"{out.stem}-lenses")
     try:
-        echo(f"models and counterparts, a minute to two for each lens: {work}", err=True)
+        echo(f"models and counterparts, about two minutes for each lens: {work}", err=True)
         table = search_lenses(network, paths[0], work, pixel_scale)
         out.parent.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
