@@ -385,8 +385,8 @@ class SampleSearch:
         alone = int((table["p"] == table["p"].min()).sum())
         sentences = [
             f"AUC of {self.network} between counterparts with a subhalo and smooth ones: {aucs['AUC'][self.network]}; "
-            f"of the scan for a mass, without training: {aucs['AUC'][SCAN]}"
-            + (f", behind by {aucs['the first is ahead by'][SCAN]}." if self.runs else "."),
+            f"of a scan for a mass, without training: {aucs['AUC'][SCAN]}; lead of the network: "
+            f"{aucs['the first is ahead by'][SCAN]}.",
             *(f"Its lead over {name}: {aucs['the first is ahead by'][name]}." for name in twins),
             self._heaviest(),
             f"Of smooth counterparts that are fitted as blindly as real lenses, {expected:.0%} [{least:.0%}, "
