@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make install  set up .venv, which every other target does by itself"
 	@echo "make study    run params/$(STUDY).yml and write reports/$(STUDY)/index.html (STUDY=name for another)"
-	@echo "make test     all tests but the slow ones, and every notebook from top to bottom"
+	@echo "make test     all tests but the slow ones, and every notebook twice from top to bottom"
 	@echo "make test-slurm  a study on a real SLURM, where slurmd is installed"
 	@echo "make lab      open the notebooks in JupyterLab"
 	@echo "make bench    the slow tests, then speed measured side by side with the alternatives"
@@ -40,8 +40,8 @@ test-package: $(INSTALLED)
 	$(BIN)/python -m pytest $(TWO)
 
 test-notebooks: $(INSTALLED)
-	LENSSTUDY_BATCH=1 LENSSTUDY_HOME="$$(mktemp -d)" $(BIN)/python -m pytest -p no:cacheprovider --nbval-lax \
-		--nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
+	LENSSTUDY_BATCH=1 LENSSTUDY_HOME="$$(mktemp -d)" $(BIN)/python -m pytest -p no:cacheprovider -p tests.twice \
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
 
 test-slurm: $(INSTALLED)
 	$(BIN)/python -m pytest -p no:cacheprovider --durations=0 tests/slurm_acceptance.py
