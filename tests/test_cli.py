@@ -289,6 +289,7 @@ def test_inspect_draws_a_contact_sheet(inside, tmp_path):
     assert not (tmp_path / "none.png").exists()
 
 
+@pytest.mark.slow  # tests/test_study.py has the beginning of it
 def test_a_notebook_runs_by_hand_with_papermill(root, tmp_path):
     """As the README says; the notebook finds the checkout's parameters and writes where LENSSTUDY_HOME says."""
     papermill = str(Path(sys.executable).with_name("papermill"))

@@ -36,8 +36,14 @@ def is_invariant(network, images):
     return max(errors) < 1e-5 and (reflected < 1e-5 if reflects(network) else reflected > 1e-3)
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", [name for name in EQUIVARIANT if "wide" not in name])  # those differ in channels only
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        pytest.param(name, size, marks=[pytest.mark.slow] * ((row + column) % 2))
+        for row, name in enumerate(name for name in EQUIVARIANT if "wide" not in name)  # those differ in channels only
+        for column, size in enumerate(SIZES)
+    ],
+)
 def test_equivariant_networks_are_invariant_at_every_size(name, size):
     images = blobs(4, size)
     assert is_invariant(recalibrate_batch_norm(build_network(name, size, 3, width=0.25), images), images)
