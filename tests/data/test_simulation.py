@@ -108,7 +108,7 @@ def counts_of_common_test(class_name: str, number: int) -> np.ndarray:
     return fitting.counts_of(np.load(file)[0])
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("number", [1, 2, *(pytest.param(k, marks=pytest.mark.slow) for k in (3, 4, 5))])
 def test_the_recovered_preset_fits_the_smooth_images_of_common_test(number):
     counts = counts_of_common_test("no", number)
     lens, chi_square = fitting.fit(counts, fitting.likely_starts(counts))
@@ -128,7 +128,7 @@ LINES = {
 }
 
 
-@pytest.mark.parametrize("number", LINES)
+@pytest.mark.parametrize("number", [1, 2, *(pytest.param(k, marks=pytest.mark.slow) for k in (3, 4, 5))])
 def test_a_line_within_the_ranges_of_the_preset_explains_each_vortex_of_common_test(number):
     """Little more is left of the image than noise, 1 +- 0.0094. Mass and half-length are held: where a line leaves the
     arcs, a longer and heavier one explains the image as well."""

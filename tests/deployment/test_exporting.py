@@ -58,7 +58,9 @@ def test_onnx_predicts_as_the_network(name, size, tmp_path):
     assert (seen[0] - features).abs().max() < 1e-5 * features.abs().max()
 
 
-@pytest.mark.parametrize("name", ["d4-steerable-cnn", "c8-resnet", "so2-harmonic"])
+@pytest.mark.parametrize(
+    "name", ["d4-steerable-cnn", pytest.param("c8-resnet", marks=pytest.mark.slow), "so2-harmonic"]
+)
 def test_int8_is_near_and_keeps_the_symmetry_of_the_square(name, tmp_path):
     network = networks.build_network(name, 32, 3, width=0.5, seed=2)
     images = torch.randn(48, 1, 32, 32, generator=torch.Generator().manual_seed(1))

@@ -100,7 +100,14 @@ def test_resamples_keep_the_number_of_images_of_each_class():
 # Coverage of intervals, false alarms of tests -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("n", "separation"), [(60, 1.0), (60, 2.0), (150, 3.2), (150, 4.0), (400, 4.6)])
+@pytest.mark.parametrize(
+    ("n", "separation"),
+    [
+        (60, 2.0),
+        (150, 4.0),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in [(60, 1.0), (150, 3.2), (400, 4.6)]),
+    ],
+)
 def test_the_interval_of_the_auc_covers_the_truth_as_often_as_it_says(n, separation):
     """95 % nominal covers 93 to 97 % of 2,000 experiments, at an AUC of 0.76, 0.92, 0.988, 0.9977 and 0.9994."""
     generator, truth, covered = np.random.default_rng(5), norm.cdf(separation / np.sqrt(2)), 0
@@ -158,7 +165,7 @@ def test_the_interval_of_a_calibration_error_holds_the_truth(temperature, least)
     assert least <= covered / experiments
 
 
-@pytest.mark.parametrize("separation", [1.0, 2.5])
+@pytest.mark.parametrize("separation", [1.0, pytest.param(2.5, marks=pytest.mark.slow)])
 def test_equal_networks_are_called_different_once_in_twenty(separation):
     """Two networks of one seed, equally good on the same images: p < 0.05 in 2 to 6.5 % of the experiments (near 1
     with few images intervals are longer than they had to be). McNemar's exact test may have fewer, never more."""
