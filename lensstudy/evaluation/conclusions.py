@@ -46,6 +46,8 @@ def on_task(test: LensDataset, classes: Sequence[str]) -> str:
     median = sigma[sigma > 0].groupby(truth["class"]).median()
     if median.empty:
         return f"{task} How far the substructure is above the noise is not known."
+    if np.isinf(median).all():
+        return f"{task} They have no noise: a fit that knew the exact form of the substructure would detect any."
     each = " and ".join(f"{float(f'{value:.2g}'):,g} sigma for {name}" for name, value in median.items())
     return (
         f"{task} A fit that knew the exact form of the substructure would detect it at {each} in the median lens; "

@@ -185,8 +185,9 @@ def test_where_there_is_nothing_to_compare_tables_are_empty(analysed):
 
 
 def test_the_task_says_how_well_the_substructure_could_be_seen():
-    """Of images whose detectability is set by hand, and of images that bring none."""
+    """Of images without noise, of images whose detectability is set by hand, and of images that bring none."""
     lenses = simulate("model_3", 4, seed=1, image_size=24, classes=["no_sub", "cdm"])
+    assert on_task(lenses, lenses.classes).endswith("would detect any."), "there is no noise in these"
     lenses.catalogue["detectability_refit"] = [0.0] * 4 + [1.0, 1234.0, 1234.0, 5000.0]
     said = on_task(lenses, lenses.classes)
     assert "no_sub or cdm?" in said and "8 test images, simulated with the preset model_3" in said
