@@ -4,6 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 SHELL := bash
 STUDY ?= quick
+ONCE ?= 06-validate-on-real-lenses 09-from-one-telescope-to-another 12-detectability  # a second time in `make bench`
 TWO := -n 2 --dist loadfile --no-loadscope-reorder --durations=20  # two processes; one file stays in one
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # One thread a process and as many processes as cores: two threads of torch stall whenever anything else runs.
@@ -16,10 +17,10 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make install  set up .venv, which every other target does by itself"
 	@echo "make study    run params/$(STUDY).yml and write reports/$(STUDY)/index.html (STUDY=name for another)"
-	@echo "make test     all tests but the slow ones, and every notebook twice from top to bottom"
+	@echo "make test     all tests but the slow ones, and the notebooks from top to bottom, most of them twice"
 	@echo "make test-slurm  a study on a real SLURM, where slurmd is installed"
 	@echo "make lab      open the notebooks in JupyterLab"
-	@echo "make bench    the slow tests, then speed measured side by side with the alternatives"
+	@echo "make bench    the slow tests and every notebook twice, then speed measured side by side with the alternatives"
 	@echo "make reports  render the reports of finished studies again"
 	@echo "make docs     build the site of documents, notebooks and reference reports: site/index.html"
 	@echo "make notebooks  run the notebooks with their defaults and keep the outputs that the tests compare"
@@ -41,7 +42,7 @@ test-package: $(INSTALLED)
 
 test-notebooks: $(INSTALLED)
 	LENSSTUDY_BATCH=1 LENSSTUDY_HOME="$$(mktemp -d)" $(BIN)/python -m pytest -p no:cacheprovider -p tests.twice \
-		--nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with tests/nbval-sanitize.cfg notebooks $(if $(strip $(ONCE)),--once $(ONCE))
 
 test-slurm: $(INSTALLED)
 	$(BIN)/python -m pytest -p no:cacheprovider --durations=0 tests/slurm_acceptance.py
@@ -50,6 +51,7 @@ lab: $(INSTALLED)  # lands on the list of notebooks: Markdown opens as a page, n
 	$(BIN)/jupyter lab notebooks --LabApp.app_settings_dir='$(CURDIR)/workflow/jupyterlab' --LabApp.default_url=/lab/tree/README.md
 
 bench: $(INSTALLED)
+	$(MAKE) --no-print-directory test-notebooks ONCE=
 	$(BIN)/python -m pytest -m slow --durations=0
 	$(BIN)/python -m pytest tests/test_faults.py --hypothesis-profile=many
 	$(BIN)/python -m tests.benchmarks

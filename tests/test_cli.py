@@ -169,7 +169,6 @@ def test_a_second_run_does_nothing(finished):
     before = executed_at(finished)
     assert lensstudy(finished, "run", "tiny.yml").returncode == 0
     assert executed_at(finished) == before
-    assert lensstudy(finished, "run", "tiny.yml", "--dry-run").stdout == "tiny: nothing to do\n"
 
 
 def test_a_damaged_notebook_is_named_and_planned_again(finished, tmp_path, monkeypatch, capsys):
@@ -202,6 +201,7 @@ def test_a_parameter_plans_the_notebooks_that_follow_from_it(finished, tmp_path,
     assert planned(home) == rules
 
 
+@pytest.mark.slow
 def test_a_finished_training_survives_and_a_network_that_left_the_study_leaves_its_report(finished, tmp_path):
     """What has changed runs again and no more, and a damaged notebook is in nobody's way."""
     home = tmp_path / "with a space, {braces} and [brackets]" / "it's"
@@ -446,10 +446,8 @@ def test_names_of_files_reach_no_shell(tmp_path):
 
 
 def test_a_study_of_the_package_is_found_from_anywhere(tmp_path):
-    for name in ("smoke", "params/smoke.yml"):
-        planned = lensstudy(tmp_path, "run", name, "--profile", "workflow/slurm", "--dry-run")
-        assert planned.returncode == 0, planned.stderr
-        assert "04-analyse" in planned.stdout + planned.stderr or "analyse" in planned.stdout + planned.stderr
+    planned = lensstudy(tmp_path, "run", "params/smoke.yml", "--profile", "workflow/slurm", "--dry-run")
+    assert planned.returncode == 0 and "analyse" in planned.stdout + planned.stderr, planned.stderr
     assert lensstudy(tmp_path, "run", "params/none.yml", "--dry-run").returncode == 1
 
 

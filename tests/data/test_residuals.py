@@ -59,6 +59,7 @@ def test_what_was_read_cannot_be_fitted(lenses):
         in_sigma(replace(lenses, description={"source": "files"}))
 
 
+@pytest.mark.slow
 def test_a_target_in_other_pixels_stays_in_units_of_its_noise(tmp_path, monkeypatch):
     """And its residuals are read again, not fitted again, as long as the images are the same."""
     monkeypatch.setenv("LENSSTUDY_HOME", str(tmp_path))
@@ -135,6 +136,7 @@ def test_networks_of_a_study_are_trained_on_residuals_and_refuse_images(study, t
         fit(mixture.pooled([shown, images]), study, folder=tmp_path / "pooled")
 
 
+@pytest.mark.slow
 def test_a_mixture_is_judged_on_the_residuals_of_its_own_test_images(study):
     parts = [{"preset": "realistic", "population": {"source_magnitude_min": dim}} for dim in (20.0, 22.0)]
     beside = {"preset": "mixture", "population": {"presets": parts}, "residual": "beside"}

@@ -155,6 +155,7 @@ def test_several_seeds_are_exported_as_the_mean_of_their_logits(run_folder, blob
         deployment.export([run_folder, longer], tmp_path / "none", dataset=blobs)
 
 
+@pytest.mark.slow
 def test_an_export_in_int8_says_how_near_it_is(exported, run_folder, blobs, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="takes its ranges from training images"):
         deployment.export(run_folder, tmp_path / "out", "int8")
@@ -349,6 +350,7 @@ def test_two_that_export_at_once_do_not_meet(run_folder, tmp_path, monkeypatch):
     assert [file.name for file in run.iterdir() if file.name.startswith(".")] == []
 
 
+@pytest.mark.slow
 def test_the_export_that_another_call_has_made_meanwhile_stays(run_folder, tmp_path, monkeypatch):
     run, write = shutil.copytree(run_folder, tmp_path / "run"), deployment._write
 

@@ -44,6 +44,7 @@ def test_every_lens_has_the_number_of_subhalos_that_was_asked_for():
     assert counts["cdm"].tolist() == [3] and counts["no_sub"].tolist() == [0] and counts["axion"].tolist() == [0]
 
 
+@pytest.mark.slow
 def test_a_mixture_has_a_curve_for_each_population_and_the_fit_finds_what_is_far_above_the_noise():
     heavy = {"subhalo_mass_min": 5e10, "subhalo_profile": "point"}
     presets = [

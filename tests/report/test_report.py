@@ -20,8 +20,8 @@ from PIL import Image
 from lensstudy import provenance
 from lensstudy.figures import style
 from lensstudy.files import FileError, read_json
+from lensstudy.report import execution, listing, pages, summaries, words
 from lensstudy.report import index as report
-from lensstudy.report import listing, pages, summaries, words
 from lensstudy.report.execution import NotebookFailed, execute, source_hash
 from lensstudy.study import ParameterError, Study
 
@@ -341,6 +341,9 @@ style.show(drawn_under_any_name([[0, 1], [1, 0]]), "Pixels of an image.", "pixel
 style.show(drawn_under_any_name(None), "A line.", "line")"""
 
 
+CREDITED = {"observations_path": "somebody/lenses", "image_credit": "Survey & archive"}
+
+
 @pytest.mark.parametrize(
     ("about", "given", "shown"),
     [
@@ -349,20 +352,32 @@ style.show(drawn_under_any_name(None), "A line.", "line")"""
         ({"source": "lenses.tgz", "redistributable": True}, {}, True),
         ({"source": "simulated", "redistributable": False}, {}, False),
         ({"source": "simulated"}, {"observations_path": "somebody/lenses"}, False),
-        (None, {"observations_path": "somebody/lenses", "image_credit": "Survey & archive"}, True),
+        (None, CREDITED, True),
         (None, {}, False),
     ],
 )
-def test_images_are_published_only_where_the_data_allow_it(tmp_path, about, given, shown):
+def test_images_may_be_published_only_where_the_data_allow_it(tmp_path, about, given, shown):
+    describe(tmp_path, about)
+    assert execution._redistributable(tmp_path / "runs/smoke", given) == shown
+
+
+def describe(home, about) -> None:
+    """What the data set of the study in `home` says of itself; None: there is none."""
+    if about is not None:
+        folder = home / "runs" / "smoke" / "dataset"
+        folder.mkdir(parents=True)
+        content = {"classes": ["a", "b"], "fingerprint": "f", "description": about}
+        (folder / "dataset.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("about", "given", "shown"), [({"source": "simulated"}, {}, True), (None, CREDITED, True), (None, {}, False)]
+)
+def test_a_page_shows_the_images_that_may_be_published(tmp_path, about, given, shown):
     """The mark belongs to the figure and to the data: no name of a function and no parameter decides, and where
     nothing is said nothing is shown."""
     source = notebook(tmp_path / "drawing.ipynb", new_markdown_cell("# Drawn"), DRAWS, FIGURE)
-    if about is not None:
-        folder = tmp_path / "runs" / "smoke" / "dataset"
-        folder.mkdir(parents=True)
-        (folder / "dataset.json").write_text(
-            json.dumps({"classes": ["a", "b"], "fingerprint": "f", "description": about})
-        )
+    describe(tmp_path, about)
     executed = run(source, tmp_path, **given)
     for committed in (True, False):
         pages.render(executed, tmp_path / "page.html", committed=committed)

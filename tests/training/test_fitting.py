@@ -713,6 +713,7 @@ def test_a_wrong_parameter_leaves_the_finished_training_in_the_folder(blobs, tmp
     assert sorted(file.name for file in folder.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_divergence_on_two_processes_is_told_as_on_one(on_two):
     assert (on_two / "told").read_text().startswith("d4-steerable-cnn: the loss is nan in step 0")
     assert not (on_two / "diverged/metrics.json").exists()
