@@ -49,7 +49,7 @@ def pairs(analysis: Analysis) -> Styler:
             "second": found["second"],
             "first ahead in AUC": [format_interval(row.value, row.low, row.high) for row in found.itertuples()],
             "p (AUC)": found["p"].map(format_p),
-            "p (accuracy)": found["p_accuracy"].map(format_p),
+            "p (accuracy, over images)": found["p_accuracy"].map(format_p),
         }
     )
     return table(

@@ -79,20 +79,20 @@ def in_plain_words(summary: Mapping[str, Any]) -> str:
         if len(names) == 1:
             return f"The network {names[0]} is wrong {counts[0]} {_times(counts[0])} in {out_of}."
         first, other = _introduced(*names[:2])
-        doubt = "; with so few trainings and images, the difference may be chance" * _may_be_chance(summary)
+        doubt = "; in AUC, with so few trainings and images, the difference may be chance" * _may_be_chance(summary)
         same = f", and one with the same filters but no symmetry ({names[2]}) {counts[2]}" if len(names) > 2 else ""
-        same += ", a difference that may be chance" * (
+        same += ", though in AUC this difference may be chance" * (
             not doubt and bool(same) and _chance(summary, names[0], names[2])
         )
         with_many, with_few = _by_size(summary.get("ahead") or [], names[1])
         count = f"{first} is wrong {counts[0]} {_times(counts[0])} in {out_of}, {other} {counts[1]}{same}{doubt}."
         beside = "".join(
             f" {WELL_KNOWN[name]} is wrong {count} {_times(count)}"
-            f"{', and this may be chance too' * _chance(summary, names[0], name)}."
+            f"{', and in AUC this may be chance too' * _chance(summary, names[0], name)}."
             for name, count in zip(known, counts[len(names) :], strict=True)
         )
         count = count[0].lower() + count[1:] if with_many else count
-        return f"{with_many}{count}{beside}{with_few}{_to_match(summary, names[1])}"
+        return f"{with_many}{count}{beside}{with_few}{_to_match(summary, *names[1:3])}"
     return _first_sentence(summary["answer"])
 
 
@@ -142,18 +142,24 @@ def _compared(summary: Mapping[str, Any], networks: list[str]) -> list[str]:
     return [first, other, *([same] if same in networks and same not in (first, other) else [])]
 
 
-def _to_match(summary: Mapping[str, Any], other: str) -> str:
+def _to_match(summary: Mapping[str, Any], other: str, same: str = "") -> str:
     """How many times as many images another network needs for what the first reaches with the fewest for which its
-    curve tells that with both limits."""
-    for row in summary.get("images_to_match") or []:
-        if row["network"] == other and None not in (row["needed"], row["low"], row["high"]):
-            needed, low, high = (row[name] / row["images"] for name in ("needed", "low", "high"))
-            reach = f"{low:.2g} to {high:.2g}" if low > 1 else f"up to {high:.2g}"
-            return (
-                f" To be as good as the first is with {row['images']:,} images, {other} needs {needed:.2g} times "
-                f"as many (95\u00a0% interval {reach})."
-            )
+    curve tells that with both limits, and with so many the one of the `same` filters."""
+    rows = summary.get("images_to_match") or []
+    told = [row for row in rows if None not in (row["needed"], row["low"], row["high"])]
+    for row in told:
+        if row["network"] != other:
+            continue
+        beside = next((one for one in told if one["network"] == same and one["images"] == row["images"]), None)
+        needed = _factor(row, " as many", "95\u00a0% interval ") + (f", {same} {_factor(beside)}" if beside else "")
+        return f" To be as good as the first is with {row['images']:,} images, {other} needs {needed}."
     return ""
+
+
+def _factor(row: Mapping[str, Any], as_many: str = "", interval: str = "") -> str:
+    needed, low, high = (row[name] / row["images"] for name in ("needed", "low", "high"))
+    reach = f"{low:.2g} to {high:.2g}" if low > 1 else f"up to {high:.2g}"
+    return f"{needed:.2g} times{as_many} ({interval}{reach})"
 
 
 def _by_size(ahead: Sequence[Mapping[str, Any]], other: str) -> tuple[str, str]:

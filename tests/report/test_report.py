@@ -737,7 +737,7 @@ TABLE = [
                 ],
                 "table": [{"network": one, "accuracy": "0.9"} for one in ("d4-cnn", "plain-cnn", "c1-cnn")],
             },
-            "(c1-cnn) 10, a difference that may be chance.",
+            "(c1-cnn) 10, though in AUC this difference may be chance.",
         ),
         (
             {
@@ -776,6 +776,19 @@ TABLE = [
             ". To be as good as the first is with 240 images, resnet18 needs 2.4 times as many (95\u00a0% interval up",
         ),
         (
+            {
+                "answer": "Ahead.",
+                "pairs": [{"first": "d4-cnn", "second": "plain-cnn"}],
+                "table": [{"network": one, "accuracy": "0.9"} for one in ("d4-cnn", "plain-cnn", "c1-cnn")],
+                "images_to_match": [
+                    {"network": "plain-cnn", "images": 240, "needed": 576.0, "low": 264.0, "high": 1512.0},
+                    {"network": "c1-cnn", "images": 60, "needed": 90.0, "low": 60.0, "high": 120.0},
+                    {"network": "c1-cnn", "images": 240, "needed": 288.0, "low": 240.0, "high": 528.0},
+                ],
+            },
+            "plain-cnn needs 2.4 times as many (95\u00a0% interval 1.1 to 6.3), c1-cnn 1.2 times (up to 2.2).",
+        ),
+        (
             {"answer": "These trainings and 450 test images do not tell which of a and b is better.", "pairs": []},
             "is wrong 20 times in 100, d4",
         ),
@@ -800,7 +813,7 @@ TABLE = [
                 ],
                 "table": [{"network": one, "accuracy": "0.9"} for one in ("d4-cnn", "plain-cnn", "resnet18")],
             },
-            "may be chance. ResNet-18 is wrong 10 times, and this may be chance too.",
+            "may be chance. ResNet-18 is wrong 10 times, and in AUC this may be chance too.",
         ),
         ({"answer": "One. Two.", "table": []}, "One."),
         ({"answer": "One.", "plain": "Simply one."}, "Simply one."),
