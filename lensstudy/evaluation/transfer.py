@@ -74,9 +74,12 @@ class Transfer:
         return pd.DataFrame(rows)
 
     def accuracy(self) -> pd.DataFrame:
-        """The same ways by accuracy over all classes and by calibration error, on the targets and at home."""
+        """The same ways by accuracy over all classes with its interval, and by calibration error, on the targets and at
+        home."""
         columns = ["network", "trained", "tested", "accuracy", "class_auc", "calibration_error"]
-        return self.table[columns].rename(columns={"trained": "way"})
+        rows = zip(self.table["accuracy"], self.table["accuracy_low"], self.table["accuracy_high"], strict=True)
+        shown = self.table[columns].assign(accuracy=[format_interval(*row) for row in rows])
+        return shown.rename(columns={"trained": "way"})
 
     def caption(self, network: str) -> str:
         """What stands below the figure of a network."""
@@ -150,7 +153,7 @@ class Transfer:
 
 def scored(runs: Sequence, images: LensDataset) -> dict:
     """Scores of the networks of several seeds: `auc` of substructure against none with its interval and `direction`,
-    and over the classes that both know `class_auc`, `accuracy` and `calibration_error`.
+    and over the classes that both know `class_auc`, `accuracy` with its interval, and `calibration_error`.
 
     Raises `DataError` where the images show lenses of one kind alone.
     """
@@ -165,6 +168,7 @@ def scored(runs: Sequence, images: LensDataset) -> dict:
     low, high = interval(truth, found)
     columns = [runs[0].classes.index(name) for name in known]
     shares = [one[:, columns] / np.maximum(one[:, columns].sum(1, keepdims=True), 1e-300) for one in probabilities]
+    accuracy_low, accuracy_high = interval(labels, shares, "accuracy")
     each = pd.DataFrame([point_estimates(labels, one, known) for one in shares]).mean()
     return {
         "auc": float(np.mean([auc(truth, one) for one in found])),
@@ -173,6 +177,8 @@ def scored(runs: Sequence, images: LensDataset) -> dict:
         "direction": direction(low, high),
         "class_auc": each["auc"],
         "accuracy": each["accuracy"],
+        "accuracy_low": accuracy_low,
+        "accuracy_high": accuracy_high,
         "calibration_error": each["calibration_error"],
         "images": len(some),
     }

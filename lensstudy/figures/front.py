@@ -25,7 +25,7 @@ from lensstudy.training.run import TrainedNetwork, load_run
 
 __all__ = ["front", "of_study", "typical"]
 
-SHOWN = np.arange(0, 360, 60)  # degrees by which the lens is rotated above the curves
+SHOWN = np.arange(0, 360, 45)  # degrees by which the lens is rotated above the curves
 ANGLES = np.arange(0.0, 361.0, 5.0)  # degrees, the points of a curve
 ASKED = 60  # test images among which a typical one is looked for
 
@@ -93,9 +93,9 @@ def _of_true_class(run: TrainedNetwork, test: LensDataset, rows: np.ndarray) -> 
 
 
 def _draw_rotations(figure, lens: np.ndarray, said: Mapping[str, np.ndarray], truth: str) -> None:
-    axes = figure.subplot_mosaic([list("abcdef"), ["curve"] * 6], height_ratios=[1, 2.6])
+    axes = figure.subplot_mosaic([list("abcdefgh"), ["curve"] * 8], height_ratios=[1, 3.4])
     size = lens.shape[-1]
-    for name, angle in zip("abcdef", SHOWN, strict=True):
+    for name, angle in zip("abcdefgh", SHOWN, strict=True):
         image = stretched(rotated(lens[None], float(angle))[0].mean(0))
         draw_image(axes[name], image)
         whole = Circle(((size - 1) / 2, (size - 1) / 2), size / 2, transform=axes[name].transData)
@@ -103,7 +103,7 @@ def _draw_rotations(figure, lens: np.ndarray, said: Mapping[str, np.ndarray], tr
         axes[name].set_title(f"{angle}°", fontsize=10)
     for name, each, which in zip(said, said.values(), ("symmetry built in", "without symmetry"), strict=True):
         axes["curve"].plot(ANGLES, each, color=colour(name), lw=2.5, label=f"{which} ({name})")
-    axes["curve"].set(xlabel="rotation of the image [degrees]", xticks=np.arange(0, 361, 60), ylim=(-0.03, 1.03))
+    axes["curve"].set(xlabel="rotation of the image [degrees]", xticks=np.arange(0, 361, 45), ylim=(-0.03, 1.03))
     axes["curve"].set_ylabel(f"probability of the true class ({truth})")
     axes["curve"].legend(fontsize=10)
 

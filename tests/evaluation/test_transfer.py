@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 
 from lensstudy.data.dataset import DataError, LensDataset
 from lensstudy.evaluation.transfer import HOME, Transfer, scored
@@ -52,6 +53,16 @@ def test_substructure_against_none_and_the_classes_that_both_know(transfer):
     assert table.loc["as it is", "away"]["direction"] == "upside down"
     assert table.loc["adapted", "away"]["accuracy"] == 1.0 and table.loc["adapted", HOME]["accuracy"] == 2 / 3
     assert table["images"].tolist() == [36, 24, 36, 24]
+
+
+def test_an_accuracy_has_an_interval(transfer):
+    """With one seed it is over images alone: that of a binomial, and the rule of three where none is wrong."""
+    table = transfer.of("one").set_index(["trained", "tested"])
+    home = table.loc["as it is", HOME]
+    binomial = binomtest(24, 36).proportion_ci(method="wilson")
+    assert (home["accuracy_low"], home["accuracy_high"]) == pytest.approx(tuple(binomial), abs=0.01)
+    assert table.loc["adapted", "away"]["accuracy_low"] == pytest.approx(0.05 ** (1 / 24))
+    assert transfer.accuracy()["accuracy"][0] == "0.667 [0.498, 0.802]"
 
 
 def test_the_surest_way_is_chosen_and_no_label_is_asked(transfer):
