@@ -40,7 +40,8 @@ NEAR = 0.1  # arcsec: a place further off is another one
 LIMITATIONS = (
     "The authors of the search knew the published place and had compared earlier runs with it; the rule about negative "
     "masses was written after its first scans of this lens. Nothing on this page is set by the published place. A mass "
-    "depends on the model of lens and source more than on the noise. That it is dark is not tested here."
+    "depends on the model of lens and source more than on the noise, and an interval is that of one model. Fits with "
+    "other models start where the search has ended. That the mass is dark is not tested here."
 )
 
 
@@ -297,10 +298,9 @@ class KnownSubhalo:
         """The 95 % interval of each parameter of the best fit, in the frame of each file."""
         rows = []
         for one in self.images:
-            for name, (low, high) in one.limits.items():
+            for (name, (low, high)), (values, _) in zip(one.limits.items(), one.profiles, strict=True):
                 unit = "[solar masses]" if name == "mass" else "[arcsec]"
-                best = one.best[name]
-                rows.append({"image": one.name, "of": f"{name} {unit}", "from": low, "best": best, "to": high})
+                rows.append({"image": one.name, "of": f"{name} {unit}", "from": low, "best": values[4], "to": high})
         return pd.DataFrame(rows)
 
     @property
@@ -339,7 +339,8 @@ class KnownSubhalo:
         if len(variants):
             near = int((variants["off [arcsec]"] <= NEAR).sum())
             sentences.append(
-                f"Of {len(variants)} fits with other models, {near} end within {NEAR} arcsec of that position"
+                f"Of {len(variants)} fits with other models, which start where the search has ended, {near} end within "
+                f"{NEAR} arcsec of the published position"
             )
             if self.known.mass[0] < self.known.mass[1]:
                 inside = int(variants["within"].sum())

@@ -34,6 +34,8 @@ APART = 0.3  # arcsec between candidates
 SHOWS = 50.0  # of chi square: a subhalo for which it falls by that much is called one that shows
 STRONG = 10.0  # of the logarithm of the evidence (Nightingale et al. 2024)
 MANY = len(MASS)
+AROUND = np.array([-8.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0])  # standard deviations at which a parameter is held
+SETTLED, BETTER = 30, 1.0  # steps until a fit has settled, and by how much of chi square another is better
 
 
 def pseudo_jaffe(x, y, size) -> tuple[Tensor, Tensor]:
@@ -198,28 +200,31 @@ class SubhaloSearch:
 
     def fits(self, scanned: Sequence[State], count: int = 3) -> list[SubhaloFit]:
         """The `count` best of lenses as `scan` finds them, of which none has its subhalo near another's, with its size
-        adjusted as well; that of most evidence first."""
-        chosen: list[State] = []
+        adjusted as well; that of most evidence first. Where none of them has a negative mass, the best that has one is
+        adjusted with them, see `control`."""
+        apart: list[State] = []
         for one in scanned:
             place = one.values[MANY : MANY + 2]
-            if all(np.hypot(*(place - other.values[MANY : MANY + 2])) > APART for other in chosen):
-                chosen.append(one)
-        fitted = [
-            self.found(self.task.adjusted(one.values, self.all_free, rounds=4, steps=8)) for one in chosen[:count]
-        ]
+            if all(np.hypot(*(place - other.values[MANY : MANY + 2])) > APART for other in apart):
+                apart.append(one)
+        chosen = apart[:count]
+        if not any(one.values[MANY + 2] < 0 for one in chosen):
+            chosen += [one for one in apart[count:] if one.values[MANY + 2] < 0][:1]
+        fitted = [self.found(self.task.adjusted(one.values, self.all_free, rounds=4, steps=8)) for one in chosen]
         return sorted(fitted, key=lambda fit: -fit.evidence_rises)
 
-    def control(self, scanned: Sequence[State]) -> float:
-        """How much the cost falls at most, among lenses as `scan` finds them, with a negative mass: nothing has one, so
-        what the model lacks makes as much of a difference."""
-        return max((self.smooth.cost - one.cost for one in scanned if one.values[MANY + 2] < 0), default=0.0)
+    @staticmethod
+    def control(fits: Sequence[SubhaloFit]) -> float:
+        """How much the cost falls at most, among `fits`, with a negative mass: nothing has one, so what the model lacks
+        makes as much of a difference."""
+        return max((fit.chi2_falls for fit in fits if fit.mass < 0), default=0.0)
 
-    def is_subhalo(self, fit: SubhaloFit, scanned: Sequence[State]) -> bool:
+    def is_subhalo(self, fit: SubhaloFit, fits: Sequence[SubhaloFit]) -> bool:
         """Whether a fit is of a subhalo rather than of what the model lacks: a positive mass outside the core, where
-        the galaxy's light is in doubt, that makes more of a difference than any negative mass, and whose evidence is
-        higher by `STRONG`."""
+        the galaxy's light is in doubt, that makes more of a difference than any negative mass among the `fits`, and
+        whose evidence is higher by `STRONG`."""
         outside = math.hypot(fit.x, fit.y) > CORE
-        return bool(fit.mass > 0 and outside and fit.chi2_falls > self.control(scanned) and fit.evidence_rises > STRONG)
+        return bool(fit.mass > 0 and outside and fit.chi2_falls > self.control(fits) and fit.evidence_rises > STRONG)
 
     @property
     def all_free(self) -> np.ndarray:
@@ -235,37 +240,42 @@ class SubhaloSearch:
         place = np.array([x, y]) - self.middle
         return SubhaloFit(*place.tolist(), strength * self.solar_masses, error, math.exp(log_size), falls, rises, state)
 
-    def profile(self, best: SubhaloFit, name: str, values: Sequence[float]) -> np.ndarray:
-        """How much the cost rises `(n,)` where a parameter of the subhalo, one of `SUBHALO`, is held at each of
-        `values`, and the others, lens and source are adjusted."""
+    def held(self, state: State, name: str, values: Sequence[float]) -> list[State]:
+        """The best lenses, on the mesh of a state, with a parameter of the subhalo, one of `SUBHALO`, held at each of
+        `values`: the others, lens and source are adjusted."""
         number = MANY + list(SUBHALO).index(name)
         held = self.all_free == number
-        covariance = np.linalg.inv(self.task.normal(best.state, self.all_free)[0])
+        covariance = np.linalg.inv(self.task.normal(state, self.all_free)[0])
         along = covariance[:, held][:, 0] / covariance[held, held]  # where the others go, to first order
-        rises = []
+        found = []
         for value in values:
-            alone, together = best.state.values.copy(), best.state.values.copy()
+            alone, together = state.values.copy(), state.values.copy()
             alone[number] = value
-            together[self.all_free] += along * (value - best.state.values[number])
-            starts = [self.task.at(self.task.limited(start), best.state) for start in (alone, together)]
-            start = min(starts, key=lambda state: state.cost)
-            rises.append(self.task.descended(start, self.all_free[~held], 8).cost - best.state.cost)
-        return np.array(rises)
+            together[self.all_free] += along * (value - state.values[number])
+            starts = [self.task.at(self.task.limited(start), state) for start in (alone, together)]
+            start = min(starts, key=lambda one: one.cost)
+            found.append(self.task.descended(start, self.all_free[~held], 8))
+        return found
 
-    def around(self, best: SubhaloFit, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """The profile likelihood of a parameter of the subhalo, one of `SUBHALO`: values `(9,)` up to eight standard
-        deviations away, and how much chi square rises there, in units of noise that pixels share."""
-        number = MANY + list(SUBHALO).index(name)
-        covariance = np.linalg.inv(self.task.normal(best.state, self.all_free)[0])
-        error = math.sqrt(covariance[self.all_free == number, self.all_free == number].item())
-        values = best.state.values[number] + error * np.array([-8.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0])
-        rises = np.zeros(len(values))
-        rises[values != best.state.values[number]] = self.profile(best, name, values[values != values[4]])
-        return values, rises / self.misfit
+    def profiles(self, best: SubhaloFit, rounds: int = 3) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """The profile likelihood of each parameter of the subhalo: values `(9,)` up to eight standard deviations from
+        the best, the fifth of them, and how much chi square rises there, in units of noise that pixels share.
 
-    def interval(self, best: SubhaloFit, name: str) -> tuple[float, float]:
-        """The 95 % interval of a parameter of the subhalo, see `ends_of`."""
-        return ends_of(*self.around(best, name))
+        A fit ends with a new mesh, on which it first settles. Where a lens with a parameter held turns out better, the
+        fit goes on from there, `rounds` times at most: otherwise no rise would be one above the lowest chi square.
+        """
+        state = self.task.descended(best.state, self.all_free, SETTLED)
+        for _ in range(rounds):
+            covariance = np.linalg.inv(self.task.normal(state, self.all_free)[0])
+            errors = dict(zip(SUBHALO, np.sqrt(np.diagonal(covariance)[-len(SUBHALO) :]), strict=True))
+            values = {name: state.values[MANY + k] + errors[name] * AROUND for k, name in enumerate(SUBHALO)}
+            away = {name: self.held(state, name, some[AROUND != 0]) for name, some in values.items()}
+            lowest = min((one for some in away.values() for one in some), key=lambda one: one.cost)
+            costs = {name: np.insert([one.cost for one in some], 4, state.cost) for name, some in away.items()}
+            if lowest.cost > state.cost - BETTER:
+                break
+            state = self.task.descended(lowest, self.all_free, SETTLED)
+        return {name: (values[name], (costs[name] - costs[name][4]) / self.misfit) for name in SUBHALO}
 
     def at_place(self, place: Sequence[float]) -> SubhaloFit:
         """The fit that starts from a light subhalo at a place, in arcseconds from the middle of the lens's light."""
@@ -292,8 +302,8 @@ class SubhaloSearch:
 
 
 def ends_of(values: np.ndarray, rises: np.ndarray, rise: float = 3.84) -> tuple[float, float]:
-    """Between which values chi square rises by less than `rise`, as `around` gives both: a 95 % interval by default,
-    infinite where it has no end there.
+    """Between which values chi square rises by less than `rise`: a 95 % interval by default,
+    infinite where it has no end there; both from `SubhaloSearch.profiles`.
 
     Example:
         >>> values = np.arange(-4.0, 5.0)

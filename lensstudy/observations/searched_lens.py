@@ -40,7 +40,7 @@ class SearchedLens:
         smooth: numbers of the smooth model: `chi2` a pixel, `einstein_radius`, `slope`, and the `axis` of its mass.
         fits: the best of the scan, as dictionaries of `SubhaloFit` with whether it `counts`, that of most evidence
             first.
-        control: by how much chi square falls at most with a negative mass.
+        control: by how much chi square falls at most with a negative mass, fitted as fully.
         variants: the first of `fits`, with other models; empty unless in full.
         pixel_scale: arcseconds a pixel of `arcs` `(H, H)`, the arcs in units of their noise.
         middle: of the lens's light, in arcseconds from the middle of the image.
@@ -147,7 +147,7 @@ def _searched(observation: Observation, step: float, splines: list[int], in_full
     shows, profiles, variants = np.zeros((0, 3)), np.zeros((0, 2, 9)), []
     if in_full:
         shows = search.shows()
-        profiles = np.array([_in_units(search, name, *search.around(best, name)) for name in SUBHALO])
+        profiles = np.array([_in_units(search, name, *one) for name, one in search.profiles(best).items()])
         variants = list(_variants(lens, model, best, splines))
     return SearchedLens(
         str(observation),
@@ -158,8 +158,8 @@ def _searched(observation: Observation, step: float, splines: list[int], in_full
             "slope": float(search.smooth.values[1]),
             "axis": isothermal(search.smooth.values)[2],
         },
-        [_row(fit) | {"counts": search.is_subhalo(fit, scan)} for fit in fits],
-        float(search.control(scan)),
+        [_row(fit) | {"counts": search.is_subhalo(fit, fits)} for fit in fits],
+        search.control(fits),
         variants,
         observation.pixel_scale,
         np.array(search.middle),

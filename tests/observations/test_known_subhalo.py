@@ -109,7 +109,10 @@ def test_what_is_found_is_brought_into_the_frame_of_the_first_image(known):
 def test_the_answer_says_what_lies_outside_the_published_range(known):
     assert "identifies a subhalo in 2 of 2 images" in known.answer
     assert "J0946+1006: 0.05 arcsec from the published position, 3.0e9 [2.8e9, 3.2e9] solar masses" in known.answer
-    assert "Of 4 fits with other models, 4 end within 0.1 arcsec" in known.answer
+    assert (
+        "Of 4 fits with other models, which start where the search has ended, 4 end within 0.1 arcsec of the"
+        in known.answer
+    )
     assert "but only 2 with a mass in the published range" in known.answer
     assert known.answer.endswith("In 1 other lens, for which none is published, it identifies none.")
     assert "in 2 of 2 images of the lens, within a tenth" in known.plain

@@ -48,11 +48,13 @@ def test_a_subhalo_is_found_where_it_lies(found):
     assert np.hypot(best.x - PLACE[0], best.y - PLACE[1]) < 0.1
     true = STRENGTH * math.pi * critical_surface_density(0.5, 1.0)
     assert best.mass == pytest.approx(true, rel=0.35) and best.mass_error < 0.2 * true
-    assert search.is_subhalo(best, scanned) and not search.is_subhalo(replace(best, mass=-best.mass), scanned)
-    assert not search.is_subhalo(replace(best, x=0.1, y=0.2), scanned)
+    assert search.is_subhalo(best, [best]) and not search.is_subhalo(replace(best, mass=-best.mass), [best])
+    assert not search.is_subhalo(replace(best, x=0.1, y=0.2), [best])
+    negative = replace(best, mass=-best.mass, chi2_falls=best.chi2_falls + 1)
+    assert not search.is_subhalo(best, [best, negative]) and search.control([best, negative]) > best.chi2_falls
     assert best.chi2_falls > 100 and best.evidence_rises > 50
-    rises = search.profile(best, "strength", [0.0, best.state.values[-2]])
-    assert rises[0] > 50 and abs(rises[1]) < 5
+    without, same = search.held(best.state, "strength", [0.0, best.state.values[-2]])
+    assert without.cost - best.state.cost > 50 and abs(same.cost - best.state.cost) < 5
 
 
 def test_derivatives_are_those_of_images_of_nudged_lenses(found):
@@ -78,7 +80,9 @@ def test_the_place_and_the_mass_have_intervals(found):
     """And a fit that starts at the place ends there."""
     search, _, best = found
     true = STRENGTH * math.pi * critical_surface_density(0.5, 1.0)
-    low, high = (end * search.solar_masses for end in search.interval(best, "strength"))
+    profiles = search.profiles(best)
+    assert all(rises.min() > -1 for _, rises in profiles.values()), "nothing that is held is better than the best"
+    low, high = (end * search.solar_masses for end in ends_of(*profiles["strength"]))
     assert 0.5 * true < low < best.mass < high < 2 * true
     again = search.at_place((best.x, best.y))
     assert np.hypot(again.x - best.x, again.y - best.y) < 0.1 and again.mass == pytest.approx(best.mass, rel=0.3)
