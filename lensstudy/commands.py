@@ -255,7 +255,9 @@ def train(
     ] = None,
     adaptation: Annotated[
         str | None,
-        typer.Option(help="how it learns from them: batch-norm, sinkhorn, adversarial or pseudo-labels; best, if none"),
+        typer.Option(
+            help="how it learns from them: sinkhorn, adversarial, pseudo-labels, or batch-norm, if none is named"
+        ),
     ] = None,
     target_pixel_scale: Annotated[
         float | None, typer.Option("--target-pixel-scale", help="arcseconds of one of their pixels")
@@ -302,6 +304,7 @@ def train(
     if about := metrics.get("target"):
         shares = ", ".join(f"{share:.0%} {name}" for name, share in about["shares"].items())
         echo(
+            f"  Adapted by {about['adaptation']}; these scores are of images like {data}, where it may cost accuracy.\n"
             f"  Of {about['images']:,} images without labels it calls {shares}; mean entropy {about['entropy']:.2f}, "
             "where 0 is certain and 1 guessing."
         )

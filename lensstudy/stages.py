@@ -37,7 +37,7 @@ from lensstudy.evaluation.ladder import Ladder
 from lensstudy.evaluation.scores import format_interval
 from lensstudy.evaluation.shortcuts import shortcuts
 from lensstudy.evaluation.staircase import Staircase, walk
-from lensstudy.evaluation.transfer import HOME, Transfer
+from lensstudy.evaluation.transfer import HOME, TOGETHER, Transfer
 from lensstudy.files import write_json
 from lensstudy.lensing.between import Between
 from lensstudy.lensing.populations import preset_named
@@ -67,7 +67,7 @@ __all__ = [
 ]
 
 
-AS_IT_IS, TOGETHER, BREADTH = "as it is", "together", "breadth"  # ways of training in a transfer
+AS_IT_IS, BREADTH = "as it is", "breadth"  # ways of training in a transfer
 WORTH_A_POOL = 9  # trainings from which on they are shared out
 WORTH_PROCESSES = 500  # images of a class from which on several processes are worth the seconds that they take to start
 LADDER_IMAGES = 30  # test images of each class and mass

@@ -112,7 +112,8 @@ def train_on(
         return run, read_metrics(run)
     predicted = load_run(run).predict(unlabelled.images)
     shares = dict(zip(dataset.classes, np.bincount(predicted.argmax(1)) / len(predicted), strict=False))
-    about = {"images": len(predicted), "shares": shares, "entropy": without_labels({"": predicted})["entropy"].iloc[0]}
+    about = {"adaptation": study.adaptation, "images": len(predicted), "shares": shares}
+    about |= {"entropy": without_labels({"": predicted})["entropy"].iloc[0]}
     return run, read_metrics(run) | {"target": about}
 
 

@@ -11,12 +11,14 @@ from matplotlib.figure import Figure
 
 from lensstudy.evaluation.scores import averaged_over, counted
 from lensstudy.evaluation.staircase import SMOOTH_FIT, SUBSTRUCTURE, Staircase
-from lensstudy.evaluation.transfer import HOME
+from lensstudy.evaluation.transfer import HOME, TOGETHER
 from lensstudy.figures.style import WIDTH, captioned, colour
 
 __all__ = ["chosen_beside_as_it_is", "staircase"]
 
 LOOKS = {SUBSTRUCTURE: ("o", "-", 1.8), "cdm": ("^", ":", 1.0), "axion": ("s", "--", 1.0)}
+# The mark of a way, its size, whether it is filled, and which lies on top where two networks agree.
+MARKS = {"as it is": ("o", 11, False, 2), "all inputs": ("D", 6, False, 4), "chosen without labels": ("o", 11, True, 3)}
 NAMES = {SUBSTRUCTURE: "substructure against none"}
 
 
@@ -70,8 +72,8 @@ def _steps(panel, rows, shade: str, marker: str, line: str, width: float, label:
 
 
 def chosen_beside_as_it_is(table: pd.DataFrame) -> Figure:
-    """What each network scores on every target as it is, and in the way that was chosen without labels, from
-    `Transfer.table`. Few enough marks to be read as a thumbnail in the list of reports."""
+    """What each network scores on every target as it is, with all changes of what it sees, and in the way that was
+    chosen without labels, from `Transfer.table`. Few enough marks to be read as a thumbnail in the list of reports."""
     away = table[table["tested"] != HOME]
     targets, networks = list(away["tested"].unique()), list(away["network"].unique())
     figure, axes = plt.subplots(figsize=(6.4, 3.4))
@@ -80,18 +82,25 @@ def chosen_beside_as_it_is(table: pd.DataFrame) -> Figure:
         mine = away[away["network"] == name]
         ways = {
             "as it is": mine[mine["trained"] == mine["trained"].iloc[0]],
+            "all inputs": mine[mine["trained"] == TOGETHER],
             "chosen without labels": mine[mine["chosen"]],
         }
+        ways = {way: rows for way, rows in ways.items() if len(rows)}
         scores = {way: dict(zip(rows["tested"], rows["auc"], strict=True)) for way, rows in ways.items()}
-        for (way, each), face in zip(scores.items(), ("white", colour(name)), strict=True):
+        for way, each in scores.items():
             at = [targets.index(target) + 0.24 * (k - (len(networks) - 1) / 2) for target in each]
+            marker, size, filled, order = MARKS[way]
+            look = {"mec": colour(name), "mfc": colour(name) if filled else "white", "mew": 2, "zorder": order}
             label = f"{name}, {way}"
-            axes.plot(list(each.values()), at, "o", ms=11, mew=2, mec=colour(name), mfc=face, label=label)
+            axes.plot(list(each.values()), at, marker, ms=size, label=label, **look)
             said += [f"{label}: " + ", ".join(f"{target} {score:.2f}" for target, score in each.items())]
     axes.axvline(0.5, color="0.6", ls=":")
     axes.set(xlabel="AUC, substructure or none (dotted: a guess)", ylim=(len(targets) - 0.4, -0.6))
     axes.xaxis.label.set_size(13)
     axes.set_yticks(range(len(targets)), targets, fontsize=13)
     figure.legend(loc="outside upper center", ncols=len(networks), fontsize=8)
-    caption = "AUC of each network on telescopes that it was not trained on, as it is and adapted without labels."
+    both = ", with all changes of what it sees" * (TOGETHER in away["trained"].to_numpy())
+    caption = (
+        f"AUC of each network on telescopes that it was not trained on: as it is{both}, and adapted without labels."
+    )
     return captioned(figure, caption, f"{caption} {'; '.join(said)}.")

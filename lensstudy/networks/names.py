@@ -68,7 +68,7 @@ BASELINES = {"-matched-parameters": "parameters", "-matched": "channels"}  # end
 PRETRAINED = Path(__file__).parent / "pretrained"  # a folder for each trained network that comes with the package
 
 SEARCHING = {  # those that search lenses for subhalos, and what for; a run folder for each seed
-    "slacs": "which of several lenses hold a subhalo; it takes cutouts with noise maps, as fit-lens does",
+    "slacs": "ranks lenses by what a smooth model leaves (AUC .68, no detection); cutouts with noise maps",
 }
 
 

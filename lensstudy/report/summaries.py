@@ -22,6 +22,7 @@ __all__ = ["Summary", "below_chance", "in_plain_words", "read_summary", "short_t
 UPRIGHT = ("unperturbed", "upright")
 SHORT = ("network", "AUC", "accuracy")  # what the first table of a page has of the whole
 WELL_KNOWN = {"resnet18": "ResNet-18"}  # what readers know from elsewhere, and want to see beside the pair
+TOGETHER = "together"  # the way of a transfer with all changes of what networks see, and no image of a target
 WORST = "lowest away"  # column of a transfer: the lowest AUC away from home
 TRANSFERRED = ("network", "way", "home", WORST)  # what the first table of a transfer has of the whole
 FEW = 8  # rows of a table that stands on a first page as a whole
@@ -98,8 +99,9 @@ def in_plain_words(summary: Mapping[str, Any]) -> str:
 
 def short_table(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The rows and columns that the answer needs: every network once, on the test images as they are, and every
-    baseline, with what it was asked where that differs; of a transfer, every network as it is and with
-    what was chosen without labels; of other long tables, the first rows. Empty where that is the whole table.
+    baseline, with what it was asked where that differs; of a transfer, every network as it is, with all changes of
+    what it sees, and with what was chosen without labels; of other long tables, the first rows. Empty where that is the
+    whole table.
 
     Example:
         >>> rows = [("d4", "upright"), ("d4", "rotated by 90°"), ("(smooth fit)", "90 images: no_sub or not")]
@@ -111,7 +113,7 @@ def short_table(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             return []
         if WORST not in table[0]:
             return [dict(row) for row in table[: FEW // 2]]
-        shown = [row for row in table if row["way"] == table[0]["way"] or row["chosen for"]]
+        shown = [row for row in table if row["way"] in (table[0]["way"], TOGETHER) or row["chosen for"]]
         return [{name: row[name] for name in TRANSFERRED} for row in shown]
     rows = [dict(row) for row in table if row.get("test images") in UPRIGHT or str(row["network"]).startswith("(")]
     for row in rows:

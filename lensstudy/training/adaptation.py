@@ -153,8 +153,9 @@ class Sinkhorn(nn.Module):
         self.log_squares = nn.Parameter(torch.zeros(2))
 
     def forward(self, classification: Tensor, source: Outputs, target: Outputs, progress: float) -> Tensor:
+        with torch.no_grad():  # back onto the bound, where there is a gradient still: beyond it would be none
+            self.log_squares[1].clamp_(min=float(self.log_squares[0]) - math.log(LARGEST_RATIO))
         of_source, of_target = self.log_squares
-        of_target = torch.maximum(of_target, of_source - math.log(LARGEST_RATIO))
         weighted = classification * torch.exp(-of_source) + self.divergence(source, target) * torch.exp(-of_target)
         return (weighted + of_source + of_target) / 2
 

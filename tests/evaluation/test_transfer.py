@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binomtest
 
 from lensstudy.data.dataset import DataError, LensDataset
-from lensstudy.evaluation.transfer import HOME, Transfer, scored
+from lensstudy.evaluation.transfer import HOME, TOGETHER, Transfer, scored
 from lensstudy.figures import plots
 from lensstudy.report.summaries import below_chance
 
@@ -88,9 +88,24 @@ def test_the_list_has_the_answer_in_one_sentence(transfer):
     assert transfer.plain.replace(f"{home['low']:.2f} to {home['high']:.2f}", "HOME") == (
         "one tells substructure from none with an AUC of 1.00 (HOME) in lenses like those it was trained on, and with "
         "0.00, where a guess has 0.50, in those of 1 other preset; the best of 2 ways of training brings that to 1.00, "
-        "and the way that is chosen without their labels to 1.00."
+        "and the way of learning from them that is chosen without labels to 1.00."
     )
     assert below_chance([{"network": "one", "way": "as it is", "lowest away": 0.0}])
+
+
+def test_what_the_inputs_did_is_not_credited_to_the_adaptation():
+    """Right with all inputs together, and upside down once adapted."""
+    tests = {way: {HOME: lenses(*CLASSES), "away": lenses(*CLASSES)} for way in ("as it is", TOGETHER, "adapted")}
+    away = {"as it is": Bright(-1.0), TOGETHER: Bright(7.0), "adapted": Bright(-9.0)}
+    runs = {way: {HOME: {"one": [Bright(9.0)]}, "away": {"one": [one]}} for way, one in away.items()}
+    told = Transfer(runs, tests, {"adapted": {"away": lenses(*CLASSES).images}})
+    assert "all changes of what it sees bring that to 1.00 without a look at these" in told.plain
+    assert told.plain.endswith("chosen without labels to 0.00.")
+    assert "with all inputs together: 1.000; chosen without their labels, 'adapted': 0.000;" in told.answer
+    points = {
+        line.get_label(): list(line.get_xdata()) for line in plots.chosen_beside_as_it_is(told.table).axes[0].lines
+    }
+    assert points["one, all inputs"] == [1.0] and points["one, chosen without labels"] == [0.0]
 
 
 def test_a_figure_says_every_number_in_words(transfer):

@@ -838,13 +838,14 @@ def test_a_first_page_shows_few_rows_of_a_long_table():
             ("as it is", 0.5, ""),
             ("a", 0.9, ""),
             ("b", 0.8, "x, y"),
-            ("c", 0.7, ""),
+            ("together", 0.7, ""),
             ("d", 0, ""),
         ]
         for name in ("d4", "plain")
     ]
     shown = [(row["network"], row["way"]) for row in summaries.short_table(table)]
-    assert shown == [("d4", "as it is"), ("plain", "as it is"), ("d4", "b"), ("plain", "b")]
+    together = [("d4", "together"), ("plain", "together")]
+    assert shown == [("d4", "as it is"), ("plain", "as it is"), ("d4", "b"), ("plain", "b"), *together]
     assert summaries.short_table(table)[0].keys() == {"network", "way", "home", "lowest away"}
 
 

@@ -173,6 +173,16 @@ def test_the_learnt_weights_are_those_at_which_both_losses_count_alike():
     torch.testing.assert_close(loss.log_squares.exp(), torch.tensor([0.5, 1.5]), rtol=0.01, atol=0)
 
 
+def test_a_weight_beyond_its_bound_comes_back():
+    """An optimiser's step may go past the bound, and a divergence that grows later has to move the weight again."""
+    source, target = Outputs(torch.zeros(4, 3), torch.zeros(4, 2)), Outputs(torch.full((4, 3), 9.0), torch.zeros(4, 2))
+    loss = Sinkhorn()
+    with torch.no_grad():
+        loss.log_squares[1] = -3.0
+    loss(torch.tensor(0.3), source, target, 1.0).backward()
+    assert loss.log_squares[1].item() == pytest.approx(-np.log(16), abs=1e-6) and loss.log_squares.grad[1] < -1
+
+
 def test_the_discriminator_learns_to_tell_and_the_network_that_it_cannot():
     """Each moves its own weights alone: those of the discriminator towards the truth, the features towards one half."""
     outputs = [Outputs(torch.randn(4, 3, requires_grad=True), torch.zeros(4, 2)) for _ in range(2)]
