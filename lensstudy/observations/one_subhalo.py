@@ -213,18 +213,19 @@ class SubhaloSearch:
         fitted = [self.found(self.task.adjusted(one.values, self.all_free, rounds=4, steps=8)) for one in chosen]
         return sorted(fitted, key=lambda fit: -fit.evidence_rises)
 
-    @staticmethod
-    def control(fits: Sequence[SubhaloFit]) -> float:
-        """How much the cost falls at most, among `fits`, with a negative mass: nothing has one, so what the model lacks
-        makes as much of a difference."""
-        return max((fit.chi2_falls for fit in fits if fit.mass < 0), default=0.0)
+    def control(self, scanned: Sequence[State], fits: Sequence[SubhaloFit]) -> float:
+        """How much the cost falls at most with a negative mass, among lenses as `scan` finds them and `fits`, which may
+        end higher, on a mesh of their own: nothing has such a mass, so what the model lacks makes as much of a
+        difference."""
+        in_scan = [self.smooth.cost - one.cost for one in scanned if one.values[MANY + 2] < 0]
+        return float(max([0.0, *in_scan, *(fit.chi2_falls for fit in fits if fit.mass < 0)]))
 
-    def is_subhalo(self, fit: SubhaloFit, fits: Sequence[SubhaloFit]) -> bool:
+    def is_subhalo(self, fit: SubhaloFit, scanned: Sequence[State], fits: Sequence[SubhaloFit]) -> bool:
         """Whether a fit is of a subhalo rather than of what the model lacks: a positive mass outside the core, where
-        the galaxy's light is in doubt, that makes more of a difference than any negative mass among the `fits`, and
-        whose evidence is higher by `STRONG`."""
-        outside = math.hypot(fit.x, fit.y) > CORE
-        return bool(fit.mass > 0 and outside and fit.chi2_falls > self.control(fits) and fit.evidence_rises > STRONG)
+        the galaxy's light is in doubt, that makes more of a difference than any negative mass (`control`), and whose
+        evidence is higher by `STRONG`."""
+        outside, more = math.hypot(fit.x, fit.y) > CORE, fit.chi2_falls > self.control(scanned, fits)
+        return bool(fit.mass > 0 and outside and more and fit.evidence_rises > STRONG)
 
     @property
     def all_free(self) -> np.ndarray:

@@ -25,6 +25,7 @@ __all__ = ["SearchedLens"]
 
 KNOWN = ("subhalo", "position_angle", "position_angle_degrees")  # of what stands beside an image, for later
 FITS = 3  # places of the scan that are fitted
+RECIPE = 2  # goes up with every change of what is done or called a subhalo
 WITHOUT_MULTIPOLES = range(list(MASS).index("multipole_3_cos"))
 
 
@@ -40,7 +41,7 @@ class SearchedLens:
         smooth: numbers of the smooth model: `chi2` a pixel, `einstein_radius`, `slope`, and the `axis` of its mass.
         fits: the best of the scan, as dictionaries of `SubhaloFit` with whether it `counts`, that of most evidence
             first.
-        control: by how much chi square falls at most with a negative mass, fitted as fully.
+        control: by how much chi square falls at most with a negative mass, in the scan or fitted as fully.
         variants: the first of `fits`, with other models; empty unless in full.
         pixel_scale: arcseconds a pixel of `arcs` `(H, H)`, the arcs in units of their noise.
         middle: of the lens's light, in arcseconds from the middle of the image.
@@ -80,7 +81,7 @@ class SearchedLens:
             DataError: no model can be fitted, see `fit_lens_model`.
         """
         file = Path(folder) / f"{observation.name}.json"
-        mark = fingerprint(observation, step, splines, in_full)
+        mark = fingerprint(observation, step, splines, in_full, RECIPE)
         if file.exists() and (kept := read_json(file)).pop("fingerprint", "") == mark:
             return cls(**kept, **np.load(file.with_suffix(".npz")))
         found = _searched(observation, step, splines, in_full)
@@ -158,8 +159,8 @@ def _searched(observation: Observation, step: float, splines: list[int], in_full
             "slope": float(search.smooth.values[1]),
             "axis": isothermal(search.smooth.values)[2],
         },
-        [_row(fit) | {"counts": search.is_subhalo(fit, fits)} for fit in fits],
-        search.control(fits),
+        [_row(fit) | {"counts": search.is_subhalo(fit, scan, fits)} for fit in fits],
+        search.control(scan, fits),
         variants,
         observation.pixel_scale,
         np.array(search.middle),

@@ -48,10 +48,13 @@ def test_a_subhalo_is_found_where_it_lies(found):
     assert np.hypot(best.x - PLACE[0], best.y - PLACE[1]) < 0.1
     true = STRENGTH * math.pi * critical_surface_density(0.5, 1.0)
     assert best.mass == pytest.approx(true, rel=0.35) and best.mass_error < 0.2 * true
-    assert search.is_subhalo(best, [best]) and not search.is_subhalo(replace(best, mass=-best.mass), [best])
-    assert not search.is_subhalo(replace(best, x=0.1, y=0.2), [best])
+    assert search.is_subhalo(best, scanned, [best])
+    for none in (replace(best, mass=-best.mass), replace(best, x=0.1, y=0.2), replace(best, evidence_rises=9.0)):
+        assert not search.is_subhalo(none, scanned, [best])
     negative = replace(best, mass=-best.mass, chi2_falls=best.chi2_falls + 1)
-    assert not search.is_subhalo(best, [best, negative]) and search.control([best, negative]) > best.chi2_falls
+    assert not search.is_subhalo(best, scanned, [best, negative])
+    values = best.state.values * np.where(np.arange(len(best.state.values)) == len(MASS) + 2, -1, 1)
+    assert not search.is_subhalo(best, [replace(best.state, values=values)], [best]), "as good in the scan"
     assert best.chi2_falls > 100 and best.evidence_rises > 50
     without, same = search.held(best.state, "strength", [0.0, best.state.values[-2]])
     assert without.cost - best.state.cost > 50 and abs(same.cost - best.state.cost) < 5
