@@ -39,8 +39,8 @@ FRAMES = {  # (a, b, c, d): what lies at (x, y) in one image lies at (a x + b y,
 NEAR = 0.1  # arcsec: a place further off is another one
 LIMITATIONS = (
     "The authors of the search knew the published place and had compared earlier runs with it; the rule about negative "
-    "masses was written after its first scans of this lens, and made stricter since. Nothing on this page is set by the "
-    "published place. A mass depends on the model of lens and source more than on the noise, and an interval is that of "
+    "masses was written after its first scans of this lens, and made stricter since. Nothing on this page is set by "
+    "the published place. A mass depends on the model of lens and source more than on the noise, and an interval is of "
     "one model. Fits with other models start where the search has ended. That the mass is dark is not tested here."
 )
 
