@@ -115,7 +115,11 @@ def test_the_answer_says_what_lies_outside_the_published_range(known):
     )
     assert "but only 2 with a mass in the published range" in known.answer
     assert known.answer.endswith("In 1 other lens, for which none is published, it identifies none.")
-    assert "in 2 of 2 images of the lens, within a tenth" in known.plain
+    assert "in 2 of 2 images of the lens, within a tenth" in known.plain and "rule" not in known.plain
+    doubted = replace(
+        known, images=[known.images[0], replace(known.images[1], fits=[{**known.images[1].best, "counts": False}])]
+    )
+    assert doubted.plain.endswith("In 1 more its best fit lies there too, but does not count as one by the rule.")
     assert known.rules["called a subhalo"].tolist() == ["yes", "yes", "no"]
     assert known.rules["a mass in the core"].tolist() == [19.0] * 3
     summary = json.loads(known.save().read_text())
