@@ -266,14 +266,14 @@ class SubhaloSearch:
         fit goes on from there, `rounds` times at most: otherwise no rise would be one above the lowest chi square.
         """
         state = self.task.descended(best.state, self.all_free, SETTLED)
-        for _ in range(rounds):
+        for more in reversed(range(rounds)):
             covariance = np.linalg.inv(self.task.normal(state, self.all_free)[0])
             errors = dict(zip(SUBHALO, np.sqrt(np.diagonal(covariance)[-len(SUBHALO) :]), strict=True))
             values = {name: state.values[MANY + k] + errors[name] * AROUND for k, name in enumerate(SUBHALO)}
             away = {name: self.held(state, name, some[AROUND != 0]) for name, some in values.items()}
             lowest = min((one for some in away.values() for one in some), key=lambda one: one.cost)
             costs = {name: np.insert([one.cost for one in some], 4, state.cost) for name, some in away.items()}
-            if lowest.cost > state.cost - BETTER:
+            if not more or lowest.cost > state.cost - BETTER:
                 break
             state = self.task.descended(lowest, self.all_free, SETTLED)
         return {name: (values[name], (costs[name] - costs[name][4]) / self.misfit) for name in SUBHALO}
