@@ -27,7 +27,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "intervals": ["interval", "influence", "wilson", "coverage"],
         "comparison": ["compare", "Difference", "pairwise", "mcnemar", "holm", "in_words"],
         "calibration": ["calibrate", "Calibration", "reliability", "tempered"],
-        "robustness": ["perturbations", "predict_perturbed", "predict_all", "rotation_changes", "transfer_matrix"],
+        "robustness": ["perturbations", "predict_perturbed", "rotation_change", "transfer_matrix"],
         "staircase": ["Staircase", "walk"],
         "truth": ["physical_parameters", "accuracy_along", "detection_rate", "mistakes"],
         "failures": ["Failures"],

@@ -8,7 +8,7 @@ of these is measured stands in the modules of this subpackage; here they meet th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -22,8 +22,9 @@ from lensstudy.evaluation.comparison import compare, pairwise
 from lensstudy.evaluation.explanation import SHOWN, averaged_over_motions, explain, seed_interval, training_scores
 from lensstudy.evaluation.failures import Failures
 from lensstudy.evaluation.intervals import influence, interval
+from lensstudy.evaluation.kept import code_behind, kept
 from lensstudy.evaluation.learning import LearningCurve, images_to_match, learning_curve
-from lensstudy.evaluation.robustness import UNPERTURBED, perturbations, predict_all, rotation_changes
+from lensstudy.evaluation.robustness import UNPERTURBED, perturbations, predict_perturbed, rotation_change
 from lensstudy.evaluation.scores import format_interval
 from lensstudy.evaluation.shortcuts import smooth_fit_scores
 from lensstudy.files import read_json, whole_file
@@ -75,21 +76,47 @@ class Analysis:
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """Probabilities of the test images as they are and perturbed, from `robustness.predict_all`: of all of them as
-        they are, rotated by 90 degrees and by random angles, else of up to 3,000 (`perturbed`)."""
-        chosen = perturbations(
-            self.test.images,
-            shift=self.study.perturbation_shift,
-            noise=self.study.perturbation_noise,
-            fwhm=self.study.perturbation_blur,
-            zoom=self.study.perturbation_zoom,
-            draws=self.study.random_rotations,
-        )
-        tables = []
-        for images, main in ((self.test.images, True), (self.test.subset(self.perturbed).images, False)):
-            some = {name: draws for name, draws in chosen.items() if (name in MAIN) is main}
-            tables.append(predict_all(self.trained, images, some, self.study.data_seed))
-        return pd.concat(tables, ignore_index=True)
+        """Probabilities `(N, classes)` of the test images as they are and perturbed, one row a network, seed,
+        perturbation and draw of it: of all of them as they are, rotated by 90 degrees and by random angles, else of up
+        to 3,000 (`perturbed`)."""
+        sizes = {
+            "shift": self.study.perturbation_shift,
+            "noise": self.study.perturbation_noise,
+            "fwhm": self.study.perturbation_blur,
+            "zoom": self.study.perturbation_zoom,
+            "draws": self.study.random_rotations,
+        }
+        some = self.test.subset(self.perturbed).images
+        changes = {
+            (name, draw): (self.test.images if name in MAIN else some, change)
+            for name, draws in perturbations(self.test.images, **sizes).items()
+            for draw, change in enumerate(draws)
+        }
+
+        def predicted(run) -> list[dict]:
+            seed = self.study.data_seed
+            found = self._kept(
+                run,
+                "perturbed",
+                lambda: {
+                    f"{name} {draw}": predict_perturbed(run.predict, images, change, seed + draw)
+                    for (name, draw), (images, change) in changes.items()
+                },
+                **sizes,
+            )
+            row = {"network": run.card["network"], "seed": run.card["seed"]}
+            return [row | {"perturbation": name, "probabilities": found[f"{name} {draw}"]} for name, draw in changes]
+
+        return pd.DataFrame(sum(side_by_side(predicted, self.trained, "perturbed images"), []))
+
+    def _kept(self, run, name: str, make: Callable[[], dict[str, np.ndarray]], **about) -> dict[str, np.ndarray]:
+        """What `make` finds of one training on the test images, or found before."""
+        return kept(run.folder, name, self._behind | about, make)
+
+    @cached_property
+    def _behind(self) -> dict:
+        """What all predictions of the test images depend on, besides weights."""
+        return {"images": self.test.fingerprint, "seed": self.study.data_seed, "code": code_behind()}
 
     @cached_property
     def perturbed(self) -> np.ndarray:
@@ -118,9 +145,26 @@ class Analysis:
 
     @cached_property
     def rotation_changes(self) -> dict[str, np.ndarray]:
-        """By network, the largest change of a probability of each image over rotations, from up to 250 test images."""
+        """By network, the largest change of a probability of each image over rotations, mean over seeds, of up to 250
+        test images."""
         chosen = np.random.default_rng(self.study.data_seed).permutation(len(self.test))[:ROTATED]
-        return rotation_changes(self.trained, self.test.subset(chosen).images, self.study.orientations)
+        images, orientations = self.test.subset(chosen).images, self.study.orientations
+
+        def change(run) -> np.ndarray:
+            found = self._kept(
+                run,
+                "rotations",
+                lambda: {"change": rotation_change(run.predict, images, orientations)},
+                orientations=orientations,
+            )
+            return found["change"]
+
+        each = list(side_by_side(change, self.trained, "rotations"))
+        of = [run.card["network"] for run in self.trained]
+        return {
+            name: np.mean([one for one, whose in zip(each, of, strict=True) if whose == name], axis=0)
+            for name in self.networks
+        }
 
     @property
     def rotation_consistency(self) -> dict[str, float]:
@@ -309,7 +353,11 @@ class Analysis:
         seed; the smallest number first."""
         runs = [run for share, each in self.by_share.items() if share != self.share for run in each]
         found: dict[int, dict[str, list[np.ndarray]]] = {}
-        given = side_by_side(lambda run: run.predict(self.test.images), runs, "shares of the images")
+
+        def predicted(run) -> np.ndarray:
+            return self._kept(run, "upright", lambda: {"probabilities": run.predict(self.test.images)})["probabilities"]
+
+        given = side_by_side(predicted, runs, "shares of the images")
         for run, probabilities in zip(runs, given, strict=True):
             of_size = found.setdefault(run.card["training_images"], {})
             of_size.setdefault(run.card["network"], []).append(probabilities)
@@ -390,7 +438,12 @@ class Analysis:
         plain = [*self.pair[1:], *self.same_filters]
         runs = [run for each in self.by_share.values() for run in each if run.card["network"] in plain]
         averaged: dict[int, dict[str, list[np.ndarray]]] = {}
-        given = side_by_side(lambda run: averaged_over_motions(run, part.images), runs, "rotations and reflections")
+
+        def average(run) -> np.ndarray:
+            found = self._kept(run, "averaged", lambda: {"average": averaged_over_motions(run, part.images)})
+            return found["average"]
+
+        given = side_by_side(average, runs, "rotations and reflections")
         for run, probabilities in zip(runs, given, strict=True):
             of_size = averaged.setdefault(run.card["training_images"], {})
             of_size.setdefault(run.card["network"], []).append(probabilities)

@@ -16,6 +16,7 @@ import pandas as pd
 
 from lensstudy.data.dataset import LensDataset
 from lensstudy.evaluation.intervals import Measured, difference_of, interval_of, measured
+from lensstudy.evaluation.kept import code_behind, kept
 from lensstudy.evaluation.robustness import PIECE, reflected, rotated
 from lensstudy.evaluation.scores import auc
 from lensstudy.networks.baselines import same_filters
@@ -59,9 +60,15 @@ def training_scores(trained: Sequence, dataset: LensDataset, seed: int = 0) -> p
         part = part.subset(np.sort(np.random.default_rng(seed).permutation(len(part))[:SHOWN]))
         angles = np.random.default_rng(seed).uniform(0, 360, len(part))
         row = {name: run.card[key] for name, key in COLUMNS.items()}
-        upright, moved = (auc(part.labels, run.predict(part.images, one)) for one in (0.0, angles))
-        return row | {"upright": upright, "rotated": moved}
+        found = kept(
+            run.folder,
+            "training",
+            {"images": part.fingerprint, "seed": seed, "code": code},
+            lambda: {"auc": np.array([auc(part.labels, run.predict(part.images, one)) for one in (0.0, angles)])},
+        )
+        return row | dict(zip(("upright", "rotated"), found["auc"].tolist(), strict=True))
 
+    code = code_behind()
     learnt = [run for run in trained if not run.card.get("fresh_images")]
     rows = list(side_by_side(scored, learnt, "training images"))
     return pd.DataFrame(rows, columns=[*COLUMNS, "upright", "rotated"])

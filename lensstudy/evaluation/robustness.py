@@ -6,29 +6,26 @@ noisier, through a wider point spread function, with larger or smaller pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from lensstudy.data.dataset import DataError, LensDataset, sky_and_noise
 from lensstudy.evaluation.intervals import interval
 from lensstudy.evaluation.scores import auc, largest_change
 from lensstudy.lensing.instruments import SIGMA_PER_FWHM, blur, gaussian_kernel
 from lensstudy.networks.groups import rotate
-from lensstudy.progress import in_batch, side_by_side
 
 __all__ = [
     "blurred",
     "noisier",
     "perturbations",
-    "predict_all",
     "predict_perturbed",
     "reflected",
     "rotated",
-    "rotation_changes",
+    "rotation_change",
     "shifted",
     "transfer_matrix",
     "zoomed",
@@ -137,51 +134,17 @@ def perturbations(
 def predict_perturbed(predict: Callable, images: np.ndarray, perturbation: Perturbation, seed: int = 0) -> np.ndarray:
     """Probabilities `(N, classes)` that `predict` gives perturbed `images` `(N, C, H, W)`. What is random in the
     perturbation is drawn from `seed` alone, the same for every network; give each of several draws its own seed."""
-    return np.concatenate([predict(piece) for piece in _perturbed(images, perturbation, seed)])
-
-
-def _perturbed(images: np.ndarray, perturbation: Perturbation, seed: int) -> Iterator[np.ndarray]:
-    """The perturbed images, a piece at a time."""
+    found = []
     for start in range(0, len(images), PIECE):
         piece = perturbation(_float(images[start : start + PIECE]), np.random.default_rng((seed, start)))
-        yield np.ascontiguousarray(piece)
+        found.append(predict(np.ascontiguousarray(piece)))
+    return np.concatenate(found)
 
 
-def predict_all(
-    trained: Sequence, images: np.ndarray, perturbations: Mapping[str, Sequence[Perturbation]], seed: int = 0
-) -> pd.DataFrame:
-    """What every network gives the same perturbed `images`, one row a network, seed, perturbation and draw of it, with
-    `probabilities` `(N, classes)`: what `scores.summarise` takes. `trained` are `TrainedNetwork`s."""
-    rows: list[list[dict]] = [[] for _ in trained]
-    pieces = sum(len(draws) for draws in perturbations.values()) * -(-len(images) // PIECE)
-    with tqdm(total=pieces * len(trained), desc="perturbed images", unit="piece", disable=in_batch()) as bar:
-        for name, draws in perturbations.items():
-            for draw, change in enumerate(draws):
-                found: list[list[np.ndarray]] = [[] for _ in trained]
-                # Images are perturbed once for all networks.
-                for piece in _perturbed(images, change, seed + draw):
-                    given = side_by_side(lambda run, piece=piece: run.predict(piece), trained)
-                    for probabilities, own in zip(given, found, strict=True):
-                        own.append(probabilities)
-                        bar.update()
-                for run, own, probabilities in zip(trained, rows, found, strict=True):
-                    row = {"network": run.card["network"], "seed": run.card["seed"], "perturbation": name}
-                    own.append(row | {"probabilities": np.concatenate(probabilities)})
-    return pd.DataFrame([row for own in rows for row in own])
-
-
-def rotation_changes(trained: Sequence, images: np.ndarray, orientations: int) -> dict[str, np.ndarray]:
-    """By network, the largest change `(N,)` of a probability of each image over evenly spaced rotations, mean over
-    seeds. `trained` are `TrainedNetwork`s, which rotate before they cut out the central pixels."""
-    angles = np.arange(orientations) * 360 / orientations
-    changes: dict[str, list[np.ndarray]] = {}
-
-    def change_of(run) -> np.ndarray:
-        return largest_change([run.predict(images, angle) for angle in angles])
-
-    for run, change in zip(trained, side_by_side(change_of, trained, "rotations"), strict=True):
-        changes.setdefault(run.card["network"], []).append(change)
-    return {name: np.mean(each, axis=0) for name, each in changes.items()}
+def rotation_change(predict: Callable, images: np.ndarray, orientations: int) -> np.ndarray:
+    """The largest change `(N,)` of a probability of each image over evenly spaced rotations. `predict` takes images and
+    an angle in degrees, as `TrainedNetwork.predict` does, which rotates before it cuts out the central pixels."""
+    return largest_change([predict(images, degrees) for degrees in np.arange(orientations) * 360 / orientations])
 
 
 def _float(images) -> np.ndarray:

@@ -42,7 +42,7 @@ class Known(torch.nn.Module):
 def trained(network: str, group: str, seed: int, images: int = 76):
     module = Known(group)
     card = {"network": network, "seed": seed, "training_images": images, "learning_rate": 0.01, "epochs": 8}
-    return SimpleNamespace(network=module, predict=module.predict, preprocess=Preprocess(16), card=card)
+    return SimpleNamespace(network=module, predict=module.predict, preprocess=Preprocess(16), card=card, folder=None)
 
 
 @pytest.fixture
@@ -236,3 +236,48 @@ def test_an_interval_over_seeds_that_are_all_perfect_is_as_narrow_as_the_images_
     assert high == 1 and 0.995 < low < 1
     low, high = seed_interval([0.90, 0.92, 0.94], 3000)
     assert 0.85 < low < 0.90 and 0.94 < high < 0.97
+
+
+def test_predictions_are_kept_until_something_behind_them_changes(analysed, tmp_path):
+    first = analysed(seeds=(1, 2), shares=(50.0, 100.0))
+    runs = [run for each in first.by_share.values() for run in each]
+    asked = []
+    for number, run in enumerate(runs):
+        run.folder = tmp_path / f"run{number}"
+        run.folder.mkdir()
+        (run.folder / "weights.safetensors").write_bytes(b"weights %d" % number)
+        run.predict = lambda *given, run=run: asked.append(run.folder.name) or run.network.predict(*given)
+
+    def analyse(**changes):
+        asked.clear()
+        analysis = Analysis(first.study.model_copy(update=changes), first.dataset, first.by_share)
+        tables = [
+            analysis.by_perturbation,
+            analysis.training_scores,
+            analysis.explanation,
+            analysis.curves["plain"].table,
+        ]
+        return tables, {name: change.tolist() for name, change in analysis.rotation_changes.items()}
+
+    before = analyse()
+    assert set(asked) == {run.folder.name for run in runs}
+    again = analyse()
+    assert not asked
+    for one, other in zip(before[0], again[0], strict=True):
+        pd.testing.assert_frame_equal(one, other)
+    assert before[1] == again[1]
+    # Other angles ask for those alone, other images of a perturbation for all of it; resamplings ask for nothing.
+    analyse(bootstrap_samples=7)
+    assert not asked
+    assert analyse(orientations=3)[1] != before[1] and len(asked) == 3 * len(first.trained)
+    analyse(perturbation_shift=1.0)
+    assert set(asked) == {run.folder.name for run in first.trained}
+    # Other weights, and a file that is damaged.
+    analyse()
+    (runs[0].folder / "weights.safetensors").write_bytes(b"trained again")
+    analyse()
+    assert set(asked) == {"run0"}
+    (runs[-1].folder / "kept" / "perturbed.npz").write_bytes(b"PK")
+    found = analyse()
+    assert set(asked) == {runs[-1].folder.name}
+    pd.testing.assert_frame_equal(found[0][0], before[0][0])

@@ -1,0 +1,68 @@
+"""What trained networks predict, kept beside their weights.
+
+A study with many networks and test images predicts for half an hour. Whoever changes a figure or a number of
+resamplings and runs the notebook again should not wait for that: predictions are made anew only where something behind
+them has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from lensstudy.files import regular, whole_file
+from lensstudy.provenance import code_hash
+
+__all__ = ["code_behind", "kept"]
+
+FOLDER = "kept"  # in the folder of a training
+
+
+def kept(
+    training: Path | None, name: str, about: Mapping, make: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """What `make` returns, or what it returned before for the same weights and the same `about`.
+
+    Args:
+        training: folder of the training, with its `weights.safetensors`; None for a network without one, of which
+            nothing is kept.
+        name: of the file, `kept/<name>.npz`. One that is damaged is made again.
+        about: all that the arrays depend on besides the weights; must turn into JSON.
+        make: computes the arrays, by name.
+
+    Example:
+        >>> kept(None, "ones", {}, lambda: {"ones": np.ones(2)})
+        {'ones': array([1., 1.])}
+    """
+    if training is None:
+        return make()
+    weights = hashlib.sha256((training / "weights.safetensors").read_bytes()).hexdigest()
+    mark = json.dumps({"weights": weights, **about}, sort_keys=True)
+    file = training / FOLDER / f"{name}.npz"
+    found = _read(file)
+    if str(found.pop("about", "")) == mark:
+        return found
+    made = make()
+    file.parent.mkdir(exist_ok=True)
+    with whole_file(file, apart=True) as partial:
+        np.savez(partial, about=mark, **made)
+    return made
+
+
+def _read(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file; none if it is not there or damaged."""
+    try:
+        with np.load(regular(file), allow_pickle=False) as stored:
+            return dict(stored)
+    except (OSError, ValueError, EOFError, BadZipFile):
+        return {}
+
+
+def code_behind() -> str:
+    """Hash of the code that predicts: how images are perturbed and rotated, and what a network makes of them."""
+    return code_hash("evaluation.explanation", "training.run", without=("study", "provenance"))
