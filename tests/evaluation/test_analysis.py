@@ -161,6 +161,23 @@ def test_the_picture_of_the_answer_shows_the_scores_of_the_table(analysed):
     plt.close(figure)
 
 
+def test_with_one_number_of_images_every_network_has_a_row(analysed):
+    analysis = analysed(seeds=(1, 2))
+    figure = answer(analysis)
+    left, right = figure.axes
+    rows = [label.get_text() for label in left.get_yticklabels()]
+    assert sorted(rows) == sorted(analysis.networks)
+    errors = [analysis.unperturbed["auc"][name] for name in rows]
+    assert errors == sorted(errors, reverse=True)
+    table = analysis.by_perturbation.set_index(["network", "perturbation"])["auc"]
+    drawn = [container[0].get_xdata()[0] for container in left.containers]
+    expected = [1 - table[name, kind] for kind in ("unperturbed", "random rotations") for name in rows]
+    assert drawn == pytest.approx(np.maximum(expected, 1e-12))
+    moves = [container[0].get_xdata()[0] for container in right.containers]
+    assert moves == pytest.approx([analysis.rotation_consistency[name] for name in rows])
+    plt.close(figure)
+
+
 def test_the_interval_of_a_quantile_covers_it():
     """Normal values, whose 95th percentile is 1.645: 95 to 98.5 % of 1,000 experiments; the ranks
     are integers, so that it is a little above nominal."""
