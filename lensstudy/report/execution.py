@@ -181,10 +181,12 @@ def execute(
 
 
 def source_hash(notebook: str | Path | NotebookNode) -> str:
-    """Hash of what makes a notebook what it is: kind, source and tags of each cell. Outputs, execution counts and the
-    cells that papermill adds do not count, so a notebook and its executed copy have the same."""
+    """Hash of what a notebook's numbers and figures come from: source and tags of each code cell. Words, outputs,
+    execution counts and the cells that papermill adds do not count, so a notebook and its executed copy have the same.
+    """
     opened = notebook if isinstance(notebook, NotebookNode) else nbformat.read(notebook, as_version=4)
-    cells = [[cell.cell_type, cell.source, sorted(tags(cell))] for cell in opened.cells if not ADDED_TAGS & tags(cell)]
+    code = [cell for cell in opened.cells if cell.cell_type == "code" and not ADDED_TAGS & tags(cell)]
+    cells = [[cell.source, sorted(tags(cell))] for cell in code]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:16]
 
 

@@ -112,7 +112,8 @@ def render(
 
 
 def stale_pages(folder: str | Path, notebooks: str | Path = "notebooks") -> list[Path]:
-    """The pages under `folder` whose notebook in `notebooks` has changed, or gone, since they were made."""
+    """The pages under `folder` whose notebook in `notebooks` has other code, or is gone, since they were made. With
+    other words alone it would show the same."""
     stale = []
     for page in sorted(Path(folder).rglob("*.html")):
         said = about(page)

@@ -189,7 +189,7 @@ def test_a_parameter_that_no_study_has_is_refused_before_anything_runs(tmp_path)
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_hash_follows_the_source_alone(tmp_path):
+def test_the_hash_follows_the_code_alone(tmp_path):
     def changed(change) -> str:
         file = notebook(tmp_path / "a.ipynb", "print(1)")
         document = nbformat.read(file, as_version=4)
@@ -201,6 +201,9 @@ def test_the_hash_follows_the_source_alone(tmp_path):
 
     same = changed(lambda cell: None)
     assert changed(run_it) == same
+    document = nbformat.read(notebook(tmp_path / "a.ipynb", "print(1)"), as_version=4)
+    document.cells.append(nbformat.v4.new_markdown_cell("Words."))
+    assert source_hash(document) == same
     assert changed(lambda cell: cell.update(source="print(2)")) != same
     assert changed(lambda cell: cell.metadata.update(tags=["hide-input"])) != same
 
