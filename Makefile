@@ -4,7 +4,8 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 SHELL := bash
 STUDY ?= quick
-ONCE ?= 06-validate-on-real-lenses 09-from-one-telescope-to-another 12-detectability  # a second time in `make bench`
+# those that keep little of what takes long: a second time in `make bench`
+ONCE ?= 06-validate-on-real-lenses 09-from-one-telescope-to-another 11-fit-real-lenses 12-detectability 13-subhalos-in-a-sample
 TWO := -n 2 --dist loadfile --no-loadscope-reorder --durations=20  # two processes; one file stays in one
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # One thread a process and as many processes as cores: two threads of torch stall whenever anything else runs.

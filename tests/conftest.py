@@ -12,7 +12,7 @@ from lensstudy.data.dataset import LensDataset
 
 ROOT = Path(__file__).parent.parent
 ALIKE = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
-settings.register_profile("few", max_examples=10, **ALIKE)
+settings.register_profile("few", max_examples=6, **ALIKE)
 settings.register_profile("many", max_examples=300, **ALIKE)  # of `make bench`
 settings.load_profile("few")
 LONGEST = ("test_cli.py", "test_notebooks.py", "test_docs.py", "test_fitting.py")  # minutes each

@@ -214,6 +214,7 @@ def test_a_damaged_card_is_named(exports, tmp_path, content):
         Predictor(folder)
 
 
+@pytest.mark.slow
 def test_the_networks_that_lensstudy_builds_are_ordinary(tmp_path):
     for name in ("d4-steerable-cnn", "so2-harmonic", "o2-gated", "resnet18"):
         network = build_network(name, 32, 3, width=0.25, seed=1).eval()

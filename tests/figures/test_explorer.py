@@ -12,6 +12,8 @@ from nbclient import NotebookClient
 from nbclient.util import run_sync
 from PIL import Image
 
+pytestmark = pytest.mark.slow  # a kernel runs 08 for it
+
 
 class Explorer:
     """The widgets of a notebook in a running kernel; `shown` is what a front end would show of each, by its name."""

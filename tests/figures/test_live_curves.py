@@ -28,6 +28,7 @@ def client(root, tmp_path, monkeypatch):
     manager.shutdown_kernel(now=True)
 
 
+@pytest.mark.slow
 def test_the_button_stops_the_training_and_the_best_is_kept(client):
     client.execute(TRAINING)
     models, pictures = {}, []
