@@ -119,14 +119,14 @@ class SampleSearch:
     def _of(self, *kinds: str) -> np.ndarray:
         return self.rows["kind"].isin(kinds).to_numpy()
 
-    def threshold(self, name: str) -> float:
-        """The score that `FALSE_POSITIVES` of the smooth counterparts exceed."""
-        return float(np.quantile(self.scores[name][self._of("smooth")], 1 - FALSE_POSITIVES))
+    def threshold(self, name: str, among: str = "smooth") -> float:
+        """The score that `FALSE_POSITIVES` of the counterparts of the kind `among` exceed."""
+        return float(np.quantile(self.scores[name][self._of(among)], 1 - FALSE_POSITIVES))
 
-    def share(self, name: str, chosen: np.ndarray) -> tuple[float, float, float]:
+    def share(self, name: str, chosen: np.ndarray, among: str = "smooth") -> tuple[float, float, float]:
         """Share of the chosen images above the threshold, with its 95 % interval over lenses; threshold and seeds are
         taken as they are."""
-        above = self.scores[name][chosen] > self.threshold(name)
+        above = self.scores[name][chosen] > self.threshold(name, among)
         return float(above.mean()), *wilson(float(above.mean()), effective(above, self.rows["lens"][chosen].to_numpy()))
 
     # What the field measures
@@ -151,10 +151,13 @@ class SampleSearch:
             rows.append(row)
         return pd.DataFrame(rows)
 
-    def found(self, kind: str = "subhalo") -> pd.DataFrame:
+    def found(self, kind: str = "subhalo", among: str = "smooth") -> pd.DataFrame:
         """Share of subhalos found `share`, with its interval `low` to `high`, by `by` (a scorer), `profile` and `bin`
-        of mass, of counterparts (`subhalo`) or of changes added to real images (`injected`)."""
+        of mass, of counterparts (`subhalo`) or of changes added to real images (`injected`). The threshold is that of
+        counterparts of the kind `among`; no row where there are none."""
         rows = []
+        if not self._of(among).any():
+            return pd.DataFrame(rows)
         chosen, masses = self._of(kind), self.rows["mass"].to_numpy(float)
         for profile in PROFILES:
             for number, (low, high) in enumerate(pairwise(BINS)):
@@ -167,14 +170,18 @@ class SampleSearch:
                         "images": int(cell.sum()),
                     }
                     rows += [
-                        about | {"by": name} | dict(zip(("share", "low", "high"), self.share(name, cell), strict=True))
+                        about
+                        | {"by": name}
+                        | dict(zip(("share", "low", "high"), self.share(name, cell, among), strict=True))
                         for name in self.scores
                     ]
         return pd.DataFrame(rows)
 
-    def found_table(self, kind: str = "subhalo") -> pd.DataFrame:
+    def found_table(self, kind: str = "subhalo", among: str = "smooth") -> pd.DataFrame:
         """`found` in per cent, a row a profile and scorer, a column a bin."""
-        found = self.found(kind)
+        found = self.found(kind, among)
+        if found.empty:
+            return found
         found["cell"] = [
             f"{100 * share:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
             for share, low, high in found[["share", "low", "high"]].to_numpy()
@@ -412,25 +419,39 @@ class SampleSearch:
 
     def _heaviest(self) -> str:
         """Which share is found of the heaviest subhalos, in a sentence; empty where none was drawn."""
-        found = self.found().query("by == @self.network and bin == 5")
-        if found.empty:
+
+        def shares(among: str) -> str:
+            found = self.found(among=among)
+            rows = found.query("by == @self.network and bin == 5").itertuples() if len(found) else ()
+            return ", ".join(f"{row.share:.0%} [{row.low:.0%}, {row.high:.0%}] ({row.profile})" for row in rows)
+
+        smooth, blind = shares("smooth"), shares(BLIND)
+        if not smooth:
             return ""
-        shares = [f"{row.share:.0%} [{row.low:.0%}, {row.high:.0%}] ({row.profile})" for row in found.itertuples()]
-        return f"At one false positive in ten, it finds {', '.join(shares)} of those of 10^10.5 to 10^11 solar masses."
+        said = f"At one false positive in ten, it finds {smooth} of those of 10^10.5 to 10^11 solar masses"
+        return f"{said}; at one in ten of the smooth ones that are {BLIND}, {blind}." if blind else f"{said}."
 
     @property
     def plain(self) -> str:
         """The answer in one sentence, without brackets."""
-        found = self.found().query("by == @self.network and bin == 5")["share"]
+        found, of_blind = self._range("smooth"), self._range(BLIND)
         share, blind = self.share(self.network, self._of(REAL))[0], self._of(BLIND)
-        smooth = f"{100 * self.share(self.network, blind)[0]:.0f} in 100 smooth ones and " if blind.any() else ""
-        if found.empty:
+        if not found:
             return f"The network takes {100 * share:.0f} in 100 of the real lenses for one with a subhalo."
+        smooth = f"{100 * self.share(self.network, blind)[0]:.0f} in 100 smooth ones and " if blind.any() else ""
+        fewer = f"; at 10 in 100 of those smooth ones it finds {of_blind} in 100" if of_blind else ""
         return (
-            f"Where it takes 10 in 100 smooth lenses for one with a subhalo, the network finds {100 * found.min():.0f} "
-            f"to {100 * found.max():.0f} in 100 of the subhalos of 10^10.5 solar masses and more, by their profile; "
-            f"where the lens has to be looked for, it takes {smooth}{100 * share:.0f} in 100 real ones for one."
+            f"Where it takes 10 in 100 smooth lenses for one with a subhalo, the network finds {found} in 100 of the "
+            "subhalos of 10^10.5 solar masses and more, by their profile; where the lens has to be looked for, it "
+            f"takes {smooth}{100 * share:.0f} in 100 real ones for one{fewer}."
         )
+
+    def _range(self, among: str) -> str:
+        """The least and the largest share that is found of the heaviest subhalos of a profile, in per cent."""
+        if (found := self.found(among=among)).empty:
+            return ""
+        share = 100 * found.query("by == @self.network and bin == 5")["share"]
+        return f"{share.min():.0f} to {share.max():.0f}" if len(share) else ""
 
     @property
     def summary_table(self) -> pd.DataFrame:

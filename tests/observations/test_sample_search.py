@@ -78,6 +78,22 @@ def test_the_share_found_is_what_significance_and_noise_give(search):
     assert found["images"].sum() == 12 * len(LENSES) * len(search.scores)
 
 
+def test_where_blind_fits_look_suspicious_a_subhalo_must_stand_out_from_those(search):
+    """Their threshold is higher by the shift of their scores: a share Phi(seen - shift - threshold) is found."""
+    apart = made(np.random.default_rng(0), shift=3.0, shifted=(BLIND,))
+    assert apart.threshold("d4", BLIND) - apart.threshold("d4") == pytest.approx(3, abs=0.3)
+    found = apart.found(among=BLIND)
+    cell = found[(found["by"] == "d4") & (found["bin"] == 4)].iloc[0]
+    chosen = apart.rows[(apart.rows["kind"] == "subhalo") & apart.rows["mass"].between(10**10, 10**10.5)]
+    sigma = np.hypot(1, 0.3 / np.sqrt(3))
+    expected = stats.norm.cdf((chosen["seen"] - 3) / sigma - stats.norm.isf(0.1)).mean()
+    assert cell["share"] == pytest.approx(expected, abs=0.08)
+    assert "at one in ten of the smooth ones that are fitted blindly, " in apart.answer
+    assert "at 10 in 100 of those smooth ones it finds " in apart.plain
+    none = replace(search, images=replace(search.images, catalogue=search.rows.replace({"kind": {BLIND: "train"}})))
+    assert none.found_table(among=BLIND).empty and "fitted blindly" not in none.answer
+
+
 def test_half_are_found_at_the_significance_of_the_threshold(search):
     """A score of unit noise and the significance is above the threshold in half of the cases where both are equal."""
     assert search.half_found == pytest.approx(stats.norm.isf(0.1) * 1.04, rel=0.25)
