@@ -60,7 +60,8 @@ def _along_images(analysis: Analysis) -> Figure:
 def _row_by_row(analysis: Analysis) -> Figure:
     """Networks below each other, the best on the test images first."""
     names = list(analysis.unperturbed["auc"].sort_values(ascending=False).index)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 1.9 + 0.45 * len(names)), sharey=True)
+    size = (WIDTH, 1.9 + 0.45 * len(names))
+    figure, (left, right) = plt.subplots(1, 2, figsize=size, sharey=True, width_ratios=(3, 2))
     kinds = {"upright": (analysis.unperturbed.loc, 0.12), "rotated": (_rows_of_rotated(analysis).loc, -0.12)}
     for kind, (rows, above) in kinds.items():
         for k, name in enumerate(names):
@@ -115,7 +116,7 @@ def _in_words(analysis: Analysis, name: str) -> str:
 def _number(axis, limits: tuple[float, float]) -> None:
     """Ticks of a logarithmic axis whose numbers stand as one would write them."""
     low, high = limits
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1, 3) if high < 300 * low else (1,)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 
@@ -157,7 +158,7 @@ def _rotated(axes, analysis: Analysis, names: Sequence[str]) -> None:
 def _along_change(axes) -> None:
     axes.set(xscale="log", xlabel="change of a prediction\nas an image is rotated")
     low, high = axes.get_xlim()
-    axes.set_xlim(min(low, 0.5 * high / 10), high)  # a decade at least, so that ticks have numbers
+    axes.set_xlim(min(low, 0.5 * high / 10), 1.2 * high)  # a decade at least, so that ticks have numbers
     _number(axes.xaxis, axes.get_xlim())
 
 
