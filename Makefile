@@ -21,7 +21,7 @@ help:
 	@echo "make test     all tests but the slow ones, and the notebooks from top to bottom, most of them twice"
 	@echo "make test-slurm  a study on a real SLURM, where slurmd is installed"
 	@echo "make lab      open the notebooks in JupyterLab"
-	@echo "make bench    the slow tests and every notebook twice, then speed measured side by side with the alternatives"
+	@echo "make bench    types, the slow tests and every notebook twice, then speed measured side by side with the alternatives"
 	@echo "make reports  render the reports of finished studies again"
 	@echo "make docs     build the site of documents, notebooks and reference reports: site/index.html"
 	@echo "make notebooks  run the notebooks with their defaults and keep the outputs that the tests compare"
@@ -52,6 +52,7 @@ lab: $(INSTALLED)  # lands on the list of notebooks: Markdown opens as a page, n
 	$(BIN)/jupyter lab notebooks --LabApp.app_settings_dir='$(CURDIR)/workflow/jupyterlab' --LabApp.default_url=/lab/tree/README.md
 
 bench: $(INSTALLED)
+	$(MAKE) --no-print-directory typecheck
 	$(MAKE) --no-print-directory test-notebooks ONCE=
 	$(BIN)/python -m pytest -m slow --durations=0
 	$(BIN)/python -m pytest tests/test_faults.py --hypothesis-profile=many

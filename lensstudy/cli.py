@@ -327,7 +327,8 @@ def pretrain(
         _check_names(pretraining.parameter_file(name), study, study.networks)
         from lensstudy import stages
 
-        runs = [stages.trained(study, study.networks[0], seed).folder for seed in study.seeds]
+        trained = [stages.trained(study, study.networks[0], seed) for seed in study.seeds]
+        runs = [run.folder for run in trained if run.folder]
         folder = pretraining.put_in(runs, study, stages.dataset(study), data_licence)
         commands.echo(f"{_shown(folder)}:\n{choosing.listed({name: pretraining.Card.read(folder)})}")
     except (ValueError, RuntimeError, OSError) as error:

@@ -108,7 +108,13 @@ def predict(
         _refuse(f"--out {out}: the answers are a table; name it {' or '.join(TABLES)}")
     check_free("--out", out, force)
     if network in SEARCHING:
-        others = {"--classes": classes, "--extension": extension, "--band": band, "--html": html, "--prior": prior}
+        others: dict[str, Any] = {
+            "--classes": classes,
+            "--extension": extension,
+            "--band": band,
+            "--html": html,
+            "--prior": prior,
+        }
         others |= {"--submission": submission, "--fill": fill, "--rotations": rotations > 1}
         if given := [option for option, value in others.items() if value]:
             _refuse(f"{', '.join(given)} beside --network {network}: this network has no use for it; leave it out")

@@ -115,7 +115,8 @@ def _imports(source: str) -> list[str]:
 
 @cache  # a study asks for the same modules dozens of times, and to parse them all takes a second
 def _import_lines(source: str) -> tuple[ast.Import | ast.ImportFrom, ...]:
-    found, waiting = [], [ast.parse(source)]
+    found: list[ast.Import | ast.ImportFrom] = []
+    waiting: list[ast.AST] = [ast.parse(source)]
     while waiting:
         for node in ast.iter_child_nodes(waiting.pop()):
             if isinstance(node, ast.Import | ast.ImportFrom):

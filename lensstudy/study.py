@@ -15,7 +15,7 @@ import sys
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -777,11 +777,13 @@ def _meant_for_all(given: Mapping[str, Any], injected: Mapping[str, Any], values
     own, repeated = values.get("settings"), "settings" in injected
     if "settings" in given or not _is_of_networks(own) or (repeated and injected["settings"] != own):
         return set()
-    changed = {name: value for name, value in (injected | given).items() if not repeated or value != values.get(name)}
+    changed = {
+        name: value for name, value in {**injected, **given}.items() if not repeated or value != values.get(name)
+    }
     return {name for settings in own.values() for name in _names(settings)} & changed.keys()
 
 
-def _is_of_networks(settings: Any) -> bool:
+def _is_of_networks(settings: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(settings, Mapping) and all(isinstance(own, Mapping) for own in settings.values())
 
 

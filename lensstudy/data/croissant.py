@@ -199,7 +199,8 @@ def _field(name: Any, column: pd.Series) -> dict[str, Any]:
     kind = "sc:Float" if lists else kinds.get(getattr(column.dtype, "kind", ""), "sc:Text")
     unit = next((unit for ending, unit in UNITS.items() if str(name).endswith(ending)), "")
     words = str(name).replace("_", " ") + (f" [{unit}]" if unit else "") + (", one number a subhalo" if lists else "")
-    about = {"@type": "cr:Field", "@id": f"catalogue/{name}", "name": str(name), "description": words, "dataType": kind}
+    about: dict[str, Any] = {"@type": "cr:Field", "@id": f"catalogue/{name}", "name": str(name)}
+    about |= {"description": words, "dataType": kind}
     if lists:
         about["repeated"] = True
     if name == "class":

@@ -123,7 +123,8 @@ class BesideOriginal:
                 of = original.loc[row[2]]
                 apart = difference_of_shares(row.recall, row.images, of["recall"], int(of["images"]))
                 said["each draw"] = ", ".join(f"{100 * one:.1f}" for one in row.each)
-                said["less the original one, points"] = format_interval(*(100 * one for one in apart), 1)
+                value, low, high = (100 * one for one in apart)
+                said["less the original one, points"] = format_interval(value, low, high, 1)
             rows.append(said)
         return pd.DataFrame(rows)
 
@@ -212,7 +213,7 @@ class BesideOriginal:
         said = {}
         for name, rows in self.recalls.groupby("network", sort=False):
             each = 100 * rows[["recall", "low", "high"]].to_numpy()
-            said[name] = ", ".join(format_interval(*one, 1) for one in each)
+            said[name] = ", ".join(format_interval(value, low, high, 1) for value, low, high in each)
         original = said.pop(ORIGINAL)
         networks = "; ".join(f"{name} {numbers}" for name, numbers in said.items())
         return (

@@ -275,7 +275,8 @@ def _write(folder: Path, runs: list[Path], trained: TrainedNetwork, data, format
             labels = np.concatenate([labels, probabilities.argmax(1)[::2]])
             known = [np.concatenate([one, other[::2]]) for one, other in zip(known, others, strict=True)]
             held_out = [np.concatenate([one, other[1::2]]) for one, other in zip(held_out, others, strict=True)]
-        detector = OODDetector.fit(*known, labels, held_out)
+        features, statistics, thumbnails = known
+        detector = OODDetector.fit(features, statistics, thumbnails, labels, held_out)
         detector.save(folder / "distribution.safetensors")
         card.in_distribution = {"method": METHOD, "quantile": QUANTILE, "validation_images": len(validation)}
         card.in_distribution["odd_images"] = _odd_images(card, network, detector, data)

@@ -136,7 +136,7 @@ def target_like(
         DataError: their pixels are of unknown size, and those of `dataset` are not.
     """
     found = kept(filter_images(read(path, labelled=False, pixel_scale=pixel_scale, extension=extension)))
-    scale, own = (one.description.get("pixel_scale") for one in (found, dataset))
+    scale, own = (one.description.get("pixel_scale") or 0.0 for one in (found, dataset))
     if own and not scale:
         raise DataError(
             f"{path}: does not say how large its pixels are, and those of the images with labels are {own:.4g} arcsec; "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -79,7 +80,7 @@ class Analysis:
         """Probabilities `(N, classes)` of the test images as they are and perturbed, one row a network, seed,
         perturbation and draw of it: of all of them as they are, rotated by 90 degrees and by random angles, else of up
         to 3,000 (`perturbed`)."""
-        sizes = {
+        sizes: dict[str, Any] = {
             "shift": self.study.perturbation_shift,
             "noise": self.study.perturbation_noise,
             "fwhm": self.study.perturbation_blur,

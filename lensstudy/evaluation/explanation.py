@@ -125,7 +125,7 @@ def explain(
     rows = []
     for what, first, second in wanted:
         if first in every and second in every:
-            found = difference_of(labels, *(measured(labels, every[name]) for name in (first, second)))
+            found = difference_of(labels, measured(labels, every[first]), measured(labels, every[second]))
             rows.append((what, first, second, *found))
     trained = {name: table["upright"].to_list() for name, table in training.groupby("network")}
     if best in trained and matched in trained and len(trained[best]) == len(trained[matched]) > 1:

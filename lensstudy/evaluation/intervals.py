@@ -272,7 +272,7 @@ def difference_of(
     def edges(level: float) -> tuple[float, float]:
         reaches = [part.reach(level) for part in each]
         (down, up), (other_down, other_up) = (_distances(*both) for both in zip(means, reaches, strict=True))
-        linear, reach = np.hypot(*reaches), apart.reach(level)
+        linear, reach = np.hypot(reaches[0], reaches[1]), apart.reach(level)
         if linear < TINY:
             return value - reach, value + reach
         low, high = (max(1.0, np.hypot(*ends) / linear) for ends in ((down, other_up), (up, other_down)))
@@ -364,7 +364,7 @@ def coverage(
         for name, one, true in zip(held, scored, truth, strict=False):
             low, high = interval_of(labels, one)
             held[name] += low <= true <= high
-        _, low, high, _ = difference_of(labels, *scored)
+        _, low, high, _ = difference_of(labels, scored[0], scored[1])
         held["difference"] += low <= truth[0] - truth[1] <= high
     return {name: count / experiments for name, count in held.items()}
 

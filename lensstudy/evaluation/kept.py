@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -47,7 +48,7 @@ def kept(
     found = _read(file)
     if str(found.pop("about", "")) == mark:
         return found
-    made = make()
+    made: dict[str, Any] = dict(make())
     file.parent.mkdir(exist_ok=True)
     with whole_file(file, apart=True) as partial:
         np.savez(partial, about=mark, **made)

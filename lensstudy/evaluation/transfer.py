@@ -51,7 +51,8 @@ class Transfer:
             for tested, networks in of_tested.items():
                 for network, trained in networks.items():
                     about = {"network": network, "trained": way, "tested": tested, "seeds": len(trained)}
-                    sure = _information(trained, unlabelled[way][tested]) if _has(unlabelled, way, tested) else np.nan
+                    given = (unlabelled or {}).get(way, {}).get(tested)
+                    sure = np.nan if given is None else _information(trained, given)
                     rows.append(about | scored(trained, tests[way][tested]) | {"information": sure})
         self.table = pd.DataFrame(rows)
         best = self.table.groupby(["network", "tested"])["information"].transform("max")
@@ -188,10 +189,6 @@ def scored(runs: Sequence, images: LensDataset) -> dict:
         "calibration_error": each["calibration_error"],
         "images": len(some),
     }
-
-
-def _has(unlabelled: Mapping | None, way: str, tested: str) -> bool:
-    return unlabelled is not None and tested in unlabelled.get(way, {})
 
 
 def _information(runs: Sequence, images: np.ndarray) -> float:

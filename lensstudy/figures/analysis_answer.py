@@ -4,6 +4,7 @@ on rotated images."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,7 +20,9 @@ from lensstudy.figures.style import WIDTH, captioned, colour
 __all__ = ["answer", "quantile_interval"]
 
 SHOWN = 5  # networks that the eye can follow
-LARGE = {name: 12 for name in ("axes.titlesize", "axes.labelsize", "xtick.labelsize", "ytick.labelsize")}
+LARGE: dict[Any, int] = {
+    name: 12 for name in ("axes.titlesize", "axes.labelsize", "xtick.labelsize", "ytick.labelsize")
+}
 
 
 def answer(analysis: Analysis) -> Figure:

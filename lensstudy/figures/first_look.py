@@ -66,7 +66,8 @@ def under_rotation(image: np.ndarray, predictors: Mapping[str, Predictor], step:
 def with_and_without(observed: np.ndarray, smooth: np.ndarray, classes: Sequence[str], predictor: Predictor) -> Figure:
     """Lenses `(N, C, H, W)` of the `classes` above their smooth counterparts, with the probabilities of each."""
     figure, axes = plt.subplots(2, len(observed), figsize=(WIDTH, 5.8), squeeze=False)
-    figure.get_layout_engine().set(hspace=0.06)  # the probabilities of a row belong to the images above them
+    # The probabilities of a row belong to the images above them.
+    figure.get_layout_engine().set(hspace=0.06)  # type: ignore[union-attr, call-arg]  # the constrained one has it
     for row, images, title in zip(axes, (observed, smooth), ("as observed", "without substructure"), strict=True):
         seen, found = predictor.seen(images).numpy(), predictor.probabilities(images)
         for axis, image, probabilities, name in zip(row, seen, found, classes, strict=True):

@@ -7,7 +7,7 @@ compares, and the learning curves of its summary.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -62,7 +62,7 @@ def front(
     shown = typical(moves)
     lens, truth = test.images[rows[shown]], test.classes[test.labels[rows[shown]]]
     figure = plt.figure(figsize=(10, 3.9))
-    left, right = figure.subfigures(1, 2, width_ratios=[1.45, 1])
+    left, right = cast(Any, figure.subfigures(1, 2, width_ratios=[1.45, 1]))
     _draw_rotations(left, lens, {name: each[shown] for name, each in said.items()}, truth)
     _draw_curves(right.subplots(), curves)
     words = " and ".join(

@@ -82,7 +82,7 @@ def thresholds(reached: pd.DataFrame) -> Figure:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.label.set_size(13)
+    axes.xaxis.label.set_fontsize(13)
     axes.set_yticks(range(len(reached.columns)), reached.columns, fontsize=13)
     caption = (
         f"The detectability from which on each observer has an AUC of 0.9: a point for each of {len(reached)} "

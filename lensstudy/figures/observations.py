@@ -76,7 +76,7 @@ def lens_model(lens: Any, model: Any) -> Figure:
         reach = min(half, 1.2 * float(np.abs(model.observation.grid()[0][0][model.used.any(0)]).max()))
         axis.set(xlim=(-reach, reach), ylim=(-reach, reach))
     (x, y), side = model.mesh.extent, 120
-    x, y = (np.linspace(*ends, side + 2)[1:-1] for ends in (x, y))
+    x, y = (np.linspace(low, high, side + 2)[1:-1] for low, high in (x, y))
     source = model.mesh.design(*(axis.ravel() for axis in np.meshgrid(x, y))) @ model.solution.source
     axes[4].imshow(source.reshape(side, side), origin="lower", extent=[x[0], x[-1], y[0], y[-1]], cmap=IMAGES)
     for axis, name in zip(axes, names, strict=True):

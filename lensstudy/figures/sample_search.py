@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,7 +16,7 @@ from lensstudy.figures.style import IMAGES, WIDTH, Note, captioned, colour
 
 __all__ = ["found_subhalos_by_mass", "rates_of_false_alarms", "residual_channels"]
 
-RESIDUALS = {"cmap": "RdBu_r", "vmin": -2.3, "vmax": 2.3}  # asinh of 5 sigma
+RESIDUALS: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -2.3, "vmax": 2.3}  # asinh of 5 sigma
 
 
 def residual_channels(images: np.ndarray, names: Sequence[str], columns: int = 3) -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -90,13 +91,18 @@ def chosen_beside_as_it_is(table: pd.DataFrame) -> Figure:
         for way, each in scores.items():
             at = [targets.index(target) + 0.24 * (k - (len(networks) - 1) / 2) for target in each]
             marker, size, filled, order = MARKS[way]
-            look = {"mec": colour(name), "mfc": colour(name) if filled else "white", "mew": 2, "zorder": order}
+            look: dict[str, Any] = {
+                "mec": colour(name),
+                "mfc": colour(name) if filled else "white",
+                "mew": 2,
+                "zorder": order,
+            }
             label = f"{name}, {way}"
             axes.plot(list(each.values()), at, marker, ms=size, label=label, **look)
             said += [f"{label}: " + ", ".join(f"{target} {score:.2f}" for target, score in each.items())]
     axes.axvline(0.5, color="0.6", ls=":")
     axes.set(xlabel="AUC, substructure or none (dotted: a guess)", ylim=(len(targets) - 0.4, -0.6))
-    axes.xaxis.label.set_size(13)
+    axes.xaxis.label.set_fontsize(13)
     axes.set_yticks(range(len(targets)), targets, fontsize=13)
     figure.legend(loc="outside upper center", ncols=len(networks), fontsize=8)
     both = ", with all changes of what it sees" * (TOGETHER in away["trained"].to_numpy())

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -157,7 +158,7 @@ class Between:
     def preset(self, taken: Collection[str]) -> Preset:
         """The preset by whose conventions the images are rendered."""
         matter, rays = (preset_named(self.of(taken, name).preset) for name in ("substructure", "rays"))
-        conventions = {"area_per_mass": matter.area_per_mass, "vortex_points": matter.vortex_points}
+        conventions: dict[str, Any] = {"area_per_mass": matter.area_per_mass, "vortex_points": matter.vortex_points}
         return replace(preset_named(self.home.preset), integration_error=rays.integration_error, **conventions)
 
     def _batch(self, taken: Collection[str], class_name: str, numbers: range) -> tuple[np.ndarray, list[dict]]:

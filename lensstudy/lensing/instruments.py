@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -242,10 +243,8 @@ def blur_with_kernel(images: Tensor, kernel: Tensor) -> Tensor:
     return torch.nn.functional.conv2d(padded, (kernel / kernel.sum()).flip(0, 1)[None, None])[:, 0]
 
 
-def noise_variance(
-    expected: np.ndarray, instrument: Instrument, exposure_time: float | np.ndarray, noise_level: float | None = None
-) -> np.ndarray:
-    """Variance of each pixel's noise for images `(..., H, W)` of expected counts.
+def noise_variance(expected: Any, instrument: Instrument, exposure_time: Any, noise_level: float | None = None) -> Any:
+    """Variance of each pixel's noise for images `(..., H, W)` of expected counts, an array or a tensor as they are.
 
     With `noise_level`, Gaussian noise of that many times each image's own peak takes the place of the instrument's.
     """

@@ -140,5 +140,5 @@ def mean_of_four(values: Tensor) -> Tensor:
 
 def corners(distance: float, like: Tensor) -> tuple[Tensor, Tensor]:
     """Offsets `(4, 1)` in x and y of four points that far from the middle along either axis."""
-    x, y = ([-distance, distance, -distance, distance], [-distance, -distance, distance, distance])
-    return tuple(torch.tensor(axis, dtype=like.dtype)[:, None] for axis in (x, y))
+    x, y = [-distance, distance, -distance, distance], [-distance, -distance, distance, distance]
+    return torch.tensor(x, dtype=like.dtype)[:, None], torch.tensor(y, dtype=like.dtype)[:, None]

@@ -247,7 +247,7 @@ def nfw_scales(mass, concentration, critical_surface_density: float, critical_de
     return scale_radius, 4 * scale_density * scale_radius**2 * (1 - math.log(2)) / critical_surface_density
 
 
-def sersic(x, y, amplitude, radius, index, e1: Tensor, e2: Tensor, center_x=0.0, center_y=0.0) -> Tensor:
+def sersic(x, y, amplitude, radius, index, e1, e2, center_x=0.0, center_y=0.0) -> Tensor:
     """Elliptical Sersic light, `I = amplitude exp(-b_n ((R/radius)^(1/n) - 1))`, per square arcsecond.
 
     `amplitude` is the intensity at the half-light radius, `R^2 = q x^2 + y^2/q` along the axes of the ellipse (so the

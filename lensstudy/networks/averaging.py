@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ class Mean(Classifier):
 
     def __init__(self, members: Sequence[Classifier]):
         super().__init__()
-        self.members = nn.ModuleList(members)
+        self.members = cast(list[Classifier], nn.ModuleList(members))
         first = members[0]
         self.name, self.group = first.name, first.group
         self.image_size, self.in_channels = first.image_size, first.in_channels

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -168,7 +169,7 @@ class Template:
         lens has `left`, in one of the eight orientations of the square, which is not noise alone."""
         drawn = ndimage.convolve(generator.normal(0, 1, self.sky.shape), self._kernel, mode="wrap")
         if left is not None:
-            turned = np.rot90(left, generator.integers(4))
+            turned = np.rot90(left, int(generator.integers(4)))
             turned = turned if generator.integers(2) else turned[::-1]
             drawn = np.where(turned != 0, turned, drawn)
         return self.sky * drawn
@@ -180,7 +181,8 @@ class Template:
         texts = np.array([one.name, one.band, self.key])
         known = redshifts_of(one)
         numbers = np.array([one.pixel_scale, one.correlation, *self.center, *known[0], known[1], self.chi2], float)
-        psf = {} if one.psf is None else {"psf": one.psf}
+        more: dict[str, Any] = {f"assumed_{name}": array for name, array in arrays.items()}
+        more |= {} if one.psf is None else {"psf": one.psf}
         with whole_file(file) as open_file:
             np.savez_compressed(
                 open_file,
@@ -194,8 +196,7 @@ class Template:
                 texts=texts,
                 left=self.left.astype(np.float32),
                 numbers=numbers,
-                **psf,
-                **{f"assumed_{name}": array for name, array in arrays.items()},
+                **more,
             )
 
     @classmethod

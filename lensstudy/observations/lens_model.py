@@ -217,7 +217,8 @@ class LensModel:
 
 
 def _power_law(values: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    return power_law(x, y, *values[:6], terms=TERMS)
+    radius, slope, e1, e2, center_x, center_y = values[:6]
+    return power_law(x, y, radius, slope, e1, e2, center_x, center_y, TERMS)
 
 
 def _shear(values: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -246,7 +247,7 @@ def deflection(values: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _together(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    return sum(x for x, _ in parts), sum(y for _, y in parts)
+    return sum(x for x, _ in parts), sum(y for _, y in parts)  # type: ignore[return-value]  # there is one at least
 
 
 def isothermal(values: np.ndarray) -> tuple[float, float, float]:
@@ -291,9 +292,8 @@ def expected_arcs(model: LensModel, subhalos: Sequence[Subhalo] = (), profile: s
     if not subhalos:
         return model.image
     x, y, before = model.middles
-    bent = subhalo_deflection(
-        subhalos, *(torch.tensor(axis) for axis in model.observation.grid()), model.redshifts, profile
-    )
+    across, up = (torch.tensor(axis) for axis in model.observation.grid())
+    bent = subhalo_deflection(subhalos, across, up, model.redshifts, profile)
     light = model.mesh.brightness(model.solution.source, x - bent[0].numpy(), y - bent[1].numpy())
     return model.image + model.blurred(light - before)
 

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -86,7 +87,7 @@ def _kept(observation: Observation, out: Path) -> dict | None:
 def _fitted(observation: Observation, out: Path, draw: Callable | None) -> dict:
     """The row of a lens, once its model, or what came of it, is written."""
     began, name = time.process_time(), _called(observation)
-    row = {"lens": observation.name, "band": observation.band, "state": "failed", "reason": ""}
+    row: dict[str, Any] = {"lens": observation.name, "band": observation.band, "state": "failed", "reason": ""}
     try:
         lens = Lens.of(observation)
         row |= row_of_light(lens)
@@ -98,7 +99,8 @@ def _fitted(observation: Observation, out: Path, draw: Callable | None) -> dict:
         row |= {"state": "failed", "reason": str(error)}
     if "ring_radius" in row:
         with whole_file(out / f"{name}.npz") as file:
-            np.savez_compressed(file, **lens.planes)
+            planes: dict[str, Any] = dict(lens.planes)
+            np.savez_compressed(file, **planes)
         row |= {"planes": f"{name}.npz"}
     row |= {"seconds": time.process_time() - began, "fingerprint": fingerprint(observation)}
     row |= {f"published_{key}": value for key, value in observation.about.items() if isinstance(value, float | str)}
@@ -134,7 +136,7 @@ def row_of_light(lens: Lens) -> dict[str, float]:
     }
 
 
-def row_of_model(lens: Lens, model: LensModel) -> dict[str, float | str]:
+def row_of_model(lens: Lens, model: LensModel) -> dict[str, Any]:
     """The model of a lens: its parameters, their errors, chi square, and whether it is doubtful and why."""
     errors = {f"{name}_error": error for name, error in zip(model.names, model.errors.tolist(), strict=True)}
     radius, ratio, axis = isothermal(model.values)

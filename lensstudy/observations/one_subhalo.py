@@ -239,7 +239,8 @@ class SubhaloSearch:
         falls, rises = self.smooth.cost - state.cost, (self.smooth.evidence - state.evidence) / 2
         error = math.sqrt(covariance[-2, -2]) * self.solar_masses
         place = np.array([x, y]) - self.middle
-        return SubhaloFit(*place.tolist(), strength * self.solar_masses, error, math.exp(log_size), falls, rises, state)
+        mass = strength * self.solar_masses
+        return SubhaloFit(float(place[0]), float(place[1]), mass, error, math.exp(log_size), falls, rises, state)
 
     def held(self, state: State, name: str, values: Sequence[float]) -> list[State]:
         """The best lenses, on the mesh of a state, with a parameter of the subhalo, one of `SUBHALO`, held at each of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,7 +67,8 @@ class Rays:
     @cached_property
     def centers(self) -> tuple[Tensor, Tensor]:
         """Where the mean ray of each lit pixel passes."""
-        return tuple(axis.reshape(-1, self.per_pixel).mean(1) for axis in (self.x, self.y))
+        x, y = (axis.reshape(-1, self.per_pixel).mean(1) for axis in (self.x, self.y))
+        return x, y
 
     def image(self, light: np.ndarray) -> np.ndarray:
         """The pixels `(n, ...)`, in units of their noise, that `light` `(lit pixels, ...)` makes."""
@@ -77,7 +79,8 @@ class Rays:
         starts = np.arange(0, len(x) + 1, self.per_pixel)
         shares = np.full(len(x), 1 / self.per_pixel)
         mean = sparse.csr_array((shares, np.arange(len(x)), starts), shape=(len(starts) - 1, len(x)))
-        return self.image((mean @ mesh.design(x, y)).astype(np.float32)).toarray()
+        sparse_image: Any = self.image((mean @ mesh.design(x, y)).astype(np.float32))
+        return sparse_image.toarray()
 
 
 def binned(observation: Observation, factor: int, *images: np.ndarray) -> tuple[Observation, list[np.ndarray]]:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -124,7 +125,7 @@ class SampleImages:
         ]
         missing = [(job,) for job in jobs if job.kept() is None]
         list(progress(in_processes(Job.make, missing, processes), "counterparts", len(missing)))
-        held = [job.kept() for job in jobs]
+        held = [cast(tuple[pd.DataFrame, np.ndarray], job.kept()) for job in jobs]
         images = np.concatenate([images for _, images in held])
         catalogue = pd.concat([rows for rows, _ in held], ignore_index=True)
         return cls(catalogue.assign(model=catalogue["lens"].map(states)), images, skipped)
@@ -182,7 +183,7 @@ class SampleImages:
             table.loc[learnt].assign(name=table["name"] + f" blend {n + 1}", group=table["name"]) for n in range(blends)
         ]
         table = pd.concat([table.assign(group=table["name"]), *again], ignore_index=True)
-        return LensDataset(np.concatenate([images, *more]), table, CLASSES, about)
+        return LensDataset(np.concatenate([images, *more]), table, tuple(CLASSES), about)
 
 
 def _blended(images: np.ndarray, table: pd.DataFrame, generator: np.random.Generator) -> np.ndarray:

@@ -243,7 +243,8 @@ class SampleSearch:
         chosen = self._of("subhalo")
         seen = np.log(np.maximum(self.rows["seen"].to_numpy(float)[chosen], 1e-3))
         above = self.scores[self.network][chosen] > self.threshold(self.network)
-        places = np.linspace(*np.quantile(seen, [0.01, 0.99]), 400)
+        low, high = np.quantile(seen, [0.01, 0.99])
+        places = np.linspace(low, high, 400)
         weight = np.exp(-(((places[:, None] - seen) / math.log(AVERAGED)) ** 2) / 2)
         return least_mass(np.exp(places), weight @ above / weight.sum(1))
 

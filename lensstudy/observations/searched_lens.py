@@ -7,8 +7,9 @@ models. None of them knows what is published of a lens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -194,12 +195,12 @@ def _variants(lens: Lens, model: LensModel, best: SubhaloFit, splines: list[int]
     """Fits with other models, each of which starts with a light subhalo where the search has found one."""
     place = best.x, best.y
     flat = replace(model, values=np.where(np.arange(len(MASS)) < len(WITHOUT_MULTIPOLES), model.values, 0.0))
-    searches = {
+    searches: dict[str, Callable[[], SubhaloSearch]] = {
         "truncated NFW": lambda: SubhaloSearch.of(model, cut_nfw),
         "no multipoles": lambda: SubhaloSearch.of(flat, free=WITHOUT_MULTIPOLES),
     }
     for count in splines[1:]:
-        searches[f"{count} splines"] = lambda count=count: SubhaloSearch.of(_modelled(lens, count))
+        searches[f"{count} splines"] = partial(lambda count: SubhaloSearch.of(_modelled(lens, count)), count)
     for name, prepared in searches.items():
         search = prepared()
         yield {"variant": name, **_row(search.at_place(place))}

@@ -35,13 +35,12 @@ class Mesh:
         """A mesh of `cells` x `cells` splines about the points `(n,)` with a `weight`, finer where that is high, and
         within `reach` arcseconds of their median along each axis, its `center`."""
         x, y, weight = x[weight > 0], y[weight > 0], weight[weight > 0]
-        return cls(
-            tuple(_knots(axis, weight, cells, reach) for axis in (x, y)), (_median(x, weight), _median(y, weight))
-        )
+        knots = _knots(x, weight, cells, reach), _knots(y, weight, cells, reach)
+        return cls(knots, (_median(x, weight), _median(y, weight)))
 
     def placed(self, x: float, y: float, scale: float) -> Mesh:
         """The mesh `scale` times as large, with what was its origin at a place."""
-        knots = tuple(knots * scale + middle for knots, middle in zip(self.knots, (x, y), strict=True))
+        knots = self.knots[0] * scale + x, self.knots[1] * scale + y
         return Mesh(knots, (self.center[0] * scale + x, self.center[1] * scale + y))
 
     def falling(self, radius: float) -> np.ndarray:
@@ -60,7 +59,8 @@ class Mesh:
     @property
     def extent(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """Where it begins and ends along x and along y, in arcseconds."""
-        return tuple((float(knots[0]), float(knots[-1])) for knots in self.knots)
+        x, y = ((float(knots[0]), float(knots[-1])) for knots in self.knots)
+        return x, y
 
     def design(self, x: np.ndarray, y: np.ndarray) -> sparse.csr_array:
         """What each spline adds to the brightness at points `(n,)`: `(n, cells^2)`, splines along x running fastest."""

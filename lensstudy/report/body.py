@@ -273,7 +273,7 @@ def _join_code(soup: BeautifulSoup) -> None:
         between = code.previous_sibling
         while between is not before and isinstance(between, str) and not between.strip():
             between = between.previous_sibling
-        if between is before and before is not None and before.name == "div" and "code" in before.get("class", []):
+        if between is before and before is not None and before.name == "div" and "code" in (before.get("class") or []):
             for part in code.find_all("div", class_="highlight"):
                 before.append(part.extract())
             code.decompose()
@@ -326,7 +326,8 @@ def _fit_a_phone(table: Tag, head: Tag, rows: list[Tag]) -> None:
     one the first column stays while the others scroll."""
     names = [cell.get_text(strip=True) for cell in head.find_all(["th", "td"])]
     small = len(names) > 2 and len(names) * len(rows) <= SMALL
-    table["class"] = [*table.get("class", []), "stack" if small else "first-stays"]
+    known = table.get("class") or []
+    table["class"] = [*known, "stack" if small else "first-stays"]  # type: ignore[assignment]  # a list will do
     for row in rows:
         for name, cell in zip(names, row.find_all(["th", "td"]), strict=False):
             cell["data-label"] = name

@@ -11,6 +11,7 @@ import base64
 import html as html_text
 import io
 from pathlib import Path
+from typing import Any
 
 import yaml
 from bs4 import BeautifulSoup
@@ -76,7 +77,7 @@ def questions(reports: str | Path) -> list[Question]:
 def write_study_list(reports: str | Path) -> Path:
     """Write `reports/index.html`, the list of the studies that have an index there; returns its path."""
     html = Path(reports) / "index.html"
-    studies = [
+    studies: list[dict[str, Any]] = [
         SAID
         | about(index)
         | {

@@ -192,7 +192,7 @@ def explained(page: str) -> str:
     if not (words := link_words(soup)):
         return page
     for place, section in reversed(list(zip(said, soup.find_all("section", recursive=False), strict=True))):
-        page = page[: place.start()] + section.decode(formatter=_escaped) + page[place.end() :]
+        page = page[: place.start()] + section.decode(formatter=_escaped) + page[place.end() :]  # type: ignore[arg-type]  # a function will do
     meanings = _environment().get_template("parts.html.j2").module.glossary(words)  # type: ignore[attr-defined]
     page = page.replace(SOURCES, f"{meanings.strip()}\n{SOURCES}", 1)
     return page.replace(TO_SOURCES, f'<li><a href="#words">Words</a></li>\n{TO_SOURCES}', 1)

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import lightning
 import numpy as np
@@ -127,6 +128,7 @@ class Fit(lightning.LightningModule):
 
     def _both(self, source: torch.Tensor, draw: int, rows: np.ndarray) -> tuple[Outputs, Outputs]:
         """What the network says of a batch of the source and of the target images `rows`, in one batch."""
+        assert self.target is not None
         with self._single_precision():
             target = self.seen(as_tensor(self.target.images[rows]).to(self.device), draw + FAR)
         logits, features = networks.logits_and_features(self.network, torch.cat([source, target]))
@@ -194,6 +196,7 @@ class Fit(lightning.LightningModule):
         self.judged.eval()
 
     def _of_target(self) -> torch.Tensor:
+        assert self.target is not None
         return self.seen(self.target.sample(RECALIBRATION_IMAGES).to(self.device), draw=FAR - 1)
 
     def validation_step(self, batch, _):
@@ -267,7 +270,8 @@ class Patience(EarlyStopping):
 
 
 def trainer_of(settings: Study, callbacks: list[Callback], **options) -> lightning.Trainer:
-    strategy, plugins = settings.strategy, [WholeCheckpoints()]
+    strategy: str = settings.strategy
+    plugins: list[Any] = [WholeCheckpoints()]
     if settings.nodes == 1:
         # Inside a job of SLURM, Lightning would leave it to srun to start one process for each device.
         plugins.append(LightningEnvironment())
