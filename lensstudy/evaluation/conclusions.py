@@ -154,7 +154,7 @@ def on_shortcut(ring: pd.Series) -> list[str]:
     if ring["auc_low"] <= 0.5:
         return []
     return [
-        f"Ring moments alone reach an AUC of {with_interval(ring)}: part of what is learnt here may be the size and "
+        f"Ring moments alone reach an AUC of {with_interval(ring)}: so much of what is learnt here may be the size and "
         "brightness of the ring."
     ]
 
