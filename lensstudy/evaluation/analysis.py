@@ -492,6 +492,16 @@ class Analysis:
         each = [[scores.auc(self.labels, run) for run in self.probabilities[name]] for name in self.pair]
         return conclusions.seed_by_seed(self.pair, each)
 
+    def _on_steps(self) -> list[str]:
+        """Whether the lead of the first of the pair stands on the training images already, in words."""
+        images = self.trained[0].card["training_images"]
+        learnt = self.training_scores.query("images == @images").groupby("network")["upright"].mean()
+        if len(self.pair) < 2 or not set(self.pair) <= set(learnt.index):
+            return []
+        first, other = self.pair
+        ahead = float(self.unperturbed["auc"][first] - self.unperturbed["auc"][other])
+        return conclusions.on_steps(first, other, (learnt[first], learnt[other]), ahead, images)
+
     @cached_property
     def limitations(self) -> list[str]:
         """What these results do not say, one sentence or two each."""
@@ -502,6 +512,7 @@ class Analysis:
             conclusions.few_images(self.unperturbed["accuracy"][self.pair[0]], len(self.test)),
             conclusions.few_seeds(len(self.study.seeds)),
             *conclusions.near_chance(guessing, rates, epochs),
+            *self._on_steps(),
             *conclusions.on_shortcut(self.shortcuts.set_index("network").loc["(ring moments)"]),
             *conclusions.on_source(simulated=not self.study.data_path),
         ]

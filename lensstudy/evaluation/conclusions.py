@@ -159,6 +159,18 @@ def on_shortcut(ring: pd.Series) -> list[str]:
     ]
 
 
+def on_steps(first: str, other: str, learnt: tuple[float, float], ahead: float, images: int) -> list[str]:
+    """That a lead may be one in steps: where at least half of it stands on the training images already, on which
+    `first` and `other` have the AUCs `learnt`."""
+    if ahead <= 0 or learnt[0] - learnt[1] < ahead / 2:
+        return []
+    return [
+        f"On the {images:,} images that it was trained on, {other} has an AUC of {learnt[1]:.3f}, {first} of "
+        f"{learnt[0]:.3f}: it has learnt them less in this number of steps, and more steps may close part of the "
+        "difference."
+    ]
+
+
 def on_source(simulated: bool) -> list[str]:
     """What simulated images leave open."""
     return ["The images are simulated; the networks were not tested on real ones."] * simulated

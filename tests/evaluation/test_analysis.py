@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from lensstudy.data.preprocess import Preprocess
 from lensstudy.data.simulation import simulate
 from lensstudy.evaluation.analysis import Analysis
-from lensstudy.evaluation.conclusions import on_task
+from lensstudy.evaluation.conclusions import on_steps, on_task
 from lensstudy.evaluation.explanation import averaged_over_motions, seed_interval
 from lensstudy.figures import analysis_tables
 from lensstudy.figures.analysis_answer import answer, quantile_interval
@@ -298,3 +298,16 @@ def test_predictions_are_kept_until_something_behind_them_changes(analysed, tmp_
     found = analyse()
     assert set(asked) == {runs[-1].folder.name}
     pd.testing.assert_frame_equal(found[0][0], before[0][0])
+
+
+def test_a_lead_that_stands_on_the_training_images_may_be_one_in_steps(analysed):
+    analysis = analysed()
+    first, other = analysis.pair
+    learnt = analysis.training_scores.set_index("network")["upright"]
+    said = [line for line in analysis.limitations if "more steps may close" in line]
+    ahead = analysis.unperturbed["auc"][first] - analysis.unperturbed["auc"][other]
+    assert len(said) == (0 < ahead <= 2 * (learnt[first] - learnt[other]))
+    assert on_steps("a", "b", (0.99, 0.97), 0.03, 1200)[0].startswith(
+        "On the 1,200 images that it was trained on, b has"
+    )
+    assert not on_steps("a", "b", (0.99, 0.98), 0.03, 1200) and not on_steps("a", "b", (0.99, 0.97), -0.01, 1200)
