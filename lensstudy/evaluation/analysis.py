@@ -103,6 +103,8 @@ class Analysis:
                     f"{name} {draw}": predict_perturbed(run.predict, images, change, seed + draw)
                     for (name, draw), (images, change) in changes.items()
                 },
+                perturbed=self.perturbed.tolist(),
+                main=MAIN,
                 **sizes,
             )
             row = {"network": run.card["network"], "seed": run.card["seed"]}
@@ -111,8 +113,10 @@ class Analysis:
         return pd.DataFrame(sum(side_by_side(predicted, self.trained, "perturbed images"), []))
 
     def _kept(self, run, name: str, make: Callable[[], dict[str, np.ndarray]], **about) -> dict[str, np.ndarray]:
-        """What `make` finds of one training on the test images, or found before."""
-        return kept(run.folder, name, self._behind | about, make)
+        """What `make` finds of one training on the test images, or found before. Of a network of one's own the code may
+        change while weights and card stay, so nothing is kept of it."""
+        own = "network_source" in run.card or "module" in run.card
+        return kept(None if own else run.folder, name, self._behind | about, make)
 
     @cached_property
     def _behind(self) -> dict:
@@ -156,6 +160,7 @@ class Analysis:
                 run,
                 "rotations",
                 lambda: {"change": rotation_change(run.predict, images, orientations)},
+                chosen=chosen.tolist(),
                 orientations=orientations,
             )
             return found["change"]
@@ -441,7 +446,12 @@ class Analysis:
         averaged: dict[int, dict[str, list[np.ndarray]]] = {}
 
         def average(run) -> np.ndarray:
-            found = self._kept(run, "averaged", lambda: {"average": averaged_over_motions(run, part.images)})
+            found = self._kept(
+                run,
+                "averaged",
+                lambda: {"average": averaged_over_motions(run, part.images)},
+                perturbed=self.perturbed.tolist(),
+            )
             return found["average"]
 
         given = side_by_side(average, runs, "rotations and reflections")

@@ -61,7 +61,7 @@ def training_scores(trained: Sequence, dataset: LensDataset, seed: int = 0) -> p
         angles = np.random.default_rng(seed).uniform(0, 360, len(part))
         row = {name: run.card[key] for name, key in COLUMNS.items()}
         found = kept(
-            run.folder,
+            None if "network_source" in run.card or "module" in run.card else run.folder,  # as of `Analysis`
             "training",
             {"images": part.fingerprint, "seed": seed, "code": code},
             lambda: {"auc": np.array([auc(part.labels, run.predict(part.images, one)) for one in (0.0, angles)])},

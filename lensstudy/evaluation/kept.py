@@ -7,6 +7,7 @@ them has changed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -33,7 +34,8 @@ def kept(
         training: folder of the training, with its `weights.safetensors`; None for a network without one, of which
             nothing is kept.
         name: of the file, `kept/<name>.npz`. One that is damaged is made again.
-        about: all that the arrays depend on besides the weights; must turn into JSON.
+        about: all that the arrays depend on besides weights and card of the training, the fingerprint of the images and
+            the code among them; must turn into JSON.
         make: computes the arrays, by name.
 
     Example:
@@ -42,16 +44,19 @@ def kept(
     """
     if training is None:
         return make()
-    weights = hashlib.sha256((training / "weights.safetensors").read_bytes()).hexdigest()
-    mark = json.dumps({"weights": weights, **about}, sort_keys=True)
+    parts = [
+        hashlib.sha256((training / part).read_bytes()).hexdigest() for part in ("weights.safetensors", "card.json")
+    ]
+    mark = json.dumps({"training": parts, **about}, sort_keys=True)
     file = training / FOLDER / f"{name}.npz"
     found = _read(file)
     if str(found.pop("about", "")) == mark:
         return found
     made: dict[str, Any] = dict(make())
-    file.parent.mkdir(exist_ok=True)
-    with whole_file(file, apart=True) as partial:
-        np.savez(partial, about=mark, **made)
+    with contextlib.suppress(OSError):  # a folder that nobody may write to, or a full disk: then nothing is kept
+        file.parent.mkdir(exist_ok=True)
+        with whole_file(file, apart=True) as partial:
+            np.savez(partial, about=mark, **made)
     return made
 
 

@@ -263,6 +263,7 @@ def test_predictions_are_kept_until_something_behind_them_changes(analysed, tmp_
         run.folder = tmp_path / f"run{number}"
         run.folder.mkdir()
         (run.folder / "weights.safetensors").write_bytes(b"weights %d" % number)
+        (run.folder / "card.json").write_text("{}")
         run.predict = lambda *given, run=run: asked.append(run.folder.name) or run.network.predict(*given)
 
     def analyse(**changes):
@@ -294,6 +295,13 @@ def test_predictions_are_kept_until_something_behind_them_changes(analysed, tmp_
     (runs[0].folder / "weights.safetensors").write_bytes(b"trained again")
     analyse()
     assert set(asked) == {"run0"}
+    (runs[1].folder / "card.json").write_text('{"crop": 8}')
+    analyse()
+    assert set(asked) == {"run1"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lensstudy.evaluation.analysis.ROTATED", 3)
+        assert all(len(changes) == 3 for changes in analyse()[1].values())
+    analyse()
     (runs[-1].folder / "kept" / "perturbed.npz").write_bytes(b"PK")
     found = analyse()
     assert set(asked) == {runs[-1].folder.name}
