@@ -119,8 +119,8 @@ def explain(
             matched,
         ),
         ("exact invariance, with the same filters", f"{alone}, averaged", alone),
-        ("shared weights: what that average leaves", best, f"{matched}, averaged"),
-        ("shared weights, with the same filters", best, f"{alone}, averaged"),
+        ("what that average leaves: shared weights, or more learnt in as many steps", best, f"{matched}, averaged"),
+        ("the same, with the same filters", best, f"{alone}, averaged"),
     ]
     rows = []
     for what, first, second in wanted:

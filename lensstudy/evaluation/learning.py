@@ -157,5 +157,5 @@ def _in_words(images: int, found: tuple[float, float, float], other: LearningCur
     if np.isinf(found[0]):
         rising = "where its curve still rises" if other.still_rises() else "where its curve does not surely rise"
         least = "" if np.isinf(found[1]) else f" (95 %: at least {low} times as many)"
-        return f"does not reach it with up to {sizes[-1]:,} images, {rising}{least}"
+        return f"does not reach it with up to {sizes[-1]:,} images in so many steps, {rising}{least}"
     return f"needs {needed} times as many" if low == needed == high else f"needs {needed} [{low}, {high}] times as many"

@@ -25,7 +25,9 @@ def test_a_curve_that_is_the_other_one_four_times_earlier_needs_a_quarter_of_the
     table = learning.images_to_match(own, other)
     assert table.needed[:3].to_numpy() == pytest.approx(4 * sizes[:3], rel=0.01)
     assert np.isinf(table.needed[3])
-    assert table.in_words[3] == "does not reach it with up to 6,400 images, where its curve still rises"
+    assert (
+        table.in_words[3] == "does not reach it with up to 6,400 images in so many steps, where its curve still rises"
+    )
     assert (table.low[:3] <= table.needed[:3]).all() and (table.needed[:3] <= table.high[:3]).all()
     assert table.in_words[0].startswith("needs 4 ")
 
@@ -33,7 +35,7 @@ def test_a_curve_that_is_the_other_one_four_times_earlier_needs_a_quarter_of_the
 def test_a_curve_that_never_gets_there_and_one_that_is_above_from_the_start_say_so():
     sizes = [30, 300]
     flat, high = curve(sizes, [0.6, 0.6]), curve(sizes, [0.9, 0.95])
-    words = "does not reach it with up to 300 images, where its curve does not surely rise"
+    words = "does not reach it with up to 300 images in so many steps, where its curve does not surely rise"
     assert learning.images_to_match(high, flat).in_words[0] == words
     assert learning.images_to_match(flat, high).in_words[1] == "needs at most 0.1 times as many"
     falling = curve([10, 100, 1000], [0.6, 0.9, 0.7])
