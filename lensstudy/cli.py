@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 import typer.core
@@ -328,7 +328,7 @@ def pretrain(
         from lensstudy import stages
 
         trained = [stages.trained(study, study.networks[0], seed) for seed in study.seeds]
-        runs = [run.folder for run in trained if run.folder]
+        runs = [cast(Path, run.folder) for run in trained]  # each was opened from its folder
         folder = pretraining.put_in(runs, study, stages.dataset(study), data_licence)
         commands.echo(f"{_shown(folder)}:\n{choosing.listed({name: pretraining.Card.read(folder)})}")
     except (ValueError, RuntimeError, OSError) as error:
