@@ -35,7 +35,7 @@ def kept(
             nothing is kept.
         name: of the file, `kept/<name>.npz`. One that is damaged is made again.
         about: all that the arrays depend on besides weights and card of the training, the fingerprint of the images and
-            the code among them; must turn into JSON.
+            the code among them; JSON can hold it.
         make: computes the arrays, by name.
 
     Example:

@@ -78,7 +78,7 @@ def test_the_share_found_is_what_significance_and_noise_give(search):
     assert found["images"].sum() == 12 * len(LENSES) * len(search.scores)
 
 
-def test_where_blind_fits_look_suspicious_a_subhalo_must_stand_out_from_those(search):
+def test_where_blind_fits_score_high_a_subhalo_must_stand_out_from_those(search):
     """Their threshold is higher by the shift of their scores: a share Phi(seen - shift - threshold) is found."""
     apart = made(np.random.default_rng(0), shift=3.0, shifted=(BLIND,))
     assert apart.threshold("d4", BLIND) - apart.threshold("d4") == pytest.approx(3, abs=0.3)
