@@ -12,6 +12,7 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from lensstudy import __version__, provenance
@@ -95,6 +96,13 @@ def test_the_pins_are_all_that_is_needed(root):
     of_cuda = re.compile(r"nvidia-|cuda-|triton$|setuptools$")  # what PyTorch for NVIDIA GPUs brings along
     assert {name for name in needed if not of_cuda.match(name)} <= pinned(root).keys()
     assert not (pinned(root).keys() & installed.keys()) - needed
+
+
+def test_the_pins_take_the_oldest_python_that_is_promised(root):
+    """Debian 12 has Python 3.11.2, and a package that asks for a later 3.11 could not be installed there."""
+    oldest = re.search(r">=([\d.]+)", project(root)["requires-python"])[1] + ".0"
+    asks = {one.metadata["Name"]: one.metadata["Requires-Python"] or "" for one in metadata.distributions()}
+    assert not {name: asked for name, asked in asks.items() if not SpecifierSet(asked).contains(oldest)}
 
 
 def test_every_way_of_installing_takes_the_pins(root):
