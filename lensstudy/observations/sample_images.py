@@ -36,7 +36,8 @@ from lensstudy.study import Study
 __all__ = ["BINS", "KINDS", "SampleImages"]
 
 BINS = np.geomspace(1e8, 1e11, 7)  # solar masses: six bins of half a dex
-CLASSES, REAL, BLIND = ["no_sub", "sub"], "real", "fitted blindly"
+CLASSES, REAL = ["no_sub", "sub"], "real"
+BLIND, BLIND_SUBHALO = "fitted blindly", "subhalo, fitted blindly"
 LEARNT = ("train", "validation")  # kinds that networks learn from
 FAINT = (23.0, 23.5)  # magnitudes of the sources of simulated lenses
 MULTIPOLES = {"multipole 1 %": 0.01, "multipole 3 %": 0.03}
@@ -49,9 +50,11 @@ KINDS = {  # of counterparts, and how many there are for each of those of the tr
     "multipole 1 %": 0.05,  # smooth, with one of order 4 and none of order 3
     "multipole 3 %": 0.05,
     "subhalo": 0.225,  # one each, of every profile in every bin of mass
+    BLIND_SUBHALO: 0.03,  # one of the heaviest, of every profile in turn, otherwise as those without one
     "injected": 0.225,  # what a subhalo would change, added to the real image
 }
 ATTEMPTS = 20  # at a counterpart of which something stands out of the noise
+NEED_MANY = ("real residuals", BLIND, BLIND_SUBHALO)
 MANY = 8  # lenses from which on what their models leave is noise for others, and blind fits are worth their time
 RECIPE = 2  # of the images: goes up with every change of what is drawn, fitted or shown
 BLEND = 0.8  # largest share of another image's residuals
@@ -117,7 +120,7 @@ class SampleImages:
         request = Request(files, counterparts, seed, cutout_files(sources) if sources else ())
         (folder / "images").mkdir(exist_ok=True)
         key = request.key()
-        kinds = kinds or [kind for kind in KINDS if kind not in ("real residuals", BLIND) or len(files) >= MANY]
+        kinds = kinds or [kind for kind in KINDS if kind not in NEED_MANY or len(files) >= MANY]
         jobs = [
             Job(request, number, kind, key, folder / "images")
             for kind in (REAL, *kinds)
@@ -309,7 +312,7 @@ class Job:
                     self._galaxies(learnt),
                     lender.left if lender else None,
                 )
-                fitted = refit(template, one.image, None if self.kind == BLIND else one.values)
+                fitted = refit(template, one.image, None if self.kind in (BLIND, BLIND_SUBHALO) else one.values)
                 change, subhalo = one.change, one.subhalo
                 row |= {"galaxy": one.galaxy, "lender": lender.name if lender else ""}
             if subhalo:
@@ -327,6 +330,9 @@ class Job:
             place = (number + 2 * self.number) % (len(BINS) - 1)
             low, high = np.log(BINS[place : place + 2])
             return float(np.exp(generator.uniform(low, high))), profiles[(number // 6 + self.number) % len(profiles)]
+        if self.kind == BLIND_SUBHALO:
+            low, high = np.log(BINS[-2:])
+            return float(np.exp(generator.uniform(low, high))), profiles[(number + self.number) % len(profiles)]
         if self.kind in LEARNT and number % 2:
             low, high = np.log(BINS[[0, -1]])
             return float(np.exp(generator.uniform(low, high))), profiles[generator.integers(len(profiles))]
@@ -342,7 +348,8 @@ class Job:
     def _lenders(self, learnt: bool, number: int) -> list[Template]:
         """Other lenses of which what their models leave is noise: of the half of the sample that is explained best,
         every second for the training and the others for the test. None where noise is to be drawn."""
-        lent = self.kind == "real residuals" or (self.kind == BLIND and number % 2) or (learnt and number % 4 >= 2)
+        every_second = self.kind in (BLIND, BLIND_SUBHALO) and number % 2
+        lent = self.kind == "real residuals" or every_second or (learnt and number % 4 >= 2)
         sample = _opened(self.request.files)
         if not lent or len(sample) < MANY:
             return []

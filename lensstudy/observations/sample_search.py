@@ -30,7 +30,17 @@ from lensstudy.observations.counterparts import PROFILES
 from lensstudy.observations.known_subhalo import Published
 from lensstudy.observations.lens_model import COARSE
 from lensstudy.observations.recovery import least_mass
-from lensstudy.observations.sample_images import BINS, BLIND, CLASSES, KINDS, LEARNT, MULTIPOLES, REAL, SampleImages
+from lensstudy.observations.sample_images import (
+    BINS,
+    BLIND,
+    BLIND_SUBHALO,
+    CLASSES,
+    KINDS,
+    LEARNT,
+    MULTIPOLES,
+    REAL,
+    SampleImages,
+)
 from lensstudy.progress import in_processes, processors, progress
 from lensstudy.study import Study
 from lensstudy.training.fitting import fit
@@ -153,8 +163,8 @@ class SampleSearch:
 
     def found(self, kind: str = "subhalo", among: str = "smooth") -> pd.DataFrame:
         """Share of subhalos found `share`, with its interval `low` to `high`, by `by` (a scorer), `profile` and `bin`
-        of mass, of counterparts (`subhalo`) or of changes added to real images (`injected`). The threshold is that of
-        counterparts of the kind `among`; no row where there are none."""
+        of mass, of counterparts (`subhalo`, or such that are fitted blindly) or of changes added to real images
+        (`injected`). The threshold is that of counterparts of the kind `among`; no row where there are none."""
         rows = []
         if not self._of(among).any():
             return pd.DataFrame(rows)
@@ -421,35 +431,35 @@ class SampleSearch:
     def _heaviest(self) -> str:
         """Which share is found of the heaviest subhalos, in a sentence; empty where none was drawn."""
 
-        def shares(among: str) -> str:
-            found = self.found(among=among)
+        def shares(kind: str, among: str) -> str:
+            found = self.found(kind, among)
             rows = found.query("by == @self.network and bin == 5").itertuples() if len(found) else ()
             return ", ".join(f"{row.share:.0%} [{row.low:.0%}, {row.high:.0%}] ({row.profile})" for row in rows)
 
-        smooth, blind = shares("smooth"), shares(BLIND)
+        smooth, blind = shares("subhalo", "smooth"), shares(BLIND_SUBHALO, BLIND)
         if not smooth:
             return ""
         said = f"At one false positive in ten, it finds {smooth} of those of 10^10.5 to 10^11 solar masses"
-        return f"{said}; at one in ten of the smooth ones that are {BLIND}, {blind}." if blind else f"{said}."
+        return f"{said}; where both are {BLIND}, {blind}." if blind else f"{said}."
 
     @property
     def plain(self) -> str:
         """The answer in one sentence, without brackets."""
-        found, of_blind = self._range("smooth"), self._range(BLIND)
+        found, of_blind = self._range("subhalo", "smooth"), self._range(BLIND_SUBHALO, BLIND)
         share, blind = self.share(self.network, self._of(REAL))[0], self._of(BLIND)
         if not found:
             return f"The network takes {100 * share:.0f} in 100 of the real lenses for one with a subhalo."
         smooth = f"{100 * self.share(self.network, blind)[0]:.0f} in 100 smooth ones and " if blind.any() else ""
-        fewer = f"; at 10 in 100 of those smooth ones it finds {of_blind} in 100" if of_blind else ""
+        fewer = f"; at 10 in 100 of those smooth ones it finds {of_blind} in 100 of the subhalos" if of_blind else ""
         return (
             f"Where it takes 10 in 100 smooth lenses for one with a subhalo, the network finds {found} in 100 of the "
             "subhalos of 10^10.5 solar masses and more, by their profile; where the lens has to be looked for, it "
             f"takes {smooth}{100 * share:.0f} in 100 real ones for one{fewer}."
         )
 
-    def _range(self, among: str) -> str:
+    def _range(self, kind: str, among: str) -> str:
         """The least and the largest share that is found of the heaviest subhalos of a profile, in per cent."""
-        if (found := self.found(among=among)).empty:
+        if (found := self.found(kind, among)).empty:
             return ""
         share = 100 * found.query("by == @self.network and bin == 5")["share"]
         return f"{share.min():.0f} to {share.max():.0f}" if len(share) else ""

@@ -9,9 +9,22 @@ import pytest
 
 from lensstudy.data.dataset import DataError
 from lensstudy.observations import sample_images
+from lensstudy.observations.counterparts import PROFILES
 from lensstudy.observations.rays import binned
 from lensstudy.observations.reading import read_observations
-from lensstudy.observations.sample_images import BINS, BLIND, KINDS, REAL, Job, Request, SampleImages, _blended, _kept
+from lensstudy.observations.sample_images import (
+    BINS,
+    BLIND,
+    BLIND_SUBHALO,
+    KINDS,
+    NEED_MANY,
+    REAL,
+    Job,
+    Request,
+    SampleImages,
+    _blended,
+    _kept,
+)
 from lensstudy.observations.writing import write, write_simulated
 
 
@@ -36,7 +49,7 @@ def images(lenses, folder):
 
 def test_every_lens_has_counterparts_of_every_kind(images):
     counts = images.catalogue.groupby(["kind", "lens"]).size().unstack("lens")
-    assert set(counts.index) == {REAL, *set(KINDS) - {"real residuals", BLIND}}  # two lenses are too few for those
+    assert set(counts.index) == {REAL, *set(KINDS) - set(NEED_MANY)}  # two lenses are too few for those
     assert (counts.nunique(axis=1) == 1).all() and counts.loc["train"].tolist() == [2, 2]
     assert len(images.images) == len(images.catalogue)
 
@@ -96,10 +109,35 @@ def test_residuals_are_lent_by_the_best_explained_lenses_to_others_and_never_for
         return [lender.name for lender in one._lenders(kind in ("train", "validation"), number)]
 
     assert lenders("train", 2) == lenders("validation", 3) == ["L0", "L2", "L4"]
-    assert lenders("real residuals", 0) == lenders(BLIND, 1) == ["L3", "L5"]  # L1 lends to others, not to itself
-    assert lenders(BLIND, 0) == lenders("train", 1) == lenders("smooth", 2) == []
+    assert (
+        lenders("real residuals", 0) == lenders(BLIND, 1) == lenders(BLIND_SUBHALO, 1) == ["L3", "L5"]
+    )  # L1 lends to others, not to itself
+    assert lenders(BLIND, 0) == lenders(BLIND_SUBHALO, 0) == lenders("train", 1) == lenders("smooth", 2) == []
     assert lenders("real residuals", 0, own=0) == []  # none has its pixels
     assert lenders("train", 2, count=7) == lenders("real residuals", 0, count=7) == []
+
+
+def test_a_lens_with_one_of_the_heaviest_subhalos_is_looked_for_as_a_smooth_one_is(monkeypatch):
+    """All profiles have their turn, over the lenses and within each."""
+    template = SimpleNamespace(name="L0", center=np.zeros(2), values=np.ones(3))
+    monkeypatch.setattr(sample_images, "_opened", lambda files: [template] * len(files))
+    drawn = SimpleNamespace(image=None, values=np.ones(3), change=None, subhalo=None, galaxy="")
+    monkeypatch.setattr(sample_images, "draw", lambda *asked: drawn)
+    begun = []
+    monkeypatch.setattr(
+        sample_images,
+        "refit",
+        lambda template, image, start: (
+            begun.append(start) or SimpleNamespace(chi2=1.0, coarse=SimpleNamespace(pixel_scale=0.1), scan=0.0)
+        ),
+    )
+    request = Request(tuple(map(Path, "012")), 64, 1, ())
+    assert request.number(BLIND_SUBHALO) == 2
+    rows = [Job(request, own, BLIND_SUBHALO, "", Path())._made(number, 0)[0] for own in range(3) for number in range(2)]
+    assert all(BINS[-2] <= row["mass"] < BINS[-1] for row in rows)
+    assert sorted(row["profile"] for row in rows) == sorted([*PROFILES, *PROFILES])
+    assert begun == [None] * 6
+    assert Job(request, 0, "smooth", "", Path())._made(0, 0)[0]["mass"] == 0 and begun[-1] is not None
 
 
 def test_a_template_of_another_recipe_or_that_cannot_be_read_is_made_again(tmp_path):

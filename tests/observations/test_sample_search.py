@@ -14,7 +14,7 @@ from lensstudy.evaluation.intervals import wilson
 from lensstudy.networks.names import SEARCHING, searching
 from lensstudy.observations.counterparts import SIDE
 from lensstudy.observations.reading import read_observation
-from lensstudy.observations.sample_images import BLIND, REAL, SampleImages
+from lensstudy.observations.sample_images import BLIND, BLIND_SUBHALO, REAL, SampleImages
 from lensstudy.observations.sample_search import IDEAL, NULLS, SampleSearch, scored
 from lensstudy.observations.writing import write, write_simulated
 from lensstudy.training.run import load_run
@@ -39,6 +39,7 @@ def made(generator, shift=0.0, shifted=(REAL,)) -> SampleSearch:
             "multipole 3 %": [0.0] * 4,
             "subhalo": np.exp(generator.uniform(*np.log([1e8, 1e11]), 12)),
             "injected": np.exp(generator.uniform(*np.log([1e8, 1e11]), 12)),
+            BLIND_SUBHALO: np.exp(generator.uniform(*np.log([10**10.5, 1e11]), 8)),
         }.items()
         for mass in masses
         for chi2 in [generator.normal(1, 0.1)]
@@ -80,18 +81,20 @@ def test_the_share_found_is_what_significance_and_noise_give(search):
 
 def test_where_blind_fits_score_high_a_subhalo_must_stand_out_from_those(search):
     """Their threshold is higher by the shift of their scores: a share Phi(seen - shift - threshold) is found."""
-    apart = made(np.random.default_rng(0), shift=3.0, shifted=(BLIND,))
-    assert apart.threshold("d4", BLIND) - apart.threshold("d4") == pytest.approx(3, abs=0.3)
-    found = apart.found(among=BLIND)
-    cell = found[(found["by"] == "d4") & (found["bin"] == 4)].iloc[0]
-    chosen = apart.rows[(apart.rows["kind"] == "subhalo") & apart.rows["mass"].between(10**10, 10**10.5)]
+    apart = made(np.random.default_rng(0), shift=25.0, shifted=(BLIND,))
+    assert apart.threshold("d4", BLIND) - apart.threshold("d4") == pytest.approx(25, abs=0.3)
+    found = apart.found(BLIND_SUBHALO, BLIND)
+    (cell,) = found[found["by"] == "d4"].itertuples()
+    chosen = apart.rows[apart.rows["kind"] == BLIND_SUBHALO]
     sigma = np.hypot(1, 0.3 / np.sqrt(3))
-    expected = stats.norm.cdf((chosen["seen"] - 3) / sigma - stats.norm.isf(0.1)).mean()
-    assert cell["share"] == pytest.approx(expected, abs=0.08)
-    assert "at one in ten of the smooth ones that are fitted blindly, " in apart.answer
-    assert "at 10 in 100 of those smooth ones it finds " in apart.plain
+    expected = stats.norm.cdf((chosen["seen"] - 25) / sigma - stats.norm.isf(0.1)).mean()
+    assert (cell.bin, cell.images) == (5, 8 * len(LENSES)) and cell.share == pytest.approx(expected, abs=0.05)
+    assert f"where both are fitted blindly, {cell.share:.0%} [" in apart.answer
+    assert f"at 10 in 100 of those smooth ones it finds {100 * cell.share:.0f} to " in apart.plain
+    both = made(np.random.default_rng(0), shift=25.0, shifted=(BLIND, BLIND_SUBHALO))
+    assert both.found(BLIND_SUBHALO, BLIND).query("by == 'd4'")["share"].item() > 0.99
     none = replace(search, images=replace(search.images, catalogue=search.rows.replace({"kind": {BLIND: "train"}})))
-    assert none.found_table(among=BLIND).empty and "fitted blindly" not in none.answer
+    assert none.found_table(BLIND_SUBHALO, BLIND).empty and "fitted blindly" not in none.answer
 
 
 def test_half_are_found_at_the_significance_of_the_threshold(search):
