@@ -259,9 +259,26 @@ class Analysis:
         return pd.DataFrame(rows)
 
     @cached_property
+    def substructure(self) -> pd.DataFrame:
+        """AUC of every network for `no_sub` against the rest, which is all that a smooth fit can tell; no row where the
+        `shortcuts` have no such fit."""
+        if "(smooth fit)" not in set(self.shortcuts["network"]):
+            return pd.DataFrame()
+        smooth = self.classes.index("no_sub")
+        truth, rows = (self.labels != smooth).astype(int), []
+        for name, runs in self.probabilities.items():
+            found = [np.stack([run[:, smooth], 1 - run[:, smooth]], axis=1) for run in runs]
+            each, (low, high) = [scores.auc(truth, one) for one in found], interval(truth, found)
+            row = {"network": name, "perturbation": f"{len(truth):,} images: no_sub or not", "seeds": len(found)}
+            spread = np.std(each, ddof=1) if len(each) > 1 else np.nan
+            rows.append(row | {"auc": np.mean(each), "auc_low": low, "auc_high": high, "auc_std": spread})
+        return pd.DataFrame(rows).assign(accuracy=np.nan)
+
+    @cached_property
     def scores(self) -> pd.DataFrame:
-        """The table of the study: every network on unperturbed and rotated test images, and the shortcuts, in words."""
-        rows = [*self.headline.itertuples(), *self.shortcuts.itertuples()]
+        """The table of the study: every network on unperturbed and rotated test images, and the shortcuts, in words;
+        beside a smooth fit, what networks make of its question."""
+        rows = [*self.headline.itertuples(), *self.shortcuts.itertuples(), *self.substructure.itertuples()]
         spread = {0: "", 1: "one seed"}
         return pd.DataFrame(
             {

@@ -36,7 +36,8 @@ def scores(analysis: Analysis) -> Styler:
         f"Mean over seeds [95 % interval over {_over(analysis)}], and the standard deviation "
         "of the AUC over seeds. The last rows are shortcuts, no networks at all: a quadratic ridge regression on 18 "
         "moments of the light in rings, and on the total flux; and, of simulated images, chi square of the smooth lens "
-        "that fits best, which asks for substructure of any kind and knows the camera and its noise.",
+        "that fits best, which asks for substructure of any kind and knows the camera and its noise; below it, what "
+        "networks make of that question.",
     )
 
 

@@ -98,8 +98,8 @@ def in_plain_words(summary: Mapping[str, Any]) -> str:
 
 
 def short_table(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows and columns that the answer needs: every network once, on the test images as they are, and every
-    baseline, with what it was asked where that differs; of a transfer, every network as it is, with all changes of
+    """The rows and columns that the answer needs: every network on the test images as they are, and every baseline,
+    with what they were asked where that differs; of a transfer, every network as it is, with all changes of
     what it sees, and with what was chosen without labels; of other long tables, the first rows. Empty where that is the
     whole table.
 
@@ -115,7 +115,11 @@ def short_table(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             return [dict(row) for row in table[: FEW // 2]]
         shown = [row for row in table if row["way"] in (table[0]["way"], TOGETHER) or row["chosen for"]]
         return [{name: row[name] for name in TRANSFERRED} for row in shown]
-    rows = [dict(row) for row in table if row.get("test images") in UPRIGHT or str(row["network"]).startswith("(")]
+    rows = [
+        dict(row)
+        for row in table
+        if row.get("test images") in UPRIGHT or str(row["network"]).startswith("(") or ": " in row["test images"]
+    ]
     for row in rows:
         if row.get("test images") not in UPRIGHT:
             row["network"] = f"{row['network']} {row['test images']}"

@@ -248,6 +248,19 @@ def test_the_table_of_a_simulated_study_has_a_row_of_the_smooth_fit():
     pd.testing.assert_frame_equal(tables[0], tables[2].iloc[:-1])
 
 
+def test_beside_the_smooth_fit_networks_are_asked_what_it_is_asked(analysed):
+    """A network that knows substructure from none, and nothing of its kind, is right in this and only in this."""
+    analysis = analysed(seeds=(1, 2))
+    analysis.shortcuts = pd.DataFrame({"network": ["(smooth fit)"]})
+    analysis.classes = ("no_sub", *analysis.classes[1:])
+    knows = np.where(analysis.labels[:, None] == 0, [0.8, 0.1, 0.1], [0.2, 0.4, 0.4])
+    analysis.probabilities = {"knows": [knows, knows], "half": [knows, np.full_like(knows, 1 / 3)]}
+    table = analysis.substructure.set_index("network")
+    assert table["auc"].to_dict() == pytest.approx({"knows": 1.0, "half": 0.75})
+    assert table.loc["half", "auc_low"] < 0.75 < table.loc["half", "auc_high"]
+    assert (table["perturbation"] == f"{len(knows)} images: no_sub or not").all()
+
+
 def test_an_interval_over_seeds_that_are_all_perfect_is_as_narrow_as_the_images_allow():
     low, high = seed_interval([1.0] * 5, 3000)
     assert high == 1 and 0.995 < low < 1
