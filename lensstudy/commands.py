@@ -16,11 +16,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from lensstudy.files import printable, whole_file
+from lensstudy.text import as_cell
 
 __all__ = ["check_free", "export", "fit_lens", "image_of", "predict", "reading_options", "train"]
 
 FIRST = "d4-steerable-cnn"  # the default
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet takes for a formula
 TABLES = (".csv", ".txt")
 Force = Annotated[bool, typer.Option("--force", help="replace files that are there already")]
 SUBMISSIONS = {"sub": ("has_substructure", True), "lens": ("is_lens", False)}  # column, and whether it is a decision
@@ -165,7 +165,7 @@ def predict(
     with whole_file(out) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         columns = [*predictor.columns, "network"]
         table = csv.DictWriter(file, columns)
-        table.writerow({name: _as_cell(name) for name in columns})
+        table.writerow({name: as_cell(name) for name in columns})
         for row in predictor.predict_files(paths, place, progress, with_input=html is not None):
             if html and len(shown) < MOST_ROWS:
                 seen = row.pop("input", None)
@@ -177,7 +177,7 @@ def predict(
             counts[row["state"]] += 1
             if submission and row["state"] != "skipped":
                 submitted.append((row["file"], row.get(predictor.classes[-1])))
-            table.writerow({name: _as_cell(value) for name, value in row.items()} | {"network": _as_cell(network)})
+            table.writerow({name: as_cell(value) for name, value in row.items()} | {"network": as_cell(network)})
     said = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
     echo(f"{out}: {said or 'no images'}")
     if submission:
@@ -211,7 +211,7 @@ def _search(paths: list[str], network: str, out: Path, pixel_scale: float | None
     except (ValueError, OSError) as error:
         _refuse(str(error))
     with whole_file(out) as partial:
-        table.map(_as_cell).to_csv(partial, index=False)
+        table.map(as_cell).to_csv(partial, index=False)
     said = ", ".join(f"{count} {state}" for state, count in table["state"].value_counts().items())
     echo(f"{out}: {said}")
     echo("A low share of false alarms is no detection: real lenses have more that a smooth model lacks.", err=True)
@@ -228,7 +228,7 @@ def _write_submission(file: Path, name: str, rows: list[tuple[str, float | None]
         for image, probability in rows:
             if probability is not None:
                 value = probability > 0.5 if decided else f"{probability:.4f}"
-                table.writerow((_as_cell(Path(image.rsplit(":", 1)[-1]).stem), value))
+                table.writerow((as_cell(Path(image.rsplit(":", 1)[-1]).stem), value))
     without = sum(probability is None for _, probability in rows)
     typer.echo(
         f"{file}: {len(rows) - without:,} rows" + (f"; {without:,} rejected images have none" if without else "")
@@ -268,6 +268,10 @@ def train(
     target_pixel_scale: Annotated[
         float | None, typer.Option("--target-pixel-scale", help="arcseconds of one of their pixels")
     ] = None,
+    camera: Annotated[
+        str, typer.Option(help="preset whose camera took the images: what a smooth lens leaves of them is seen, too")
+    ] = "",
+    target_camera: Annotated[str, typer.Option(help="the preset whose camera took those of --target")] = "",
 ) -> None:
     """Train a network on your own images, or fine-tune a trained one; with --target, adapt it to images of another kind
     that have no labels."""
@@ -287,6 +291,7 @@ def train(
     if target is None and (adaptation or target_pixel_scale):
         _refuse("--adaptation and --target-pixel-scale belong to --target, the images without labels; name them")
     settings |= {"adaptation": adaptation} if adaptation else {}
+    settings |= {"camera": camera} if camera else {}
     reading = reading_options(classes, labels, label_columns, extension)
     try:
         if begin:
@@ -300,19 +305,21 @@ def train(
         Study.of(settings, "settings")
         from lensstudy.deployment.transfer import train_on
 
-        folder, metrics = train_on(data, out, begin, pixel_scale, reading, target, target_pixel_scale, **settings)
+        scales = (pixel_scale, reading, target, target_pixel_scale, target_camera)
+        folder, metrics = train_on(data, out, begin, *scales, **settings)
     except (ValueError, RuntimeError, OSError) as error:
         _refuse(str(error))
     echo(
         f"{folder}: validation AUC {metrics['validation_auc']:.4f}, accuracy {metrics['validation_accuracy']:.3f} "
-        f"after epoch {metrics['best_epoch']}; `lensstudy predict IMAGES --network {folder}` predicts with it"
+        f"after epoch {metrics['best_epoch']}"
+        + ("" if camera else f"; `lensstudy predict IMAGES --network {folder}` predicts with it")
     )
     if about := metrics.get("target"):
         shares = ", ".join(f"{share:.0%} {name}" for name, share in about["shares"].items())
         echo(
             f"  Adapted by {about['adaptation']}; these scores are of images like {data}, where it may cost accuracy.\n"
             f"  Of {about['images']:,} images without labels it calls {shares}; mean entropy {about['entropy']:.2f}, "
-            "where 0 is certain and 1 guessing."
+            f"where 0 is certain and 1 guessing. What it says of each: {out / 'target.csv'}"
         )
     if metrics["validation_auc"] < LEAST_AUC:
         _warn("THIS NETWORK IS AT CHANCE, where guessing gives an AUC of 0.50: train it longer, or on more images.")
@@ -422,14 +429,6 @@ def reading_options(
         "label_columns": columns,
         "extension": int(extension) if extension and extension.isdigit() else extension,
     }
-
-
-def _as_cell(value: object) -> object:
-    """Return a value as a cell of a CSV table: numbers with four digits after the point, and an apostrophe before text
-    that a spreadsheet would run as a formula."""
-    if isinstance(value, float):
-        return f"{value:.4f}"
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def _refuse(message: str) -> NoReturn:

@@ -402,11 +402,12 @@ def _in_sigma(study: Study, images: LensDataset) -> LensDataset:
     """`in_sigma` of the images of a study, kept beside them: fits take minutes."""
     folder = study.folder / "residuals"
     about = {"images": images.fingerprint, "code": code_hash("data.residuals", "lensing.fitting")}
+    about |= {"camera": study.camera} if study.camera else {}
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):  # of several trainings that ask at once, one fits
         made = _kept(folder, about)
         if made is None:
-            made = in_sigma(images, processors())
+            made = in_sigma(images, processors(), study.camera)
             made.description |= {"made_from": about}
             made.save(folder)
     # Catalogue and parts are those of `images`: the same pixels may have been split anew.

@@ -199,6 +199,9 @@ class Study(BaseModel):
     label_columns: list[str] = _data([], description="its columns with names and classes; empty: found by their names")
     extension: str = _data("", description="FITS extension, HDF5 dataset or npz key of the images; empty: found")
     pixel_scale: float = _data(0.0, ge=0, description="arcseconds of one pixel, where the files do not say; 0: unknown")
+    camera: str = _data(
+        "", description="preset whose camera took the images that are read: smooth lenses can be fitted to them then"
+    )
     split: Literal["random", "given"] = _data("random", description="given: keep the parts in which the images came")
     preset: str = _data("realistic", description="preset of the simulator; mixture: several, listed in population")
     population: dict[str, Any] = _data(EASY, description="changes to the population of the preset")

@@ -9,7 +9,22 @@ from typing import Any
 
 from lensstudy.files import printable
 
-__all__ = ["in_markdown", "nearest"]
+__all__ = ["as_cell", "in_markdown", "nearest"]
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet takes for a formula
+
+
+def as_cell(value: object) -> object:
+    """Return a value as a cell of a CSV table: numbers with four digits after the point, and an apostrophe before text
+    that a spreadsheet would run as a formula.
+
+    Example:
+        >>> as_cell(0.25), as_cell("=1+1")
+        ('0.2500', "'=1+1")
+    """
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def in_markdown(text: Any) -> str:

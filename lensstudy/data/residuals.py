@@ -13,10 +13,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from lensstudy.data.dataset import DataError, LensDataset
+from lensstudy.data.dataset import DataError, LensDataset, sky_and_noise
 from lensstudy.data.mixture import components
 from lensstudy.data.simulation import camera_of
 from lensstudy.lensing.fitting import NOISE_FREE, smooth_residuals
+from lensstudy.lensing.populations import preset_named
+from lensstudy.lensing.presets import LensingError
 from lensstudy.progress import progress
 
 __all__ = ["BESIDE", "in_sigma", "residual_of"]
@@ -24,24 +26,27 @@ __all__ = ["BESIDE", "in_sigma", "residual_of"]
 BESIDE = "beside"  # what the description of a set says under `residual` that has both, the image and what a fit leaves
 
 PIECE = 32  # images that are fitted at once
+EXPOSED = {"model_1": 10**3.25}  # seconds, of images that were read: the middle of what the preset draws
 
 
-def in_sigma(dataset: LensDataset, processes: int = 1) -> LensDataset:
-    """Every image of a simulated set in units of its noise, and beside it what its best smooth lens leaves of it.
+def in_sigma(dataset: LensDataset, processes: int = 1, camera: str = "") -> LensDataset:
+    """Every image of a set in units of its noise, and beside it what its best smooth lens leaves of it.
 
-    Only what an observer knows of camera and noise is used. The first channel is the image less its sky in units of the
+    Only what an observer knows of camera and noise is used; of images that were read, noise is measured at their edges,
+    and exposure times are the camera's. The first channel is the image less its sky in units of the
     background's sigma, one per cent of its peak where there is no noise; the second is (image - fit) / sigma with the
     photon noise of the light that the fit expects.
 
     Args:
-        dataset: images `(N, 1, H, W)` that `simulate` made, of one preset or of a mixture.
+        dataset: images `(N, 1, H, W)` that `simulate` made, of one preset or of a mixture, or that were read.
         processes: processes of one thread each that fit.
+        camera: the preset through whose camera images that were read were taken.
 
     Returns:
         The data set with images `(N, 2, H, W)`, float32, and `residual: beside` in its description.
 
     Raises:
-        DataError: for images that were read: a fit needs to know their camera and noise; or for residuals.
+        DataError: for images that were read, whose camera, bands or pixel scale a fit cannot do with; or for residuals.
 
     Example:
         >>> from lensstudy import simulate
@@ -51,25 +56,23 @@ def in_sigma(dataset: LensDataset, processes: int = 1) -> LensDataset:
     """
     if residual_of(dataset) != "none":
         raise DataError("a data set of residuals: smooth lenses are fitted to images; give those")
-    parts = components(dataset)
-    if not parts:
-        source = dataset.description.get("source", "unknown")
-        raise DataError(
-            f"images whose source is {source!r}; a smooth lens can be fitted to simulated ones alone, whose camera and "
-            "noise are known: leave `residual` out for the others"
-        )
+    parts = [(part, camera_of(part)) for part in components(dataset)]
+    parts = parts or [(dataset, _camera_of_read(dataset, camera))]
     places = {name: row for row, name in enumerate(dataset.catalogue["name"])}
     images = np.empty((len(dataset), 2, dataset.image_size, dataset.image_size), dtype=np.float32)
-    for part in parts:
+    for part, taken in parts:
         rows = [places[name] for name in part.catalogue["name"]]
         pixels = np.asarray(part.images, np.float32)[:, 0]
         sky = np.median(
             np.concatenate([pixels[:, [0, -1]], pixels.transpose(0, 2, 1)[:, [0, -1]]], axis=2), axis=(1, 2)
         )
-        rms = part.catalogue["noise_rms"].to_numpy(np.float32)
+        rms = taken["noise_rms"].astype(np.float32)
         rms = np.where(rms > 0, rms, NOISE_FREE * pixels.max((1, 2)))
         images[rows, 0] = (pixels - sky[:, None, None]) / rms[:, None, None]
-        pieces = [part.subset(piece) for piece in np.array_split(np.arange(len(part)), -(-len(part) // PIECE))]
+        pieces = [
+            (part.images[piece], {name: value[piece] if np.ndim(value) else value for name, value in taken.items()})
+            for piece in np.array_split(np.arange(len(part)), -(-len(part) // PIECE))
+        ]
         fitted = progress(_mapped(pieces, processes), "smooth fits", len(pieces))
         images[rows, 1] = np.concatenate(list(fitted))
     return replace(dataset, images=images, description=dataset.description | {"residual": BESIDE})
@@ -88,7 +91,37 @@ def residual_of(dataset: LensDataset) -> str:
     return kinds[0]
 
 
-def _mapped(pieces: list[LensDataset], processes: int) -> Iterator[np.ndarray]:
+def _camera_of_read(dataset: LensDataset, camera: str) -> dict:
+    """What `camera_of` says of simulated images, of such that were read and taken through the camera of a preset."""
+    source, bands = dataset.description.get("source", "unknown"), dataset.images.shape[1]
+    if not camera:
+        raise DataError(
+            f"images whose source is {source!r}: to fit a smooth lens to them, their camera has to be known; name the "
+            "preset whose camera they were taken with (`camera`), or leave `residual` out"
+        )
+    try:
+        instrument = preset_named(camera).instrument
+    except LensingError as error:
+        raise DataError(f"camera: {error}") from None
+    if bands != 1:
+        raise DataError(f"camera = '{camera}': images of {bands} bands; a smooth lens is fitted to images of one")
+    own = instrument.pixel_scale if dataset.image_size == instrument.image_size else None
+    if not (scale := dataset.description.get("pixel_scale") or own):
+        raise DataError(
+            f"camera = '{camera}': its images have {instrument.image_size} pixels of {instrument.pixel_scale:g} "
+            f"arcsec, and these have {dataset.image_size}, of unknown size; say it with `pixel_scale`"
+        )
+    noise = np.array([sky_and_noise(np.asarray(image, np.float32))[1] for image in dataset.images])
+    return {
+        "noise_rms": noise,
+        "preset": camera,
+        "instrument": replace(instrument, image_size=dataset.image_size, pixel_scale=scale),
+        "exposure_time": EXPOSED.get(camera),
+        "lens_light": camera == "equivariant_test",
+    }
+
+
+def _mapped(pieces: list[tuple[np.ndarray, dict]], processes: int) -> Iterator[np.ndarray]:
     if processes == 1 or len(pieces) < 2:
         yield from map(_residuals, pieces)
         return
@@ -97,5 +130,6 @@ def _mapped(pieces: list[LensDataset], processes: int) -> Iterator[np.ndarray]:
         yield from pool.map(_residuals, pieces)
 
 
-def _residuals(piece: LensDataset) -> np.ndarray:
-    return smooth_residuals(piece.images, **camera_of(piece))
+def _residuals(piece: tuple[np.ndarray, dict]) -> np.ndarray:
+    images, taken = piece
+    return smooth_residuals(images, **taken)

@@ -11,15 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from lensstudy.data.dataset import SCALE_TOLERANCE, DataError, LensDataset, sky_and_noise
 from lensstudy.data.filtering import filter_images, kept
 from lensstudy.data.reading import read
 from lensstudy.data.resampling import resample_with_noise
+from lensstudy.data.residuals import BESIDE, in_sigma, residual_of
 from lensstudy.deployment.card import FORMAT
-from lensstudy.files import read_json
-from lensstudy.progress import in_batch
+from lensstudy.files import read_json, whole_file
+from lensstudy.progress import in_batch, processors
 from lensstudy.study import Study
+from lensstudy.text import as_cell
 from lensstudy.training.adaptation import without_labels
 from lensstudy.training.fitting import fit
 from lensstudy.training.run import load_run, read_card, read_metrics, training_of
@@ -51,6 +54,7 @@ def train_on(
     reading: dict | None = None,
     target: str | Path | None = None,
     target_scale: float | None = None,
+    target_camera: str = "",
     **settings,
 ) -> tuple[Path, dict]:
     """Train on the images at `data` (any layout that `read` knows) and write the run folder `out`; beside it stands
@@ -65,7 +69,9 @@ def train_on(
     target: images without labels, of another kind, that the network is to work on, too; `adaptation` among the settings
         says how it learns from them. What it predicts for them stands under `target` in the metrics.
     target_scale: arcseconds of one of their pixels, where they do not say.
-    settings: fields of `Study`, such as `epochs` and `learning_rate`.
+    target_camera: the preset whose camera took them, where the settings name a `camera` of the others.
+    settings: fields of `Study`, such as `epochs` and `learning_rate`. With `camera` a smooth lens is fitted to every
+        image, and the network sees what it leaves beside the image, which carries over from one telescope to another.
 
     Raises `DataError` for images that cannot be used and `ValueError` for a folder that cannot be begun with.
     """
@@ -77,6 +83,12 @@ def train_on(
     given = {name: card[name] for name in passed_on & card.keys()}
     given |= {"crop": card["crop"], "scaling": card["scaling"]["kind"]} if card else {}
     given |= {"adaptation": ADAPTATION, "monitor": "last"} if target else {}
+    camera = settings.get("camera", "")
+    if camera and begin:
+        raise ValueError(f"camera = '{camera}': {begin} sees images alone; train from nothing, or leave the camera out")
+    if target and bool(camera) != bool(target_camera):
+        raise ValueError("camera and target_camera belong together: a fit needs to know that of either kind of images")
+    given |= {"residual": BESIDE} if camera else {}
     study = Study.of(given | settings, "settings")
     out = Path(out)
     folder = out / "training" / f"{study.network}-s{study.seed}"
@@ -103,7 +115,9 @@ def train_on(
     else:
         dataset = dataset.split(study.test_fraction, study.validation_fraction, study.seed)
     dataset.check_leaks()
-    unlabelled = target_like(dataset, target, target_scale, (reading or {}).get("extension")) if target else None
+    dataset = in_sigma(dataset, processors(), camera) if camera else dataset
+    extension = (reading or {}).get("extension")
+    unlabelled = target_like(dataset, target, target_scale, extension, target_camera) if target else None
     dataset.save(out / "dataset")
     if unlabelled:
         unlabelled.save(out / "target")
@@ -111,6 +125,7 @@ def train_on(
     if unlabelled is None:
         return run, read_metrics(run)
     predicted = load_run(run).predict(unlabelled.images)
+    _write_answers(out / "target.csv", unlabelled, predicted, dataset.classes)
     shares = dict(zip(dataset.classes, np.bincount(predicted.argmax(1)) / len(predicted), strict=False))
     about = {"adaptation": study.adaptation, "images": len(predicted), "shares": shares}
     about |= {"entropy": without_labels({"": predicted})["entropy"].iloc[0]}
@@ -118,7 +133,11 @@ def train_on(
 
 
 def target_like(
-    dataset: LensDataset, path: str | Path, pixel_scale: float | None = None, extension: str | None = None
+    dataset: LensDataset,
+    path: str | Path,
+    pixel_scale: float | None = None,
+    extension: str | None = None,
+    camera: str = "",
 ) -> LensDataset:
     """Read images without labels as a network that is trained on `dataset` would see them: in its pixels, with a pixel
     in the centre where it has one. Those that no data set would keep (not finite, copies, cut lenses) are omitted.
@@ -128,6 +147,7 @@ def target_like(
         path: any layout that `read` knows; what folders are called does not matter.
         pixel_scale: arcseconds of one pixel, where the files do not say.
         extension: FITS extension, HDF5 dataset or npz key of the image.
+        camera: the preset whose camera took them, where `dataset` has residuals.
 
     Returns:
         The images, all of class `unlabelled` unless a data set that was saved says otherwise.
@@ -136,6 +156,8 @@ def target_like(
         DataError: their pixels are of unknown size, and those of `dataset` are not.
     """
     found = kept(filter_images(read(path, labelled=False, pixel_scale=pixel_scale, extension=extension)))
+    if residual_of(dataset) != "none":
+        found = in_sigma(found, processors(), camera)
     scale, own = (one.description.get("pixel_scale") or 0.0 for one in (found, dataset))
     if own and not scale:
         raise DataError(
@@ -147,6 +169,8 @@ def target_like(
         size, generator = int(images.shape[-1] * scale / own + SCALE_TOLERANCE), np.random.default_rng(1)
         size -= (size - dataset.image_size) % 2
         images = np.stack([_resampled(image, scale, size, own, generator) for image in images])
+        if residual_of(dataset) != "none":  # in units of the noise of a pixel, which grows with its side
+            images = images / np.float32(own / scale)
     odd = (images.shape[-1] - dataset.image_size) % 2
     return replace(found, images=images[..., odd:, odd:])
 
@@ -154,6 +178,15 @@ def target_like(
 def _resampled(image: np.ndarray, scale: float, size: int, own: float, generator: np.random.Generator) -> np.ndarray:
     bands = [resample_with_noise(one, scale, size, own, sky_and_noise(one[None])[1], generator) for one in image]
     return np.stack(bands).astype(np.float32)
+
+
+def _write_answers(file: Path, images: LensDataset, predicted: np.ndarray, classes: tuple[str, ...]) -> None:
+    """A table of what the network says of every image without a label."""
+    table = pd.DataFrame(predicted, columns=list(classes))
+    table.insert(0, "name", images.catalogue["name"].to_numpy())
+    table["class"] = [classes[best] for best in predicted.argmax(1)]
+    with whole_file(file) as partial:
+        table.map(as_cell).to_csv(partial, index=False)
 
 
 def _card(run: Path) -> dict:

@@ -9,6 +9,7 @@ import pytest
 from lensstudy import simulate, stages
 from lensstudy.data import mixture
 from lensstudy.data.dataset import DataError
+from lensstudy.data.reading import write_deeplense
 from lensstudy.data.residuals import in_sigma
 from lensstudy.data.simulation import smooth_counterpart
 from lensstudy.deployment.card import CardError
@@ -54,9 +55,40 @@ def test_the_parts_of_a_mixture_are_fitted_each_with_its_own_camera():
         np.testing.assert_allclose(seen.images[rows], in_sigma(part).images, atol=1e-4)
 
 
-def test_what_was_read_cannot_be_fitted(lenses):
-    with pytest.raises(DataError, match="'files'.*leave `residual` out"):
-        in_sigma(replace(lenses, description={"source": "files"}))
+@pytest.mark.parametrize("preset", ["model_1", "model_3"])
+def test_images_that_were_read_are_fitted_through_their_camera(preset):
+    """As files have them: in other units, of an exposure and with a noise that nobody says."""
+    made = simulate(preset, 4, seed=1, image_size=48, noise_level=0.02, classes=["no_sub", "cdm"])
+    scale = made.description["pixel_scale"]
+    files = replace(made, images=0.2 + 3e-3 * made.images, description={"source": "files", "pixel_scale": scale})
+    found, known = in_sigma(files, camera=preset).images, in_sigma(made).images
+    ratio = found[:, 1].std((1, 2)) / known[:, 1].std((1, 2))  # photons: model_1 exposes each image as it likes
+    assert np.abs(np.log(ratio)).max() < np.log(1.6)
+    alike = [np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in zip(found[:, 1], known[:, 1], strict=True)]
+    assert np.median(alike) > 0.95
+
+
+def test_a_study_of_images_that_are_read_names_their_camera(tmp_path, monkeypatch):
+    monkeypatch.setenv("LENSSTUDY_HOME", str(tmp_path))
+    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+    made = simulate("model_3", 10, seed=1, image_size=20, noise_level=0.02, classes=["no_sub", "cdm"])
+    write_deeplense(made, tmp_path / "files")
+    read = {"data_path": str(tmp_path / "files"), "pixel_scale": made.description["pixel_scale"], "residual": "alone"}
+    assert stages.seen(Study(study="x", camera="model_3", **read)).images.shape[1:] == (1, 20, 20)
+    with pytest.raises(DataError, match="name the preset whose camera"):
+        stages.seen(Study(study="y", **read))
+
+
+def test_what_was_read_needs_a_camera_and_a_pixel_scale(lenses):
+    read = replace(lenses, description={"source": "files"})
+    with pytest.raises(DataError, match="'files'.*name the preset .*or leave `residual` out"):
+        in_sigma(read)
+    with pytest.raises(DataError, match="camera: preset 'model_4' is unknown; did you mean 'model_[123]'"):
+        in_sigma(read, camera="model_4")
+    with pytest.raises(DataError, match="model_2': its images have 64 pixels of 0.101 arcsec, and these have 48"):
+        in_sigma(read, camera="model_2")
+    with pytest.raises(DataError, match="images of 2 bands"):
+        in_sigma(replace(read, images=np.repeat(lenses.images, 2, axis=1)), camera="model_2")
 
 
 @pytest.mark.slow

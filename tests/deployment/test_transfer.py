@@ -4,12 +4,14 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from lensstudy.cli import app
 from lensstudy.data.dataset import DataError, LensDataset
 from lensstudy.data.reading import write_deeplense
+from lensstudy.data.simulation import simulate
 from lensstudy.deployment.card import file_hash
 from lensstudy.deployment.exporting import export
 from lensstudy.deployment.predictor import Predictor
@@ -85,6 +87,34 @@ def test_a_network_is_adapted_to_images_without_labels(folder, run_folder, blobs
     shutil.rmtree(tmp_path / "out" / "target")
     forgot = Predictor(export(run, tmp_path / "without"), pixel_scale=0.1)
     assert forgot.predict(new.astype("f4"))["in_distribution"].mean() < 0.2, "the source alone"
+
+
+def test_a_smooth_fit_goes_from_one_camera_to_another(tmp_path, monkeypatch):
+    """Images of two presets, as files: what is left of either is noise of unit size in the pixels of the first."""
+    monkeypatch.setenv("LENSSTUDY_BATCH", "1")
+    for preset, size in {"model_3": 24, "model_2": 32}.items():
+        made = simulate(preset, 10, seed=1, image_size=size, noise_level=0.05, classes=["no_sub", "cdm"])
+        write_deeplense(made, tmp_path / preset)
+        scale = made.description["pixel_scale"]
+        (tmp_path / preset / "info.json").write_text(json.dumps({"pixel_scale": scale}))
+
+    def train(*arguments):
+        words = ["train", "--data", tmp_path / "model_3", "--out", tmp_path / "out", "--epochs", 1, "--batch-size", 8]
+        words += ["--network", "plain-cnn", "--camera", "model_3", "--validation-fraction", 0.3, *arguments]
+        return CliRunner().invoke(app, list(map(str, words)))
+
+    wrong = train("--target", tmp_path / "model_2")
+    assert wrong.exit_code == 2 and "camera and target_camera belong together" in wrong.output
+    done = train("--target", tmp_path / "model_2", "--target-camera", "model_2")
+    assert done.exit_code == 0 and "lensstudy predict" not in done.output, done.output
+    answers = pd.read_csv(tmp_path / "out" / "target.csv")
+    assert list(answers.columns) == ["name", "no_sub", "cdm", "class"] and len(answers) == 20
+    np.testing.assert_allclose(answers[["no_sub", "cdm"]].sum(axis=1), 1, atol=2e-4)
+    seen = LensDataset.load(tmp_path / "out" / "target")
+    assert seen.images.shape[1] == 2 and seen.images[:, 1, :4, :4].std() == pytest.approx(1, abs=0.25)
+    run = tmp_path / "out" / "training" / "plain-cnn-s1"
+    with pytest.raises(ValueError, match="sees images alone|sees the residuals"):
+        train_on(tmp_path / "model_3", tmp_path / "further", run)
 
 
 def test_the_size_of_a_pixel_goes_along(folder, run_folder, tmp_path):
