@@ -25,7 +25,7 @@ LIMITATIONS = (
     "The targets are presets of one simulator, more like each other than like real observations. Where classes differ "
     "in more than substructure, as in the published presets, a network that has learnt from them may have found that. "
     "A residual comes from a fit that knows camera, noise and family of the lenses, and tells much without a network; "
-    "`lensstudy train --target` has none. Telescopes of a mixture were chosen by somebody who knew the targets. The "
+    "`lensstudy train --target` may fit one. Telescopes of a mixture were chosen by somebody who knew the targets. The "
     "targets have as many images of each class, which helps to choose without labels and to adapt batch norm."
 )
 

@@ -450,11 +450,11 @@ class SampleSearch:
         if not found:
             return f"The network takes {100 * share:.0f} in 100 of the real lenses for one with a subhalo."
         smooth = f"{100 * self.share(self.network, blind)[0]:.0f} in 100 smooth ones and " if blind.any() else ""
-        fewer = f"; at 10 in 100 of those smooth ones it finds {of_blind} in 100 of the subhalos" if of_blind else ""
+        fewer = f"; where only 10 in 100 of those smooth ones exceed it, it finds {of_blind} in 100" if of_blind else ""
         return (
-            f"Where it takes 10 in 100 smooth lenses for one with a subhalo, the network finds {found} in 100 of the "
-            "subhalos of 10^10.5 solar masses and more, by their profile; where the lens has to be looked for, it "
-            f"takes {smooth}{100 * share:.0f} in 100 real ones for one{fewer}."
+            f"At a threshold that 10 in 100 smooth lenses exceed, the network finds {found} in 100 of the "
+            "subhalos of 10^10.5 solar masses and more, depending on profile; where the lens has to be looked for, "
+            f"{smooth}{100 * share:.0f} in 100 real ones exceed it{fewer}."
         )
 
     def _range(self, kind: str, among: str) -> str:

@@ -90,7 +90,7 @@ def test_where_blind_fits_score_high_a_subhalo_must_stand_out_from_those(search)
     expected = stats.norm.cdf((chosen["seen"] - 25) / sigma - stats.norm.isf(0.1)).mean()
     assert (cell.bin, cell.images) == (5, 8 * len(LENSES)) and cell.share == pytest.approx(expected, abs=0.05)
     assert f"where both are fitted blindly, {cell.share:.0%} [" in apart.answer
-    assert f"at 10 in 100 of those smooth ones it finds {100 * cell.share:.0f} to " in apart.plain
+    assert f"where only 10 in 100 of those smooth ones exceed it, it finds {100 * cell.share:.0f} to " in apart.plain
     both = made(np.random.default_rng(0), shift=25.0, shifted=(BLIND, BLIND_SUBHALO))
     assert both.found(BLIND_SUBHALO, BLIND).query("by == 'd4'")["share"].item() > 0.99
     none = replace(search, images=replace(search.images, catalogue=search.rows.replace({"kind": {BLIND: "train"}})))
