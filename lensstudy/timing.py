@@ -45,8 +45,9 @@ def announced(study: Study, jobs: Jobs, processes: int) -> str:
 
 
 def left(study: Study, jobs: Jobs, since: float) -> str:
-    """The time that is left of a run that began at `since`, in words; empty while too little is done to tell."""
-    if not jobs.total or not images(study):
+    """The time that is left of a run that began at `since`, in words; empty while too little is done to tell, and where
+    no network is trained but within notebooks, one of which may take a minute and the next an hour."""
+    if not {"train", "fit"} & jobs.planned.keys() or not images(study):
         return ""
     each, _ = seconds_of_jobs(study, jobs)
     total = sum(each[rule] * count for rule, count in jobs.planned.items())

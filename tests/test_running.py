@@ -241,3 +241,6 @@ def test_how_long_a_study_takes_follows_from_the_speed_of_earlier_trainings(stud
     total, done, earlier = 60 + 2 * 360, 60 + 0.6 * 360, 0.5 * 360
     expected = (total - done) / (done - earlier) * 2.5
     assert timing.left(study, jobs, time.time() - 150) == f"about {expected:.0f} minutes left"
+    # Of two notebooks that train nothing, one may take a minute and the other an hour.
+    alone = running.Jobs("job count\n--- -\npage 2\ntotal 2\n\nFinished jobid: 1 (Rule: page)\n")
+    assert alone.done == 1 and timing.left(study, alone, time.time() - 60) == ""
