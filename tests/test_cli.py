@@ -17,11 +17,12 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from typer.testing import CliRunner
 
-from lensstudy import cli, commands, running
+from lensstudy import cli, running
 from lensstudy.lensing.presets import PRESETS
 from lensstudy.networks.names import SEARCHING, pretrained_names
 from lensstudy.networks.registry import network_names
 from lensstudy.study import Study
+from lensstudy.text import as_cell
 
 LENSSTUDY = str(Path(sys.executable).with_name("lensstudy"))
 HEAVY = {"torch", "pandas", "e2cnn", "lightning", "nbformat"}
@@ -429,7 +430,7 @@ def test_what_there_is_is_listed(inside):
 def test_text_that_looks_like_a_formula_is_text_in_a_table():
     cells = ["=cmd()", "+1", "-2", "@SUM(A1)", "\t=1", "lens.png", -0.5, ""]
     expected = ["'=cmd()", "'+1", "'-2", "'@SUM(A1)", "'\t=1", "lens.png", "-0.5000", ""]
-    assert [commands._as_cell(one) for one in cells] == expected
+    assert [as_cell(one) for one in cells] == expected
 
 
 def test_names_of_files_reach_no_shell(tmp_path):
