@@ -234,7 +234,7 @@ def test_lenses_of_ones_own_are_searched_by_the_command(tmp_path):
     answer = CliRunner().invoke(cli.app, ["predict", *command])
     assert answer.exit_code == 1, answer.output
     table = pd.read_csv(tmp_path / "found.csv").set_index("lens")
-    assert table.loc["simulated-3", "state"] == "failed" and "stands out" in table.loc["simulated-3", "reason"]
+    assert table.loc["simulated-3", "state"] == "failed" and "no arcs stand out" in table.loc["simulated-3", "reason"]
     assert np.isfinite(table["score"].dropna()).all() and table["false_alarms"].dropna().between(0.04, 1).all()
     assert set(table["state"]) <= {"ok", "out of distribution", "failed"} and len(table) == 3
 
