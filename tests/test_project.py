@@ -16,6 +16,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from lensstudy import __version__, provenance
+from lensstudy.evaluation.scores import format_interval
 from tests import refresh_readme
 
 REFERENCE = refresh_readme.ROOT / "reports/reference"
@@ -237,9 +238,24 @@ def test_a_reference_page_says_what_its_summary_says(study):
         word.unwrap()
     soup.smooth()
     page = " ".join(soup.get_text(" ").split())
-    assert " ".join(content["answer"].split()) in page
+    for name in ("answer", "task", "limitations"):
+        assert " ".join(content.get(name, "").split()) in page, name
+    shown = _rows(soup)
     for row in content.get("table", []):
-        assert all(value in page for value in row.values() if isinstance(value, str)), row
+        assert any({value for value in row.values() if isinstance(value, str)} - {""} <= one for one in shown), row
+    analysis = summary.with_name("04-analyse.html")
+    if analysis.exists() and content.get("pairs"):
+        shown = _rows(BeautifulSoup(analysis.read_text(encoding="utf-8"), "html.parser"))
+        for pair in content["pairs"]:
+            lead = format_interval(pair["value"], pair["low"], pair["high"])
+            assert any({pair["first"], pair["second"], lead} <= one for one in shown), pair
+
+
+def _rows(soup) -> list[set[str]]:
+    """The cells of each row of the tables of a page; of a short table, whose first cell holds two, all the same."""
+    return [
+        {" ".join(cell.get_text(" ").split()) for cell in row.find_all(["td", "th"])} for row in soup.find_all("tr")
+    ]
 
 
 def test_every_package_that_is_imported_is_a_dependency(root):
